@@ -1,0 +1,111 @@
+"""A lean HTTP load generator: keep-alive connections, each with one request in flight.
+
+A general client costs more per request than the server under test, and both share the machine's cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one measurement saw.
+
+    Attributes:
+      requests_per_second: answered requests over the measured time.
+      p50_ms: median latency in milliseconds.
+      p99_ms: 99th percentile of the latency.
+      answer_bytes: length of an answer's body.
+    """
+
+    requests_per_second: float
+    p50_ms: float
+    p99_ms: float
+    answer_bytes: int
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, request: bytes, latencies: list[float], deadline: float) -> None:
+        self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._request = request
+        self._latencies = latencies
+        self._deadline = deadline
+        self._buffer = bytearray()
+        self._sent = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        self._sent = time.perf_counter()
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = bytes(self._buffer[:end])
+        start = head.lower().index(b"content-length:") + 15
+        length = int(head[start : head.find(b"\r\n", start) if b"\r\n" in head[start:] else None])
+        if len(self._buffer) < end + 4 + length:
+            return
+        now = time.perf_counter()
+        if not head.startswith(b"HTTP/1.1 200"):
+            self._fail(RuntimeError(bytes(self._buffer[:300]).decode()))
+            return
+        self._latencies.append(now - self._sent)
+        self._buffer.clear()
+        if now < self._deadline:
+            self._send()
+        elif not self.done.done():
+            self.done.set_result(length)
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(exc or ConnectionError("the server closed the connection"))
+
+    def _fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+def http_request(path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
+    """One POST request as bytes."""
+    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1"]
+    known = {"Content-Type": "application/json", **(headers or {})}
+    lines += [f"{name}: {value}" for name, value in known.items()]
+    lines += [f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def measure(port: int, request: bytes, connections: int, seconds: float) -> Load:
+    """Sends `request` over and over on `connections` connections for `seconds`.
+
+    Raises:
+      RuntimeError: an answer was not 200.
+    """
+    return asyncio.run(_measure(port, request, connections, seconds))
+
+
+async def _measure(port: int, request: bytes, connections: int, seconds: float) -> Load:
+    latencies: list[float] = []
+    loop = asyncio.get_running_loop()
+    start = time.perf_counter()
+    pairs = [
+        await loop.create_connection(
+            lambda: _Connection(request, latencies, start + seconds), "127.0.0.1", port
+        )
+        for _ in range(connections)
+    ]
+    lengths = await asyncio.gather(*(protocol.done for _, protocol in pairs))
+    elapsed = time.perf_counter() - start
+    p50, p99 = np.percentile(latencies, [50, 99]) * 1000
+    return Load(len(latencies) / elapsed, float(p50), float(p99), lengths[0])

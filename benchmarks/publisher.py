@@ -1,0 +1,171 @@
+"""Messages per second of the publisher: made, written to files, and published to the Pub/Sub emulator.
+
+Example:
+  python -m benchmarks.publisher --runs 5 --messages 50000
+
+Making and writing run on one core. Publishing is measured as the product does it (the Publish RPC itself,
+with 1, 2 and 4 requests under way) and with the batching client of google-cloud-pubsub, on the same messages,
+with one subscription to the topic. Every message is made within the measured time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from google.cloud import pubsub_v1
+from google.cloud.pubsub_v1.types import BatchSettings
+from tqdm import tqdm
+
+from pipelines.local import resources
+from pipelines.local.stack import LocalStack
+from publisher.files import JsonLinesFile, ParquetFile
+from publisher.generator import TransactionGenerator
+from publisher.messages import MessageSource, default_start_time
+from publisher.publish import BATCH, publish
+from publisher.pubsub import PubSubTopic
+from publisher.sink import Sink
+
+GOAL = 20_000
+"""Messages a second, made on one core, that the product promises."""
+REFERENCE = "batching client"
+
+
+def source(seed: int, malformed_share: float = 0.0) -> MessageSource:
+    """Messages as a run of the command makes them."""
+    generator = TransactionGenerator(seed=seed)
+    return MessageSource(generator, malformed_share, start_time=default_start_time())
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this process on one core, where the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def make(count: int, seed: int) -> None:
+    """Messages ready to send."""
+    messages = source(seed)
+    for _ in range(0, count, BATCH):
+        messages.take(BATCH)
+
+
+def send(sink: Sink, count: int, seed: int) -> None:
+    """A whole run into `sink`."""
+    with sink:
+        summary = publish(source(seed), sink, count=count)
+    if summary.confirmed != count:
+        raise RuntimeError(
+            f"{summary.destination}: {summary.confirmed} of {count} messages: {summary.errors}"
+        )
+
+
+def send_batching(topic: str, count: int, seed: int) -> None:
+    """The same with the batching client of google-cloud-pubsub."""
+    settings = BatchSettings(max_messages=1_000, max_bytes=5_000_000, max_latency=0.05)
+    client = pubsub_v1.PublisherClient(batch_settings=settings)
+    messages = source(seed)
+    futures = []
+    for _ in range(0, count, BATCH):
+        batch = messages.take(BATCH)
+        pairs = zip(batch.payloads, batch.attributes, strict=True)
+        futures += [client.publish(topic, data, **attributes) for data, attributes in pairs]
+    for future in futures:
+        future.result()
+    client.stop()
+    client.transport.close()
+
+
+def cases(directory: Path, topic: str | None) -> dict[str, tuple[Callable[[int, int], None], bool]]:
+    """By name: what to run with a count and a seed, and whether on one core."""
+    listed: dict[str, tuple[Callable[[int, int], None], bool]] = {
+        "make": (make, True),
+        "JSON lines": (lambda n, seed: send(JsonLinesFile(directory / "m.jsonl"), n, seed), True),
+        "Parquet": (lambda n, seed: send(ParquetFile(directory / "t.parquet"), n, seed), True),
+    }
+    if topic is None:
+        return listed
+    for workers in (1, 2, 4):
+        listed[f"publish, {workers} under way"] = (
+            lambda n, seed, workers=workers: send(PubSubTopic(topic, workers=workers), n, seed),
+            False,
+        )
+    listed[REFERENCE] = (lambda n, seed: send_batching(topic, n, seed), False)
+    return listed
+
+
+def measure(directory: Path, topic: str | None, runs: int, count: int) -> dict[str, float]:
+    """Median messages per second by case. The cases take turns, so that a slow minute hits all of them."""
+    listed = cases(directory, topic)
+    rates: dict[str, list[float]] = {name: [] for name in listed}
+    with tqdm(total=(runs + 1) * len(listed), unit="run", file=sys.stderr, disable=None) as bar:
+        for run in range(runs + 1):
+            for name, (case, alone) in listed.items():
+                bar.set_postfix_str(name)
+                started = time.perf_counter()
+                if alone:
+                    with one_core():
+                        case(count, run)
+                else:
+                    case(count, run)
+                if run > 0:  # the first round warms up
+                    rates[name].append(count / (time.perf_counter() - started))
+                bar.update()
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print. Returns the exit status: 1 where the goal is missed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.publisher",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--runs", type=int, default=5, help="default %(default)s")
+    parser.add_argument("--messages", type=int, default=50_000, help="in each run; default %(default)s")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    options = parser.parse_args(argv)
+    count = -(-options.messages // BATCH) * BATCH
+    missing = LocalStack.missing(pubsub_wanted=True, bigquery_wanted=False)
+    with TemporaryDirectory(prefix="bench-publisher-") as directory:
+        if missing:
+            print("Without publishing:", *missing, file=sys.stderr)
+            rates = measure(Path(directory), None, options.runs, count)
+        else:
+            with LocalStack(bigquery=False) as stack, stack.endpoints.activate() as endpoints:
+                name = f"bench-{uuid.uuid4().hex[:12]}"
+                topic = resources.create_topic(endpoints.project, name)
+                resources.create_subscription(endpoints.project, f"{name}-sub", topic)
+                rates = measure(Path(directory), topic, options.runs, count)
+    if options.format == "json":
+        print(json.dumps({"messages": count, "runs": options.runs, "messages_per_second": rates}))
+    else:
+        print(f"{count:,} messages, median of {options.runs} runs")
+        reference = rates.get(REFERENCE)
+        for name, rate in rates.items():
+            published = reference is not None and "publish" in name
+            ratio = f", {rate / reference:.1f} times the {REFERENCE}" if published and reference else ""
+            print(f"{name:22} {rate:10,.0f} a second{ratio}")
+        print(f"goal: make at least {GOAL:,} a second on one core")
+    return 0 if rates["make"] >= GOAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The autoencoder: features, network, training, artifact. Nothing here imports Beam."""

@@ -1,0 +1,286 @@
+"""The model artifact: a directory, local or gs://, that every pipeline and server loads.
+
+    final_model_traced.pt     TorchScript with `forward` and `score`
+    pytorch_autoencoder.mar   the same model packed for TorchServe
+    manifest.json             what the model is, its thresholds, and the sha256 of the files
+
+`read` checks every listed file and the feature order before anything is loaded, so that a damaged or foreign
+artifact is a clear error at start and never a wrong score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from model.features import FEATURES
+from model.thresholds import SEVERITIES, ScoreQuantiles
+
+if TYPE_CHECKING:
+    import torch
+
+MANIFEST_FILE: Final = "manifest.json"
+MODEL_FILE: Final = "final_model_traced.pt"
+ARCHIVE_FILE: Final = "pytorch_autoencoder.mar"
+MODEL_NAME: Final = "pytorch_autoencoder"
+FORMAT: Final = 1
+
+
+class ArtifactError(ValueError):
+    """The artifact is incomplete, damaged, or was made for other features."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` holds.
+
+    Attributes:
+      model_name: name under which servers register the model.
+      model_version: version of this trained model; it travels with every score.
+      features: names of the 30 inputs, in order.
+      thresholds: severity -> score from which on a transaction has it.
+      quantiles: quantile function of the score on held-out normals.
+      files: file name -> sha256, lower-case hexadecimal.
+      training: seed, settings and course of the training.
+      provenance: where the training data came from.
+      figures: what `model.evaluate` measures, on the test split.
+      versions: versions of Python, torch and this package.
+    """
+
+    model_name: str
+    model_version: str
+    features: tuple[str, ...]
+    thresholds: Mapping[str, float]
+    quantiles: ScoreQuantiles
+    files: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The manifest as JSON text, keys in a stable order."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """Parses and checks manifest text.
+
+        Raises:
+          ArtifactError: not JSON, a field missing or of the wrong kind, another feature order, or thresholds
+            that do not cover the severities.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as e:
+            raise ArtifactError(f"{MANIFEST_FILE} is not valid JSON: {e}") from e
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise ArtifactError(f"{MANIFEST_FILE}: expected an object with format {FORMAT}")
+        try:
+            manifest = cls(
+                model_name=str(raw["model_name"]),
+                model_version=str(raw["model_version"]),
+                features=tuple(raw["features"]),
+                thresholds={str(k): float(v) for k, v in raw["thresholds"].items()},
+                quantiles=ScoreQuantiles(
+                    tuple(raw["quantiles"]["probabilities"]), tuple(raw["quantiles"]["scores"])
+                ),
+                **{k: dict(raw[k]) for k in ("files", "training", "provenance", "figures", "versions")},
+            )
+        except KeyError as e:
+            raise ArtifactError(f"{MANIFEST_FILE}: field {e.args[0]!r} is missing") from e
+        except (TypeError, ValueError, AttributeError) as e:
+            raise ArtifactError(f"{MANIFEST_FILE}: {e}") from e
+        manifest._check()
+        return manifest
+
+    def _check(self) -> None:
+        if self.features != FEATURES:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(self.features, FEATURES, strict=False)) if a != b), None
+            )
+            where = (
+                f"first difference at position {at}" if at is not None else f"{len(self.features)} of them"
+            )
+            raise ArtifactError(
+                f"{MANIFEST_FILE}: features differ from the order Time, V1..V28, Amount ({where}); "
+                "train the model again with this version of the package"
+            )
+        missing = [name for name in SEVERITIES[1:] if name not in self.thresholds]
+        if missing:
+            raise ArtifactError(f"{MANIFEST_FILE}: thresholds lack severity {', '.join(missing)}")
+        if MODEL_FILE not in self.files:
+            raise ArtifactError(f"{MANIFEST_FILE}: files does not list {MODEL_FILE}")
+        for name in self.files:
+            if Path(name).name != name or name in ("", ".", "..", MANIFEST_FILE):
+                raise ArtifactError(f"{MANIFEST_FILE}: {name!r} is not a plain file name")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified artifact.
+
+    Attributes:
+      uri: where it was read from.
+      manifest: its manifest.
+      local_dir: a local directory with the files; the artifact's own, or a copy of the one on Cloud Storage.
+    """
+
+    uri: str
+    manifest: Manifest
+    local_dir: Path
+
+    @property
+    def model_path(self) -> Path:
+        """The TorchScript file."""
+        return self.local_dir / MODEL_FILE
+
+    def load_model(self, freeze: bool = True, device: str = "cpu") -> torch.jit.ScriptModule:
+        """Loads the TorchScript module in eval mode; see `model.torchscript.load`."""
+        # Deferred: reading a manifest must not cost the import of torch.
+        from model import torchscript
+
+        return torchscript.load(self.model_path, freeze=freeze, device=device)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, lower-case hexadecimal."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def is_gcs(uri: str) -> bool:
+    """Whether `uri` names an object or directory on Cloud Storage."""
+    return uri.startswith("gs://")
+
+
+def read(uri: str | Path) -> Artifact:
+    """Reads and verifies the artifact at `uri`, a local directory or gs://bucket/prefix.
+
+    An artifact on Cloud Storage is downloaded to a temporary directory, which lasts as long as the process.
+
+    Raises:
+      ArtifactError: the manifest or a listed file is missing, a sha256 or the feature order differs.
+    """
+    uri = str(uri)
+    local_dir = _download(uri) if is_gcs(uri) else Path(uri)
+    path = local_dir / MANIFEST_FILE
+    if not path.is_file():
+        raise ArtifactError(
+            f"No {MANIFEST_FILE} in {uri}; train a model with python -m model.train --output {uri}"
+        )
+    manifest = Manifest.from_json(path.read_bytes())
+    for name, expected in manifest.files.items():
+        file = local_dir / name
+        if not file.is_file():
+            raise ArtifactError(f"{uri}: {name} is listed in {MANIFEST_FILE} and is missing")
+        found = sha256(file)
+        if found != expected:
+            raise ArtifactError(
+                f"{uri}: {name} has sha256 {found}, {MANIFEST_FILE} says {expected}; copy or train it again"
+            )
+    return Artifact(uri=uri, manifest=manifest, local_dir=local_dir)
+
+
+def verify(uri: str | Path) -> Manifest:
+    """Checks the artifact at `uri` as `read` does and answers its manifest."""
+    return read(uri).manifest
+
+
+def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifact:
+    """Writes an artifact: copies `files` under their names, then the manifest with their sha256.
+
+    The manifest goes last, so that a reader never sees one whose files are not there yet.
+
+    Args:
+      uri: a local directory, made when missing, or gs://bucket/prefix.
+      manifest: its `files` are replaced.
+      files: local files; MODEL_FILE must be among them.
+
+    Raises:
+      ArtifactError: MODEL_FILE is not among the files, or the manifest is not consistent.
+    """
+    uri = str(uri)
+    local_dir = _temporary_directory() if is_gcs(uri) else Path(uri)
+    local_dir.mkdir(parents=True, exist_ok=True)
+    paths = [Path(f) for f in files]
+    manifest = dataclasses.replace(manifest, files={f.name: sha256(f) for f in paths})
+    manifest._check()
+    for path in paths:
+        if path.resolve() != (local_dir / path.name).resolve():
+            shutil.copyfile(path, local_dir / path.name)
+    (local_dir / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+    if is_gcs(uri):
+        _upload(local_dir, uri, [*manifest.files, MANIFEST_FILE])
+    return Artifact(uri=uri, manifest=manifest, local_dir=local_dir)
+
+
+def _temporary_directory() -> Path:
+    holder = tempfile.TemporaryDirectory(prefix="model-artifact-")
+    _TEMPORARY.append(holder)
+    return Path(holder.name)
+
+
+_TEMPORARY: list[tempfile.TemporaryDirectory[str]] = []
+"""Kept alive until the interpreter ends, which removes them."""
+
+
+def _bucket(uri: str) -> tuple[Any, str]:
+    """Bucket and prefix (without a slash at its end) of a gs:// URI."""
+    # Deferred: a local artifact needs neither the client nor credentials.
+    import google.cloud.storage as storage
+
+    bucket, _, prefix = uri.removeprefix("gs://").partition("/")
+    if not bucket:
+        raise ArtifactError(f"{uri}: expected gs://bucket/prefix")
+    return storage.Client().bucket(bucket), prefix.strip("/")
+
+
+def _blob_name(prefix: str, name: str) -> str:
+    return f"{prefix}/{name}" if prefix else name
+
+
+@contextlib.contextmanager
+def _storage_errors(uri: str) -> Iterator[None]:
+    """Cloud Storage's refusals, and missing credentials, as ArtifactError."""
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        yield
+    except (GoogleAPIError, GoogleAuthError) as e:
+        raise ArtifactError(f"{uri}: Cloud Storage: {e}") from e
+
+
+def _download(uri: str) -> Path:
+    from google.api_core.exceptions import NotFound
+
+    local_dir = _temporary_directory()
+    with _storage_errors(uri):
+        bucket, prefix = _bucket(uri)
+
+        def fetch(name: str) -> None:
+            try:
+                bucket.blob(_blob_name(prefix, name)).download_to_filename(str(local_dir / name))
+            except NotFound as e:
+                raise ArtifactError(f"{uri}: {name} is missing") from e
+
+        fetch(MANIFEST_FILE)
+        for name in Manifest.from_json((local_dir / MANIFEST_FILE).read_bytes()).files:
+            fetch(name)
+    return local_dir
+
+
+def _upload(local_dir: Path, uri: str, names: Iterable[str]) -> None:
+    with _storage_errors(uri):
+        bucket, prefix = _bucket(uri)
+        for name in names:
+            bucket.blob(_blob_name(prefix, name)).upload_from_filename(str(local_dir / name))

@@ -1,0 +1,195 @@
+"""Training and evaluation data: where it comes from, what makes it valid, how it is split."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from model.features import FEATURES, LABEL, N_FEATURES
+
+SYNTHETIC: Final = "synthetic"
+BIGQUERY_SCHEME: Final = "bigquery://"
+SYNTHETIC_ROWS: Final = 40_000
+SYNTHETIC_FRAUD_SHARE: Final = 0.01
+SPLIT_SHARES: Final = (0.6, 0.2, 0.2)
+"""Training, validation (early stopping, thresholds) and test."""
+MIN_NORMALS: Final = 5_000
+"""A fifth of the normals calibrates the thresholds; fewer than 1,000 cannot place a budget of 0.1 %."""
+
+
+class DataError(ValueError):
+    """The data cannot be used; the message names the column or the rows, and says what to do."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Transactions in memory.
+
+    Attributes:
+      features: raw features, float32 [n, 30], finite.
+      labels: int8 [n], 1 for a fraud, or None when the source has no label column.
+      provenance: what the manifest says about the source.
+    """
+
+    features: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int8] | None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_normal(self) -> npt.NDArray[np.bool_]:
+        """Which rows are not known frauds, bool [n]; all of them without labels."""
+        if self.labels is None:
+            return np.ones(len(self.features), dtype=bool)
+        return self.labels == 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of the three disjoint parts."""
+
+    train: npt.NDArray[np.intp]
+    validation: npt.NDArray[np.intp]
+    test: npt.NDArray[np.intp]
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """sha256 of features and labels, by which a dataset is known again whatever file it comes from."""
+    digest = hashlib.sha256(np.ascontiguousarray(dataset.features).tobytes())
+    if dataset.labels is not None:
+        digest.update(dataset.labels.tobytes())
+    return digest.hexdigest()
+
+
+def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0) -> Dataset:
+    """Loads transactions.
+
+    Args:
+      source: a CSV or Parquet file in the ULB layout, `bigquery://project.dataset.table`, or `synthetic`.
+      rows: how many synthetic transactions to draw; other sources are read whole.
+      seed: of the synthetic generator.
+
+    Raises:
+      DataError: no such source, a column missing, a value that is not a finite number.
+    """
+    if source == SYNTHETIC:
+        return _synthetic(rows, seed)
+    if source.startswith(BIGQUERY_SCHEME):
+        # Deferred: a file needs neither the client nor credentials.
+        from model.bigquery_table import read_table
+
+        try:
+            table = read_table(source.removeprefix(BIGQUERY_SCHEME), FEATURES, LABEL)
+        except ValueError as e:
+            raise DataError(f"--data {e}") from e
+        return from_arrow(table, source)
+    return from_arrow(_read_file(source), source)
+
+
+def _synthetic(rows: int, seed: int) -> Dataset:
+    # The one import of the publisher from here, and only for this source: the generator is its own.
+    from publisher.generator import TransactionGenerator
+
+    generator = TransactionGenerator(seed=seed, fraud_share=SYNTHETIC_FRAUD_SHARE)
+    features, labels = generator.features(rows)
+    return Dataset(
+        np.asarray(features, dtype=np.float32),
+        np.asarray(labels, dtype=np.int8),
+        {"source": SYNTHETIC, "rows": rows, "seed": seed, "fraud_share": SYNTHETIC_FRAUD_SHARE},
+    )
+
+
+def _read_file(source: str) -> pa.Table:
+    from pyarrow import csv, parquet
+
+    path = Path(source)
+    if not path.is_file():
+        raise DataError(
+            f"--data {source}: no such file; give a CSV or Parquet file, a table as "
+            f"{BIGQUERY_SCHEME}project.dataset.table, or {SYNTHETIC}"
+        )
+    try:
+        if path.suffix.lower() == ".parquet":
+            return parquet.read_table(path)
+        if path.suffix.lower() == ".csv":
+            return csv.read_csv(path)
+    except pa.ArrowInvalid as e:
+        raise DataError(f"--data {source}: {e}") from e
+    raise DataError(f"--data {source}: expected a name that ends in .csv or .parquet")
+
+
+def from_arrow(table: pa.Table, source: str) -> Dataset:
+    """The dataset of a table in the ULB layout: Time, V1..V28, Amount, and Class when it is there.
+
+    Raises:
+      DataError: a column is missing or not numeric, a value is null, NaN or infinite, a label not 0 or 1.
+    """
+    missing = [name for name in FEATURES if name not in table.column_names]
+    if missing:
+        raise DataError(
+            f"{source}: column(s) missing: {', '.join(missing)}; needed are Time, V1..V28, Amount"
+        )
+    features = np.empty((table.num_rows, N_FEATURES), dtype=np.float32)
+    for i, name in enumerate(FEATURES):
+        features[:, i] = _column(table, name, source)
+    labels = _labels(table, source) if LABEL in table.column_names else None
+    provenance: dict[str, Any] = {"source": source, "rows": table.num_rows}
+    if labels is not None:
+        provenance["frauds"] = int(labels.sum())
+    return Dataset(features, labels, provenance)
+
+
+def _column(table: pa.Table, name: str, source: str) -> npt.NDArray[np.float64]:
+    try:
+        values = pc.cast(table[name], pa.float64()).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
+        raise DataError(f"{source}: column {name} is not numeric ({table[name].type}): {e}") from e
+    with np.errstate(over="ignore"):
+        bad = ~np.isfinite(values.astype(np.float32))
+    if bad.any():
+        raise DataError(
+            f"{source}: column {name} has {int(bad.sum())} missing, NaN or infinite value(s), "
+            f"the first in row {int(np.argmax(bad))}; remove or repair these rows"
+        )
+    return values
+
+
+def _labels(table: pa.Table, source: str) -> npt.NDArray[np.int8]:
+    labels = _column(table, LABEL, source)
+    if not np.isin(labels, (0, 1)).all():
+        raise DataError(f"{source}: column {LABEL} must hold 0 (normal) and 1 (fraud) only")
+    return labels.astype(np.int8)
+
+
+def split(dataset: Dataset, seed: int) -> Split:
+    """A stratified split by label in SPLIT_SHARES, the same for the same seed and number of rows.
+
+    Equal rows stay together, so that no row of the test part has its copy in the training part.
+
+    Raises:
+      DataError: fewer than MIN_NORMALS normal transactions.
+    """
+    n_normal = int(dataset.is_normal.sum())
+    if n_normal < MIN_NORMALS:
+        raise DataError(
+            f"{n_normal} normal transactions are too few: at least {MIN_NORMALS} are needed to train and to "
+            "calibrate the alert thresholds"
+        )
+    rng = np.random.default_rng(seed)
+    _, group = np.unique(dataset.features, axis=0, return_inverse=True)
+    part_of_group = np.full(group.max() + 1, -1, dtype=np.int8)
+    for stratum in (dataset.is_normal, ~dataset.is_normal):
+        groups = np.unique(group[stratum])
+        groups = groups[part_of_group[groups] < 0]
+        bounds = np.cumsum(SPLIT_SHARES[:2]) * len(groups)
+        parts = np.searchsorted(bounds, np.arange(len(groups)), side="right").astype(np.int8)
+        part_of_group[groups] = rng.permutation(parts)
+    part = part_of_group[group]
+    train, validation, test = (np.flatnonzero(part == i) for i in range(3))
+    return Split(train, validation, test)

@@ -1,0 +1,150 @@
+"""Fits the autoencoder to normal transactions: normalisation, weights, whitening of the score."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from model import whitening
+from model.features import N_FEATURES, TIME_INDEX
+from model.network import INPUT_REACH, TransactionAutoencoder
+
+UNLABELLED_TRIM: Final = 0.01
+"""Share of the rows left out of the second fit where nobody says which ones are frauds."""
+ROWS_AT_ONCE: Final = 8192
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be set about the training.
+
+    Attributes:
+      epochs: passes over the training rows at most.
+      patience: epochs without a better validation loss after which training stops.
+      batch_size: rows a step.
+      learning_rate: of Adam.
+      seed: of the initial weights and the order of rows.
+      trim: share of the rows that are left out after a first fit, the ones that it scores highest; the
+        network is then fitted again. For data without labels, whose frauds would otherwise be learnt.
+    """
+
+    epochs: int = 120
+    patience: int = 15
+    batch_size: int = 256
+    learning_rate: float = 3e-3
+    seed: int = 0
+    trim: float = 0.0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted network and the course of its training."""
+
+    network: TransactionAutoencoder
+    history: dict[str, Any]
+
+
+def fit(
+    train: npt.NDArray[np.float32],
+    validation: npt.NDArray[np.float32],
+    settings: Settings | None = None,
+    progress: bool = True,
+) -> Fitted:
+    """Fits a network to normal transactions.
+
+    Args:
+      train: raw features, float32 [n, 30]; weights, normalisation and whitening are learnt from them.
+      validation: raw features, float32 [m, 30], for early stopping.
+      settings: the defaults when None.
+      progress: show a progress bar.
+
+    Returns:
+      The network with the weights of the best validation loss, in eval mode.
+    """
+    settings = settings or Settings()
+    rows, held_out = torch.from_numpy(train), torch.from_numpy(validation)
+    network, history = _fit_once(rows, held_out, settings, progress)
+    if settings.trim > 0:
+        scores = _scores(network, rows)
+        limit = torch.quantile(scores.double(), 1.0 - settings.trim)
+        kept, kept_held_out = rows[scores < limit], held_out[_scores(network, held_out) < limit]
+        network, history = _fit_once(kept, kept_held_out, settings, progress)
+        history["rows_trimmed"] = len(rows) - len(kept)
+    return Fitted(network.eval(), {**asdict(settings), **history})
+
+
+def _fit_once(
+    rows: Tensor, held_out: Tensor, settings: Settings, progress: bool
+) -> tuple[TransactionAutoencoder, dict[str, Any]]:
+    torch.manual_seed(settings.seed)
+    network = TransactionAutoencoder()
+    std, mean = torch.std_mean(rows.double(), dim=0)
+    # A constant feature would divide by zero; any scale serves it.
+    network.set_normalisation(mean, torch.where(std > 0, std, 1.0))
+    history = _train(network, rows, held_out, settings, progress)
+    _whiten(network, rows, settings.seed)
+    return network, history
+
+
+def _scores(network: TransactionAutoencoder, rows: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([network.score(part)[0] for part in rows.split(ROWS_AT_ONCE)])
+
+
+def _train(
+    network: TransactionAutoencoder, rows: Tensor, held_out: Tensor, settings: Settings, progress: bool
+) -> dict[str, Any]:
+    order = torch.Generator().manual_seed(settings.seed)
+    targets, held_out = _targets(network, rows), _targets(network, held_out)
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
+    best, best_epoch, best_weights = float("inf"), -1, copy.deepcopy(network.state_dict())
+    losses: list[float] = []
+    bar = tqdm(range(settings.epochs), desc="Training", unit="epoch", disable=not progress)
+    for epoch in bar:
+        network.train()
+        for index in torch.randperm(len(targets), generator=order).split(settings.batch_size):
+            optimizer.zero_grad()
+            batch = targets[index]
+            _loss(network, batch).backward()
+            optimizer.step()
+        network.eval()
+        with torch.no_grad():
+            losses.append(float(_loss(network, held_out)))
+        if losses[-1] < best:
+            best, best_epoch, best_weights = losses[-1], epoch, copy.deepcopy(network.state_dict())
+        bar.set_postfix(validation_loss=f"{losses[-1]:.4f}", best=f"{best:.4f}")
+        if epoch - best_epoch >= settings.patience:
+            break
+    bar.close()
+    network.load_state_dict(best_weights)
+    return {"epochs_run": len(losses), "best_epoch": best_epoch, "validation_losses": losses}
+
+
+def _targets(network: TransactionAutoencoder, rows: Tensor) -> Tensor:
+    return network.normalize(rows).clamp(-INPUT_REACH, INPUT_REACH)
+
+
+def _loss(network: TransactionAutoencoder, targets: Tensor) -> Tensor:
+    _, reconstruction = network.reconstruct(targets)
+    # Huber's loss: normal transactions have heavy tails, which squares would let rule the fit.
+    return torch.nn.functional.smooth_l1_loss(reconstruction, targets)
+
+
+def _whiten(network: TransactionAutoencoder, rows: Tensor, seed: int) -> None:
+    with torch.no_grad():
+        normalized = network.normalize(rows)
+        residual = network.score_residual(rows, normalized, network.reconstruct(normalized)[1])
+    used = [i for i in range(N_FEATURES) if i != TIME_INDEX]
+    scale = whitening.fit(residual.double().numpy()[:, used], seed=seed)
+    center, weight = np.zeros(N_FEATURES), np.zeros(N_FEATURES)
+    matrix = np.zeros((N_FEATURES, N_FEATURES))
+    center[used], weight[used] = scale.center, scale.absolute_weight
+    matrix[np.ix_(used, used)] = scale.whitening
+    network.set_whitening(torch.from_numpy(center), torch.from_numpy(matrix), torch.from_numpy(weight))

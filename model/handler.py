@@ -1,0 +1,239 @@
+"""The TorchServe handler of the model archive. It stands alone: torch, numpy and the archive's own files.
+
+It answers the 14 fields per instance, decodes and encodes whole requests itself (with orjson where the server
+has it), and runs one model call for a whole dynamic batch. What it accepts:
+
+  {"instances": [INSTANCE, ...], "parameters": {"fields": ["anomaly_score", ...]}}
+      a whole request; the answer is {"predictions": [{...}, ...], "metadata": {"model_version": "..."}} as
+      JSON bytes. `fields` may name any of the 14 fields and "contributions", the shares of the features in
+      the score; without it, the 14 fields.
+  INSTANCE
+      as a request of its own, or as the json envelope of the prebuilt container passes it on: a list of 30
+      numbers, an object by feature name, or either of them as JSON text; the answer is one object of fields.
+  {"features": INSTANCE, "fields": ["anomaly_score", ...]}
+      an instance that names its own fields, since the json envelope drops `parameters`.
+
+A bad instance makes its request a 400 whose message names the instance and the reason. The other requests of
+the dynamic batch are answered.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+try:
+    import orjson
+except ImportError:  # the prebuilt containers do not promise it
+    orjson = None  # type: ignore[assignment]
+
+try:
+    from model.features import FEATURES
+except ImportError:  # inside an archive the module lies beside this one
+    from features import FEATURES  # type: ignore[no-redef]
+
+logger = logging.getLogger(__name__)
+
+CONTRIBUTIONS = "contributions"
+SCORE_FIELDS = frozenset(("anomaly_score", "encoded", CONTRIBUTIONS))
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+_NUMBERS = frozenset((int, float))
+
+# TorchServe takes the one class of this module for the handler, so everything else is functions.
+
+
+class TransactionHandler:
+    """Loads the traced model of the archive and answers requests."""
+
+    def initialize(self, context: Any) -> None:
+        """Loads the model; TorchServe calls this once in each worker.
+
+        Raises:
+          FileNotFoundError: the archive does not hold the serialised file that its manifest names.
+        """
+        properties = context.system_properties
+        device = "cpu"
+        if torch.cuda.is_available() and properties.get("gpu_id") is not None:
+            device = f"cuda:{properties['gpu_id']}"
+        self.device = torch.device(device)
+        name = context.manifest["model"]["serializedFile"]
+        path = os.path.join(properties["model_dir"], name)
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"The archive has no {name}")
+        # One worker a core serves; more threads in each would only compete with them.
+        torch.set_num_threads(1)
+        with warnings.catch_warnings():
+            # As in model.torchscript, which is not in the archive: torch announces the end of torch.jit.
+            warnings.filterwarnings("ignore", message=r".*torch\.jit.*is deprecated")
+            module = torch.jit.load(path, map_location=self.device).eval()
+            self.model = torch.jit.freeze(module, preserved_attrs=["score"])
+        # The first calls of a frozen module compile it; better now than under the first requests.
+        for n in (1, 1, 2, 128, 128):
+            rows = np.zeros((n, len(FEATURES)), np.float32)
+            self._predict(rows, SCORE_FIELDS)
+            self.fields = tuple(self._predict(rows, None))
+        self.version = str(context.manifest["model"].get("modelVersion") or "")
+        self.initialized = True
+
+    def handle(self, data: list[Any], context: Any) -> list[Any]:
+        """Answers a dynamic batch: one answer for each item of `data`, in order."""
+        if not data:
+            return []
+        rows: list[list[float]] = []
+        requests: list[dict[str, Any]] = []
+        for item in data:
+            request = self._parse(item)
+            request["start"] = len(rows)
+            rows += request.pop("rows", [])
+            request["stop"] = len(rows)
+            requests.append(request)
+        outputs: dict[str, Any] = {}
+        if rows:
+            wanted = frozenset().union(*(request["fields"] for request in requests))
+            outputs = self._predict(np.asarray(rows, dtype=np.float32), wanted)
+        # With the json envelope an item is one instance of a request, and its number is not the request's.
+        enveloped = len(data) != len(getattr(context, "request_ids", None) or data) or not any(
+            isinstance(item, dict) and ("body" in item or "data" in item) for item in data
+        )
+        return [
+            self._answer(request, outputs, context, None if enveloped else i, i)
+            for i, request in enumerate(requests)
+        ]
+
+    def _parse(self, item: Any) -> dict[str, Any]:
+        """What one item asks for: rows, fields, whether it is a whole request; or its error."""
+        try:
+            body = item
+            if isinstance(item, dict) and ("body" in item or "data" in item):
+                body = item["data"] if item.get("data") is not None else item.get("body")
+            if isinstance(body, (bytes, bytearray, memoryview, str)):
+                body = _loads(body)
+            whole = isinstance(body, dict) and "instances" in body
+            if not whole:
+                own = isinstance(body, dict) and "features" in body
+                return {
+                    "whole": False,
+                    "fields": self._wanted(body) if own else self.fields,
+                    "rows": [_row(body["features"] if own else body)],
+                }
+            instances = body["instances"]
+            if not isinstance(instances, list) or not instances:
+                raise ValueError("instances must be a list of at least one instance")
+            fields = self._wanted(body.get("parameters"))
+            parsed = []
+            for i, instance in enumerate(instances):
+                try:
+                    parsed.append(_row(instance))
+                except ValueError as e:
+                    raise ValueError(f"instances[{i}]: {e}") from None
+            return {"whole": True, "fields": fields, "rows": parsed}
+        except ValueError as e:
+            return {"whole": False, "fields": (), "error": str(e)}
+
+    def _wanted(self, parameters: Any) -> tuple[str, ...]:
+        fields = parameters.get("fields") if isinstance(parameters, dict) else None
+        if fields is None:
+            if parameters is None or isinstance(parameters, dict):
+                return self.fields
+            raise ValueError("parameters must be an object")
+        known = (*self.fields, CONTRIBUTIONS)
+        if not isinstance(fields, list) or not fields:
+            raise ValueError("parameters.fields must be a list of at least one field name")
+        for name in fields:
+            if name not in known:
+                raise ValueError(f"parameters.fields: unknown field {name!r}; known are {', '.join(known)}")
+        return tuple(dict.fromkeys(fields))
+
+    def _predict(self, rows: np.ndarray, wanted: frozenset[str] | None) -> dict[str, np.ndarray]:
+        """The wanted fields of these rows, and maybe more; None for the model's own 14."""
+        outputs: dict[str, torch.Tensor] = {}
+        with torch.inference_mode():
+            features = torch.from_numpy(rows).to(self.device)
+            if wanted is None or not wanted <= SCORE_FIELDS:
+                outputs.update(self.model(features))
+            if wanted is not None and (not outputs or CONTRIBUTIONS in wanted):
+                outputs.update(zip(("anomaly_score", "encoded", CONTRIBUTIONS), self.model.score(features)))  # noqa: B905
+        return {name: value.cpu().numpy() for name, value in outputs.items()}
+
+    def _answer(
+        self, request: dict[str, Any], outputs: dict[str, Any], context: Any, index: int | None, position: int
+    ) -> Any:
+        if "error" in request:
+            return _refuse(request["error"], context, index, position)
+        part = slice(request["start"], request["stop"])
+        columns = [outputs[name][part] for name in request["fields"]]
+        if orjson is None or not request["whole"]:
+            columns = [column.tolist() for column in columns]
+        predictions = [dict(zip(request["fields"], values)) for values in zip(*columns)]  # noqa: B905
+        if not request["whole"]:
+            return predictions[0]
+        return _dumps({"predictions": predictions, "metadata": {"model_version": self.version}})
+
+
+def _refuse(reason: str, context: Any, index: int | None, position: int) -> Any:
+    """The answer to a bad item, with status 400 where the item has a request of its own."""
+    if index is None:
+        # Under the envelope only a lone request can be given a status; its neighbours' answers must stand.
+        reason = reason if reason.startswith("instances") else f"instances[{position}]: {reason}"
+        if len(getattr(context, "request_ids", None) or ()) == 1:
+            context.set_response_status(code=400, phrase="Bad Request", idx=0)
+        return {"code": 400, "type": "BadRequestException", "message": reason}
+    context.set_response_status(code=400, phrase="Bad Request", idx=index)
+    context.set_response_content_type(index, "application/json")
+    return _dumps({"code": 400, "type": "BadRequestException", "message": reason})
+
+
+def _loads(text: Any) -> Any:
+    if isinstance(text, (bytearray, memoryview)):
+        text = bytes(text)
+    try:
+        # orjson refuses NaN and Infinity, as JSON does; the slow decoder says where they are.
+        return orjson.loads(text) if orjson else json.loads(text)
+    except ValueError:
+        try:
+            return json.loads(text)
+        except RecursionError:
+            raise ValueError("the body is nested too deeply") from None
+        except ValueError as e:
+            raise ValueError(f"the body is not JSON: {e}") from None
+
+
+def _dumps(value: Any) -> bytes:
+    # float32 in the fewest digits that read back the same: half the bytes of the same values as float64.
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY) if orjson else json.dumps(value).encode()
+
+
+def _row(instance: Any) -> list[float]:
+    """The 30 numbers of one instance; ValueError names what is wrong with it."""
+    if isinstance(instance, (bytes, bytearray, memoryview, str)):
+        instance = _loads(instance)
+    if isinstance(instance, dict):
+        missing = [name for name in FEATURES if name not in instance]
+        if missing:
+            raise ValueError(f"feature(s) missing: {', '.join(missing)}")
+        instance = [instance[name] for name in FEATURES]
+    if not isinstance(instance, list):
+        raise ValueError(f"expected a list of {len(FEATURES)} numbers or an object, got {_kind(instance)}")
+    if len(instance) != len(FEATURES):
+        raise ValueError(f"expected {len(FEATURES)} numbers, got {len(instance)}")
+    # `type` and not isinstance: True is an int to Python and not a number to the contract.
+    if not _NUMBERS.issuperset(map(type, instance)):
+        bad = next(i for i, value in enumerate(instance) if type(value) not in _NUMBERS)
+        raise ValueError(f"{FEATURES[bad]}: expected a number, got {_kind(instance[bad])}")
+    # Rounding to float32 may pass its largest number by half a unit and still be finite; refuse that, too.
+    if not (
+        min(instance) >= -FLOAT32_MAX and max(instance) <= FLOAT32_MAX and sum(instance) == sum(instance)
+    ):
+        bad = next(i for i, value in enumerate(instance) if not abs(value) <= FLOAT32_MAX)
+        raise ValueError(f"{FEATURES[bad]}: not a finite float32 number")
+    return instance
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__

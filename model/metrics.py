@@ -1,0 +1,77 @@
+"""Figures of a score on labelled transactions, at a stated prevalence of fraud."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+TRUE_PREVALENCE: Final = 492 / 284_807
+"""Share of frauds in the full ULB data, 0.173 %."""
+ALERT_SHARES: Final = (0.001, 0.005, 0.01)
+"""Alert budgets, as shares of all transactions."""
+
+
+def prevalence_weights(labels: npt.ArrayLike, prevalence: float = TRUE_PREVALENCE) -> Floats:
+    """Weights [n] under which frauds are `prevalence` of all: 1 for a fraud, one common weight for normals.
+
+    Raises:
+      ValueError: there is no fraud or no normal, or the prevalence is not between 0 and 1.
+    """
+    is_fraud = np.asarray(labels) == 1
+    n_fraud, n_normal = int(is_fraud.sum()), int((~is_fraud).sum())
+    if not n_fraud or not n_normal:
+        raise ValueError(f"figures need frauds and normals, got {n_fraud} frauds and {n_normal} normals")
+    if not 0 < prevalence < 1:
+        raise ValueError(f"prevalence must lie between 0 and 1, got {prevalence}")
+    return np.where(is_fraud, 1.0, n_fraud * (1 - prevalence) / prevalence / n_normal)
+
+
+def alerts_at(
+    scores: npt.ArrayLike, labels: npt.ArrayLike, share: float, prevalence: float = TRUE_PREVALENCE
+) -> tuple[float, float]:
+    """Recall and precision when the `share` highest of all transactions are alerts.
+
+    Transactions count by their weights at `prevalence`. Those that tie at the limit, and the one that crosses
+    it, count in part, so that the budget is met exactly.
+    """
+    weights = prevalence_weights(labels, prevalence)
+    is_fraud = np.asarray(labels) == 1
+    values, group = np.unique(-np.asarray(scores, dtype=np.float64), return_inverse=True)
+    total = np.bincount(group, weights, len(values))
+    frauds = np.bincount(group, weights * is_fraud, len(values))
+    budget = share * total.sum()
+    before = np.cumsum(total) - total
+    taken = np.clip((budget - before) / total, 0.0, 1.0)
+    found = float((taken * frauds).sum())
+    return found / float(frauds.sum()), found / float(budget)
+
+
+def figures(
+    scores: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    prevalence: float = TRUE_PREVALENCE,
+    shares: Sequence[float] = ALERT_SHARES,
+) -> dict[str, Any]:
+    """AUROC, average precision, and recall and precision at alert budgets, as plain JSON values.
+
+    Args:
+      scores: [n], higher is more anomalous.
+      labels: [n], 1 for a fraud.
+      prevalence: normals are weighted so that frauds have this share.
+      shares: alert budgets as shares of all transactions.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    weights = prevalence_weights(labels, prevalence)
+    at = {f"{share:g}": alerts_at(scores, labels, share, prevalence) for share in shares}
+    return {
+        "average_precision": float(average_precision_score(labels, scores, sample_weight=weights)),
+        "auroc": float(roc_auc_score(labels, scores)),
+        "recall_at": {share: recall for share, (recall, _) in at.items()},
+        "precision_at": {share: precision for share, (_, precision) in at.items()},
+    }

@@ -1,0 +1,249 @@
+"""Packs a trained model for servers: TorchServe archive, ONNX, torch.export.
+
+Example:
+  python -m model.package --model out/model --output out/packages --formats mar onnx pt2
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+import model.features
+import model.handler
+from model import artifact
+from model.features import N_FEATURES
+from model.network import FIELDS, TransactionAutoencoder
+
+ONNX_FILE: Final = "model.onnx"
+EXPORT_FILE: Final = "model.pt2"
+ONNX_INPUT: Final = "features"
+ONNX_OUTPUTS: Final = (*FIELDS, "contributions")
+ONNX_OPSET: Final = 17
+ONNX_IR_VERSION: Final = 8
+"""Old enough for onnxruntime 1.12 and later, since importers such as BigQuery ML trail the newest format."""
+
+
+class PackagingError(RuntimeError):
+    """A package cannot be made here, or it does not answer what the model answers."""
+
+
+class _Flat(torch.nn.Module):
+    """The 14 fields and the contributions as plain tensors, in the order of ONNX_OUTPUTS."""
+
+    def __init__(self, network: TransactionAutoencoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Raw features [n, 30] to the outputs."""
+        return (*self.network(features).values(), self.network.score(features)[2])
+
+
+def eager(module: torch.jit.ScriptModule) -> TransactionAutoencoder:
+    """The network that a traced module was made of; ONNX and torch.export start from it.
+
+    Args:
+      module: loaded with freeze=False, since freezing turns the weights into constants of the graph.
+    """
+    network = TransactionAutoencoder()
+    network.load_state_dict(module.state_dict())
+    return network.eval()
+
+
+def archive_available() -> bool:
+    """Whether torch-model-archiver is installed."""
+    return importlib.util.find_spec("model_archiver") is not None
+
+
+def write_archive(model_file: Path, directory: Path, version: str) -> Path:
+    """Writes the TorchServe archive of a traced model.
+
+    Args:
+      model_file: what `model.torchscript.save` wrote, by the name `final_model_traced.pt`.
+      directory: where the archive goes; an older one is replaced.
+      version: of the model.
+
+    Raises:
+      PackagingError: torch-model-archiver is not installed.
+    """
+    if not archive_available():
+        raise PackagingError(
+            f"{artifact.ARCHIVE_FILE} needs torch-model-archiver: pip install torch-model-archiver"
+        )
+    from model_archiver.model_archiver_config import ModelArchiverConfig
+    from model_archiver.model_packaging import generate_model_archive
+
+    root = logging.getLogger()
+    before = list(root.handlers)
+    generate_model_archive(
+        ModelArchiverConfig(
+            model_name=artifact.MODEL_NAME,
+            version=version,
+            serialized_file=str(model_file),
+            handler=str(model.handler.__file__),
+            extra_files=str(model.features.__file__),
+            export_path=str(directory),
+            force=True,
+        )
+    )
+    # The archiver sets up logging for the whole process; a library call must not.
+    for added in [h for h in root.handlers if h not in before]:
+        root.removeHandler(added)
+    return directory / artifact.ARCHIVE_FILE
+
+
+def write_onnx(network: TransactionAutoencoder, path: Path) -> Path:
+    """Writes the network as ONNX and checks it against eager mode in onnxruntime.
+
+    One input `features`, float32 [n, 30] of any n; outputs are ONNX_OUTPUTS, plain float32 tensors, which is
+    what BigQuery ML can import.
+
+    Raises:
+      PackagingError: onnx, onnxscript or onnxruntime is missing, or the answers differ.
+    """
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(name)]
+    if missing:
+        raise PackagingError(f"ONNX needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    import onnx
+    import onnxruntime
+
+    flat = _Flat(network).eval()
+    with _quiet_export():
+        torch.onnx.export(
+            flat,
+            (_example(network),),
+            str(path),
+            dynamo=True,
+            verbose=False,
+            external_data=False,
+            opset_version=ONNX_OPSET,
+            input_names=[ONNX_INPUT],
+            output_names=list(ONNX_OUTPUTS),
+            dynamic_shapes={"features": {0: torch.export.Dim("n", min=1)}},
+        )
+    stored = onnx.load(path)
+    if [opset.version for opset in stored.opset_import] != [ONNX_OPSET]:
+        raise PackagingError(f"ONNX: the exporter wrote {list(stored.opset_import)}, not opset {ONNX_OPSET}")
+    stored.ir_version = ONNX_IR_VERSION
+    onnx.checker.check_model(stored, full_check=True)
+    onnx.save(stored, path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def answer(rows: torch.Tensor) -> Sequence[Any]:
+        return session.run(list(ONNX_OUTPUTS), {ONNX_INPUT: rows.numpy()})
+
+    _check("ONNX", flat, answer)
+    return path
+
+
+def write_exported(network: TransactionAutoencoder, path: Path) -> Path:
+    """Writes the network by torch.export, with the outputs of ONNX_OUTPUTS, and checks it against eager mode.
+
+    A .pt2 is read by the torch version that wrote it and newer ones; servers with an older torch need the
+    traced file.
+
+    Raises:
+      PackagingError: the answers differ.
+    """
+    flat = _Flat(network).eval()
+    program = torch.export.export(
+        flat, (_example(network),), dynamic_shapes={"features": {0: torch.export.Dim("n", min=1)}}
+    )
+    torch.export.save(program, path)
+    loaded = torch.export.load(path).module()
+    _check("torch.export", flat, lambda rows: [value.detach().numpy() for value in loaded(rows)])
+    return path
+
+
+def _example(network: TransactionAutoencoder, n: int = 3) -> torch.Tensor:
+    """Random rows around the training data, twice as wide."""
+    noise = torch.randn(n, N_FEATURES, generator=torch.Generator().manual_seed(n))
+    return network.mean + 2.0 * network.std * noise
+
+
+def _check(kind: str, flat: _Flat, answer: Callable[[torch.Tensor], Sequence[Any]]) -> None:
+    """Compares with eager mode: 1e-4 relative, beside the rounding of float32 at the scale of each output.
+
+    The widest scale is that of Time. Its reconstruction is off by up to 0.1 s, which is much to the logarithm
+    of one that is close to 0 s.
+    """
+    widest = float(flat.network.std.max())
+    scales = {"denormalized_MSLE": 100.0, "denormalized_MSE": widest**2}
+    for n in (1, 7, 256):
+        rows = _example(flat.network, n)
+        with torch.no_grad():
+            expected = [value.numpy() for value in flat(rows)]
+        for name, want, got in zip(ONNX_OUTPUTS, expected, answer(rows), strict=True):
+            scale = scales.get(name, widest if name.startswith("denormalized") else 1.0)
+            if want.shape != got.shape or not np.allclose(want, got, rtol=1e-4, atol=1e-5 * scale):
+                raise PackagingError(f"{kind}: {name} differs from eager mode at {n} rows")
+
+
+@contextlib.contextmanager
+def _quiet_export() -> Iterator[None]:
+    """Silences the exporter's notes on its own internals and on packages that this model has no use for."""
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
+
+
+FORMATS: Final = ("mar", "onnx", "pt2")
+
+
+def package(found: artifact.Artifact, directory: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Writes the packages of an artifact into a local directory and answers their paths.
+
+    Raises:
+      PackagingError: see the writers.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    network = eager(found.load_model(freeze=False))
+    writers: dict[str, Callable[[], Path]] = {
+        "mar": lambda: write_archive(found.model_path, directory, found.manifest.model_version),
+        "onnx": lambda: write_onnx(network, directory / ONNX_FILE),
+        "pt2": lambda: write_exported(network, directory / EXPORT_FILE),
+    }
+    return [writers[name]() for name in formats]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m model.package`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model.package",
+        description="Pack a trained model as TorchServe archive, ONNX, or torch.export program.",
+        epilog="Example: python -m model.package --model out/model --output out/packages --formats mar onnx",
+    )
+    parser.add_argument("--model", required=True, help="artifact directory, local or gs://bucket/prefix")
+    parser.add_argument("--output", required=True, type=Path, help="local directory for the packages")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all")
+    args = parser.parse_args(argv)
+    try:
+        for path in package(artifact.read(args.model), args.output, args.formats):
+            print(f"{path}  {path.stat().st_size:,} bytes")
+    except (artifact.ArtifactError, PackagingError) as e:
+        print(f"model.package: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The model behind HTTP: a FastAPI container, TorchServe, Vertex AI endpoints."""

@@ -1,0 +1,179 @@
+"""Decoding of prediction requests: bytes in, a matrix and the wanted fields out, or the reason why not.
+
+    {"instances": [INSTANCE, ...], "parameters": {"fields": ["anomaly_score", ...]}}
+
+An instance is the list of the 30 raw features in the order of `model.features`, or an object with the 30
+features by name. Numbers follow the rules of the message parser: finite in float32, no booleans, no strings.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from model.features import FEATURES, N_FEATURES
+from model.network import FIELDS, SCORE_FIELD
+
+CONTRIBUTIONS: Final = "contributions"
+ANSWER_FIELDS: Final[tuple[str, ...]] = (*FIELDS, CONTRIBUTIONS)
+"""What `parameters.fields` may name: the 14 fields of the model, and the features' shares of the score."""
+DEFAULT_FIELDS: Final[tuple[str, ...]] = (SCORE_FIELD, "encoded")
+"""What a request without `parameters.fields` is answered."""
+
+
+class BadRequestError(ValueError):
+    """The request cannot be answered.
+
+    Attributes:
+      reason: what is wrong.
+      instance: index of the instance at fault, or None when the fault is elsewhere.
+      field: name of the feature or of the member at fault, or None.
+    """
+
+    def __init__(self, reason: str, instance: int | None = None, field: str | None = None) -> None:
+        where = f"instances[{instance}]" if instance is not None else ""
+        where += f".{field}" if where and field else field or ""
+        super().__init__(f"{where}: {reason}" if where else reason)
+        self.reason = reason
+        self.instance = instance
+        self.field = field
+
+
+class PredictRequest(NamedTuple):
+    """A valid request.
+
+    Attributes:
+      features: raw features, float32 [n, 30], finite, n at least 1.
+      fields: the fields to answer, as the request ordered them, without repetitions.
+    """
+
+    features: npt.NDArray[np.float32]
+    fields: tuple[str, ...]
+
+
+class _Parameters(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    fields: list[str] | None = None
+
+
+class _Rows(msgspec.Struct, gc=False):
+    instances: list[list[float]]
+    parameters: _Parameters | None = None
+
+
+_decode_rows = msgspec.json.Decoder(_Rows).decode
+_decode_any = msgspec.json.Decoder().decode
+
+
+def parse_request(body: bytes) -> PredictRequest:
+    """Decodes and checks a request body.
+
+    Raises:
+      BadRequestError: the body is not JSON, or breaks a rule; it names the instance and the field.
+    """
+    try:
+        rows = _decode_rows(body)
+        features = _matrix(rows.instances)
+    except (msgspec.MsgspecError, ValueError, UnicodeDecodeError, RecursionError):
+        return _parse_slowly(body)
+    if not len(features) or not np.isfinite(features).all():
+        return _parse_slowly(body)
+    return PredictRequest(features, _fields(rows.parameters and rows.parameters.fields))
+
+
+def _parse_slowly(body: bytes) -> PredictRequest:
+    """Takes instances by name too, and finds out what is wrong with a request and where."""
+    request = _decode_json(body)
+    if not isinstance(request, dict):
+        raise BadRequestError('the body must be a JSON object such as {"instances": [[...]]}')
+    instances = request.get("instances")
+    if not isinstance(instances, list) or not instances:
+        raise BadRequestError("expected a list of at least one instance", field="instances")
+    fields = _fields(_wanted(request.get("parameters")))
+    rows = [_row(instance, i) for i, instance in enumerate(instances)]
+    return PredictRequest(_matrix(rows), fields)
+
+
+def _decode_json(body: bytes) -> Any:
+    try:
+        return _decode_any(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        pass
+    try:
+        # Slower, but it reads NaN, Infinity and 1e999, so that the answer can say which instance has them.
+        return json.loads(body)
+    except UnicodeDecodeError as error:
+        raise BadRequestError(f"the body is not UTF-8 ({error.reason} at byte {error.start})") from None
+    except RecursionError:
+        raise BadRequestError("the body is nested too deeply") from None
+    except ValueError as error:
+        raise BadRequestError(f"the body is not JSON: {error}") from None
+
+
+def _matrix(rows: list[list[float]]) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        matrix = np.array(rows, np.float32)
+    if matrix.ndim != 2 or matrix.shape[1] != N_FEATURES:
+        raise ValueError(f"shape {matrix.shape}")
+    return matrix
+
+
+def _row(instance: Any, index: int) -> list[float]:
+    if isinstance(instance, dict):
+        missing = [name for name in FEATURES if name not in instance]
+        if missing:
+            raise BadRequestError("is missing", index, missing[0])
+        values = [instance[name] for name in FEATURES]
+    elif isinstance(instance, list):
+        values = instance
+        if len(values) != N_FEATURES:
+            raise BadRequestError(f"expected {N_FEATURES} features, got {len(values)}", index)
+    else:
+        kind = _kind(instance)
+        raise BadRequestError(f"expected a list of {N_FEATURES} features or an object, got {kind}", index)
+    for name, value in zip(FEATURES, values, strict=True):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise BadRequestError(f"expected a number, got {_kind(value)}", index, name)
+        if not _is_finite(value):
+            raise BadRequestError(f"{value!r:.40} is not a finite float32", index, name)
+    return values
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(np.float32(value)))
+    except OverflowError:  # an integer beyond any float
+        return False
+
+
+def _wanted(parameters: Any) -> Any:
+    if parameters is None:
+        return None
+    if not isinstance(parameters, dict):
+        raise BadRequestError(f"expected an object, got {_kind(parameters)}", field="parameters")
+    unknown = sorted(set(parameters) - {"fields"})
+    if unknown:
+        raise BadRequestError(f"unknown member {unknown[0]!r}; known is fields", field="parameters")
+    return parameters.get("fields")
+
+
+def _fields(wanted: Any) -> tuple[str, ...]:
+    if wanted is None:
+        return DEFAULT_FIELDS
+    if not isinstance(wanted, list) or not wanted or not all(isinstance(name, str) for name in wanted):
+        raise BadRequestError("expected a list of at least one name", field="parameters.fields")
+    for name in wanted:
+        if name not in ANSWER_FIELDS:
+            raise BadRequestError(
+                f"unknown field {name!r:.60}; known are {', '.join(ANSWER_FIELDS)}", field="parameters.fields"
+            )
+    return tuple(dict.fromkeys(wanted))
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number")

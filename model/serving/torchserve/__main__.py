@@ -1,0 +1,275 @@
+"""Runs TorchServe and talks to it.
+
+Example:
+  python -m model.serving.torchserve start --model out/model
+  python -m model.serving.torchserve status
+  python -m model.serving.torchserve register --model out/model-2
+  python -m model.serving.torchserve set-default --version 20260102.090000
+  python -m model.serving.torchserve stop
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import requests
+
+from model.artifact import MODEL_NAME, ArtifactError
+from model.serving.settings import ENV_MODEL
+from model.serving.torchserve import grpc_client, process
+from model.serving.torchserve.archives import add_archive
+from model.serving.torchserve.config import (
+    PROFILES,
+    Layout,
+    Ports,
+    TorchServeError,
+    profile_path,
+    read_properties,
+    render,
+)
+from model.serving.torchserve.management import Management, ModelVersion, Server, error_text
+
+DEFAULT_RUN_DIR: Final = "out/torchserve"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m model.serving.torchserve`; gives the exit code."""
+    args = _parser().parse_args(argv)
+    layout = Layout(Path(args.run_dir).resolve())
+    try:
+        return int(args.run(args, layout))
+    except (TorchServeError, ArtifactError) as error:
+        print(f"model.serving.torchserve: {error}", file=sys.stderr)
+        return 1
+
+
+def _start(args: argparse.Namespace, layout: Layout) -> int:
+    lack = process.missing()
+    if lack:
+        raise TorchServeError(lack)
+    sources = args.model or [os.environ[name] for name in (ENV_MODEL,) if os.environ.get(name)]
+    if not sources:
+        raise TorchServeError(f"no model: give --model DIR or set {ENV_MODEL} to the artifact directory")
+    properties = read_properties(profile_path(args.config))
+    if args.tokens is not None:
+        properties["disable_token_authorization"] = "false" if args.tokens else "true"
+    if args.host:
+        properties["host"] = args.host
+    ports = Ports(**{field.name: getattr(args, f"{field.name}_port") for field in fields(Ports)})
+    # A wrong setting must not touch what is there.
+    render(properties, layout, ports, (), args.workers, args.allowed_url)
+    if process.find_process(layout) is not None:
+        raise TorchServeError(f"--run_dir {layout.root}: a TorchServe runs already; stop it first")
+    layout.prepare()
+    archives = [add_archive(source, layout) for source in sources]
+    text = render(properties, layout, ports, archives, args.workers, args.allowed_url)
+    layout.config.write_text(text, encoding="utf-8")
+    print(f"Starting TorchServe in {layout.root}", file=sys.stderr)
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    # From before the start on: whoever ends this program while it waits must not leave a server behind.
+    signal.signal(signal.SIGTERM, leave)
+    launcher, models = process.start(layout, args.timeout)
+    _print_status(process.server_of(layout), models, args.format)
+    if not args.foreground:
+        return 0
+    try:
+        return launcher.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        process.stop(layout)
+
+
+def _stop(args: argparse.Namespace, layout: Layout) -> int:
+    print("TorchServe has stopped" if process.stop(layout) else f"No TorchServe runs in {layout.root}")
+    return 0
+
+
+def _status(args: argparse.Namespace, layout: Layout) -> int:
+    server = _server(args, layout)
+    models = Management(server).models()
+    _print_status(server, models, args.format)
+    ready = models and all(model.ready >= max(1, model.min_workers) for model in models)
+    return 0 if ready else 1
+
+
+def _register(args: argparse.Namespace, layout: Layout) -> int:
+    management = Management(_server(args, layout))
+    url = args.url or add_archive(args.model, layout)
+    print(management.register(url, args.workers, args.name))
+    return 0
+
+
+def _scale(args: argparse.Namespace, layout: Layout) -> int:
+    print(Management(_server(args, layout)).scale(args.name, args.version, args.workers))
+    return 0
+
+
+def _set_default(args: argparse.Namespace, layout: Layout) -> int:
+    print(Management(_server(args, layout)).set_default(args.name, args.version))
+    return 0
+
+
+def _unregister(args: argparse.Namespace, layout: Layout) -> int:
+    print(Management(_server(args, layout)).unregister(args.name, args.version))
+    return 0
+
+
+def _token(args: argparse.Namespace, layout: Layout) -> int:
+    server = _server(args, layout)
+    Management(server).new_token(args.type)
+    print(f"New {args.type} key in {server.key_file}")
+    return 0
+
+
+def _predict(args: argparse.Namespace, layout: Layout) -> int:
+    server = _server(args, layout)
+    body = sys.stdin.buffer.read() if args.input == "-" else Path(args.input).read_bytes()
+    if args.grpc:
+        answer = grpc_client.predict(server.grpc, body, args.name, args.version, server.key("inference"))
+    else:
+        url = f"{server.inference}/predictions/{args.name}" + (f"/{args.version}" if args.version else "")
+        headers = {**server.headers("inference"), "Content-Type": "application/json"}
+        response = requests.post(url, body, headers=headers, timeout=60)
+        if response.status_code != 200:
+            raise TorchServeError(f"{url}: {response.status_code} {error_text(response.content)}")
+        answer = response.content
+    print(answer.decode())
+    return 0
+
+
+def _server(args: argparse.Namespace, layout: Layout) -> Server:
+    if not args.management:
+        return process.server_of(layout)
+    key_file = Path(args.key_file) if args.key_file else None
+    return Server(args.inference or "", args.management.rstrip("/"), "", args.grpc_address or "", key_file)
+
+
+def _print_status(server: Server, models: Sequence[ModelVersion], form: str) -> None:
+    if form == "json":
+        addresses = {name: str(value) for name, value in asdict(server).items() if value is not None}
+        print(json.dumps({"server": addresses, "models": [asdict(model) for model in models]}, indent=2))
+        return
+    print(f"inference   {server.inference}   gRPC {server.grpc}")
+    print(f"management  {server.management}")
+    print(f"metrics     {server.metrics}/metrics")
+    print(f"keys        {server.key_file or 'none needed (tokens are off)'}")
+    for model in models:
+        mark = "  (default)" if model.default else ""
+        print(f"{model.name} {model.version}: {model.ready} of {model.workers} workers ready{mark}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m model.serving.torchserve",
+        description="Run TorchServe and talk to it.",
+        epilog="Example: python -m model.serving.torchserve start --model out/model",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--run_dir",
+        default=DEFAULT_RUN_DIR,
+        help="directory of the server: configuration, model store, keys, logs (default: %(default)s)",
+    )
+    common.add_argument("--format", choices=("text", "json"), default="text", help="default: %(default)s")
+    remote = argparse.ArgumentParser(add_help=False, parents=[common])
+    remote.add_argument("--management", metavar="URL", help="a server elsewhere, in place of --run_dir")
+    remote.add_argument("--inference", metavar="URL", help="its inference API")
+    remote.add_argument("--grpc_address", metavar="HOST:PORT", help="its gRPC inference API")
+    remote.add_argument("--key_file", metavar="FILE", help="a copy of its key_file.json")
+    _add_start(commands, common)
+    stop = commands.add_parser("stop", parents=[common], help="end the server and its workers")
+    stop.set_defaults(run=_stop)
+    status = commands.add_parser(
+        "status", parents=[remote], help="models, versions, workers; exit code 1 unless all are ready"
+    )
+    status.set_defaults(run=_status)
+    register = commands.add_parser("register", parents=[remote], help="add a model or a version of one")
+    source = register.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", metavar="DIR", help="artifact directory, local or gs://, or a .mar file")
+    source.add_argument("--url", help="an archive that the server fetches; allowed_urls must let it through")
+    register.add_argument("--name", help="name of the model (default: the archive's own)")
+    register.add_argument("--workers", type=int, default=1, help="worker processes (default: %(default)s)")
+    register.set_defaults(run=_register)
+    version = argparse.ArgumentParser(add_help=False)
+    version.add_argument("--name", default=MODEL_NAME, help="name of the model (default: %(default)s)")
+    scale = commands.add_parser("scale", parents=[remote, version], help="set the number of workers")
+    scale.add_argument("--version", help="version to scale (default: the default version)")
+    scale.add_argument("--workers", type=int, required=True, help="worker processes; 0 pauses the version")
+    scale.set_defaults(run=_scale)
+    default = commands.add_parser(
+        "set-default", parents=[remote, version], help="choose the version for requests that name none"
+    )
+    default.add_argument("--version", required=True, help="a registered version")
+    default.set_defaults(run=_set_default)
+    unregister = commands.add_parser("unregister", parents=[remote, version], help="take a version out")
+    unregister.add_argument("--version", help="version to take out (default: the default version)")
+    unregister.set_defaults(run=_unregister)
+    token = commands.add_parser("token", parents=[remote], help="replace a key before it expires")
+    token.add_argument("--type", choices=("inference", "management"), default="inference")
+    token.set_defaults(run=_token)
+    predict = commands.add_parser("predict", parents=[remote, version], help="send one request")
+    predict.add_argument("--version", help="version to ask (default: the default version)")
+    predict.add_argument("--input", default="-", help="file with the JSON request; - reads standard input")
+    predict.add_argument("--grpc", action="store_true", help="over gRPC in place of REST")
+    predict.set_defaults(run=_predict)
+    return parser
+
+
+def _add_start(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    start = commands.add_parser("start", parents=[common], help="start the server and wait until it is ready")
+    start.add_argument(
+        "--model",
+        action="append",
+        metavar="DIR",
+        help="artifact directory, local or gs://, or a .mar file; may be given again for more models "
+        f"(default: the environment's {ENV_MODEL})",
+    )
+    start.add_argument(
+        "--config",
+        default=PROFILES[0],
+        help="local, cloud, or a properties file of your own (default: %(default)s)",
+    )
+    start.add_argument("--host", help="address of inference and metrics, in place of the configuration's")
+    start.add_argument(
+        "--tokens",
+        action=argparse.BooleanOptionalAction,
+        help="ask callers for a key; off is for loopback only (default: as configured)",
+    )
+    for field in fields(Ports):
+        name = field.name.replace("_", " ")
+        start.add_argument(
+            f"--{field.name}_port", type=int, default=field.default, help=f"{name} (default: %(default)s)"
+        )
+    start.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="workers a model (default: %(default)s)"
+    )
+    start.add_argument(
+        "--allowed_url",
+        action="append",
+        default=[],
+        metavar="REGEX",
+        help="further URLs from which models may be registered; the model store always may",
+    )
+    start.add_argument("--timeout", type=float, default=120, help="seconds to become ready (default: 120)")
+    start.add_argument(
+        "--foreground", action="store_true", help="stay until the server ends, as in a container"
+    )
+    start.set_defaults(run=_start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Model archives on their way into the model store."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Final
+
+from model import artifact
+from model.serving.torchserve.config import Layout, TorchServeError
+
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def add_archive(source: str, layout: Layout) -> str:
+    """Copies an archive into the model store.
+
+    Args:
+      source: an artifact directory, local or gs://, whose files are verified first; or a .mar file.
+      layout: of the server.
+
+    Returns:
+      The file name in the model store; the name and version of an artifact are in it, so that versions lie
+      beside each other.
+
+    Raises:
+      TorchServeError: there is no such file, or the artifact has no archive.
+      ArtifactError: the artifact is damaged.
+    """
+    if source.endswith(".mar") and not artifact.is_gcs(source):
+        path = Path(source)
+        name = path.name
+    else:
+        found = artifact.read(source)
+        path = found.local_dir / artifact.ARCHIVE_FILE
+        if artifact.ARCHIVE_FILE not in found.manifest.files:
+            raise TorchServeError(
+                f"{source}: the artifact has no {artifact.ARCHIVE_FILE}; install torch-model-archiver and "
+                "train it again"
+            )
+        name = f"{found.manifest.model_name}-{_UNSAFE.sub('_', found.manifest.model_version)}.mar"
+    if not path.is_file():
+        raise TorchServeError(f"{source}: no such archive")
+    target = layout.model_store / name
+    if not (target.exists() and target.samefile(path)):
+        shutil.copyfile(path, target)
+    return name

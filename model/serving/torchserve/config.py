@@ -1,0 +1,181 @@
+"""The configuration of one TorchServe: a properties file with addresses, models and limits filled in."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+PROFILES: Final = ("local", "cloud")
+_HOST_KEYS: Final = ("host", "management_host")
+MAX_SOCKET_PATH: Final = 100
+"""Unix sockets of the workers lie under the run directory; the kernel takes 107 bytes of path."""
+
+
+class TorchServeError(RuntimeError):
+    """TorchServe cannot be configured, started or called; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The five TCP ports of one server."""
+
+    inference: int = 8080
+    management: int = 8081
+    metrics: int = 8082
+    grpc_inference: int = 7070
+    grpc_management: int = 7071
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one server keeps its files.
+
+    Attributes:
+      root: the run directory.
+    """
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The properties file that the server reads."""
+        return self.root / "config.properties"
+
+    @property
+    def model_store(self) -> Path:
+        """The archives that may be registered by name."""
+        return self.root / "model_store"
+
+    @property
+    def temporary(self) -> Path:
+        """Unpacked models and the sockets of the workers."""
+        return self.root / "tmp"
+
+    @property
+    def logs(self) -> Path:
+        """TorchServe's log files."""
+        return self.root / "logs"
+
+    @property
+    def output(self) -> Path:
+        """What the server wrote to its console."""
+        return self.root / "console.log"
+
+    @property
+    def key_file(self) -> Path:
+        """The tokens that the server made at its start; absent when tokens are off."""
+        return self.root / "key_file.json"
+
+    @property
+    def state(self) -> Path:
+        """Process id and addresses of the running server, as JSON."""
+        return self.root / "server.json"
+
+    def prepare(self) -> None:
+        """Makes the directories.
+
+        Raises:
+          TorchServeError: the path of the run directory is too long for Unix sockets.
+        """
+        if len(str(self.temporary / ".ts.sock.9000")) > MAX_SOCKET_PATH:
+            raise TorchServeError(
+                f"--run_dir {self.root}: the path is too long for Unix sockets; use a shorter one"
+            )
+        # Keys and sockets are for the owner alone.
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for directory in (self.model_store, self.temporary, self.logs):
+            directory.mkdir(exist_ok=True)
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """The keys and values of a properties file, comments left out.
+
+    Raises:
+      TorchServeError: no such file, or a line without `=`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TorchServeError(f"{path}: {error.strerror}; give local, cloud or a properties file") from error
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.lstrip().startswith(("#", "!")):
+            key, equals, value = line.partition("=")
+            if not equals:
+                raise TorchServeError(f"{path}:{number}: expected key=value, found {line.strip()!r}")
+            found[key.strip()] = value.strip()
+    return found
+
+
+def profile_path(name: str) -> Path:
+    """The file of one of PROFILES, or the path itself."""
+    return Path(__file__).with_name(f"{name}.properties") if name in PROFILES else Path(name)
+
+
+def render(
+    properties: dict[str, str],
+    layout: Layout,
+    ports: Ports,
+    archives: Iterable[str],
+    workers: int,
+    allowed_urls: Iterable[str] = (),
+) -> str:
+    """The text of the configuration file.
+
+    Args:
+      properties: of a profile; `host` and `management_host` are ours and become the addresses.
+      layout: where the server keeps its files.
+      ports: its ports.
+      archives: file names in the model store to load at the start.
+      workers: processes for each model.
+      allowed_urls: regular expressions of further URLs from which models may be registered; the model
+        store is always allowed, everything else is not.
+
+    Raises:
+      TorchServeError: tokens are off and an address is not loopback, or an expression is not valid.
+    """
+    host = properties.get("host", "127.0.0.1")
+    management = properties.get("management_host", host)
+    no_tokens = properties.get("disable_token_authorization", "false") == "true"
+    for name, address in (("host", host), ("management_host", management)):
+        if no_tokens and not is_loopback(address):
+            raise TorchServeError(
+                f"{name}={address} can be reached from other machines: disable_token_authorization=true is "
+                "for loopback only; leave tokens on and pass the key, or bind to 127.0.0.1"
+            )
+    patterns = [f"file://{re.escape(str(layout.model_store))}/.*", *allowed_urls]
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise TorchServeError(f"allowed_urls: {pattern!r} is no regular expression: {error}") from error
+        if "," in pattern:
+            raise TorchServeError(f"allowed_urls: {pattern!r} has a comma, which separates expressions")
+    values = {
+        **{key: value for key, value in properties.items() if key not in _HOST_KEYS},
+        "inference_address": f"http://{host}:{ports.inference}",
+        "management_address": f"http://{management}:{ports.management}",
+        "metrics_address": f"http://{host}:{ports.metrics}",
+        "grpc_inference_address": host,
+        "grpc_inference_port": str(ports.grpc_inference),
+        "grpc_management_address": management,
+        "grpc_management_port": str(ports.grpc_management),
+        "model_store": str(layout.model_store),
+        "load_models": ",".join(archives),
+        "default_workers_per_model": str(workers),
+        "allowed_urls": ",".join(patterns),
+    }
+    # Java's properties take a backslash as an escape.
+    return "".join(f"{key}={value.replace(chr(92), chr(92) * 2)}\n" for key, value in values.items())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only be this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""The model on Vertex AI: upload, deploy, split traffic, predict, look, take down."""

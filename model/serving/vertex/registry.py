@@ -1,0 +1,203 @@
+"""Models in the registry of Vertex AI: upload with what the container needs, find, delete."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from model import artifact
+from model.serving.settings import DEFAULT_HEALTH_ROUTE, DEFAULT_PORT, DEFAULT_PREDICT_ROUTE
+from model.serving.vertex.session import MANAGED_LABEL, VERSION_LABEL, Actions, VertexError, version_alias
+
+PREBUILT: Final = {"prebuilt-cpu": "cpu", "prebuilt-gpu": "gpu"}
+PYTORCH_VERSION: Final = "2.4"
+"""The newest PyTorch that Vertex AI has prebuilt containers for; it reads the traced model of a newer one."""
+PREBUILT_ARCHIVE: Final = "model.mar"
+"""The name by which the prebuilt containers look for an archive."""
+STAGED_LABEL: Final = "staged"
+STAGED_ARCHIVE: Final = "archive"
+STAGED_ALL: Final = "all"
+_IMAGE: Final = re.compile(r"[a-z0-9.-]+(:\d+)?/[\w./-]+(:[\w.-]+|@sha256:[0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What `upload` is asked for.
+
+    Attributes:
+      model: artifact directory, local or gs://.
+      image: prebuilt-cpu, prebuilt-gpu, or the URI of the custom container's image.
+      name: display name in the registry; None for the model's name and the kind of its container.
+      staging: gs:// directory that takes a local artifact.
+      labels: put on the model.
+      region: whose copy of the prebuilt image is used.
+    """
+
+    model: str
+    image: str
+    region: str
+    name: str | None = None
+    staging: str | None = None
+    labels: dict[str, str] | None = None
+
+
+def upload(aiplatform: Any, wanted: Upload, actions: Actions) -> Any:
+    """Registers a version of the model, unless it is there; gives the SDK's Model, or None in a dry run.
+
+    Raises:
+      ArtifactError: the artifact is damaged.
+      VertexError: the artifact lacks its archive or a place on Cloud Storage, or the version is registered
+        with another image.
+    """
+    found = artifact.read(wanted.model)
+    manifest = found.manifest
+    prebuilt = wanted.image in PREBUILT
+    if prebuilt and artifact.ARCHIVE_FILE not in manifest.files:
+        raise VertexError(
+            f"--model {wanted.model}: the prebuilt container needs {artifact.ARCHIVE_FILE}; install "
+            "torch-model-archiver and train again"
+        )
+    image = wanted.image
+    if prebuilt:
+        image = aiplatform.helpers.get_prebuilt_prediction_container_uri(
+            "pytorch", PYTORCH_VERSION, region=wanted.region, accelerator=PREBUILT[wanted.image]
+        )
+    elif not _IMAGE.fullmatch(image):
+        raise VertexError(
+            f"--image {image}: give prebuilt-cpu, prebuilt-gpu, or an image such as "
+            "us-central1-docker.pkg.dev/PROJECT/REPOSITORY/anomaly-serving:TAG"
+        )
+    name = wanted.name or f"{manifest.model_name}-{'prebuilt' if prebuilt else 'custom'}"
+    alias = version_alias(manifest.model_version)
+    parent = find_model(aiplatform, name)
+    if parent is not None and alias in versions(parent):
+        known = aiplatform.Model(parent.resource_name, version=alias)
+        if known.container_spec.image_uri != image:
+            raise VertexError(
+                f"{name} has version {manifest.model_version} already, with image "
+                f"{known.container_spec.image_uri}; give another --name, or delete it"
+            )
+        return known
+    uri, staged = _stage(found, wanted.staging, prebuilt, actions)
+    routes: dict[str, Any] = {}
+    if not prebuilt:
+        routes = {
+            "serving_container_predict_route": DEFAULT_PREDICT_ROUTE,
+            "serving_container_health_route": DEFAULT_HEALTH_ROUTE,
+            "serving_container_ports": [DEFAULT_PORT],
+        }
+    labels = {
+        **(wanted.labels or {}),
+        **dict([MANAGED_LABEL]),
+        VERSION_LABEL: alias[:63],
+        **({STAGED_LABEL: staged} if staged else {}),
+    }
+    return actions.do(
+        "aiplatform.Model.upload",
+        aiplatform.Model.upload,
+        display_name=name,
+        parent_model=parent and parent.resource_name,
+        artifact_uri=uri,
+        serving_container_image_uri=image,
+        version_aliases=[alias],
+        version_description=manifest.model_version,
+        labels=labels,
+        **routes,
+    )
+
+
+def find_model(aiplatform: Any, name: str) -> Any:
+    """The registered model of this display name, or None.
+
+    Raises:
+      VertexError: there are several.
+    """
+    found = aiplatform.Model.list(filter=f'display_name="{name}"')
+    if len(found) > 1:
+        raise VertexError(
+            f"{len(found)} models are called {name}: {', '.join(m.resource_name for m in found)}"
+        )
+    return found[0] if found else None
+
+
+def versions(model: Any) -> dict[str, Any]:
+    """The versions of a model by alias, `version_alias` of the artifact's version among them."""
+    return {
+        alias: info for info in model.versioning_registry.list_versions() for alias in info.version_aliases
+    }
+
+
+def find_version(aiplatform: Any, name: str, model_version: str | None) -> Any:
+    """A version of a model; the default one when `model_version` is None.
+
+    Raises:
+      VertexError: no such model or version.
+    """
+    model = find_model(aiplatform, name)
+    if model is None:
+        raise VertexError(f"--name {name}: no such model; upload it first")
+    if model_version is None:
+        return model
+    known = versions(model)
+    alias = version_alias(model_version)
+    if alias not in known:
+        described = sorted({info.version_description for info in known.values()})
+        raise VertexError(f"{name} has no version {model_version}; it has {', '.join(described)}")
+    return aiplatform.Model(model.resource_name, version=alias)
+
+
+def delete_model(aiplatform: Any, name: str, actions: Actions) -> bool:
+    """Deletes a model, its versions, and what `upload` put on Cloud Storage; False when there is none."""
+    model = find_model(aiplatform, name)
+    if model is None:
+        return False
+    staged = []
+    for info in model.versioning_registry.list_versions():
+        version = aiplatform.Model(model.resource_name, version=info.version_id)
+        staged.append((version.uri, dict(version.labels).get(STAGED_LABEL)))
+    actions.do(f"{model.resource_name}: delete", lambda: model.delete())
+    for uri, kind in dict.fromkeys(staged):
+        if kind:
+            prefix = uri.rstrip("/") + "/" + (PREBUILT_ARCHIVE if kind == STAGED_ARCHIVE else "")
+            actions.do(f"{prefix}: delete objects", lambda prefix=prefix: _delete_objects(prefix))
+    return True
+
+
+def _stage(
+    found: artifact.Artifact, staging: str | None, prebuilt: bool, actions: Actions
+) -> tuple[str, str | None]:
+    """Where the artifact lies on Cloud Storage, and what was put there for it."""
+    uri, staged = found.uri.rstrip("/"), None
+    if not artifact.is_gcs(uri):
+        if not staging or not artifact.is_gcs(staging):
+            raise VertexError(
+                f"--model {found.uri} is a local directory: give --staging gs://BUCKET/DIR for a copy of it"
+            )
+        manifest = found.manifest
+        uri = f"{staging.rstrip('/')}/{manifest.model_name}/{manifest.model_version}"
+        files = [found.local_dir / name for name in manifest.files]
+        target = uri
+        actions.do(f"{uri}: write artifact", lambda: artifact.write(target, manifest, files))
+        staged = STAGED_ALL
+    if prebuilt:
+        source = str(found.local_dir / artifact.ARCHIVE_FILE)
+        blob = f"{uri}/{PREBUILT_ARCHIVE}"
+        actions.do(f"{blob}: upload", lambda: _blob(blob).upload_from_filename(source))
+        staged = staged or STAGED_ARCHIVE
+    return uri, staged
+
+
+def _blob(uri: str) -> Any:
+    from google.cloud import storage
+
+    bucket, _, name = uri.removeprefix("gs://").partition("/")
+    return storage.Client().bucket(bucket).blob(name)
+
+
+def _delete_objects(prefix: str) -> None:
+    from google.cloud import storage
+
+    bucket, _, name = prefix.removeprefix("gs://").partition("/")
+    for blob in storage.Client().list_blobs(bucket, prefix=name):
+        blob.delete()

@@ -1,0 +1,109 @@
+"""From scores to alerts: thresholds for alert budgets, severities, percentiles. Pure numpy.
+
+A budget is the share of normal transactions that a team can afford to look at. A threshold is the score that
+this share of held-out normals reaches or passes; a score is an alert when it is >= the threshold.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+SEVERITIES: Final = ("normal", "medium", "high")
+"""In ascending order; a severity code indexes this tuple. The first is "no alert"."""
+ALERT_BUDGETS: Final[Mapping[str, float]] = {"medium": 0.005, "high": 0.001}
+"""Share of normal transactions that may reach each severity or a higher one."""
+
+MIN_CALIBRATION_ROWS: Final = 1000
+"""Fewer held-out normals than this cannot place a threshold for a budget of 0.1 %."""
+
+
+def _grid() -> npt.NDArray[np.float64]:
+    """Per cent up to 99 %, then ever finer towards 1, where the alerts are."""
+    return np.unique(
+        np.round(
+            np.concatenate(
+                [np.arange(0, 100) / 100, 0.99 + np.arange(0, 100) / 1e4, 0.9999 + np.arange(0, 11) / 1e5]
+            ),
+            8,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class ScoreQuantiles:
+    """The quantile function of the score on held-out normal transactions.
+
+    Attributes:
+      probabilities: ascending, from 0 to 1.
+      scores: the score at each probability, ascending.
+    """
+
+    probabilities: tuple[float, ...]
+    scores: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.probabilities) != len(self.scores) or len(self.scores) < 2:
+            raise ValueError("quantiles: needs as many probabilities as scores, and two of them at least")
+        if np.any(np.diff(self.probabilities) <= 0) or np.any(np.diff(self.scores) < 0):
+            raise ValueError("quantiles: probabilities must increase and scores must not decrease")
+
+    @classmethod
+    def of(cls, scores: npt.ArrayLike) -> ScoreQuantiles:
+        """The quantile function of these scores of held-out normals.
+
+        Raises:
+          ValueError: fewer than MIN_CALIBRATION_ROWS scores, or scores that are not finite.
+        """
+        values = np.asarray(scores, dtype=np.float64)
+        if values.size < MIN_CALIBRATION_ROWS:
+            raise ValueError(
+                f"calibration needs at least {MIN_CALIBRATION_ROWS} held-out normals, got {values.size}"
+            )
+        if not np.isfinite(values).all():
+            raise ValueError("calibration scores must be finite")
+        grid = _grid()
+        return cls(tuple(grid.tolist()), tuple(np.quantile(values, grid).tolist()))
+
+    def threshold(self, budget: float) -> float:
+        """The score that a share of `budget` of the normals reaches; 0 < budget < 1."""
+        if not 0.0 < budget < 1.0:
+            raise ValueError(f"budget must lie between 0 and 1, got {budget}")
+        return float(np.interp(1.0 - budget, self.probabilities, self.scores))
+
+    def percentile(self, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """The share of normals below each score, 0 to 1; past the largest score seen it is 1."""
+        return np.interp(np.asarray(scores, dtype=np.float64), self.scores, self.probabilities)
+
+
+def calibrate(quantiles: ScoreQuantiles, budgets: Mapping[str, float] = ALERT_BUDGETS) -> dict[str, float]:
+    """The threshold of each severity for its alert budget."""
+    return {name: quantiles.threshold(budget) for name, budget in budgets.items()}
+
+
+def severity_codes(scores: npt.ArrayLike, thresholds: Mapping[str, float]) -> npt.NDArray[np.int8]:
+    """The severity of each score, as an index into SEVERITIES.
+
+    Args:
+      scores: [n]; NaN counts as normal, so check for it before.
+      thresholds: one score for each severity but "normal", none below that of a lower severity.
+
+    Returns:
+      int8 [n]: 0 normal, 1 medium (score >= its threshold), 2 high.
+
+    Raises:
+      ValueError: a severity lacks its threshold, or the thresholds do not ascend.
+    """
+    try:
+        steps = [float(thresholds[name]) for name in SEVERITIES[1:]]
+    except KeyError as e:
+        raise ValueError(f"thresholds: no threshold for severity {e.args[0]!r}") from None
+    if not all(low <= high for low, high in itertools.pairwise(steps)):
+        raise ValueError(f"thresholds must ascend from {SEVERITIES[1]} to {SEVERITIES[-1]}, got {steps}")
+    values = np.asarray(scores)
+    return np.sum([values >= step for step in steps], axis=0, dtype=np.int8)

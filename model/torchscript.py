@@ -1,0 +1,60 @@
+"""TorchScript in one place: trace, save, load, freeze.
+
+torch 2.13 warns that `torch.jit` is deprecated. The format stays, because the prebuilt serving containers
+run an older torch that reads a `.pt` of a newer one and not its `.pt2`. The warnings are silenced here and
+nowhere else, so that the day the format goes, this module is what changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+
+import torch
+
+from model.features import N_FEATURES
+from model.network import TransactionAutoencoder
+
+METHODS = ("forward", "score")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*is deprecated", category=DeprecationWarning)
+        yield
+
+
+def trace(network: TransactionAutoencoder) -> torch.jit.ScriptModule:
+    """Traces `forward` and `score` of the network into one module that takes any number of rows.
+
+    The network is traced as it stands, in eval mode and on the CPU. `torch.jit.load(path)(x)` of the saved
+    module calls `forward`, which is what TorchServe and the prebuilt containers do.
+    """
+    network = network.eval().cpu()
+    # Three different rows: a batch of one, or of equal rows, could hide a shape baked into the graph.
+    example = torch.linspace(-2.0, 2.0, 3 * N_FEATURES).reshape(3, N_FEATURES)
+    with _quiet(), torch.no_grad():
+        # strict=False lets forward answer a dict, which is what the serving contract asks for.
+        return torch.jit.trace_module(network, dict.fromkeys(METHODS, example), strict=False)
+
+
+def save(module: torch.jit.ScriptModule, path: str | os.PathLike[str]) -> None:
+    """Writes a traced module to `path`."""
+    with _quiet():
+        torch.jit.save(module, os.fspath(path))
+
+
+def load(path: str | os.PathLike[str], freeze: bool = True, device: str = "cpu") -> torch.jit.ScriptModule:
+    """Loads a traced module in eval mode on `device`.
+
+    Args:
+      path: a local file that `save` wrote.
+      freeze: inline the weights as constants, the fastest form for inference; `forward` and `score` are kept.
+      device: a torch device name.
+    """
+    with _quiet():
+        module = torch.jit.load(os.fspath(path), map_location=device).eval()
+        return torch.jit.freeze(module, preserved_attrs=["score"]) if freeze else module

@@ -1,0 +1,1 @@
+"""Dataflow jobs and templates, through Google's own clients."""

@@ -1,0 +1,125 @@
+"""Which roles the workers' service account needs for a job, and whether it has them."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from pipelines.cloud.checks import Finding
+from pipelines.cloud.request import JobRequest
+from pipelines.resources.accounts import Role, ServiceAccount, Target
+from pipelines.resources.base import Clients
+from pipelines.resources.gcloud import Gcloud, GcloudError
+
+_WIDER: Final = {
+    "roles/pubsub.subscriber": ("roles/pubsub.editor", "roles/pubsub.admin"),
+    "roles/pubsub.publisher": ("roles/pubsub.editor", "roles/pubsub.admin"),
+    "roles/pubsub.editor": ("roles/pubsub.admin",),
+    "roles/storage.objectAdmin": ("roles/storage.admin",),
+    "roles/storage.objectViewer": ("roles/storage.objectAdmin", "roles/storage.admin"),
+    "roles/bigquery.jobUser": ("roles/bigquery.user", "roles/bigquery.admin"),
+    "roles/bigquery.readSessionUser": ("roles/bigquery.user", "roles/bigquery.admin"),
+    "roles/artifactregistry.reader": ("roles/artifactregistry.writer", "roles/artifactregistry.admin"),
+    "roles/aiplatform.user": ("roles/aiplatform.admin",),
+}
+_ANY: Final = ("roles/editor", "roles/owner")
+_IMAGE: Final = re.compile(
+    r"(?P<region>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>[^/]+)/(?P<repository>[^/]+)/.+"
+)
+
+
+def needed(request: JobRequest) -> list[Role]:
+    """The roles that the account needs for this job, each on the narrowest thing."""
+    member = f"serviceAccount:{request.args.service_account_email}"
+    own = request.args.project
+    found: dict[tuple[str, str, str], Role] = {}
+
+    def need(role: str, target: Target, name: str, project: str = own, location: str = "") -> None:
+        found.setdefault(
+            (role, target, name),
+            Role(
+                f"roles/{role}",
+                member=member,
+                target=target,
+                target_name=name,
+                project=project,
+                location=location,
+            ),
+        )
+
+    args = request.pipeline_args
+    need("dataflow.worker", "project", own)
+    if getattr(args, "subscription", None):
+        _, project, _, name = args.subscription.split("/")
+        need("pubsub.subscriber", "subscription", name, project)
+    if getattr(args, "topic", None):  # Dataflow makes a subscription for the job
+        need("pubsub.editor", "project", args.topic.split("/")[1])
+    if getattr(args, "alert_topic", None):
+        _, project, _, name = args.alert_topic.split("/")
+        need("pubsub.publisher", "topic", name, project)
+    written = (request.args.temp_location, request.args.staging_location, args.output or "")
+    for uri in written:
+        if uri.startswith("gs://"):
+            need("storage.objectAdmin", "bucket", f"gs://{uri.split('/')[2]}")
+    for uri in (args.model, getattr(args, "input", None) or ""):
+        bucket = f"gs://{uri.split('/')[2]}" if uri.startswith("gs://") else ""
+        if bucket and ("storage.objectAdmin", "bucket", bucket) not in found:
+            need("storage.objectViewer", "bucket", bucket)
+    if getattr(args, "input_table", None) or getattr(args, "input_query", None):
+        need("bigquery.readSessionUser", "project", own)
+    if getattr(args, "input_query", None) or args.write_method == "file_loads":
+        need("bigquery.jobUser", "project", own)
+    if getattr(args, "scorer", "") == "vertex":
+        need("aiplatform.user", "project", args.vertex_endpoint.split("/")[1])
+    image = _IMAGE.fullmatch(request.args.image or "")
+    if image:
+        need("artifactregistry.reader", "repository", image["repository"], image["project"], image["region"])
+    return list(found.values())
+
+
+def check_worker(clients: Clients, request: JobRequest) -> list[Finding]:
+    """Whether the account is there, and has the roles of `needed`, or wider ones."""
+    account = request.args.service_account_email
+    what = f"service account {account}"
+    if not Gcloud.available():
+        return [Finding(what, "note", "not checked, its roles neither: no gcloud on the PATH")]
+    create = f"python -m pipelines.resources create --project {request.args.project}"
+    try:
+        if ServiceAccount(account).inspect(clients).status == "missing":
+            return [Finding(what, "failed", "does not exist", create)]
+        return [Finding(what), *(_check_role(clients, role) for role in needed(request))]
+    except GcloudError as error:
+        return [Finding(what, "note", f"not checked: {error}")]
+
+
+def _check_role(clients: Clients, role: Role) -> Finding:
+    what = f"{role.name} on {role.target} {role.target_name} for the workers"
+    try:
+        if any(candidate.inspect(clients).status == "ok" for candidate in _enough(role)):
+            return Finding(what)
+    except GcloudError as error:
+        return Finding(what, "note", f"not checked: {str(error).splitlines()[-1]}")
+    printed = Gcloud(print_only=True, quiet=True)
+    role.create(Clients(clients.project, gcloud=printed))
+    problem = "is not granted there, nor a wider one on the project (through a group: use --skip-preflight)"
+    return Finding(what, "failed", problem, printed.printed[0])
+
+
+def _enough(role: Role) -> list[Role]:
+    """The role and the wider ones, on the thing and on the project."""
+    names = (role.name, *_WIDER.get(role.name, ()), *_ANY)
+    on_thing = [_with(role, name, role.target, role.target_name) for name in names]
+    if role.target == "project":
+        return on_thing
+    return on_thing + [_with(role, name, "project", role.project) for name in names]
+
+
+def _with(role: Role, name: str, target: Target, target_name: str) -> Role:
+    return Role(
+        name,
+        member=role.member,
+        target=target,
+        target_name=target_name,
+        project=role.project,
+        location=role.location,
+    )

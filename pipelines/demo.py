@@ -1,0 +1,366 @@
+"""The whole product on this machine: train, publish, stream, batch, alert, store, query.
+
+Everything but the endpoints is what runs on Google Cloud. Where the emulators cannot run (no Java or no
+gcloud), the demo reads and writes files instead, and says what it left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from google.cloud import bigquery, pubsub_v1
+from tqdm import tqdm
+
+from model import artifact
+from pipelines import batch, query, report, streaming
+from pipelines.local import resources
+from pipelines.local.endpoints import Endpoints
+from pipelines.local.runner import LocalStreamingRunner, run_until_drained
+from pipelines.local.stack import LocalStack
+from transforms import metrics, tables
+from transforms.clients import BigQueryEndpoints
+
+EXAMPLE = """examples:
+  python -m pipelines.demo
+  python -m pipelines.demo --count 50000 --rate 2000 --output out/big
+"""
+
+STREAM_DATASET: Final = "anomaly"
+BATCH_DATASET: Final = "anomaly_batch"
+FRAUD_SHARE: Final = 0.02
+MALFORMED_SHARE: Final = 0.02
+
+
+class DemoError(RuntimeError):
+    """The demo found that something does not hold; the text says what."""
+
+
+@dataclass
+class Findings:
+    """What the demo saw, for the report and for --format json."""
+
+    mode: str
+    left_out: list[str]
+    published: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+    alert_messages: int | None = None
+    comparison: dict[str, Any] | None = None
+    throughput: float | None = None
+    latency_ms: dict[str, float] | None = None
+    alerts_by_kind: list[dict[str, Any]] = field(default_factory=list)
+    dead_letters: list[dict[str, Any]] = field(default_factory=list)
+    top_anomalies: list[dict[str, Any]] = field(default_factory=list)
+    picture: str = ""
+    seconds: float = 0.0
+
+
+def say(text: str) -> None:
+    """A heading of the demo, on stderr, so that stdout holds the report alone."""
+    print(f"\n== {text}", file=sys.stderr, flush=True)
+
+
+def command(module: str, *args: str) -> str:
+    """Runs a command of this project as a user would, shows it, and gives its standard output.
+
+    Raises:
+      DemoError: the command failed.
+    """
+    print(f"$ python -m {module} {' '.join(args)}", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", module, *args], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise DemoError(f"python -m {module} ended with {done.returncode}; its messages are above")
+    return done.stdout
+
+
+def ensure_model(path: Path) -> artifact.Manifest:
+    """The model at `path`; trained on synthetic data first where there is none."""
+    if not (path / artifact.MANIFEST_FILE).is_file():
+        say("Train a model on synthetic transactions")
+        print(command("model.train", "--output", str(path)), file=sys.stderr)
+    manifest = artifact.verify(path)
+    steps = ", ".join(f"{name} from {value:.2f}" for name, value in manifest.thresholds.items())
+    say(f"Model {manifest.model_version}: {steps}")
+    return manifest
+
+
+@dataclass
+class Demo:
+    """One run.
+
+    Attributes:
+      args: the options.
+      manifest: of the model.
+    """
+
+    args: argparse.Namespace
+    manifest: artifact.Manifest
+
+    @property
+    def lines(self) -> Path:
+        """What was published, as JSON lines."""
+        return self.args.output / "published.jsonl"
+
+    @property
+    def labels(self) -> Path:
+        """What was planted: transaction_id, planted_kind, malformed_kind."""
+        return self.args.output / "labels.parquet"
+
+    def publish(self, *sink: str) -> int:
+        """Publishes the transactions and gives how many messages there were."""
+        summary = command(
+            "publisher",
+            *sink,
+            *("--labels", str(self.labels), "--count", str(self.args.count), "--seed", str(self.args.seed)),
+            *("--fraud-share", str(FRAUD_SHARE), "--malformed-share", str(MALFORMED_SHARE)),
+            *("--format", "json"),
+        )
+        return int(json.loads(summary)["confirmed"])
+
+    def run_batch(self, *sink: str) -> dict[str, int]:
+        """Scores the published lines with the batch pipeline and gives its counters."""
+        argv = [f"--input={self.lines}", f"--model={self.args.model}", *sink]
+        print(f"$ python -m pipelines.batch {' '.join(argv)}", file=sys.stderr, flush=True)
+        started = time.monotonic()
+        result = batch.run(argv)
+        result.wait_until_finish()
+        totals = metrics.totals(result)
+        seconds = time.monotonic() - started
+        print(f"{totals[metrics.ROWS_IN]:,} messages in {seconds:.1f} s", file=sys.stderr)
+        return totals
+
+    def finish(self, findings: Findings, scores: pa.Table, errors: pa.Table) -> None:
+        """Checks that no message was lost, and fills in what both modes report alike."""
+        kept = findings.counters.get(metrics.ROWS_SCORED, 0) + findings.counters.get(metrics.DEAD_LETTERS, 0)
+        if findings.published != kept:
+            raise DemoError(f"{findings.published} messages published, {kept} scored or rejected")
+        labels = pq.read_table(self.labels)
+        findings.alerts_by_kind = report.alerts_by_kind(scores, labels)
+        findings.dead_letters = report.dead_letters_by_reason(errors)
+        picture = self.args.output / "anomalies.png"
+        heading = f"{scores.num_rows:,} transactions, model {self.manifest.model_version}"
+        report.picture(scores, labels, self.manifest.thresholds, picture, heading)
+        findings.picture = str(picture)
+
+
+def with_emulators(demo: Demo) -> Findings:
+    """Publish to Pub/Sub, stream to BigQuery and the alert topic, batch to BigQuery, compare, query."""
+    findings = Findings("emulators", [])
+    say("Start the Pub/Sub emulator and the BigQuery emulator")
+    with LocalStack() as stack, stack.endpoints.activate() as endpoints:
+        project = endpoints.project
+        topic = resources.create_topic(project, "transactions")
+        subscription = resources.create_subscription(project, "transactions-pipeline", topic)
+        alert_topic = resources.create_topic(project, "alerts")
+        alert_subscription = resources.create_subscription(project, "alerts-demo", alert_topic)
+        say("Stream: Pub/Sub -> parse -> score -> alert -> BigQuery, alert topic")
+        findings.published, findings.counters = stream(demo, endpoints, topic, subscription, alert_topic)
+        findings.alert_messages = pull_all(alert_subscription)
+        say("Batch: the same transactions from a file, committed to BigQuery at once")
+        demo.run_batch(f"--output_dataset={project}.{BATCH_DATASET}", *bigquery_args(endpoints))
+        client = BigQueryEndpoints(endpoints.bigquery, endpoints.bigquery_storage).client(project)
+        streamed = read_view(client, f"{project}.{STREAM_DATASET}", tables.SCORES_TABLE)
+        batched = read_view(client, f"{project}.{BATCH_DATASET}", tables.SCORES_TABLE)
+        compared = report.compare(streamed, batched)
+        findings.comparison = {**vars(compared), "equal": compared.equal}
+        if not compared.equal:
+            raise DemoError(f"batch and streaming disagree: {compared}")
+        waited = report.latency(streamed)
+        findings.latency_ms = {"p50": round(waited.p50), "p99": round(waited.p99)}
+        findings.throughput = report.throughput(streamed)
+        say("Query the tables")
+        statement = query.sql("top_anomalies", f"{project}.{STREAM_DATASET}", limit=8)
+        findings.top_anomalies = query.run(client, statement)
+        errors = read_view(client, f"{project}.{STREAM_DATASET}", tables.ERRORS_TABLE)
+        demo.finish(findings, streamed, errors)
+    return findings
+
+
+def stream(
+    demo: Demo, endpoints: Endpoints, topic: str, subscription: str, alert_topic: str
+) -> tuple[int, dict[str, int]]:
+    """Runs the streaming pipeline while messages are published, until all of them are through."""
+    argv = [
+        f"--subscription={subscription}",
+        f"--model={demo.args.model}",
+        f"--output_dataset={endpoints.project}.{STREAM_DATASET}",
+        f"--alert_topic={alert_topic}",
+        *bigquery_args(endpoints),
+    ]
+    print(f"$ python -m pipelines.streaming {' '.join(argv)} &", file=sys.stderr, flush=True)
+    result = streaming.run(argv, runner=LocalStreamingRunner())
+    published: list[int] = []
+    sender = threading.Thread(
+        target=lambda: published.append(
+            demo.publish("--topic", topic, "--tee", str(demo.lines), "--rate", str(demo.args.rate))
+        ),
+        daemon=True,
+    )
+    sender.start()
+    with tqdm(total=demo.args.count, desc="through the stream", unit="msg", file=sys.stderr) as bar:
+
+        def is_done() -> bool:
+            totals = metrics.totals(result)
+            through = totals.get(metrics.ROWS_SCORED, 0) + totals.get(metrics.DEAD_LETTERS, 0)
+            bar.update(through - bar.n)
+            if not published and not sender.is_alive():
+                return True  # the publisher failed, and has said why
+            return bool(published) and through >= published[0]
+
+        run_until_drained(result, is_done, timeout=240)
+    if not published:
+        raise DemoError("nothing was published; the publisher's messages are above")
+    return published[0], metrics.totals(result)
+
+
+def pull_all(subscription: str) -> int:
+    """Takes what waits in a subscription and gives how many messages there were."""
+    count = 0
+    with pubsub_v1.SubscriberClient() as client:
+        while True:
+            pulled = client.pull(
+                subscription=subscription, max_messages=1000, return_immediately=True, timeout=10
+            )
+            names = [message.ack_id for message in pulled.received_messages]
+            if not names:
+                return count
+            client.acknowledge(subscription=subscription, ack_ids=names)
+            count += len(names)
+
+
+def bigquery_args(endpoints: Endpoints) -> list[str]:
+    """The options that point a pipeline at the BigQuery emulator."""
+    return [
+        f"--bigquery_endpoint={endpoints.bigquery}",
+        f"--bigquery_storage_endpoint={endpoints.bigquery_storage}",
+    ]
+
+
+def read_view(client: bigquery.Client, dataset: str, table: str) -> pa.Table:
+    """The deduplicated rows of a table."""
+    rows = client.query(f"SELECT * FROM `{dataset}.{table}_latest`").result()  # noqa: S608 - our own names
+    return rows.to_arrow(create_bqstorage_client=False)
+
+
+def with_files(demo: Demo, left_out: list[str]) -> Findings:
+    """JSON lines in, Parquet out, where the emulators cannot run."""
+    findings = Findings("files", left_out)
+    say("Write the transactions to a file")
+    findings.published = demo.publish("--jsonl", str(demo.lines))
+    say("Batch: JSON lines -> parse -> score -> alert -> Parquet")
+    scored = demo.args.output / "scored"
+    findings.counters = demo.run_batch(f"--output={scored}")
+    scores = report.read_parquet(list(scored.glob(f"{tables.SCORES_TABLE}-*.parquet")))
+    errors = report.read_parquet(list(scored.glob(f"{tables.ERRORS_TABLE}-*.parquet")))
+    findings.throughput = report.throughput(scores)
+    findings.top_anomalies = top_anomalies(scores, 8)
+    demo.finish(findings, scores, errors)
+    return findings
+
+
+def top_anomalies(scores: pa.Table, limit: int) -> list[dict[str, Any]]:
+    """The highest scores with the features that explain them; what the query of that name gives."""
+    rows = scores.sort_by([("anomaly_score", "descending")]).slice(0, limit).to_pylist()
+    names = ("transaction_id", "account_id", "event_time")
+    return [
+        {name: row[name] for name in names}
+        | {"anomaly_score": round(row["anomaly_score"], 2), "severity": row["severity"]}
+        | {
+            f"{key}_{i}": value if key == "feature" else round(value, 2)
+            for i, item in enumerate(row["top_features"][:2], 1)
+            for key, value in item.items()
+        }
+        for row in rows
+    ]
+
+
+def show(findings: Findings) -> None:
+    """The report for people."""
+    print("\nTop anomalies, and the features that explain them")
+    print(query.table_text(findings.top_anomalies))
+    print("\nAlerts by planted kind")
+    print(query.table_text(findings.alerts_by_kind))
+    print("\nDead letters by reason")
+    print(query.table_text(findings.dead_letters))
+    counters = findings.counters
+    print(
+        f"\nConservation   {findings.published:,} messages = {counters.get(metrics.ROWS_SCORED, 0):,} scored"
+        f" + {counters.get(metrics.DEAD_LETTERS, 0):,} dead letters"
+    )
+    alerts = f"Alerts         {counters.get(metrics.ALERTS, 0):,}"
+    if findings.alert_messages is not None:
+        alerts += f" in the table, {findings.alert_messages:,} messages on the alert topic"
+    print(alerts)
+    if findings.comparison:
+        print(f"Same scores    batch and streaming agree on {findings.comparison['rows']:,} transactions")
+    if findings.throughput:
+        print(f"Throughput     {findings.throughput:,.0f} transactions/s")
+    if findings.latency_ms:
+        print(f"Latency        p50 {findings.latency_ms['p50']} ms, p99 {findings.latency_ms['p99']} ms")
+    print(f"Picture        {findings.picture}")
+    for text in findings.left_out:
+        print(f"Left out       {text}")
+    print(f"Took           {findings.seconds:.0f} s")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the demo."""
+    found = argparse.ArgumentParser(
+        prog="python -m pipelines.demo",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("--count", type=int, default=12_000, help="messages (default: %(default)s)")
+    found.add_argument("--rate", type=int, default=800, help="messages a second (default: %(default)s)")
+    found.add_argument("--seed", type=int, default=11, help="of the transactions (default: %(default)s)")
+    found.add_argument(
+        "--model", type=Path, default=Path("out/model"), help="artifact (default: %(default)s)"
+    )
+    found.add_argument("--output", type=Path, default=Path("out/demo"), help="default: %(default)s")
+    found.add_argument("--files", action="store_true", help="do without the emulators even where they run")
+    found.add_argument("--format", choices=("table", "json"), default="table")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = parser().parse_args(argv)
+    started = time.monotonic()
+    # Warnings only: Beam's own information would drown the demo's.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    shutil.rmtree(args.output, ignore_errors=True)
+    args.output.mkdir(parents=True)
+    missing = (
+        ["Pub/Sub, the stream, BigQuery and the queries, by --files"] if args.files else LocalStack.missing()
+    )
+    try:
+        demo = Demo(args, ensure_model(args.model))
+        findings = with_files(demo, missing) if missing else with_emulators(demo)
+    except DemoError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    findings.seconds = time.monotonic() - started
+    if args.format == "json":
+        print(json.dumps(vars(findings), indent=1, default=str))
+    else:
+        show(findings)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""Server processes of the local stack: start, wait until they answer, stop, and never leave one behind."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+HOST: Final = "127.0.0.1"
+_GUARDIAN: Final = Path(__file__).with_name("guardian.py")
+_LOG_TAIL_LINES: Final = 25
+
+
+class LocalStackError(RuntimeError):
+    """A part of the local stack is missing, did not start, or did not answer in time."""
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nothing listens on now (another process may still take it first)."""
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        return int(sock.getsockname()[1])
+
+
+def require_free(port: int, what: str) -> None:
+    """Check that nothing listens on a port that the user chose; 0 always passes.
+
+    Raises:
+      LocalStackError: the port is taken.
+    """
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((HOST, port))
+        except OSError as error:
+            raise LocalStackError(
+                f"{what}: port {port} on {HOST} is in use. Choose another, or 0 for any free one."
+            ) from error
+
+
+@dataclass(eq=False)
+class ServerProcess:
+    """One server under the care of a guardian process.
+
+    Attributes:
+      name: What error messages call the server.
+      command: Program and arguments; no shell takes part.
+      environment: Variables set on top of this process's own.
+      directory: A temporary directory of the server's own, made by `start` where it is not given and removed
+        at the end. The log is in it, as `server.log`.
+      grace: Seconds between SIGTERM and SIGKILL.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    directory: Path | None = None
+    grace: float = 5.0
+    _guardian: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
+    _owner: int = field(default=0, init=False, repr=False)
+
+    @property
+    def log_path(self) -> Path:
+        """The file that takes the server's output."""
+        if self.directory is None:
+            raise LocalStackError(f"{self.name} has not been started")
+        return self.directory / "server.log"
+
+    def start(self) -> None:
+        """Start the server. Returns at once; see `wait_until`."""
+        if self.directory is None:
+            self.directory = Path(tempfile.mkdtemp(prefix="local-stack-"))
+        spec = {
+            "command": list(self.command),
+            "log": str(self.log_path),
+            "remove": [str(self.directory)],
+            "grace": self.grace,
+        }
+        self._owner = os.getpid()
+        # A session of its own, so that Ctrl-C in a terminal leaves the order of the shutdown to us.
+        self._guardian = subprocess.Popen(
+            [sys.executable, "-I", str(_GUARDIAN), json.dumps(spec)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **self.environment},
+            start_new_session=True,
+        )
+        _RUNNING.add(self)
+
+    @property
+    def running(self) -> bool:
+        """Whether the server was started and has not ended."""
+        if self._guardian is None:
+            return False
+        # The guardian writes nothing to its standard output. It closes it when the server has ended.
+        assert self._guardian.stdout is not None
+        closed, _, _ = select.select([self._guardian.stdout], [], [], 0)
+        return not closed
+
+    def log_text(self) -> str:
+        """What the server has written so far."""
+        with contextlib.suppress(OSError, LocalStackError):
+            return self.log_path.read_text(errors="replace")
+        return ""
+
+    def log_tail(self) -> str:
+        """The last lines of the log, indented, for error messages."""
+        lines = self.log_text().splitlines()[-_LOG_TAIL_LINES:]
+        return "\n".join(f"    {line}" for line in lines) or "    (the log is empty)"
+
+    def ended(self) -> str:
+        """That this server has ended by itself, with the end of its log; empty while it runs."""
+        return "" if self.running else f"{self.name} has ended. The end of its log:\n{self.log_tail()}"
+
+    def wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
+        """Poll `ready` until it is true.
+
+        Raises:
+          LocalStackError: the server ended, or `timeout` seconds passed; the message has the end of its log.
+        """
+        deadline = time.monotonic() + timeout
+        while not ready():
+            ended = not self.running
+            if ended or time.monotonic() > deadline:
+                tail = self.log_tail()
+                self.stop()
+                reason = "ended while it was starting" if ended else f"did not answer within {timeout:.0f} s"
+                raise LocalStackError(f"{self.name} {reason}. The end of its log:\n{tail}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the server with all its children and remove its directory. Safe to call twice."""
+        guardian, self._guardian = self._guardian, None
+        _RUNNING.discard(self)
+        if guardian is None or os.getpid() != self._owner:
+            return
+        assert guardian.stdin is not None
+        assert guardian.stdout is not None
+        guardian.stdin.close()
+        try:
+            guardian.wait(self.grace + 5)
+        except subprocess.TimeoutExpired:
+            guardian.kill()
+            guardian.wait()
+        guardian.stdout.close()
+        if self.directory is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self.directory = None
+
+
+_RUNNING: Final[weakref.WeakSet[ServerProcess]] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for server in list(_RUNNING):
+        server.stop()

@@ -1,0 +1,20 @@
+-- Dead letters by stage and reason; positions inside a message are folded, so that like reasons count together.
+SELECT
+  stage,
+  REGEXP_REPLACE(
+    REGEXP_REPLACE(REGEXP_REPLACE(errorMessage, r' [(].*[)]', ''), r', which is \w+', ''),
+    r'([ \[])-?[0-9][-0-9:.+eT]*', r'\1N'
+  ) AS reason,
+  COUNT(*) AS messages,
+  MIN(timestamp) AS first_seen,
+  MAX(timestamp) AS last_seen
+FROM
+  `anomaly.error_records_latest`
+WHERE
+  timestamp >= TIMESTAMP '2020-01-01 00:00:00+00' /* since */
+GROUP BY
+  stage, reason
+ORDER BY
+  messages DESC, reason
+LIMIT
+  50 /* limit */

@@ -1,0 +1,258 @@
+"""Named queries over the tables: anomalies, alert rates, dead letters, latency."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime as dt
+import json
+import re
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from google.api_core.exceptions import GoogleAPIError
+from google.cloud import bigquery
+
+from pipelines import options
+from transforms import clients
+
+EXAMPLE = """example:
+  python -m pipelines.query top_anomalies --dataset my-project.anomaly --since 24h --limit 10
+  python -m pipelines.query list
+"""
+
+_SINCE: Final = re.compile(r"TIMESTAMP '[^']*' /\* since \*/")
+_LIMIT: Final = re.compile(r"\d+ /\* limit \*/")
+_DATASET: Final = re.compile(r"`anomaly\.")
+_AGE: Final = re.compile(r"(\d+)([mhd])")
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def names() -> list[str]:
+    """The names of the queries: the .sql files in pipelines/queries."""
+    files = resources.files("pipelines").joinpath("queries").iterdir()
+    return sorted(file.name.removesuffix(".sql") for file in files if file.name.endswith(".sql"))
+
+
+def text(name: str) -> str:
+    """The SQL of a query as it stands in its file; it runs pasted into the BigQuery console."""
+    return resources.files("pipelines").joinpath("queries", f"{name}.sql").read_text(encoding="utf-8")
+
+
+def title(name: str) -> str:
+    """The first comment of a query, which says what it answers."""
+    return text(name).splitlines()[0].removeprefix("-- ")
+
+
+def sql(name: str, dataset: str, since: dt.datetime | None = None, limit: int | None = None) -> str:
+    """A query for a dataset.
+
+    The files name the dataset `anomaly` and mark two literals, `/* since */` and `/* limit */`. Literals, not
+    parameters, so that the text printed and the text in the file run anywhere; the values put in are a
+    timestamp and an integer, and the dataset's form is checked where the option is read.
+
+    Args:
+      name: one of `names()`.
+      dataset: "PROJECT.DATASET".
+      since: the earliest event time; what the file says when None.
+      limit: the most rows; what the file says when None.
+    """
+    found = _DATASET.sub(f"`{dataset}.", text(name))
+    if since is not None:
+        moment = since.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S+00")
+        found = _SINCE.sub(f"TIMESTAMP '{moment}' /* since */", found)
+    if limit is not None:
+        found = _LIMIT.sub(f"{limit} /* limit */", found)
+    return found
+
+
+def since(value: str, now: dt.datetime | None = None) -> dt.datetime:
+    """A point in time from "90m", "24h", "7d" (ago), or RFC 3339; without an offset it is UTC.
+
+    Raises:
+      argparse.ArgumentTypeError: neither of them.
+    """
+    age = _AGE.fullmatch(value)
+    if age:
+        return (now or dt.datetime.now(dt.UTC)) - dt.timedelta(**{_UNITS[age.group(2)]: int(age.group(1))})
+    try:
+        moment = dt.datetime.fromisoformat(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is neither an age such as 90m, 24h, 7d nor a time such as 2026-03-01T12:00:00Z"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+
+
+def run(client: bigquery.Client, statement: str, max_bytes: int | None = None) -> list[dict[str, Any]]:
+    """Runs a statement and gives its rows; `max_bytes` lets BigQuery refuse a dearer one before it costs."""
+    config = bigquery.QueryJobConfig(maximum_bytes_billed=max_bytes)
+    return [dict(row.items()) for row in client.query(statement, job_config=config).result()]
+
+
+def scanned_bytes(client: bigquery.Client, statement: str) -> int:
+    """The bytes that the statement would scan, by a dry run, which is free."""
+    config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
+    return int(client.query(statement, job_config=config).total_bytes_processed or 0)
+
+
+def table_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as a table for people."""
+    if not rows:
+        return "No rows."
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    numeric = [all(isinstance(row[name], (int, float)) for row in rows) for name in rows[0]]
+    widths = [max(len(head), *(len(row[i]) for row in cells)) for i, head in enumerate(rows[0])]
+    lines = [
+        "  ".join(
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in [list(rows[0]), ["-" * width for width in widths], *cells]
+    ]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, dt.datetime):
+        return value.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, float):
+        return f"{value:g}" if abs(value) < 1e-3 else f"{value:,.3f}".rstrip("0").rstrip(".")
+    return str(value)
+
+
+def write(rows: Sequence[dict[str, Any]], form: str) -> None:
+    """Prints rows as "table", "json" (one array) or "csv"."""
+    if form == "json":
+        print(json.dumps(rows, indent=1, default=_json))
+    elif form == "csv":
+        writer = csv.writer(sys.stdout)
+        if rows:
+            writer.writerow(rows[0])
+        writer.writerows([_json(value) for value in row.values()] for row in rows)
+    else:
+        print(table_text(rows))
+
+
+def _json(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, dt.datetime) else value
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path, heading: str) -> None:
+    """Draws the numeric columns over the first column, and writes a PNG.
+
+    Raises:
+      ValueError: there is nothing to draw.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = [
+        name
+        for name in (list(rows[0])[1:] if rows else [])
+        if all(isinstance(row[name], (int, float)) or row[name] is None for row in rows)
+    ]
+    if not columns:
+        raise ValueError("--plot: the query gave no rows with numbers to draw")
+    first = next(iter(rows[0]))
+    figure, axes = plt.subplots(
+        len(columns), 1, figsize=(9, 1.9 * len(columns) + 0.8), sharex=True, squeeze=False
+    )
+    labels = [row[first] if isinstance(row[first], dt.datetime) else str(row[first]) for row in rows]
+    for axis, name in zip(axes[:, 0], columns, strict=True):
+        values = [float("nan") if row[name] is None else row[name] for row in rows]
+        if isinstance(labels[0], dt.datetime):
+            axis.plot(labels, values, marker=".")
+        else:
+            axis.bar(labels, values)
+        axis.set_ylabel(name.replace("_", "\n"), rotation=0, ha="right", va="center")
+        axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_title(heading, loc="left")
+    axes[-1, 0].tick_params(axis="x", rotation=45)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of this command."""
+    found = argparse.ArgumentParser(
+        prog="python -m pipelines.query",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument(
+        "name", choices=["list", *names()], metavar="NAME", help=f"list, or one of: {', '.join(names())}"
+    )
+    found.add_argument(
+        "--dataset", type=options.dataset, metavar="PROJECT.DATASET", help="Example: my-project.anomaly"
+    )
+    found.add_argument(
+        "--since",
+        type=since,
+        default="7d",
+        metavar="WHEN",
+        help="earliest event time: 90m, 24h, 7d, or 2026-03-01T12:00:00Z (default: %(default)s)",
+    )
+    found.add_argument(
+        "--limit", type=options.at_least(1), metavar="N", help="most rows; default: what the query says"
+    )
+    found.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    found.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result as well")
+    found.add_argument(
+        "--max-bytes",
+        type=options.at_least(0),
+        default=10 * 1024**3,
+        metavar="N",
+        help="refuse a query that would scan more; 0 for no limit (default: 10 GiB)",
+    )
+    found.add_argument("--show-sql", action="store_true", help="print the SQL and end")
+    clients.add_arguments(found)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    found = parser()
+    args = found.parse_args(argv)
+    if args.name == "list":
+        width = max(len(name) for name in names())
+        print("\n".join(f"{name.ljust(width)}  {title(name)}" for name in names()))
+        return 0
+    if not args.dataset:
+        found.error("--dataset=PROJECT.DATASET is needed")
+    statement = sql(args.name, args.dataset, args.since, args.limit)
+    if args.show_sql:
+        print(statement)
+        return 0
+    try:
+        endpoints = clients.BigQueryEndpoints(args.bigquery_endpoint, args.bigquery_storage_endpoint)
+        client = endpoints.client(args.dataset.rpartition(".")[0])
+        scans = scanned_bytes(client, statement)
+        print(f"{title(args.name)}\nScans {scans / 1024**2:,.1f} MiB.", file=sys.stderr)
+        if args.max_bytes and scans > args.max_bytes:
+            found.error(f"the query would scan {scans} bytes, over --max-bytes={args.max_bytes}")
+        rows = run(client, statement, args.max_bytes or None)
+    except (GoogleAPIError, ValueError) as error:
+        found.exit(1, f"{found.prog}: {args.dataset}: {error}\n")
+    write(rows, args.format)
+    if args.plot:
+        try:
+            plot(rows, args.plot, title(args.name))
+        except ValueError as error:
+            found.exit(1, f"{found.prog}: {error}\n")
+        print(f"Wrote {args.plot}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

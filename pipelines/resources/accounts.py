@@ -1,0 +1,227 @@
+"""What gcloud sets up: enabled APIs, the image repository, the service account and its roles."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Literal
+
+from pipelines.resources.base import MISSING, Clients, Resource, ResourceError, State
+from pipelines.resources.gcloud import GcloudError, GcloudNotFoundError
+
+Target = Literal["project", "bucket", "topic", "subscription", "repository"]
+
+_POLICY_COMMANDS: Final[dict[str, tuple[str, ...]]] = {
+    "project": ("projects",),
+    "bucket": ("storage", "buckets"),
+    "topic": ("pubsub", "topics"),
+    "subscription": ("pubsub", "subscriptions"),
+    "repository": ("artifacts", "repositories"),
+}
+
+
+@dataclass(frozen=True)
+class Apis(Resource):
+    """The APIs that the product calls; `name` is the project.
+
+    Attributes:
+      apis: "dataflow.googleapis.com" and so on.
+    """
+
+    kind: ClassVar[str] = "APIs"
+
+    apis: tuple[str, ...] = ()
+
+    def inspect(self, clients: Clients) -> State:
+        """Which of them are not enabled."""
+        lacking = self._lacking(clients)
+        return State.of([f"{api} is not enabled" for api in lacking])
+
+    def create(self, clients: Clients) -> None:
+        """Enables those that are not."""
+        clients.gcloud.change("services", "enable", *self._lacking(clients), f"--project={self.name}")
+
+    def repair(self, clients: Clients, state: State) -> None:
+        """Enables those that are not."""
+        self.create(clients)
+
+    def owned(self, clients: Clients) -> bool:
+        """Never: other work in the project may need them."""
+        return False
+
+    def remedy(self) -> str:
+        """The administrator of enabled services."""
+        return "roles/serviceusage.serviceUsageAdmin"
+
+    def _lacking(self, clients: Clients) -> list[str]:
+        listing = clients.gcloud.read("services", "list", "--enabled", f"--project={self.name}")
+        enabled = {entry["config"]["name"] for entry in listing or ()}
+        return [api for api in self.apis if api not in enabled]
+
+
+@dataclass(frozen=True)
+class Repository(Resource):
+    """A Docker repository in Artifact Registry; `name` is its id.
+
+    Attributes:
+      project: of the repository.
+      location: region.
+    """
+
+    kind: ClassVar[str] = "repository"
+
+    project: str = ""
+    location: str = "us-central1"
+
+    def inspect(self, clients: Clients) -> State:
+        """Whether it is there, for Docker images."""
+        try:
+            found = clients.gcloud.read("artifacts", "repositories", "describe", *self._words())
+        except GcloudNotFoundError:
+            return MISSING
+        kind = found.get("format")
+        return State.of([f"format is {kind}, declared DOCKER"] if kind != "DOCKER" else [])
+
+    def create(self, clients: Clients) -> None:
+        """Makes the repository."""
+        described = "--description=Image of the transaction anomaly pipelines"
+        words = ("artifacts", "repositories", "create", *self._words())
+        clients.gcloud.change(*words, "--repository-format=docker", described)
+
+    def repair(self, clients: Clients, state: State) -> None:
+        """Nothing can be set."""
+        raise ResourceError(f"repository {self.name}: {state.details[0]}. Give another --repository.")
+
+    def delete(self, clients: Clients) -> None:
+        """Removes the repository with its images."""
+        clients.gcloud.change("artifacts", "repositories", "delete", *self._words())
+
+    def remedy(self) -> str:
+        """Artifact Registry's administrator."""
+        return "roles/artifactregistry.admin"
+
+    def _words(self) -> tuple[str, ...]:
+        return (self.name, f"--location={self.location}", f"--project={self.project}")
+
+
+@dataclass(frozen=True)
+class ServiceAccount(Resource):
+    """The account that workers and the template launcher run as; `name` is its e-mail address."""
+
+    kind: ClassVar[str] = "service account"
+
+    @property
+    def project(self) -> str:
+        """The project in the address."""
+        return self.name.partition("@")[2].removesuffix(".iam.gserviceaccount.com")
+
+    def inspect(self, clients: Clients) -> State:
+        """Whether it is there and enabled."""
+        try:
+            found = clients.gcloud.read(
+                "iam", "service-accounts", "describe", self.name, f"--project={self.project}"
+            )
+        except GcloudNotFoundError:
+            return MISSING
+        return State.of(["it is disabled"] if found.get("disabled") else [])
+
+    def create(self, clients: Clients) -> None:
+        """Makes the account."""
+        clients.gcloud.change(
+            *("iam", "service-accounts", "create", self.name.partition("@")[0]),
+            "--display-name=Transaction anomaly pipelines",
+            f"--project={self.project}",
+        )
+
+    def repair(self, clients: Clients, state: State) -> None:
+        """Enables it."""
+        clients.gcloud.change("iam", "service-accounts", "enable", self.name, f"--project={self.project}")
+
+    def delete(self, clients: Clients) -> None:
+        """Removes the account."""
+        clients.gcloud.change("iam", "service-accounts", "delete", self.name, f"--project={self.project}")
+
+    def remedy(self) -> str:
+        """The administrator of service accounts."""
+        return "roles/iam.serviceAccountAdmin"
+
+
+@dataclass(frozen=True)
+class Role(Resource):
+    """One role of one account on one thing; `name` is the role.
+
+    Attributes:
+      member: "serviceAccount:..."; "{number}" in it is replaced by the project's number.
+      target: what kind of thing.
+      target_name: its name, as gcloud takes it.
+      project: of the thing.
+      location: of a repository.
+      why: what the account does with it.
+    """
+
+    kind: ClassVar[str] = "role"
+
+    member: str = ""
+    target: Target = "project"
+    target_name: str = ""
+    project: str = ""
+    location: str = ""
+    why: str = ""
+
+    def inspect(self, clients: Clients) -> State:
+        """Whether the policy of the thing gives the role."""
+        try:
+            policy: Any = clients.gcloud.read(*self._command("get-iam-policy"))
+        except GcloudNotFoundError:
+            return MISSING
+        member = self._member(clients)
+        for binding in (policy or {}).get("bindings", ()):
+            if binding["role"] == self.name and member in binding["members"] and "condition" not in binding:
+                return State("ok")
+        return MISSING
+
+    def create(self, clients: Clients) -> None:
+        """Gives the role."""
+        self._change(clients, "add-iam-policy-binding")
+
+    def repair(self, clients: Clients, state: State) -> None:
+        """A role is there or it is not."""
+        self.create(clients)
+
+    def delete(self, clients: Clients) -> None:
+        """Takes the role away."""
+        self._change(clients, "remove-iam-policy-binding")
+
+    def remedy(self) -> str:
+        """Who may change policies."""
+        return "roles/resourcemanager.projectIamAdmin" if self.target == "project" else "roles/owner"
+
+    @property
+    def title(self) -> str:
+        """Role, thing and account."""
+        return f"{self.name} on {self.target} {self.target_name} for {self.member}"
+
+    def _change(self, clients: Clients, verb: str) -> None:
+        words = [*self._command(verb), f"--member={self._member(clients)}", f"--role={self.name}"]
+        if self.target == "project":
+            # Without this, gcloud asks where the policy has conditional bindings.
+            words.append("--condition=None")
+        clients.gcloud.change(*words)
+
+    def _command(self, verb: str) -> tuple[str, ...]:
+        words = (*_POLICY_COMMANDS[self.target], verb, self.target_name)
+        if self.target == "repository":
+            words += (f"--location={self.location}",)
+        # A bucket's name says all, and a project is its own.
+        return words if self.target in ("project", "bucket") else (*words, f"--project={self.project}")
+
+    def _member(self, clients: Clients) -> str:
+        if "{number}" not in self.member:
+            return self.member
+        if clients.gcloud.print_only and not clients.gcloud.available():
+            return self.member.format(number="PROJECT_NUMBER")
+        described = clients.gcloud.read("projects", "describe", self.project)
+        try:
+            return self.member.format(number=described["projectNumber"])
+        except (KeyError, TypeError):
+            raise GcloudError(f"gcloud gave no number of {self.project}: {json.dumps(described)}") from None

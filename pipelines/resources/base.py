@@ -1,0 +1,186 @@
+"""What every resource can do, and the clients it does it with."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Literal
+from urllib.parse import urlsplit
+
+from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound, ServiceUnavailable
+from google.cloud import bigquery
+from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+
+from pipelines.resources.gcloud import Gcloud
+from transforms.clients import BigQueryEndpoints, is_loopback
+
+LABEL: Final = {"app": "transaction-anomaly"}
+"""Marks what this project made. `delete` touches nothing without it."""
+
+Status = Literal["ok", "missing", "drift", "unknown"]
+
+
+class ResourceError(RuntimeError):
+    """A resource could not be read or changed; the text names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What `inspect` found.
+
+    Attributes:
+      status: "ok"; "missing"; "drift", it is there and differs from the declaration; "unknown", it could not
+        be read.
+      details: one line a difference, or the reason.
+    """
+
+    status: Status
+    details: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, differences: list[str]) -> State:
+        """Ok without differences, drift with them."""
+        return cls("drift", tuple(differences)) if differences else cls("ok")
+
+
+MISSING: Final = State("missing")
+
+
+@dataclass
+class Clients:
+    """Google's clients, each made when it is first needed.
+
+    Attributes:
+      project: which pays, and in which short names are looked up.
+      endpoints: where BigQuery answers.
+      gcloud: runs or prints gcloud commands.
+      emulators: whether everything is on this machine.
+    """
+
+    project: str
+    endpoints: BigQueryEndpoints = field(default_factory=BigQueryEndpoints)
+    gcloud: Gcloud = field(default_factory=Gcloud)
+    emulators: bool = False
+
+    @property
+    def local_bigquery(self) -> bool:
+        """Whether BigQuery is an emulator, which keeps no locations, accounts and queries of views."""
+        host = urlsplit(self.endpoints.rest or os.environ.get("BIGQUERY_EMULATOR_HOST", "")).hostname
+        return self.emulators or (host is not None and is_loopback(host))
+
+    @functools.cached_property
+    def publisher(self) -> PublisherClient:
+        """Topics."""
+        return PublisherClient()
+
+    @functools.cached_property
+    def subscriber(self) -> SubscriberClient:
+        """Subscriptions."""
+        return SubscriberClient()
+
+    @functools.cached_property
+    def bigquery(self) -> bigquery.Client:
+        """Datasets, tables, views."""
+        return self.endpoints.client(self.project)
+
+    @functools.cached_property
+    def storage(self) -> Any:
+        """Buckets."""
+        import google.cloud.storage as storage
+        from google.auth.credentials import AnonymousCredentials
+
+        local = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
+        return storage.Client(self.project, credentials=AnonymousCredentials() if local else None)
+
+    def close(self) -> None:
+        """Closes the connections that were opened."""
+        if "publisher" in vars(self):
+            self.publisher.transport.close()
+        if "subscriber" in vars(self):
+            self.subscriber.close()
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One thing that exists, or shall exist. Subclasses say how.
+
+    Attributes:
+      name: its full name.
+    """
+
+    kind: ClassVar[str] = ""
+    emulated: ClassVar[bool] = False
+    """Whether the local stack has it."""
+    data: ClassVar[bool] = False
+    """Whether it holds the results, which `delete --keep-tables` keeps."""
+
+    name: str
+
+    @property
+    def title(self) -> str:
+        """What people are told."""
+        return self.name
+
+    def inspect(self, clients: Clients) -> State:
+        """Compares what is there with the declaration."""
+        raise NotImplementedError
+
+    def create(self, clients: Clients) -> None:
+        """Makes it; another process that was faster is no error."""
+        raise NotImplementedError
+
+    def repair(self, clients: Clients, state: State) -> None:
+        """Changes what differs.
+
+        Raises:
+          ResourceError: the difference cannot be changed in place.
+        """
+        raise NotImplementedError
+
+    def owned(self, clients: Clients) -> bool:
+        """Whether it is this project's to delete."""
+        return True
+
+    def delete(self, clients: Clients) -> None:
+        """Removes it; gone already is no error."""
+        raise NotImplementedError
+
+    def remedy(self) -> str:
+        """The role that a user lacks who is not allowed to make it."""
+        return "roles/owner"
+
+
+def has_label(labels: Any) -> bool:
+    """Whether `labels` carry this project's label."""
+    return all(dict(labels).get(key) == value for key, value in LABEL.items())
+
+
+@contextmanager
+def explained(resource: Resource) -> Iterator[None]:
+    """Turns the errors of Google's clients into ones that name the resource and the cure.
+
+    Raises:
+      ResourceError: Google's client failed.
+    """
+    title = f"{resource.kind} {resource.title}"
+    try:
+        yield
+    except Forbidden as error:
+        if "has not been used" in error.message or "SERVICE_DISABLED" in str(error):
+            raise ResourceError(
+                f"{title}: {error.message}\nAn API that was enabled just now needs a minute: run this again."
+            ) from error
+        raise ResourceError(
+            f"{title}: not allowed: {error.message}\nAsk for {resource.remedy()}, or let its holder run this."
+        ) from error
+    except NotFound as error:
+        raise ResourceError(
+            f"{title}: {error.message}\nIs the project right, and its API enabled?"
+        ) from error
+    except ServiceUnavailable as error:
+        raise ResourceError(f"{title}: no answer: {error.message}") from error
+    except GoogleAPICallError as error:
+        raise ResourceError(f"{title}: {error.message}") from error

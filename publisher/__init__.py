@@ -1,0 +1,1 @@
+"""Synthetic card transactions and their publication under a chosen load."""

@@ -1,0 +1,168 @@
+"""Messages in files: JSON lines, Parquet, and the labels to check results against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.features import FEATURES
+from publisher.messages import Messages
+from publisher.sink import Receipt
+
+TRANSACTIONS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("transaction_id", pa.string(), nullable=False),
+        pa.field("account_id", pa.string()),
+        pa.field("merchant", pa.string()),
+        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
+        *(pa.field(name, pa.float64(), nullable=False) for name in FEATURES),
+    ]
+)
+"""The shape of a row of `ulb_fraud_detection` without the label, with its keys and time."""
+
+LABELS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("transaction_id", pa.string()),
+        pa.field("planted_kind", pa.string()),
+        pa.field("malformed_kind", pa.string()),
+    ]
+)
+"""One row a message that went out: position in the stream, id where the payload has one, what was planted."""
+
+_ROW_GROUP: Final = 65_536
+
+
+class _ParquetFile:
+    """A Parquet file that is written in row groups of a useful size, however small the portions."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._pending: list[pa.RecordBatch] = []
+        self._rows = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._pending.append(batch)
+        self._rows += batch.num_rows
+        if self._rows >= _ROW_GROUP:
+            self._write_pending()
+
+    def close(self) -> None:
+        self._write_pending()
+        self._writer.close()
+
+    def _write_pending(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_batches(self._pending, self._schema))
+        self._pending, self._rows = [], 0
+
+
+class JsonLinesFile:
+    """A file with one payload a line, malformed ones as they are. An existing file is replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self.destination = str(path)
+        self._file = path.open("wb", buffering=1 << 20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def send(self, messages: Messages) -> Sequence[Receipt]:
+        """See Sink."""
+        self.write(messages)
+        return [Receipt(messages)]
+
+    def poll(self) -> Sequence[Receipt]:
+        """See Sink."""
+        return []
+
+    def flush(self) -> Sequence[Receipt]:
+        """See Sink."""
+        self._file.flush()
+        return []
+
+    def write(self, messages: Messages) -> None:
+        """Append the payloads."""
+        if len(messages):
+            self._file.write(b"\n".join(messages.payloads) + b"\n")
+
+
+class ParquetFile:
+    """A Parquet file of TRANSACTIONS_SCHEMA. Malformed messages have no columns, so they are left out."""
+
+    def __init__(self, path: Path) -> None:
+        self.destination = str(path)
+        self._file = _ParquetFile(path, TRANSACTIONS_SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def send(self, messages: Messages) -> Sequence[Receipt]:
+        """See Sink."""
+        kept = messages.well_formed()
+        self._file.write(to_record_batch(kept))
+        return [Receipt(kept, left_out=len(messages) - len(kept))]
+
+    def poll(self) -> Sequence[Receipt]:
+        """See Sink."""
+        return []
+
+    def flush(self) -> Sequence[Receipt]:
+        """See Sink."""
+        return []
+
+
+class LabelsFile:
+    """A Parquet file of LABELS_SCHEMA."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = _ParquetFile(path, LABELS_SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def write(self, messages: Messages) -> None:
+        """Append a row for each message."""
+        columns = [
+            pa.array(messages.transactions.index),
+            pa.array(messages.transaction_ids, pa.string()),
+            pa.array(messages.planted_kinds, pa.string()),
+            pa.array(messages.malformed_kinds, pa.string()),
+        ]
+        self._file.write(pa.RecordBatch.from_arrays(columns, schema=LABELS_SCHEMA))
+
+
+def to_record_batch(messages: Messages) -> pa.RecordBatch:
+    """Well-formed messages as a record batch of TRANSACTIONS_SCHEMA."""
+    times = np.array([time.removesuffix("Z") for time in messages.event_times], "datetime64[us]")
+    transactions = messages.transactions
+    columns = [
+        pa.array(transactions.transaction_ids, pa.string()),
+        pa.array(transactions.account_ids, pa.string()),
+        pa.array(transactions.merchants, pa.string()),
+        pa.array(times).cast(TRANSACTIONS_SCHEMA.field("event_time").type),
+        *(pa.array(np.ascontiguousarray(column)) for column in transactions.features.T),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS_SCHEMA)

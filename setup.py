@@ -1,0 +1,93 @@
+"""Package definition: ranges here, the exact versions that were tested in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXPORT = ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "onnxscript>=0.5,<1"]
+
+setup(
+    name="beam-transaction-anomaly",
+    version="0.1.0",
+    description="Real-time anomaly detection on card transactions: Apache Beam, PyTorch, Google Cloud",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(
+        include=[
+            f"{name}{suffix}"
+            for name in ("pipelines", "transforms", "model", "publisher", "templates")
+            for suffix in ("", ".*")
+        ]
+    ),
+    include_package_data=True,
+    package_data={
+        "": ["*.json", "*.properties", "*.yaml", "py.typed"],
+        # Folders without modules are no packages: their files are named from the package above.
+        "pipelines": ["queries/*.sql"],
+        "templates": ["Dockerfile", "requirements.txt", "*/metadata.json"],
+    },
+    install_requires=[
+        "apache-beam[gcp]>=2.77,<3",
+        "faker>=40,<41",
+        "google-cloud-aiplatform>=1.165,<2",
+        "google-cloud-bigquery>=3.40,<4",
+        "google-cloud-bigquery-storage>=2.37,<3",
+        "google-cloud-dataflow-client>=0.13,<1",
+        "google-cloud-pubsub>=2.35,<3",
+        "google-cloud-resource-manager>=1.14,<2",
+        "google-cloud-storage>=2.19,<4",
+        "jsonschema>=4.23,<5",
+        "msgspec>=0.19,<1",
+        "numpy>=2,<3",
+        "orjson>=3.11,<4",
+        "pyarrow>=18",
+        "torch>=2.4,<3",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        # The emulators of the local stack that come from PyPI, and what the demo draws and prints with.
+        "local": ["bqemulator==1.4.0", "matplotlib>=3.9,<4", "rich>=14,<16"],
+        # Training, evaluation against baselines, and the TorchServe archive that is part of the artifact.
+        "train": [
+            "matplotlib>=3.9,<4",
+            "scikit-learn>=1.6,<2",
+            "scipy>=1.13,<2",
+            "torch-model-archiver==0.12.0",
+        ],
+        # More baselines for model.evaluate: HBOS and ECOD.
+        "evaluate": ["pyod>=3,<4"],
+        # ONNX from model.package, checked in onnxruntime.
+        "export": EXPORT,
+        # Servers of the model: the FastAPI container and TorchServe, which needs pyyaml and does not say so.
+        "serve": [
+            "fastapi>=0.115,<1",
+            "httptools>=0.6,<1",
+            "psutil>=6,<8",
+            "pyyaml>=6,<7",
+            "requests>=2.31,<3",
+            "torch-model-archiver==0.12.0",
+            "torchserve==0.12.0",
+            "uvicorn>=0.32,<1",
+            "uvloop>=0.21,<1",
+        ],
+        "test": [
+            *EXPORT,
+            "hypothesis>=6.100",
+            "mypy>=2,<3",
+            "pytest>=9,<10",
+            "pytest-timeout>=2.3",
+            "ruff>=0.17,<0.18",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "anomaly-batch=pipelines.batch:main",
+            "anomaly-streaming=pipelines.streaming:main",
+            "anomaly-query=pipelines.query:main",
+            "anomaly-publish=publisher.__main__:main",
+            "anomaly-train=model.train:main",
+        ]
+    },
+)

@@ -1,0 +1,53 @@
+"""Container specs: what `flexTemplates:launch` reads from Cloud Storage.
+
+`gcloud dataflow flex-template build` would drop `streaming` and the fields of the streaming modes when it
+writes a spec, so the project writes its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+from google.cloud.dataflow_v1beta3.types import ContainerSpec
+from google.protobuf import json_format
+
+from templates.metadata import metadata
+
+_IMAGE: Final = re.compile(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+(:[\w.-]{1,128}|@sha256:[0-9a-f]{64})")
+
+
+class SpecError(ValueError):
+    """The spec would not launch; the text says why."""
+
+
+def container_spec(pipeline: str, image: str) -> dict[str, Any]:
+    """The container spec of a template.
+
+    Args:
+      pipeline: "streaming" or "batch".
+      image: of launcher and workers, with tag or digest.
+
+    Raises:
+      SpecError: the image has no tag, or Dataflow's own message type does not take the spec.
+    """
+    if not _IMAGE.fullmatch(image):
+        raise SpecError(f"--image={image}: give HOST/PROJECT/REPOSITORY/NAME:TAG")
+    spec = {
+        "image": image,
+        "sdkInfo": {"language": "PYTHON"},
+        "metadata": metadata(pipeline),
+        # The image of the launcher is the image of the workers: what was tested together runs together.
+        "defaultEnvironment": {"sdkContainerImage": image},
+    }
+    try:
+        json_format.ParseDict(spec, ContainerSpec.pb(ContainerSpec()))
+    except json_format.ParseError as error:
+        raise SpecError(f"{pipeline}: Dataflow does not know this spec: {error}") from error
+    return spec
+
+
+def text(pipeline: str, image: str) -> str:
+    """The spec as JSON."""
+    return json.dumps(container_spec(pipeline, image), indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,109 @@
+"""Fixtures for every test: the local stack, started once and only when a test asks for it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+# One thread each for Arrow and BLAS: tests run beside each other and beside the emulators.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import grpc
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import bigquery
+from google.cloud.bigquery_storage_v1 import BigQueryReadClient, BigQueryWriteClient
+from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
+from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
+
+from pipelines.local import resources
+from pipelines.local.endpoints import Endpoints
+from pipelines.local.stack import LocalStack
+
+
+def _skip_without(*, pubsub: bool = False, bigquery: bool = False) -> None:
+    missing = LocalStack.missing(pubsub_wanted=pubsub, bigquery_wanted=bigquery)
+    if missing:
+        pytest.skip(" ".join(missing))
+
+
+@pytest.fixture(scope="session")
+def pubsub_emulator() -> Iterator[Endpoints]:
+    """A Pub/Sub emulator for the whole session, with its environment variables set."""
+    _skip_without(pubsub=True)
+    with LocalStack(bigquery=False) as stack, stack.endpoints.activate() as endpoints:
+        yield endpoints
+
+
+@pytest.fixture(scope="session")
+def gcs_root(tmp_path_factory: pytest.TempPathFactory):
+    """The directory that stands for Cloud Storage in the BigQuery emulator's load and extract jobs."""
+    return tmp_path_factory.mktemp("gcs")
+
+
+@pytest.fixture(scope="session")
+def bigquery_emulator(gcs_root) -> Iterator[Endpoints]:
+    """A BigQuery emulator for the whole session, with its environment variables set."""
+    _skip_without(bigquery=True)
+    with LocalStack(pubsub=False, gcs_root=gcs_root) as stack, stack.endpoints.activate() as endpoints:
+        yield endpoints
+
+
+@pytest.fixture(scope="session")
+def local_stack(pubsub_emulator: Endpoints, bigquery_emulator: Endpoints) -> Endpoints:
+    """Both emulators, the ones of `pubsub_emulator` and `bigquery_emulator`."""
+    return replace(bigquery_emulator, pubsub=pubsub_emulator.pubsub)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A topic with one subscription, as full resource names."""
+
+    topic: str
+    subscription: str
+
+
+@pytest.fixture
+def channel(pubsub_emulator: Endpoints) -> Iterator[Channel]:
+    """A fresh topic and a fresh subscription to it."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    topic = resources.create_topic(pubsub_emulator.project, name)
+    subscription = resources.create_subscription(pubsub_emulator.project, f"{name}-sub", topic)
+    yield Channel(topic, subscription)
+    resources.delete(topic, subscription)
+
+
+@pytest.fixture
+def bigquery_client(bigquery_emulator: Endpoints) -> bigquery.Client:
+    """Google's BigQuery client, pointed at the emulator."""
+    return bigquery.Client(
+        project=bigquery_emulator.project,
+        client_options={"api_endpoint": bigquery_emulator.bigquery},
+        credentials=AnonymousCredentials(),
+    )
+
+
+@pytest.fixture
+def write_client(bigquery_emulator: Endpoints) -> Iterator[BigQueryWriteClient]:
+    """Google's client of the BigQuery Storage Write API, pointed at the emulator."""
+    with grpc.insecure_channel(bigquery_emulator.bigquery_storage) as wire:
+        yield BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=wire))
+
+
+@pytest.fixture
+def read_client(bigquery_emulator: Endpoints) -> Iterator[BigQueryReadClient]:
+    """Google's client of the BigQuery Storage Read API, pointed at the emulator."""
+    options = [("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(bigquery_emulator.bigquery_storage, options=options) as wire:
+        yield BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=wire))
+
+
+@pytest.fixture
+def dataset(bigquery_client: bigquery.Client) -> Iterator[str]:
+    """The id of a fresh dataset, without the project."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    bigquery_client.create_dataset(name)
+    yield name
+    bigquery_client.delete_dataset(name, delete_contents=True, not_found_ok=True)

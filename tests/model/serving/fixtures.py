@@ -1,0 +1,40 @@
+"""Fixtures of the serving tests: one artifact and one real server of each kind for the whole session.
+
+Test modules name this file in `pytest_plugins`, so that modules of several packages share the servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from model.artifact import ARCHIVE_FILE, Artifact
+from model.serving.torchserve.process import missing
+from tests.model.serving.artifacts import build_artifact
+from tests.model.serving.servers import Served, TorchServe, container, torchserve_server
+
+
+@pytest.fixture(scope="session")
+def served_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A small artifact; every server of the session serves it."""
+    return build_artifact(tmp_path_factory.mktemp("artifact"))
+
+
+@pytest.fixture(scope="session")
+def custom_container(served_artifact: Artifact) -> Iterator[Served]:
+    """The FastAPI server with the session's artifact."""
+    with container(served_artifact.uri) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def torchserve(served_artifact: Artifact) -> Iterator[TorchServe]:
+    """A real TorchServe with the session's artifact, one worker, and tokens on."""
+    lack = missing()
+    if lack:
+        pytest.skip(lack)
+    if served_artifact.manifest.files.get(ARCHIVE_FILE) is None:
+        pytest.skip("torch-model-archiver is not installed; install the serving extras")
+    with torchserve_server(served_artifact.uri) as server:
+        yield server

@@ -1,0 +1,228 @@
+"""The real TorchServe, started, asked and stopped by the project's own commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+import requests
+
+from model.serving.predictor import Predictor
+from model.serving.request import ANSWER_FIELDS
+from model.serving.torchserve import grpc_client, process
+from model.serving.torchserve.__main__ import main
+from model.serving.torchserve.config import Layout, TorchServeError
+from model.serving.torchserve.management import Management
+from pipelines.local.process import free_port
+from tests.model.serving.artifacts import VERSION, build_artifact, transactions
+from tests.model.serving.servers import port_flags
+
+pytest_plugins = ("tests.model.serving.fixtures",)
+pytestmark = pytest.mark.integration
+
+NAME = "pytorch_autoencoder"
+
+
+def encode(features: np.ndarray, fields=None) -> bytes:
+    body = {"instances": features, "parameters": {"fields": fields or ["anomaly_score"]}}
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def ask(served, path: str, body: bytes) -> requests.Response:
+    url = f"{served.server.inference}/predictions/{path}"
+    return requests.post(url, body, headers=served.server.headers("inference"), timeout=60)
+
+
+def scores(response: requests.Response) -> np.ndarray:
+    assert response.status_code == 200, response.text
+    return np.array([row["anomaly_score"] for row in orjson.loads(response.content)["predictions"]])
+
+
+def expected(artifact, features: np.ndarray) -> np.ndarray:
+    return Predictor(artifact).outputs(features, ("anomaly_score",))["anomaly_score"]
+
+
+def cli(served, *arguments: str) -> int:
+    command, *rest = arguments
+    return main([command, "--run_dir", str(served.layout.root), *rest])
+
+
+def test_rest_and_grpc_answer_what_the_model_answers(torchserve, served_artifact):
+    features = transactions(64)
+    body = encode(features, list(ANSWER_FIELDS))
+    by_rest = ask(torchserve, NAME, body)
+    by_grpc = grpc_client.predict(torchserve.server.grpc, body, NAME, key=torchserve.server.key("inference"))
+    wanted = Predictor(served_artifact).outputs(features, ANSWER_FIELDS)
+    for answer in (by_rest.content, by_grpc):
+        rows = orjson.loads(answer)["predictions"]
+        for name, values in wanted.items():
+            found = np.array([row[name] for row in rows], np.float32)
+            np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_a_bad_instance_is_400_and_named(torchserve):
+    body = orjson.dumps({"instances": [[0.0] * 30, [0.0] * 29]})
+    response = ask(torchserve, NAME, body)
+    assert response.status_code == 400
+    assert "instances[1]" in response.json()["message"]
+
+
+def test_nobody_gets_in_without_a_key(torchserve):
+    body = encode(transactions(1))
+    url = f"{torchserve.server.inference}/predictions/{NAME}"
+    refused = [
+        requests.post(url, body, timeout=30),
+        requests.post(url, body, headers={"Authorization": "Bearer guess"}, timeout=30),
+        requests.get(f"{torchserve.server.management}/models", timeout=30),
+    ]
+    assert [response.json()["type"] for response in refused] == ["InvalidKeyException"] * 3
+    with pytest.raises(TorchServeError, match="Token"):
+        grpc_client.predict(torchserve.server.grpc, body, NAME)
+
+
+def test_a_replaced_key_is_found_again(torchserve, capsys):
+    before = torchserve.server.key("inference")
+    assert cli(torchserve, "token") == 0
+    after = torchserve.server.key("inference")
+    assert after != before
+    assert after not in capsys.readouterr().out
+    scores(ask(torchserve, NAME, encode(transactions(1))))
+
+
+def test_prometheus_metrics_count_the_requests(torchserve):
+    scores(ask(torchserve, NAME, encode(transactions(1))))
+    text = requests.get(f"{torchserve.server.metrics}/metrics", timeout=30).text
+    lines = [line for line in text.splitlines() if line.startswith("ts_inference_requests_total{")]
+    assert any(f'model_name="{NAME}"' in line and float(line.split()[-1]) >= 1 for line in lines)
+
+
+def test_versions_default_version_and_a_second_model(torchserve, served_artifact, tmp_path, capsys):
+    features = transactions(5)
+    newer = build_artifact(tmp_path / "newer", version="20260202.080000", seed=8)
+    old_scores, new_scores = expected(served_artifact, features), expected(newer, features)
+    assert not np.allclose(old_scores, new_scores, rtol=1e-3)
+    body = encode(features)
+
+    assert cli(torchserve, "register", "--model", newer.uri) == 0
+    np.testing.assert_allclose(scores(ask(torchserve, NAME, body)), old_scores, rtol=1e-5)
+    np.testing.assert_allclose(
+        scores(ask(torchserve, f"{NAME}/20260202.080000", body)), new_scores, rtol=1e-5
+    )
+
+    assert cli(torchserve, "set-default", "--version", "20260202.080000") == 0
+    np.testing.assert_allclose(scores(ask(torchserve, NAME, body)), new_scores, rtol=1e-5)
+    np.testing.assert_allclose(scores(ask(torchserve, f"{NAME}/{VERSION}", body)), old_scores, rtol=1e-5)
+
+    assert cli(torchserve, "register", "--model", served_artifact.uri, "--name", "champion") == 0
+    np.testing.assert_allclose(scores(ask(torchserve, "champion", body)), old_scores, rtol=1e-5)
+    assert cli(torchserve, "scale", "--name", "champion", "--workers", "2") == 0
+    capsys.readouterr()
+    assert cli(torchserve, "status", "--format", "json") == 0
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert {(m["name"], m["version"], m["default"], m["ready"]) for m in models} == {
+        (NAME, VERSION, False, 1),
+        (NAME, "20260202.080000", True, 1),
+        ("champion", VERSION, True, 2),
+    }
+
+    assert cli(torchserve, "set-default", "--version", VERSION) == 0
+    assert cli(torchserve, "unregister", "--version", "20260202.080000") == 0
+    assert cli(torchserve, "unregister", "--name", "champion") == 0
+    names = {(model.name, model.version) for model in Management(torchserve.server).models()}
+    assert names == {(NAME, VERSION)}
+    assert ask(torchserve, "champion", body).status_code == 404
+
+
+def test_a_model_comes_only_from_allowed_urls(torchserve, served_artifact, tmp_path, capsys):
+    outside = tmp_path / "outside.mar"
+    shutil.copyfile(served_artifact.local_dir / "pytorch_autoencoder.mar", outside)
+    for url in ("http://127.0.0.1:9/x.mar", outside.as_uri()):
+        assert cli(torchserve, "register", "--url", url) == 1
+        assert "does not match any allowed URL" in capsys.readouterr().err
+
+
+def test_predict_command_over_rest_and_grpc(torchserve, tmp_path, capsys):
+    request = tmp_path / "request.json"
+    request.write_bytes(encode(transactions(2)))
+    answers = []
+    for flags in ([], ["--grpc"], ["--version", VERSION]):
+        assert cli(torchserve, "predict", "--input", str(request), *flags) == 0
+        answers.append(json.loads(capsys.readouterr().out)["predictions"])
+    assert answers[0] == answers[1] == answers[2]
+    assert cli(torchserve, "predict", "--input", str(request), "--name", "nobody") == 1
+    assert "Model not found: nobody" in capsys.readouterr().err
+
+
+def test_a_server_can_be_reached_by_its_addresses_and_key_file(torchserve, capsys):
+    server = torchserve.server
+    flags = ["--management", server.management, "--key_file", str(server.key_file)]
+    assert main(["status", *flags]) == 0
+    assert f"{NAME} {VERSION}: 1 of 1 workers ready  (default)" in capsys.readouterr().out
+
+
+def test_start_and_stop_in_the_background_leave_nothing_behind(torchserve, served_artifact, capsys):
+    import psutil
+
+    with tempfile.TemporaryDirectory(prefix="ts-") as directory:
+        layout = Layout(Path(directory).resolve() / "run")
+        run_dir = ["--run_dir", str(layout.root)]
+        start = ["start", *run_dir, "--model", served_artifact.uri, "--workers", "1", *port_flags()]
+        assert main(start) == 0
+        try:
+            launcher = process.find_process(layout)
+            family = [launcher, *launcher.children(recursive=True)]
+            assert any("java" in member.name() for member in family)
+            assert not layout.key_file.exists()
+            assert main(start) == 1
+            assert "runs already" in capsys.readouterr().err
+        finally:
+            assert main(["stop", *run_dir]) == 0
+        assert not any(psutil.pid_exists(member.pid) and member.is_running() for member in family[1:])
+        assert main(["stop", *run_dir]) == 0
+        assert "No TorchServe runs" in capsys.readouterr().out
+        assert not layout.temporary.exists()
+
+
+def test_a_port_in_use_is_an_error_with_the_end_of_the_log(torchserve, served_artifact, capsys):
+    taken = torchserve.server.inference.rsplit(":", 1)[1]
+    with tempfile.TemporaryDirectory(prefix="ts-") as directory:
+        flags = [*port_flags(), "--inference_port", taken]
+        start = ["start", "--run_dir", directory, "--model", served_artifact.uri, "--workers", "1", *flags]
+        assert main(start) == 1
+        error = capsys.readouterr().err
+        assert "not ready" in error
+        assert "in use" in error
+
+
+def test_an_artifact_without_an_archive_says_what_to_do(served_artifact, tmp_path, capsys):
+    from model import artifact
+
+    bare = artifact.write(tmp_path / "bare", served_artifact.manifest, [served_artifact.model_path])
+    with tempfile.TemporaryDirectory(prefix="ts-") as directory:
+        if process.missing():
+            pytest.skip(process.missing())
+        assert main(["start", "--run_dir", directory, "--model", bare.uri]) == 1
+        assert "torch-model-archiver" in capsys.readouterr().err
+
+
+def test_without_java_the_command_says_what_to_install(served_artifact, tmp_path):
+    command = [sys.executable, "-m", "model.serving.torchserve", "start", "--model", served_artifact.uri]
+    environment = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [*command, "--run_dir", str(tmp_path / "r"), "--inference_port", str(free_port())],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "apt-get install openjdk-17-jre-headless" in done.stderr
+    assert not (tmp_path / "r").exists()

@@ -1,0 +1,110 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from model.serving.torchserve import archives
+from model.serving.torchserve.config import (
+    Layout,
+    Ports,
+    TorchServeError,
+    profile_path,
+    read_properties,
+    render,
+)
+from model.serving.torchserve.management import read_key
+
+LAYOUT = Layout(Path("/srv/ts"))
+
+
+def rendered(profile: str, tmp_path: Path, **changes) -> dict[str, str]:
+    properties = {**read_properties(profile_path(profile)), **changes}
+    path = tmp_path / "config.properties"
+    path.write_text(render(properties, LAYOUT, Ports(), ["a.mar", "b.mar"], 3))
+    return read_properties(path)
+
+
+def test_local_binds_to_loopback_and_needs_no_token(tmp_path):
+    values = rendered("local", tmp_path)
+    addresses = [value for key, value in values.items() if key.endswith("_address")]
+    assert len(addresses) == 5
+    assert all("127.0.0.1" in address for address in addresses)
+    assert values["disable_token_authorization"] == "true"
+
+
+def test_cloud_opens_inference_keeps_management_local_and_tokens_on(tmp_path):
+    values = rendered("cloud", tmp_path)
+    assert values["inference_address"] == "http://0.0.0.0:8080"
+    assert values["grpc_inference_address"] == "0.0.0.0"
+    assert values["management_address"] == "http://127.0.0.1:8081"
+    assert values["grpc_management_address"] == "127.0.0.1"
+    assert values["disable_token_authorization"] == "false"
+
+
+@pytest.mark.parametrize("profile", ["local", "cloud"])
+def test_both_serve_prometheus_metrics_and_restrict_urls(profile, tmp_path):
+    values = rendered(profile, tmp_path)
+    assert values["metrics_mode"] == "prometheus"
+    assert values["enable_model_api"] == "true"
+    assert values["load_models"] == "a.mar,b.mar"
+    assert values["default_workers_per_model"] == "3"
+    assert "service_envelope" not in values, "the json envelope breaks gRPC"
+    # The file escapes backslashes, as Java reads them.
+    pattern = values["allowed_urls"].replace("\\\\", "\\")
+    assert re.fullmatch(pattern, "file:///srv/ts/model_store/x.mar")
+    assert not re.fullmatch(pattern, "file:///etc/x.mar")
+    assert not re.fullmatch(pattern, "https://example.com/x.mar")
+
+
+@pytest.mark.parametrize("key", ["host", "management_host"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.7", "::", "server.example"])
+def test_tokens_cannot_be_turned_off_outside_loopback(key, host, tmp_path):
+    with pytest.raises(TorchServeError, match=f"{key}={re.escape(host)} can be reached"):
+        rendered("local", tmp_path, **{key: host})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
+def test_any_loopback_address_may_go_without_tokens(host, tmp_path):
+    assert host in rendered("local", tmp_path, host=host)["inference_address"]
+
+
+@pytest.mark.parametrize("pattern", ["https://(", "https://a,b/.*"])
+def test_a_wrong_url_pattern_is_refused(pattern):
+    with pytest.raises(TorchServeError, match="allowed_urls"):
+        render({}, LAYOUT, Ports(), [], 1, [pattern])
+
+
+def test_a_line_that_is_no_property_is_named_with_its_number(tmp_path):
+    path = tmp_path / "x.properties"
+    path.write_text("# fine\na=1\nnonsense\n")
+    with pytest.raises(TorchServeError, match=r"x\.properties:3: .*nonsense"):
+        read_properties(path)
+
+
+def test_a_missing_profile_is_named(tmp_path):
+    with pytest.raises(TorchServeError, match="give local, cloud or"):
+        read_properties(profile_path(str(tmp_path / "none.properties")))
+
+
+def test_a_run_directory_too_deep_for_sockets_is_refused(tmp_path):
+    with pytest.raises(TorchServeError, match="too long for Unix sockets"):
+        Layout(tmp_path / ("x" * 120)).prepare()
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"inference": {}}'])
+def test_a_key_file_without_the_key_is_named(text, tmp_path):
+    path = tmp_path / "key_file.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(TorchServeError, match=r"key_file\.json: no inference key"):
+        read_key(path, "inference")
+
+
+def test_an_archive_goes_into_the_store_under_its_own_name(tmp_path):
+    layout = Layout(tmp_path / "run")
+    layout.prepare()
+    (tmp_path / "m.mar").write_bytes(b"archive")
+    assert archives.add_archive(str(tmp_path / "m.mar"), layout) == "m.mar"
+    assert (layout.model_store / "m.mar").read_bytes() == b"archive"
+    with pytest.raises(TorchServeError, match="no such archive"):
+        archives.add_archive(str(tmp_path / "other.mar"), layout)

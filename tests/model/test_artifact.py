@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+import pytest
+import torch
+
+from model import artifact
+from model.artifact import ARCHIVE_FILE, MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest
+from model.features import FEATURES
+
+
+@pytest.fixture
+def copy(trained_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the trained artifact that a test may damage."""
+    return Path(shutil.copytree(trained_dir, tmp_path / "copy"))
+
+
+def edit(directory: Path, **changes: object) -> None:
+    path = directory / MANIFEST_FILE
+    manifest = json.loads(path.read_text())
+    for key, value in changes.items():
+        manifest.pop(key) if value is None else manifest.update({key: value})
+    path.write_text(json.dumps(manifest))
+
+
+def test_the_trained_artifact_holds_what_the_design_names(trained):
+    assert set(trained.manifest.files) == {MODEL_FILE, ARCHIVE_FILE}
+    assert trained.manifest.features == FEATURES
+    assert trained.manifest.model_name == "pytorch_autoencoder"
+    assert trained.manifest.model_version == "test-1"
+    assert 0 < trained.manifest.thresholds["medium"] <= trained.manifest.thresholds["high"]
+    assert trained.manifest.training["seed"] == 0
+    assert trained.manifest.provenance["source"] == "synthetic"
+    assert trained.manifest.versions["torch"] == torch.__version__
+    assert trained.manifest.figures["scores"]["anomaly_score"]["auroc"] > 0.5
+
+
+def test_manifest_survives_json(trained):
+    again = Manifest.from_json(trained.manifest.to_json())
+    assert again == trained.manifest
+    assert again.to_json() == trained.manifest.to_json()
+
+
+def test_an_altered_file_is_refused(copy):
+    with (copy / MODEL_FILE).open("ab") as f:
+        f.write(b"\0")
+    with pytest.raises(ArtifactError, match=f"{MODEL_FILE} has sha256"):
+        artifact.read(copy)
+
+
+@pytest.mark.parametrize("name", [MODEL_FILE, ARCHIVE_FILE])
+def test_a_missing_file_is_named(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(ArtifactError, match=f"{name} is listed"):
+        artifact.verify(copy)
+
+
+def test_a_directory_without_manifest_says_how_to_train(tmp_path):
+    with pytest.raises(ArtifactError, match=r"python -m model.train --output"):
+        artifact.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"features": [*FEATURES[:-2], "Amount", "V28"]}, "first difference at position 28"),
+        ({"features": list(FEATURES[:-1])}, "29 of them"),
+        ({"features": None}, "'features' is missing"),
+        ({"thresholds": {"medium": 1.0}}, "lack severity high"),
+        ({"thresholds": {"medium": "low", "high": 2.0}}, "could not convert"),
+        ({"files": {}}, f"does not list {MODEL_FILE}"),
+        ({"files": {MODEL_FILE: "0" * 64, "../secret": "0" * 64}}, "not a plain file name"),
+        ({"quantiles": {"probabilities": [0.0, 1.0], "scores": [2.0, 1.0]}}, "must not decrease"),
+        ({"format": 99}, "format 1"),
+        ({"model_version": None}, "'model_version' is missing"),
+    ],
+)
+def test_a_wrong_manifest_is_refused(copy, changes, text):
+    edit(copy, **changes)
+    with pytest.raises(ArtifactError, match=text):
+        artifact.read(copy)
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b"\xff\xfe", b"null"])
+def test_a_manifest_that_is_not_an_object_is_refused(copy, text):
+    (copy / MANIFEST_FILE).write_bytes(text)
+    with pytest.raises(ArtifactError, match=MANIFEST_FILE):
+        artifact.read(copy)
+
+
+def test_write_needs_the_model_file(trained, tmp_path):
+    other = tmp_path / "notes.txt"
+    other.write_text("x")
+    with pytest.raises(ArtifactError, match=MODEL_FILE):
+        artifact.write(tmp_path / "out", trained.manifest, [other])
+    assert not (tmp_path / "out" / MANIFEST_FILE).exists()
+
+
+def test_writing_into_the_same_directory_renews_the_manifest(copy):
+    found = artifact.read(copy)
+    renamed = dataclasses.replace(found.manifest, model_version="2")
+    artifact.write(copy, renamed, [copy / MODEL_FILE])
+    again = artifact.read(copy)
+    assert again.manifest.model_version == "2"
+    assert set(again.manifest.files) == {MODEL_FILE}
+
+
+class _Storage(BaseHTTPRequestHandler):
+    """Just enough of Cloud Storage's JSON API for the real client's uploads and downloads."""
+
+    objects: dict[str, bytes]
+
+    def _answer(self, status: int, body: bytes, kind: str = "application/json") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        body = self.objects.get(unquote(urlsplit(self.path).path.split("/b/", 1)[1]))
+        self._answer(404 if body is None else 200, body or b"{}", "application/octet-stream")
+
+    def do_POST(self) -> None:
+        url = urlsplit(self.path)
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        boundary = self.headers["Content-Type"].split("boundary=")[1].strip('"').strip("'").encode()
+        meta, content = raw.split(b"--" + boundary)[1:3]
+        name = json.loads(meta.split(b"\r\n\r\n", 1)[1])["name"] if b"\r\n\r\n" in meta else None
+        name = name or parse_qs(url.query)["name"][0]
+        bucket = url.path.split("/b/", 1)[1].split("/", 1)[0]
+        self.objects[f"{bucket}/o/{name}"] = content.split(b"\r\n\r\n", 1)[1][:-2]
+        self._answer(200, json.dumps({"name": name, "bucket": bucket}).encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def storage(monkeypatch) -> dict[str, bytes]:
+    objects: dict[str, bytes] = {}
+    handler = type("Handler", (_Storage,), {"objects": objects})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "local-project")
+    yield objects
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_an_artifact_on_cloud_storage_is_written_read_and_scored(trained, storage):
+    uri = "gs://some-bucket/models/v1"
+    artifact.write(uri, trained.manifest, [trained.model_path, trained.local_dir / ARCHIVE_FILE])
+    assert set(storage) == {
+        f"some-bucket/o/models/v1/{name}" for name in (MANIFEST_FILE, MODEL_FILE, ARCHIVE_FILE)
+    }
+    found = artifact.read(uri)
+    assert found.uri == uri
+    assert found.manifest == trained.manifest
+    rows = torch.from_numpy(np.zeros((2, 30), np.float32))
+    with torch.no_grad():
+        assert torch.equal(found.load_model().score(rows)[0], trained.load_model().score(rows)[0])
+
+
+def test_a_missing_object_on_cloud_storage_is_named(trained, storage):
+    with pytest.raises(ArtifactError, match=f"gs://some-bucket/none: {MANIFEST_FILE} is missing"):
+        artifact.read("gs://some-bucket/none")
+    artifact.write("gs://some-bucket", trained.manifest, [trained.model_path])
+    del storage[f"some-bucket/o/{MODEL_FILE}"]
+    with pytest.raises(ArtifactError, match=f"{MODEL_FILE} is missing"):
+        artifact.read("gs://some-bucket")
+    with pytest.raises(ArtifactError, match="expected gs://bucket"):
+        artifact.read("gs:///x")

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import csv, parquet
+
+from model import data
+from model.data import DataError, Dataset
+from model.features import AMOUNT_INDEX, FEATURES, LABEL
+
+
+def table(n: int = 50, label: bool = True, seed: int = 0) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    columns = {name: rng.normal(size=n) for name in FEATURES}
+    if label:
+        columns[LABEL] = (np.arange(n) % 10 == 0).astype(np.int8)
+    return pa.table(columns)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("label", [True, False])
+def test_files_are_read_in_the_order_of_the_features(tmp_path, suffix, label):
+    path = tmp_path / f"rows{suffix}"
+    content = table(label=label)
+    shuffled = content.select(content.column_names[::-1])
+    (csv.write_csv if suffix == ".csv" else parquet.write_table)(shuffled, path)
+    found = data.load(str(path))
+    assert found.features.dtype == np.float32
+    np.testing.assert_allclose(found.features[:, AMOUNT_INDEX], content["Amount"].to_numpy(), rtol=1e-6)
+    assert (found.labels is None) is not label
+    if label:
+        assert found.labels.tolist() == content[LABEL].to_pylist()
+        assert found.provenance["frauds"] == 5
+    assert found.provenance["source"] == str(path)
+
+
+def bad(name: str, value: object) -> pa.Table:
+    content = table()
+    column = content[name].to_pylist()
+    column[3] = value
+    return content.set_column(content.column_names.index(name), name, pa.array(column))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (table().drop_columns(["V7", "Amount"]), r"column\(s\) missing: V7, Amount"),
+        (bad("V3", float("nan")), "column V3 has 1 missing, NaN or infinite .* row 3"),
+        (bad("V3", None), "column V3 has 1 missing, NaN or infinite"),
+        (bad("Amount", float("inf")), "column Amount"),
+        (bad("V1", 1e39), "column V1"),
+        (bad(LABEL, 2), "column Class must hold 0"),
+        (table().set_column(5, "V5", pa.array(["x"] * 50)), "column V5 is not numeric"),
+    ],
+)
+def test_bad_columns_are_named(content, text):
+    with pytest.raises(DataError, match=text):
+        data.from_arrow(content, "rows.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("none.csv", "no such file"), ("rows.xls", "ends in .csv or .parquet")]
+)
+def test_bad_sources_are_named(tmp_path, name, text):
+    if name != "none.csv":
+        (tmp_path / name).write_text("x")
+    with pytest.raises(DataError, match=text):
+        data.load(str(tmp_path / name))
+
+
+def test_a_broken_parquet_file_is_named(tmp_path):
+    (tmp_path / "rows.parquet").write_bytes(b"not parquet at all")
+    with pytest.raises(DataError, match=r"rows.parquet"):
+        data.load(str(tmp_path / "rows.parquet"))
+
+
+def test_a_bigquery_name_needs_three_parts():
+    with pytest.raises(DataError, match=r"expected bigquery://project.dataset.table"):
+        data.load("bigquery://dataset.table")
+
+
+def rows_of(n: int = 10_000, frauds: int = 200, seed: int = 0) -> Dataset:
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(n, np.int8)
+    labels[rng.choice(n, frauds, replace=False)] = 1
+    return Dataset(rng.normal(size=(n, 30)).astype(np.float32), labels)
+
+
+def test_split_is_complete_stratified_and_reproducible():
+    rows = rows_of()
+    parts = data.split(rows, seed=4)
+    together = np.concatenate([parts.train, parts.validation, parts.test])
+    assert np.array_equal(np.sort(together), np.arange(10_000))
+    for part, share in zip((parts.train, parts.validation, parts.test), data.SPLIT_SHARES, strict=True):
+        assert len(part) == pytest.approx(share * 10_000, abs=3)
+        assert rows.labels[part].sum() == pytest.approx(share * 200, abs=2)
+    again, other = data.split(rows, seed=4), data.split(rows, seed=5)
+    assert np.array_equal(parts.test, again.test)
+    assert not np.array_equal(parts.test, other.test)
+
+
+def test_copies_of_a_row_never_fall_on_both_sides():
+    rows = rows_of()
+    rows.features[5_000:] = rows.features[:5_000]
+    parts = data.split(rows, seed=0)
+    halves = [set((part % 5_000).tolist()) for part in (parts.train, parts.validation, parts.test)]
+    assert [len(a & b) for a, b in itertools.combinations(halves, 2)] == [0, 0, 0]
+
+
+def test_too_few_normals_are_refused():
+    with pytest.raises(DataError, match="4999 normal transactions are too few: at least 5000"):
+        data.split(rows_of(5_199), seed=0)
+
+
+def test_fingerprint_knows_the_data_again():
+    assert data.fingerprint(rows_of()) == data.fingerprint(rows_of())
+    assert data.fingerprint(rows_of()) != data.fingerprint(rows_of(seed=1))
+    assert data.fingerprint(rows_of()) != data.fingerprint(Dataset(rows_of().features, None))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("label", [True, False])
+def test_a_bigquery_table_is_read_through_the_storage_api(
+    bigquery_emulator, bigquery_client, read_client, dataset, label
+):
+    from model.bigquery_table import read_table
+
+    names = [*FEATURES, *([LABEL] if label else [])]
+    rows = ", ".join(
+        "(" + ", ".join(str(float(i * 100 + j)) for j in range(30)) + (f", {i % 2}" if label else "") + ")"
+        for i in range(5)
+    )
+    columns = ", ".join(f"{name} {'INT64' if name == LABEL else 'FLOAT64'}" for name in names)
+    name = f"{bigquery_emulator.project}.{dataset}.rows"
+    bigquery_client.query(f"CREATE TABLE `{name}` ({columns})").result()
+    bigquery_client.query(f"INSERT INTO `{name}` ({', '.join(names)}) VALUES {rows}").result()
+    found = data.from_arrow(read_table(name, FEATURES, LABEL, client=read_client), name)
+    order = np.argsort(found.features[:, 0])
+    np.testing.assert_array_equal(found.features[order], np.arange(5)[:, None] * 100.0 + np.arange(30))
+    assert (found.labels is not None) is label
+    with pytest.raises(ValueError, match=r"column\(s\) missing: V29"):
+        read_table(name, [*FEATURES, "V29"], client=read_client)
+    with pytest.raises(ValueError, match="bigquery://"):
+        read_table(f"{name}_not_there", FEATURES, client=read_client)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from model import baselines, data, evaluate, evaluation, plots
+from model.features import FEATURES, LABEL
+from publisher.generator import TransactionGenerator
+from tests.model.conftest import ROWS
+
+ONE = baselines.QUICK[1:]
+"""PCA: the quickest baseline."""
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(baselines, "available", lambda quick=False: ONE)
+
+
+@pytest.fixture(scope="module")
+def other_data(tmp_path_factory) -> str:
+    features, labels = TransactionGenerator(seed=11, fraud_share=0.02).features(3_000)
+    path = tmp_path_factory.mktemp("data") / "other.parquet"
+    columns = {name: features[:, i] for i, name in enumerate(FEATURES)}
+    parquet.write_table(pa.table(columns | {LABEL: labels}), path)
+    return str(path)
+
+
+def test_training_data_is_judged_on_its_test_part(trained, quick):
+    dataset = data.load(data.SYNTHETIC, rows=ROWS)
+    rows = evaluate.choose_rows(dataset, trained.manifest, seed=0)
+    parts = data.split(dataset, 0)
+    assert np.array_equal(rows.rows, dataset.features[parts.test])
+    assert len(rows.fit) == trained.manifest.training["rows_fitted"]
+    report = evaluate.evaluate_model(trained, dataset, 0.00172, 0, None)
+    own = trained.manifest.figures["scores"]["anomaly_score"]
+    assert report["scores"]["anomaly_score"]["auroc"] == pytest.approx(own["auroc"])
+
+
+def test_other_data_keeps_fitted_and_judged_normals_apart(trained, other_data):
+    dataset = data.load(other_data)
+    rows = evaluate.choose_rows(dataset, trained.manifest, seed=0)
+    judged = rows.rows[rows.labels == 0]
+    assert len(rows.fit) + len(judged) == (dataset.labels == 0).sum()
+    assert rows.labels.sum() == dataset.labels.sum()
+    assert not {row.tobytes() for row in rows.fit} & {row.tobytes() for row in judged}
+
+
+def test_the_command_prints_a_table_and_writes_json_and_png(trained_dir, other_data, tmp_path, capsys, quick):
+    png, report = tmp_path / "a" / "e.png", tmp_path / "e.json"
+    arguments = ["--model", str(trained_dir), "--data", other_data, "--png", str(png), "--json", str(report)]
+    assert evaluate.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "| anomaly_score" in printed
+    assert "| PCA" in printed
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert png.stat().st_size > 20_000
+    scores = json.loads(report.read_text())["scores"]
+    assert set(scores) == {*evaluation.OWN_SCORES, "PCA"}
+    assert set(scores["PCA"]["recall_at"]) == {"0.001", "0.005", "0.01"}
+
+
+def test_repeats_give_mean_and_spread(capsys, quick, monkeypatch):
+    monkeypatch.setattr(evaluate.fitting.Settings, "epochs", 1)
+    dataset = data.load(data.SYNTHETIC, rows=7_000)
+    report = evaluate.evaluate_repeatedly(None, dataset, 2, 0.00172, None, {"epochs": 1})
+    values = [r["scores"]["anomaly_score"]["auroc"] for r in report["by_seed"]]
+    assert report["repeats"] == 2
+    assert report["scores"]["anomaly_score"]["auroc"] == pytest.approx(np.mean(values))
+    assert report["spread"]["anomaly_score"]["auroc"] == pytest.approx(np.std(values, ddof=1))
+    assert "±" in evaluate.readable(report)
+
+
+def test_data_without_labels_is_refused(trained_dir, other_data, tmp_path, capsys):
+    path = tmp_path / "plain.parquet"
+    parquet.write_table(parquet.read_table(other_data).drop_columns([LABEL]), path)
+    assert evaluate.main(["--model", str(trained_dir), "--data", str(path)]) == 2
+    assert "no column Class" in capsys.readouterr().err
+
+
+def test_a_missing_model_is_named(tmp_path, other_data, capsys):
+    assert evaluate.main(["--model", str(tmp_path), "--data", other_data]) == 2
+    assert "manifest.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--repeat", "0"], ["--repeat", "1", "--prevalence", "1.5"], ["--model", "x", "--train_data", "y"], []],
+)
+def test_wrong_arguments_end_with_usage(arguments):
+    with pytest.raises(SystemExit):
+        evaluate.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "detector"), [*baselines.QUICK, *baselines.SLOW, *baselines.PYOD], ids=lambda v: str(v)[:12]
+)
+def test_baselines_rank_a_gross_outlier_first(name, detector, normals):
+    if (name, detector) in baselines.PYOD:
+        pytest.importorskip("pyod", reason="PyOD is an extra: pip install pyod")
+    rows = normals[1000:1200].copy()
+    rows[17, 1:29] = 60.0
+    scores = baselines.scores(normals[:1000], rows, [(name, detector)])[name]
+    assert scores.shape == (200,)
+    assert np.argmax(scores) == 17
+
+
+def test_a_picture_of_zero_scores_can_be_drawn(tmp_path):
+    labels = np.array([0, 0, 0, 1], np.int8)
+    scores = {"anomaly_score": np.array([0.0, 1.0, 2.0, 1e20])}
+    plots.evaluation_picture(tmp_path / "p.png", scores, labels, {"medium": 1.0, "high": 2.0}, 0.01, "title")
+    assert (tmp_path / "p.png").stat().st_size > 10_000

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import parquet
+
+from model import artifact, data, evaluation, fitting, package, train
+from model.features import FEATURES, LABEL
+from publisher.generator import TransactionGenerator
+
+
+def write(path: Path, n: int, label: bool = True, **replaced: np.ndarray) -> str:
+    features, labels = TransactionGenerator(seed=5, fraud_share=0.02).features(n)
+    columns = {name: features[:, i] for i, name in enumerate(FEATURES)} | replaced
+    parquet.write_table(pa.table(columns | ({LABEL: labels} if label else {})), path)
+    return str(path)
+
+
+def test_the_same_seed_gives_the_same_model_whatever_the_frauds_are(tmp_path):
+    """Frauds turned into noise change nothing that is learnt or calibrated."""
+    rows = data.load(write(tmp_path / "a.parquet", 5_500))
+    spoiled = data.Dataset(rows.features.copy(), rows.labels, {})
+    frauds = rows.labels == 1
+    spoiled.features[frauds] = np.random.default_rng(0).normal(size=(int(frauds.sum()), 30)) * 1e4
+    settings = fitting.Settings(epochs=1, seed=3)
+    first, again, other = (
+        train.train(source, str(tmp_path / name), settings, model_version="1", progress=False)
+        for name, source in (("first", rows), ("again", rows), ("other", spoiled))
+    )
+    state = first.load_model(freeze=False).state_dict()
+    for same in (again, other):
+        found = same.load_model(freeze=False).state_dict()
+        assert all(torch.equal(state[name], found[name]) for name in state)
+        assert same.manifest.thresholds == first.manifest.thresholds
+    assert again.manifest.figures == first.manifest.figures
+    assert other.manifest.figures != first.manifest.figures
+
+
+def test_trimming_keeps_unlabelled_outliers_out_of_the_second_fit():
+    """20 of 2,500 rows lie far off in one direction; after trimming the spread is that of the others."""
+    rows = np.random.default_rng(1).normal(size=(3_000, 30)).astype(np.float32)
+    rows[:20, 7] = 50.0
+    fits = [
+        fitting.fit(rows[:2_500], rows[2_500:], fitting.Settings(epochs=1, trim=trim), progress=False)
+        for trim in (0.0, 0.01)
+    ]
+    assert fits[1].history["rows_trimmed"] == 25
+    assert float(fits[0].network.std[7]) > 3.0
+    assert float(fits[1].network.std[7]) == pytest.approx(1.0, abs=0.05)
+
+
+def test_early_stopping_restores_the_best_weights():
+    rng = np.random.default_rng(0)
+    train_rows, held_out = (rng.normal(size=(n, 30)).astype(np.float32) for n in (300, 200))
+    settings = fitting.Settings(epochs=60, patience=4, batch_size=32, learning_rate=0.02)
+    fitted = fitting.fit(train_rows, held_out, settings, progress=False)
+    losses = fitted.history["validation_losses"]
+    # On noise the network overfits, so that the last epoch is not the best.
+    assert (
+        fitted.history["epochs_run"]
+        == len(losses)
+        == fitted.history["best_epoch"] + 1 + settings.patience
+        < 60
+    )
+    assert np.argmin(losses) == fitted.history["best_epoch"]
+    targets = fitting._targets(fitted.network, torch.from_numpy(held_out))
+    with torch.no_grad():
+        assert float(fitting._loss(fitted.network, targets)) == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_training_works_without_labels_and_without_the_archiver(tmp_path, capsys, monkeypatch):
+    path = write(tmp_path / "a.parquet", 5_500, label=False)
+    monkeypatch.setattr(package, "archive_available", lambda: False)
+    out = tmp_path / "model"
+    assert train.main(["--data", path, "--output", str(out), "--epochs", "1"]) == 0
+    manifest = artifact.verify(out)
+    assert set(manifest.files) == {artifact.MODEL_FILE}
+    assert "no labelled frauds" in manifest.figures["note"]
+    assert manifest.training["trim"] == fitting.UNLABELLED_TRIM
+    assert manifest.training["rows_trimmed"] == pytest.approx(0.01 * manifest.training["rows_fitted"], abs=1)
+    assert "pip install torch-model-archiver" in capsys.readouterr().err
+
+
+def test_a_constant_feature_does_not_break_training(tmp_path):
+    path = write(tmp_path / "a.parquet", 5_500, V13=np.full(5_500, 2.5))
+    written = train.train(data.load(path), str(tmp_path / "m"), fitting.Settings(epochs=1), progress=False)
+    scores = evaluation.anomaly_scores(written.load_model(), data.load(path).features)
+    assert np.isfinite(scores).all()
+
+
+def test_thresholds_hold_on_the_test_part(trained):
+    """2,400 test normals: 0.5 % of them are 12."""
+    shares = trained.manifest.figures["alert_share_of_test_normals"]
+    assert shares["high"] <= shares["medium"] <= 0.015
+
+
+def test_json_output_is_the_manifest(tmp_path, capsys):
+    path, out = write(tmp_path / "a.parquet", 5_500), tmp_path / "model"
+    assert train.main(["--data", path, "--output", str(out), "--epochs", "1", "--format", "json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((out / artifact.MANIFEST_FILE).read_text())
+
+
+@pytest.mark.parametrize(
+    ("n", "replaced", "text"),
+    [
+        (1_000, {}, "too few: at least 5000"),
+        (1_000, {"V2": np.full(1_000, np.nan)}, "column V2 has 1000 missing, NaN or infinite"),
+        (1_000, {"Amount": np.array(["a"] * 1_000)}, "column Amount is not numeric"),
+    ],
+)
+def test_bad_data_is_an_error_that_names_it(tmp_path, capsys, n, replaced, text):
+    path = write(tmp_path / "a.parquet", n, **replaced)
+    assert train.main(["--data", path, "--output", str(tmp_path / "m")]) == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+def test_missing_columns_are_named(tmp_path, capsys):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"Time": [1.0], "V1": [2.0]}), path)
+    assert train.main(["--data", str(path), "--output", str(tmp_path / "m")]) == 2
+    assert "column(s) missing: V2, V3" in capsys.readouterr().err
+
+
+def test_output_is_required(capsys):
+    with pytest.raises(SystemExit):
+        train.main([])
+    assert "--output" in capsys.readouterr().err

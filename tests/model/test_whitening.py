@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import chi2
+
+from model import whitening
+
+
+@pytest.fixture(scope="module")
+def covariance() -> np.ndarray:
+    mixing = np.random.default_rng(1).normal(size=(6, 6)) * np.array([1, 2, 5, 0.1, 1, 3])[:, None]
+    return mixing @ mixing.T
+
+
+def test_corr_max_whitens(covariance):
+    w = whitening.corr_max(covariance, floor=0.0)
+    np.testing.assert_allclose(w @ covariance @ w.T, np.eye(6), atol=1e-8)
+
+
+def test_squares_of_the_whitened_vector_add_up_to_the_mahalanobis_distance(covariance):
+    rows = np.random.default_rng(2).normal(size=(50, 6))
+    whitened = rows @ whitening.corr_max(covariance, floor=0.0).T
+    distance = np.einsum("ij,jk,ik->i", rows, np.linalg.inv(covariance), rows)
+    np.testing.assert_allclose((whitened**2).sum(1), distance, rtol=1e-8)
+
+
+def test_corr_max_keeps_components_closer_to_their_features_than_cholesky_does(covariance):
+    deviation = np.sqrt(np.diag(covariance))
+
+    def total_correlation(w: np.ndarray) -> float:
+        return float(np.trace(w @ covariance / deviation))
+
+    cholesky = np.linalg.inv(np.linalg.cholesky(covariance))
+    assert total_correlation(whitening.corr_max(covariance, floor=0.0)) > total_correlation(cholesky)
+
+
+def test_the_floor_bounds_the_amplification():
+    plane = np.array([[1.0, 1.0], [1.0, 1.0]])
+    w = whitening.corr_max(plane, floor=1e-4)
+    assert np.abs(np.linalg.eigvalsh(w)).max() == pytest.approx(100.0)
+
+
+def test_fit_gives_the_documented_score():
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(2000, 5)) @ rng.normal(size=(5, 5)) + 7
+    scale = whitening.fit(rows, seed=0)
+    deviation = rows - scale.center
+    quadratic = np.square(deviation @ scale.whitening.T).sum(1)
+    assert np.median(quadratic) == pytest.approx(whitening.QUADRATIC_SHARE * chi2.ppf(0.5, 5) / 5)
+    np.testing.assert_allclose(scale.absolute_weight, 1 / (5 * rows.std(axis=0)))
+    np.testing.assert_allclose(scale.center, rows.mean(axis=0), atol=0.2)
+
+
+def test_a_few_outliers_do_not_move_the_fit():
+    rng = np.random.default_rng(4)
+    rows = rng.normal(size=(2000, 4))
+    clean = whitening.fit(rows, seed=0)
+    spoiled = rows.copy()
+    spoiled[:10] = 500.0
+    dirty = whitening.fit(spoiled, seed=0)
+    np.testing.assert_allclose(dirty.center, clean.center, atol=0.15)
+    np.testing.assert_allclose(dirty.whitening, clean.whitening, atol=0.15 * np.abs(clean.whitening).max())
+
+
+def test_a_constant_feature_does_not_break_the_fit():
+    rows = np.random.default_rng(5).normal(size=(2000, 4))
+    rows[:, 2] = 0.0
+    scale = whitening.fit(rows, seed=0)
+    for part in (scale.center, scale.whitening, scale.absolute_weight):
+        assert np.isfinite(part).all()

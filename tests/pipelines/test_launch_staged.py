@@ -1,0 +1,237 @@
+"""The real DataflowRunner submits both pipelines; what it staged then runs in a fresh environment.
+
+The fresh environment sees the installed requirements, which constraints.txt pins, through a path file, and of
+the project only the staged package. STAGED_PYTHON names another one, such as one into which
+templates/requirements.txt was installed from the registry, hashes and all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.io.gcp.pubsub import PubsubMessage
+from apache_beam.portability.api import beam_runner_api_pb2 as proto
+from google.cloud.dataflow_v1beta3.types import Job
+from google.cloud.pubsub_v1 import PublisherClient
+from google.protobuf import json_format
+
+from pipelines import batch, launch, streaming
+from pipelines.local.endpoints import Endpoints
+from pipelines.local.runner import LocalStreamingRunner, run_until_drained
+from tests.pipelines.google_server import Google
+from transforms import metrics
+from transforms.clients import BigQueryEndpoints
+
+pytestmark = pytest.mark.integration
+
+BUCKET = "staging-bucket"
+SCORED = ("transaction_id", "anomaly_score", "severity", "encoded", "top_features", "model_version")
+RUN_STAGED = Path(__file__).with_name("run_staged.py")
+
+
+def payloads(count: int = 40) -> list[bytes]:
+    rows = [
+        {
+            "transaction_id": f"t{i:03}",
+            "event_time": "2026-01-01T00:00:00Z",
+            "features": [3600.0 * i, *[(i * j % 17) / 3 - 2 for j in range(28)], float(i * i)],
+        }
+        for i in range(count)
+    ]
+    return [*(json.dumps(row).encode() for row in rows), b'{"features": [1, 2]}']
+
+
+@pytest.fixture(scope="module")
+def fresh_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a new virtual environment with the requirements, and nothing of the project."""
+    if os.environ.get("STAGED_PYTHON"):
+        return Path(os.environ["STAGED_PYTHON"])
+    place = tmp_path_factory.mktemp("fresh") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
+    (packages,) = place.glob("lib/python*/site-packages")
+    # A path file is not followed further, so that an editable installation of the project stays out of sight.
+    (packages / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = place / "bin" / "python"
+    seen = subprocess.run(
+        [python, "-I", "-c", "import apache_beam, torch; import pipelines"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "No module named 'pipelines'" in seen.stderr
+    return python
+
+
+@dataclass
+class Staged:
+    """What a submission left in the bucket.
+
+    Attributes:
+      job: the job that was posted, as Dataflow's own message.
+      pipeline: pipeline.pb.
+      directory: a copy of the staged files.
+    """
+
+    job: Job
+    pipeline: proto.Pipeline
+    directory: Path
+
+    def execute(self, python: Path, *args: str) -> None:
+        """Installs the staged package, as a worker does, and runs the staged pipeline."""
+        package = self.directory / "workflow.tar.gz"
+        pip = [sys.executable, "-m", "pip", f"--python={python}", "--quiet", "--disable-pip-version-check"]
+        build = ["--no-deps", "--no-index", "--no-build-isolation", "--force-reinstall"]
+        subprocess.run([*pip, "install", *build, str(package)], check=True)
+        command = [str(python), "-I", str(RUN_STAGED), str(self.directory / "pipeline.pb"), *args]
+        done = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture
+def submit(google: Google, model_dir: Path, tmp_path: Path):
+    """Launches a pipeline by --via=direct without an image, and collects what was staged."""
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    for file in model_dir.iterdir():
+        google.storage.put(BUCKET, f"model/{file.name}", file.read_bytes())
+
+    def run(pipeline: str, *argv: str) -> Staged:
+        code = launch.main(
+            [
+                *(pipeline, "--via=direct", "--skip-preflight", f"--dataflow_endpoint={google.url}"),
+                *("--project=local-project", f"--bucket={BUCKET}", "--job_name=staged", *argv),
+            ]
+        )
+        assert code == 0
+        ((body,),) = (google.bodies("POST", r"/v1b3/projects/local-project/locations/us-central1/jobs"),)
+        job = Job.wrap(json_format.ParseDict(body, Job.pb(Job())))
+        (at,) = {name.rpartition("/")[0] for name in google.storage.names(BUCKET, "staging/")}
+        for name in google.storage.names(BUCKET, f"{at}/"):
+            (tmp_path / name.rpartition("/")[2]).write_bytes(google.storage.objects[BUCKET, name].data)
+        content = (tmp_path / "pipeline.pb").read_bytes()
+        return Staged(job, proto.Pipeline.FromString(content), tmp_path)
+
+    return run
+
+
+def check_job(staged: Staged, google: Google, streaming_job: bool) -> None:
+    """The job as Dataflow would read it, and that everything it names was staged whole."""
+    job = staged.job
+    assert job.type_.name == ("JOB_TYPE_STREAMING" if streaming_job else "JOB_TYPE_BATCH")
+    assert dict(job.labels)["app"] == "transaction-anomaly"
+    pool = job.environment.worker_pools[0]
+    packages = {package.name: package.location for package in pool.packages}
+    assert set(packages) == {"workflow.tar.gz", "submission_environment_dependencies.txt"}
+    for location in packages.values():
+        name = location.removeprefix(f"storage.googleapis.com/{BUCKET}/")
+        assert (BUCKET, name) in google.storage.objects
+    options = json_format.MessageToDict(Job.pb(job).environment.sdk_pipeline_options)["options"]
+    assert not options.get("save_main_session")
+    assert options["max_num_workers"] == 4
+    assert job.environment.service_account_email == "anomaly-worker@local-project.iam.gserviceaccount.com"
+    content = (staged.directory / "pipeline.pb").read_bytes()
+    assert options["pipelineProtoHash"] == hashlib.sha256(content).hexdigest()
+    (environment,) = staged.pipeline.components.environments.values()
+    for dependency in environment.dependencies:
+        payload = proto.ArtifactUrlPayload.FromString(dependency.type_payload)
+        staged_file = staged.directory / payload.url.rpartition("/")[2]
+        assert payload.sha256 == hashlib.sha256(staged_file.read_bytes()).hexdigest()
+
+
+def rows(table: pa.Table) -> list[dict]:
+    return sorted(table.select(SCORED).to_pylist(), key=lambda row: row["transaction_id"])
+
+
+def read_parquet(google: Google, name: str) -> pa.Table:
+    return pq.read_table(pa.BufferReader(google.storage.objects[BUCKET, name].data))
+
+
+def read_scores(endpoints: Endpoints, dataset: str) -> list[dict]:
+    client = BigQueryEndpoints(endpoints.bigquery).client("local-project")
+    found = client.query_and_wait(f"SELECT * FROM `local-project.{dataset}.scores`")
+    return rows(found.to_arrow(create_bqstorage_client=False))
+
+
+def bigquery_flags(endpoints: Endpoints, dataset: str) -> list[str]:
+    return [
+        f"--output_dataset=local-project.{dataset}",
+        f"--bigquery_endpoint={endpoints.bigquery}",
+        f"--bigquery_storage_endpoint={endpoints.bigquery_storage}",
+    ]
+
+
+def test_the_staged_batch_scores_as_a_direct_run(
+    submit, google: Google, fresh_python, bigquery_emulator: Endpoints, dataset: str, model_dir, tmp_path
+):
+    lines = b"\n".join(payloads())
+    google.storage.put(BUCKET, "input/transactions.jsonl", lines)
+    sinks = [f"--output=gs://{BUCKET}/scored", *bigquery_flags(bigquery_emulator, dataset)]
+    staged = submit("batch", f"--input=gs://{BUCKET}/input/*.jsonl", *sinks)
+    check_job(staged, google, streaming_job=False)
+    staged.execute(fresh_python)
+
+    (local := tmp_path / "transactions.jsonl").write_bytes(lines)
+    direct = [f"--input={local}", f"--model={model_dir}", f"--output={tmp_path / 'scored'}"]
+    batch.run(direct).wait_until_finish()
+    expected = rows(pq.read_table(list((tmp_path / "scored").glob("scores-*.parquet"))))
+    assert len(expected) == 40
+    parts = google.storage.names(BUCKET, "scored/scores-")
+    assert rows(pa.concat_tables(read_parquet(google, name) for name in parts)) == expected
+    assert read_scores(bigquery_emulator, dataset) == expected
+    errors = google.storage.names(BUCKET, "scored/error_records-")
+    assert sum(read_parquet(google, name).num_rows for name in errors) == 1
+
+
+def test_the_staged_stream_scores_as_a_direct_run(
+    submit, google: Google, fresh_python, local_stack: Endpoints, channel, dataset: str, model_dir, tmp_path
+):
+    staged = submit(
+        "streaming",
+        f"--subscription={channel.subscription}",
+        f"--alert_topic={channel.topic}",
+        "--medium_threshold=0.0",
+        *bigquery_flags(local_stack, dataset),
+    )
+    check_job(staged, google, streaming_job=True)
+    assert "streaming_mode_at_least_once" in staged.job.environment.service_options
+    messages, published = tmp_path / "messages", tmp_path / "published"
+    encoded = [PubsubMessage(payload, {"n": str(i)})._to_proto_str() for i, payload in enumerate(payloads())]
+    messages.write_text("\n".join(base64.b64encode(message).decode() for message in encoded))
+    staged.execute(fresh_python, f"--messages={messages}", f"--published={published}")
+    scored = read_scores(local_stack, dataset)
+    assert len(scored) == 40
+
+    publisher = PublisherClient()
+    for payload in payloads():
+        publisher.publish(channel.topic, payload).result()
+    publisher.transport.close()
+    argv = [
+        f"--subscription={channel.subscription}",
+        f"--model={model_dir}",
+        "--medium_threshold=0.0",
+        *bigquery_flags(local_stack, f"{dataset}_direct"),
+    ]
+    result = streaming.run(argv, runner=LocalStreamingRunner())
+
+    def is_done() -> bool:
+        totals = metrics.totals(result)
+        return totals.get(metrics.ROWS_SCORED, 0) + totals.get(metrics.DEAD_LETTERS, 0) >= 41
+
+    run_until_drained(result, is_done, timeout=120)
+    assert read_scores(local_stack, f"{dataset}_direct") == scored
+
+    alerts = [PubsubMessage._from_proto_str(base64.b64decode(line)) for line in published.read_text().split()]
+    ids = sorted(json.loads(alert.data)["transaction_id"] for alert in alerts)
+    assert ids == [row["transaction_id"] for row in scored if row["severity"] != "none"]
+    assert ids

@@ -1,0 +1,128 @@
+"""Options are checked before anything runs, and the message says what to do."""
+
+import pytest
+from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
+
+from pipelines import batch, streaming
+
+SUBSCRIPTION = "--subscription=projects/my-project/subscriptions/transactions"
+DATASET = "--output_dataset=my-project.anomaly"
+
+
+def launch(module, argv):
+    parser = module.parser()
+    args, beam_options = parser.parse(argv)
+    return module.check(parser, args, beam_options)
+
+
+def refused(module, argv, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        launch(module, argv)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["--model=m"], "one of the arguments --subscription --topic is required"),
+        (["--topic=transactions"], "'transactions' has not the form projects/PROJECT/topics/TOPIC"),
+        (["--subscription=projects/p/topics/t"], "has not the form projects/PROJECT/subscriptions/"),
+        ([SUBSCRIPTION, "--topic=projects/my-project/topics/t12"], "not allowed with argument"),
+        ([SUBSCRIPTION], "the following arguments are required: --model"),
+        (
+            [SUBSCRIPTION, "--model=m", "--subscriptoin=x"],
+            "unknown option --subscriptoin; did you mean --subs",
+        ),
+        ([SUBSCRIPTION, "--model=m", "--reigon=x"], "unknown option --reigon; did you mean --region?"),
+        ([SUBSCRIPTION, "--model=m"], "give --output_dataset=PROJECT.DATASET or --output=DIR"),
+        ([SUBSCRIPTION, "--model=m", "--output=o"], "files are for batch jobs"),
+        ([SUBSCRIPTION, "--model=m", "--output_dataset=anomaly"], "has not the form PROJECT.DATASET"),
+        ([SUBSCRIPTION, "--model=m", DATASET, "--batch_rows=0"], "--batch_rows: 0 is below 1"),
+        ([SUBSCRIPTION, "--model=m", DATASET, "--batch_rows=many"], "'many' is not a whole number"),
+        ([SUBSCRIPTION, "--model=m", DATASET, "--runner=FnApiRunner"], "reads no Pub/Sub"),
+        (
+            [SUBSCRIPTION, "--model=m", DATASET, "--write_method=file_loads"],
+            "give --temp_location=gs://BUCKET",
+        ),
+        (
+            [SUBSCRIPTION, "--model=m", DATASET, "--bigquery_endpoint=http://10.0.0.1"],
+            "credentials would travel in clear text",
+        ),
+        (
+            [
+                SUBSCRIPTION,
+                "--model=m",
+                DATASET,
+                "--write_method=streaming_inserts",
+                "--bigquery_storage_endpoint=localhost:1",
+            ],
+            "is Beam's own connector",
+        ),
+        (
+            [SUBSCRIPTION, "--model=/nowhere", DATASET],
+            "--model: No manifest.json in /nowhere; train a model with python -m model.train",
+        ),
+        ([SUBSCRIPTION, "--model=m", DATASET, "stray"], "unknown option stray"),
+    ],
+)
+def test_streaming_refuses(argv, reason, capsys):
+    assert reason in refused(streaming, argv, capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["--model=m"], "one of the arguments --input --input_table --input_query is required"),
+        (["--input=x.csv", "--model=m", "--output=o"], "cannot tell the format; give --input_format"),
+        (["--input_table=d.t", "--model=m"], "'d.t' has not the form PROJECT.DATASET.TABLE"),
+        (["--input=x.jsonl", "--model=m", "--output=o", "--row_filter=Amount>1"], "goes with --input_table"),
+        (["--input=x.jsonl", "--model=m"], "scores need a place to go"),
+        (["--input=x.jsonl", "--model=m", "--output=o", "--max_event_age_days=0"], "0 is below 1"),
+    ],
+)
+def test_batch_refuses(argv, reason, capsys):
+    assert reason in refused(batch, argv, capsys)
+
+
+def test_thresholds_must_ascend(model_dir, capsys):
+    argv = [
+        "--input=x.jsonl",
+        f"--model={model_dir}",
+        "--output=o",
+        "--medium_threshold=9",
+        "--high_threshold=8",
+    ]
+    assert "--medium_threshold=9.0 is above --high_threshold=8.0" in refused(batch, argv, capsys)
+
+
+def test_thresholds_given_replace_the_manifests(model_dir):
+    parser = batch.parser()
+    argv = ["--input=x.jsonl", f"--model={model_dir}", "--output=o", "--high_threshold=1e9"]
+    args, beam_options = parser.parse(argv)
+    manifest = batch.check(parser, args, beam_options)
+    assert manifest.thresholds["high"] == 1e9
+    assert manifest.thresholds["medium"] < 1e9
+
+
+def test_flags_of_beam_reach_beam_and_runners_are_named(model_dir):
+    parser = streaming.parser()
+    argv = [SUBSCRIPTION, f"--model={model_dir}", DATASET, "--project=my-project", "--region=europe-west1"]
+    args, beam_options = parser.parse(argv)
+    streaming.check(parser, args, beam_options)
+    assert beam_options.view_as(GoogleCloudOptions).region == "europe-west1"
+    assert beam_options.view_as(StandardOptions).runner == streaming.LOCAL_RUNNER
+    parser = batch.parser()
+    args, beam_options = parser.parse(["--input=x.jsonl", f"--model={model_dir}", "--output=o"])
+    batch.check(parser, args, beam_options)
+    assert beam_options.view_as(StandardOptions).runner == "FnApiRunner"
+
+
+@pytest.mark.parametrize("module", [batch, streaming])
+def test_help_documents_every_option_with_an_example(module):
+    parser = module.parser()
+    text = parser.format_help()
+    assert "example" in text
+    for action in parser._actions:
+        assert action.help, action.dest
+        assert action.option_strings[-1] in text

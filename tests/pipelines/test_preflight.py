@@ -1,0 +1,381 @@
+"""Checks before a launch: each thing that may be missing, and what is said of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import uuid
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from google.cloud import bigquery
+from google.cloud.pubsub_v1 import SubscriberClient
+
+from model import artifact
+from model.features import FEATURES
+from pipelines import launch, preflight
+from pipelines.cloud import checks, workers
+from pipelines.cloud.checks import Finding
+from pipelines.cloud.request import request
+from pipelines.local import resources
+from pipelines.local.endpoints import Endpoints
+from pipelines.resources.base import Clients
+from templates import build
+from tests.pipelines.google_server import Google
+from transforms import tables
+from transforms.clients import BigQueryEndpoints
+
+BUCKET = "local-project-anomaly"
+
+
+def job(pipeline: str, *argv: str):
+    args, rest = preflight.parser().parse_known_args([pipeline, "--project=local-project", *argv])
+    return request(preflight.parser(), pipeline, args, rest, dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC))
+
+
+def only(findings: list[Finding]) -> Finding:
+    (finding,) = findings
+    return finding
+
+
+@pytest.fixture
+def clients(google: Google) -> Clients:
+    return Clients("local-project")
+
+
+@pytest.fixture
+def tables_clients(bigquery_emulator: Endpoints) -> Clients:
+    return Clients("local-project", BigQueryEndpoints(bigquery_emulator.bigquery))
+
+
+# The request
+
+
+def test_defaults_follow_from_the_project():
+    found = job("batch", "--input=gs://b-1/x.parquet")
+    assert found.args.job_name == "transaction-anomaly-batch-20260102-030405"
+    assert found.args.temp_location == f"gs://{BUCKET}/temp"
+    assert found.args.template == f"gs://{BUCKET}/templates/batch.json"
+    assert found.pipeline_args.model == f"gs://{BUCKET}/model"
+    assert found.pipeline_args.output_dataset == "local-project.anomaly"
+    assert job("batch", "--input=gs://b-1/x", "--output=gs://b-1/y").pipeline_args.output_dataset is None
+
+
+# Model
+
+
+def test_a_sound_model_is_named_with_its_version(google: Google, model_dir: Path):
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    for file in model_dir.iterdir():
+        google.storage.put(BUCKET, f"model/{file.name}", file.read_bytes())
+    finding = only(checks.check_model(f"gs://{BUCKET}/model", remote=True))
+    assert finding == Finding(f"model gs://{BUCKET}/model, version test-1")
+
+    google.storage.put(BUCKET, f"model/{artifact.MODEL_FILE}", b"other")
+    finding = only(checks.check_model(f"gs://{BUCKET}/model", remote=True))
+    assert finding.status == "failed"
+    assert "sha256" in finding.problem
+
+    manifest = json.loads((model_dir / artifact.MANIFEST_FILE).read_text())
+    manifest["features"].reverse()
+    google.storage.put(BUCKET, f"model/{artifact.MANIFEST_FILE}", json.dumps(manifest).encode())
+    assert "first difference at position 0" in only(checks.check_model(f"gs://{BUCKET}/model", True)).problem
+
+
+def test_a_model_that_no_worker_can_reach_or_that_is_not_there(google: Google, model_dir: Path):
+    finding = only(checks.check_model(str(model_dir), remote=True))
+    assert (finding.status, finding.remedy) == (
+        "failed",
+        f"gcloud storage cp -r {model_dir}/* gs://BUCKET/model/",
+    )
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    finding = only(checks.check_model(f"gs://{BUCKET}/model", remote=True))
+    assert "manifest.json is missing" in finding.problem
+    assert "python -m model.train" in finding.remedy
+
+
+# Pub/Sub
+
+
+@pytest.mark.integration
+def test_topics_and_subscriptions_that_are_not_there(pubsub_emulator: Endpoints):
+    clients = Clients("local-project")
+    finding = only(checks.check_topic(clients, "projects/local-project/topics/none"))
+    assert finding == Finding(
+        "topic projects/local-project/topics/none",
+        "failed",
+        "does not exist",
+        "gcloud pubsub topics create none --project=local-project",
+    )
+    finding = only(checks.check_subscription(clients, "projects/local-project/subscriptions/none"))
+    assert finding.remedy == "gcloud pubsub subscriptions create none --project=local-project --topic=TOPIC"
+    clients.close()
+
+
+@pytest.mark.integration
+def test_a_subscription_that_would_not_do(channel):
+    clients = Clients("local-project")
+    assert checks.check_subscription(clients, channel.subscription) == [
+        Finding(f"subscription {channel.subscription}")
+    ]
+    assert checks.check_topic(clients, channel.topic) == [Finding(f"topic {channel.topic}")]
+    with SubscriberClient() as subscriber:
+        subscriber.modify_push_config(
+            subscription=channel.subscription, push_config={"push_endpoint": "https://example.com/x"}
+        )
+        finding = only(checks.check_subscription(clients, channel.subscription))
+        assert (finding.status, finding.remedy.split()[-1]) == ("failed", "--push-endpoint=")
+        subscriber.modify_push_config(subscription=channel.subscription, push_config={})
+        subscriber.update_subscription(
+            request={
+                "subscription": {
+                    "name": channel.subscription,
+                    "enable_exactly_once_delivery": True,
+                    "dead_letter_policy": {"dead_letter_topic": channel.topic, "max_delivery_attempts": 5},
+                },
+                "update_mask": {"paths": ["enable_exactly_once_delivery", "dead_letter_policy"]},
+            }
+        )
+        notes = checks.check_subscription(clients, channel.subscription)
+        assert [note.status for note in notes] == ["note", "note"]
+        assert "--no-enable-exactly-once-delivery" in notes[0].remedy
+        assert "--clear-dead-letter-policy" in notes[1].remedy
+    resources.delete(channel.topic)
+    finding = only(checks.check_subscription(clients, channel.subscription))
+    assert "its topic was deleted" in finding.problem
+    clients.close()
+
+
+# BigQuery
+
+
+@pytest.mark.integration
+def test_dataset_and_tables(tables_clients: Clients, dataset: str, bigquery_client: bigquery.Client):
+    name = f"local-project.{dataset}"
+    finding = only(checks.check_dataset(tables_clients, f"{name}_none", full=False, create=True))
+    assert finding.problem == "does not exist"
+    assert finding.remedy.endswith(
+        f"pipelines.resources create --project local-project --dataset {dataset}_none"
+    )
+
+    found = checks.check_dataset(tables_clients, name, full=False, create=False)
+    assert [finding.status for finding in found] == ["ok", "failed", "failed", "failed"]
+    found = checks.check_dataset(tables_clients, name, full=False, create=True)
+    assert [finding.status for finding in found] == ["ok", "note", "note", "note"]
+    tables.create_tables(bigquery_client, name)
+    found = checks.check_dataset(tables_clients, name, full=False, create=False)
+    assert [finding.status for finding in found] == ["ok"] * 4
+
+    found = checks.check_dataset(tables_clients, name, full=True, create=False)
+    assert "column normalized_MAE is missing" in found[1].problem
+    found = checks.check_dataset(tables_clients, name, full=True, create=True)
+    assert found[1].status == "note"
+
+    bigquery_client.delete_table(f"{name}.alerts")
+    bigquery_client.create_table(
+        bigquery.Table(f"{name}.alerts", [bigquery.SchemaField("anomaly_score", "STRING")])
+    )
+    failed = checks.check_dataset(tables_clients, name, full=False, create=True)[2]
+    assert failed.status == "failed"
+    assert "column 'anomaly_score' is STRING, the rows have FLOAT64" in failed.problem
+
+
+@pytest.mark.integration
+def test_source_tables_and_queries(tables_clients: Clients, dataset: str, bigquery_client: bigquery.Client):
+    name = f"local-project.{dataset}.source"
+    assert only(checks.check_input_table(tables_clients, name)).problem == "does not exist"
+    fields = [bigquery.SchemaField(feature, "FLOAT64") for feature in FEATURES if feature != "V7"]
+    bigquery_client.create_table(bigquery.Table(name, fields))
+    assert only(checks.check_input_table(tables_clients, name)).problem == "lacks the columns V7"
+    found = only(checks.check_input_query(tables_clients, f"SELECT *, 0.5 AS V7 FROM `{name}`"))
+    assert found.status == "ok"
+    found = only(checks.check_input_query(tables_clients, f"SELECT V7 FROM `{name}`"))
+    assert found.status == "failed"
+
+
+# Cloud Storage, template, project
+
+
+def test_locations(clients: Clients, google: Google):
+    assert only(checks.check_location(clients, "/tmp/x", "--output")).status == "failed"
+    finding = only(checks.check_location(clients, f"gs://{BUCKET}/temp", "--temp_location"))
+    assert (finding.problem, finding.remedy) == (
+        "does not exist",
+        f"python -m pipelines.resources create --project local-project --bucket {BUCKET}",
+    )
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    assert only(checks.check_location(clients, f"gs://{BUCKET}/temp", "--temp_location")).status == "ok"
+    google.storage.granted = {"storage.objects.get"}
+    finding = only(checks.check_location(clients, f"gs://{BUCKET}/temp", "--temp_location"))
+    assert (
+        finding.problem == "you lack storage.objects.create, storage.objects.list (roles/storage.objectAdmin)"
+    )
+    assert finding.remedy == (
+        f"gcloud storage buckets add-iam-policy-binding gs://{BUCKET} --member=user:YOUR_EMAIL "
+        "--role=roles/storage.objectAdmin"
+    )
+
+
+def test_input_files(google: Google):
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    google.storage.put(BUCKET, "in/a.parquet", b"x" * 2**20)
+    assert only(checks.check_files(f"gs://{BUCKET}/in/*.parquet", "--input")).what.endswith(
+        "1 files, 1.0 MiB"
+    )
+    assert only(checks.check_files(f"gs://{BUCKET}/in/*.json", "--input")).problem == "matches no file"
+    assert only(checks.check_files("in/*.json", "--input")).status == "failed"
+
+
+def test_templates(clients: Clients, google: Google):
+    uri = f"gs://{BUCKET}/templates/batch.json"
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    finding = only(checks.check_template(clients, uri, ["input"]))
+    assert (finding.problem, finding.remedy) == (
+        "does not exist",
+        f"python -m templates.build --project local-project --bucket {BUCKET}",
+    )
+    build.upload(clients, f"gs://{BUCKET}", "h/p/r/i:1")
+    assert only(checks.check_template(clients, uri, ["input"])).what.endswith("image h/p/r/i:1")
+    finding = only(checks.check_template(clients, uri, ["input", "new_option"]))
+    assert finding.problem == "does not know new_option: it was built from another version"
+    google.storage.put(BUCKET, "templates/batch.json", b"{}")
+    assert only(checks.check_template(clients, uri, [])).problem == "is no container spec"
+
+
+def test_the_callers_permissions(google: Google):
+    assert only(checks.check_project("local-project")).status == "ok"
+    google.granted = {"dataflow.jobs.get"}
+    finding = only(checks.check_project("local-project"))
+    assert finding.problem == "you lack dataflow.jobs.create, dataflow.jobs.list (roles/dataflow.developer)"
+    assert finding.remedy == (
+        "gcloud projects add-iam-policy-binding local-project --member=user:YOUR_EMAIL "
+        "--role=roles/dataflow.developer --condition=None"
+    )
+
+
+# Servers of the model
+
+
+def test_endpoints(google: Google):
+    name = "projects/local-project/locations/us-central1/endpoints/77"
+    finding = only(checks.check_vertex(name, google.url))
+    assert (finding.problem, "model.serving.vertex deploy" in finding.remedy) == ("does not exist", True)
+    google.endpoints[name] = {"name": name}
+    assert only(checks.check_vertex(name, google.url)).problem == "has no deployed model"
+    google.endpoints[name] = {"name": name, "deployedModels": [{"id": "1"}]}
+    assert only(checks.check_vertex(name, google.url)).what.endswith("endpoints/77, 1 models")
+
+
+def test_torchserve_is_asked_for_its_health():
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/ping" else 404)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert only(checks.check_torchserve(url)).status == "ok"
+        server.shutdown()
+    finding = only(checks.check_torchserve(url))
+    assert (finding.status, finding.remedy) == ("note", f"curl {url}/ping")
+
+
+# The workers' account
+
+
+def test_the_workers_need_roles_for_what_the_job_touches_and_no_more():
+    needed = {(r.name, r.target, r.target_name) for r in workers.needed(job("streaming"))}
+    assert needed == {
+        ("roles/dataflow.worker", "project", "local-project"),
+        ("roles/pubsub.subscriber", "subscription", "transactions-pipeline"),
+        ("roles/pubsub.publisher", "topic", "alerts"),
+        ("roles/storage.objectAdmin", "bucket", f"gs://{BUCKET}"),
+    }
+    image = "--image=europe-west1-docker.pkg.dev/other-project/images/pipelines:1"
+    found = workers.needed(job("batch", "--input_query=SELECT 1", "--model=gs://models/m", image))
+    needed = {(r.name, r.target_name, r.project) for r in found}
+    assert needed >= {
+        ("roles/storage.objectViewer", "gs://models", "local-project"),
+        ("roles/bigquery.readSessionUser", "local-project", "local-project"),
+        ("roles/bigquery.jobUser", "local-project", "local-project"),
+        ("roles/artifactregistry.reader", "images", "other-project"),
+    }
+
+
+@pytest.mark.integration
+def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud):
+    stream = job("streaming")
+    member = f"serviceAccount:{stream.args.service_account_email}"
+    finding = only(workers.check_worker(Clients("local-project"), stream))
+    assert (finding.problem, finding.remedy) == (
+        "does not exist",
+        "python -m pipelines.resources create --project local-project",
+    )
+    google.accounts.add(stream.args.service_account_email)
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    google.policies["projects/local-project"] = {
+        "bindings": [{"role": "roles/dataflow.worker", "members": [member]}]
+    }
+    google.storage.policies[BUCKET] = {"bindings": [{"role": "roles/storage.admin", "members": [member]}]}
+    google.policies["projects/local-project/topics/alerts"] = {
+        "bindings": [{"role": "roles/pubsub.publisher", "members": ["serviceAccount:other"]}]
+    }
+    found = {f.what: f for f in workers.check_worker(Clients("local-project"), stream)}
+    assert found.pop("roles/dataflow.worker on project local-project for the workers").status == "ok"
+    assert found.pop(f"roles/storage.objectAdmin on bucket gs://{BUCKET} for the workers").status == "ok"
+    assert found.pop(f"service account {stream.args.service_account_email}").status == "ok"
+    assert [finding.status for finding in found.values()] == ["failed", "failed"]
+    assert found["roles/pubsub.publisher on topic alerts for the workers"].remedy == (
+        "gcloud pubsub topics add-iam-policy-binding alerts --project=local-project "
+        f"--member={member} --role=roles/pubsub.publisher"
+    )
+
+
+def test_without_gcloud_the_roles_are_not_checked_and_that_is_said(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    finding = only(workers.check_worker(Clients("local-project"), job("streaming")))
+    assert (finding.status, "no gcloud on the PATH" in finding.problem) == ("note", True)
+
+
+# All together
+
+
+@pytest.mark.integration
+def test_launch_refuses_with_everything_that_is_missing_at_once(
+    google: Google, local_stack: Endpoints, monkeypatch, capsys
+):
+    monkeypatch.setenv("PATH", "/nonexistent")  # gcloud's part has its own test
+    name = f"p-{uuid.uuid4().hex[:8]}-"
+    flags = ["--project=local-project", f"--prefix={name}", f"--dataset={name.replace('-', '_')}"]
+    flags += [f"--bigquery_endpoint={local_stack.bigquery}", f"--dataflow_endpoint={google.url}"]
+    assert launch.main(["streaming", *flags]) == 1
+    said = capsys.readouterr().err
+    for missing in ("temp_location", "template gs://", "model gs://", "subscription ", "topic ", "dataset "):
+        assert f"failed  {missing}" in said.replace("--", "")
+    assert said.rstrip().endswith("Not launched. Mend what failed, or give --skip-preflight.")
+    assert google.jobs == {}
+
+
+@pytest.mark.integration
+def test_launch_goes_on_when_everything_is_there(
+    google: Google, local_stack: Endpoints, dataset, channel, model_dir, monkeypatch, capsys
+):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    for file in model_dir.iterdir():
+        google.storage.put(BUCKET, f"model/{file.name}", file.read_bytes())
+    build.upload(Clients("local-project"), f"gs://{BUCKET}", "h/p/r/i:1")
+    flags = ["--project=local-project", f"--dataset={dataset}", f"--subscription={channel.subscription}"]
+    flags += [f"--alert_topic={channel.topic}", f"--dataflow_endpoint={google.url}"]
+    flags += [f"--bigquery_endpoint={local_stack.bigquery}"]
+    assert preflight.main(["streaming", *flags, "--format=json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [f["what"] for f in found if f["status"] == "ok"][-1].startswith("dataset ")
+    assert launch.main(["streaming", *flags]) == 0
+    assert [job["name"] for job in google.jobs.values()] == ["transaction-anomaly-streaming"]

@@ -1,0 +1,227 @@
+"""Named queries: the text, the formats, and the real SQL on the BigQuery emulator."""
+
+import argparse
+import csv
+import datetime as dt
+import io
+import json
+
+import pytest
+
+from pipelines import query
+from transforms import tables
+
+NOW = dt.datetime(2026, 3, 8, 12, 0, tzinfo=dt.UTC)
+
+
+def test_every_query_has_a_title_and_both_marks():
+    assert "top_anomalies" in query.names()
+    for name in query.names():
+        assert query.text(name).startswith("-- ")
+        changed = query.sql(name, "my-project.fraud", NOW, 7)
+        assert "`anomaly." not in changed
+        assert "`my-project.fraud." in changed
+        assert "TIMESTAMP '2026-03-08 12:00:00+00' /* since */" in changed
+        assert "7 /* limit */" in changed
+
+
+def test_a_query_without_values_is_its_file():
+    assert query.sql("latency", "anomaly") == query.text("latency")
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("90m", NOW - dt.timedelta(minutes=90)),
+        ("24h", NOW - dt.timedelta(hours=24)),
+        ("7d", NOW - dt.timedelta(days=7)),
+        ("2026-03-01T12:00:00+02:00", dt.datetime(2026, 3, 1, 10, tzinfo=dt.UTC)),
+        ("2026-03-01", dt.datetime(2026, 3, 1, tzinfo=dt.UTC)),
+    ],
+)
+def test_since(text, moment):
+    assert query.since(text, NOW) == moment
+
+
+def test_since_refuses_anything_else():
+    with pytest.raises(argparse.ArgumentTypeError, match="neither an age"):
+        query.since("yesterday'; DROP TABLE x")
+
+
+def test_table_text():
+    rows = [
+        {"name": "a", "score": 12.5, "at": NOW, "n": 3},
+        {"name": None, "score": 1234.25, "at": NOW, "n": 40},
+    ]
+    assert query.table_text(rows).splitlines() == [
+        "name     score  at                    n",
+        "----  --------  -------------------  --",
+        "a         12.5  2026-03-08 12:00:00   3",
+        "-     1,234.25  2026-03-08 12:00:00  40",
+    ]
+    assert query.table_text([]) == "No rows."
+
+
+def test_json_and_csv(capsys):
+    rows = [{"at": NOW, "n": 1, "text": "a,b"}]
+    query.write(rows, "json")
+    assert json.loads(capsys.readouterr().out) == [{"at": "2026-03-08T12:00:00+00:00", "n": 1, "text": "a,b"}]
+    query.write(rows, "csv")
+    assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [
+        ["at", "n", "text"],
+        ["2026-03-08T12:00:00+00:00", "1", "a,b"],
+    ]
+
+
+def test_plot(tmp_path):
+    rows = [{"hour": NOW + dt.timedelta(hours=i), "alerts": i * i} for i in range(5)]
+    query.plot(rows, tmp_path / "a.png", "Alerts")
+    query.plot([{"kind": "a", "n": 1}, {"kind": "b", "n": None}], tmp_path / "b.png", "Kinds")
+    assert (tmp_path / "a.png").read_bytes()[:4] == (tmp_path / "b.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="no rows with numbers"):
+        query.plot([], tmp_path / "c.png", "Nothing")
+
+
+def score_row(i, score, severity, moment, version="v1"):
+    top = [{"feature": "V14", "contribution": score / 2}, {"feature": "V4", "contribution": score / 4}]
+    return {
+        "transaction_id": f"tx-{i}",
+        "account_id": f"acc-{i % 2}",
+        "event_time": moment.isoformat(),
+        "anomaly_score": score,
+        "severity": severity,
+        "encoded": [0.0] * 4,
+        "top_features": top,
+        "model_version": version,
+        "scored_at": (moment + dt.timedelta(milliseconds=100 * (i + 1))).isoformat(),
+    }
+
+
+@pytest.fixture(scope="module")
+def filled(bigquery_emulator):
+    """A dataset with five scores, one of them stored twice, two alerts and three dead letters."""
+    from transforms.clients import BigQueryEndpoints
+
+    client = BigQueryEndpoints(bigquery_emulator.bigquery).client(bigquery_emulator.project)
+    dataset = f"{bigquery_emulator.project}.queries"
+    tables.create_tables(client, dataset)
+    scores = [
+        score_row(0, 1.0, "normal", NOW),
+        score_row(1, 2.0, "normal", NOW),
+        score_row(2, 30.0, "high", NOW),
+        score_row(3, 15.0, "medium", NOW + dt.timedelta(hours=2)),
+        score_row(4, 3.0, "normal", NOW + dt.timedelta(days=1), "v2"),
+    ]
+    scores.append(scores[2])
+    alerts = [
+        {key: value for key, value in row.items() if key != "encoded"} | {"threshold": 10.0}
+        for row in scores[2:4]
+    ]
+    errors = [
+        {
+            "timestamp": NOW.isoformat(),
+            "payloadString": text,
+            "attributes": [],
+            "errorMessage": message,
+            "stage": "parse",
+            "attempt": 0,
+        }
+        for text, message in [
+            ("a", "payload: not JSON (Input data was truncated)"),
+            ("b", "payload: 70000 bytes, over the limit of 65536"),
+            ("c", "payload: 80000 bytes, over the limit of 65536"),
+        ]
+    ]
+    for name, rows in (("scores", scores), ("alerts", alerts), ("error_records", errors)):
+        assert client.insert_rows_json(f"{dataset}.{name}", rows) == []
+    return client, dataset
+
+
+def rows_of(filled, name, **values):
+    client, dataset = filled
+    return query.run(client, query.sql(name, dataset, **values))
+
+
+@pytest.mark.integration
+def test_top_anomalies(filled):
+    found = rows_of(filled, "top_anomalies", limit=2)
+    assert [
+        (row["transaction_id"], row["anomaly_score"], row["feature_1"], row["contribution_1"])
+        for row in found
+    ] == [
+        ("tx-2", 30.0, "V14", 15.0),
+        ("tx-3", 15.0, "V14", 7.5),
+    ]
+
+
+@pytest.mark.integration
+def test_anomalies_by_hour(filled):
+    found = rows_of(filled, "anomalies_by_hour")
+    assert [tuple(row.values())[1:] for row in found] == [(3, 0, 1, 33.333), (1, 1, 0, 100.0), (1, 0, 0, 0.0)]
+
+
+@pytest.mark.integration
+def test_since_leaves_out_what_is_older(filled):
+    found = rows_of(filled, "anomalies_by_hour", since=NOW + dt.timedelta(hours=1))
+    assert [row["transactions"] for row in found] == [1, 1]
+
+
+@pytest.mark.integration
+def test_anomalies_by_account_and_feature(filled):
+    accounts = rows_of(filled, "anomalies_by_account")
+    assert [(row["account_id"], row["alerts"], row["max_score"]) for row in accounts] == [
+        ("acc-0", 1, 30.0),
+        ("acc-1", 1, 15.0),
+    ]
+    assert rows_of(filled, "anomalies_by_feature") == [
+        {"feature": "V14", "alerts": 2, "high": 1, "mean_contribution": 11.25}
+    ]
+
+
+@pytest.mark.integration
+def test_score_drift(filled):
+    found = rows_of(filled, "score_drift")
+    assert [(row["model_version"], row["transactions"], row["alert_percent"]) for row in found] == [
+        ("v1", 4, 50.0),
+        ("v2", 1, 0.0),
+    ]
+
+
+@pytest.mark.integration
+def test_dead_letters(filled):
+    found = rows_of(filled, "dead_letters")
+    assert [(row["stage"], row["reason"].strip(), row["messages"]) for row in found] == [
+        ("parse", "payload: N bytes, over the limit of N", 2),
+        ("parse", "payload: not JSON", 1),
+    ]
+
+
+@pytest.mark.integration
+def test_latency(filled):
+    found = rows_of(filled, "latency")
+    assert [(row["transactions"], row["max_ms"]) for row in found] == [(3, 300), (1, 400), (1, 500)]
+
+
+@pytest.mark.integration
+def test_the_command(filled, bigquery_emulator, capsys):
+    _, dataset = filled
+    argv = [
+        "top_anomalies",
+        "--dataset",
+        dataset,
+        "--since",
+        "2026-01-01",
+        "--limit",
+        "1",
+        "--format",
+        "json",
+    ]
+    assert query.main([*argv, f"--bigquery_endpoint={bigquery_emulator.bigquery}"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)[0]["transaction_id"] == "tx-2"
+    assert "Scans" in err
+
+
+def test_the_list(capsys):
+    assert query.main(["list"]) == 0
+    assert "top_anomalies" in capsys.readouterr().out

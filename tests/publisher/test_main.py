@@ -1,0 +1,158 @@
+"""The command line, in a process of its own where signals matter."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from publisher import frauds, malformed
+from publisher.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "publisher", "--format", "json", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(happened, process):
+    while not happened():
+        if process.poll() is not None:
+            raise AssertionError(process.communicate())
+        time.sleep(0.02)
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert "python -m publisher --topic projects/my-project/topics/transactions --rate 500" in text
+    for kind in (*frauds.KINDS.values(), *malformed.KINDS.values()):
+        assert kind.name in text
+        assert kind.description in text
+    assert "0.00172" in text
+
+
+START = "2026-01-01T00:00:00Z"
+
+
+def test_the_same_options_write_the_same_file(tmp_path, capsys):
+    for name in ("a", "b"):
+        arguments = ["--jsonl", str(tmp_path / name), "--count", "2000", "--malformed-share", "0.05"]
+        assert main([*arguments, "--seed", "5", "--start-time", START]) == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    text = capsys.readouterr().out
+    assert "sent            2,000" in text
+    assert "ended by        all messages of --count" in text
+
+
+def test_json_summary_and_labels(tmp_path, capsys):
+    arguments = ["--parquet", str(tmp_path / "t.parquet"), "--labels", str(tmp_path / "l.parquet")]
+    assert main([*arguments, "--count", "3000", "--malformed-share", "0.1", "--format", "json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["sent"] == 3_000
+    assert summary["left_out"] + summary["confirmed"] == 3_000
+    assert pq.read_metadata(tmp_path / "t.parquet").num_rows == summary["confirmed"]
+    assert pq.read_metadata(tmp_path / "l.parquet").num_rows == summary["confirmed"]
+    assert {"rate", "bytes", "planted", "malformed", "failed", "stopped_by"} <= set(summary)
+
+
+def test_a_short_run_shows_the_whole_rhythm(tmp_path):
+    """Without --cycle, --count transactions spread over the two days."""
+    main(["--parquet", str(tmp_path / "t.parquet"), "--count", "500", "--start-time", START])
+    times = pq.read_table(tmp_path / "t.parquet")["Time"].to_numpy()
+    assert times[0] < 2_000
+    assert times[-1] > 172_800 - 2_000
+
+
+def test_only_the_kinds_named(tmp_path, capsys):
+    arguments = ["--jsonl", str(tmp_path / "m"), "--count", "5000", "--format", "json"]
+    kinds = ["--fraud-kinds", "amount_spike, stolen_card", "--malformed-kinds", "empty"]
+    main([*arguments, *kinds, "--fraud-share", "0.05", "--malformed-share", "0.05"])
+    summary = json.loads(capsys.readouterr().out)
+    assert set(summary["planted"]) == {"amount_spike", "stolen_card"}
+    assert set(summary["malformed"]) == {"empty"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "one of the arguments --topic --jsonl --parquet is required"),
+        (["--jsonl", "a", "--parquet", "b"], "not allowed with argument"),
+        (["--jsonl", "a"], "a file needs an end: give --count or --duration"),
+        (["--jsonl", "a", "--count", "0"], "--count: 0 is not greater than 0"),
+        (["--jsonl", "a", "--count", "5", "--tee", "b"], "--tee goes with --topic"),
+        (["--jsonl", "a", "--count", "5", "--labels", "a"], "the files given are the same"),
+        (["--jsonl", "no/such/a", "--count", "5"], "does not exist; create it first"),
+        (["--jsonl", "a", "--count", "5", "--start-time", "noon"], "--start-time: 'noon' is not a time"),
+        (["--jsonl", "a", "--count", "5", "--start-time", "2026-01-01"], "with its offset"),
+        (["--topic", "projects/p/topics/t", "--start-time", START], "--event-time simulated"),
+        (["--topic", "transactions"], "not of the form projects/PROJECT/topics/TOPIC"),
+        (["--jsonl", "a", "--count", "5", "--pattern", "ramp"], "peak-rate: the pattern ramp needs one"),
+        (["--jsonl", "a", "--count", "5", "--fraud-kinds", "x"], "no kind x; there are stolen_card"),
+        (["--jsonl", "a", "--count", "5", "--fraud-share", "2"], "fraud_share: 2.0 is not between"),
+    ],
+)
+def test_wrong_options_are_named(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "nothing is written for wrong options"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_with_a_whole_file_and_a_summary(tmp_path, number, code):
+    path = tmp_path / "m.jsonl"
+    process = start("--jsonl", path, "--duration", 600, "--malformed-share", 0.01)
+    wait_until(lambda: path.exists() and path.stat().st_size > 0, process)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    summary = json.loads(output)
+    assert summary["stopped_by"] == "signal"
+    assert path.read_bytes().count(b"\n") == summary["confirmed"] == summary["sent"] > 0
+
+
+def test_a_service_that_does_not_answer(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        process = start(
+            "--topic", "projects/test-project/topics/none", "--count", 10, "--timeout", 1,
+            PUBSUB_EMULATOR_HOST=address,
+        )  # fmt: skip
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    summary = json.loads(output)
+    assert (summary["confirmed"], summary["failed"]) == (0, 10)
+    assert "10 messages not published: projects/test-project/topics/none" in errors
+
+
+def test_no_credentials(tmp_path):
+    process = start(
+        *("--topic", "projects/test-project/topics/none", "--count", 10),
+        PUBSUB_EMULATOR_HOST="",
+        GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "none.json"),
+    )
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output == ""
+    assert "No Google credentials: run `gcloud auth application-default login`" in errors
+    assert "Traceback" not in errors

@@ -1,0 +1,201 @@
+"""The templates' metadata: from the options and back, and what the schema refuses."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import re
+
+import pytest
+from google.cloud.dataflow_v1beta3.types import ContainerSpec, TemplateMetadata
+from google.protobuf import json_format
+
+from templates import build, main, metadata, spec
+
+PIPELINES = tuple(metadata.PARSERS)
+IMAGE = "us-central1-docker.pkg.dev/my-project/anomaly/pipelines:v1"
+
+
+def options(pipeline: str) -> dict[str, argparse.Action]:
+    return {a.dest: a for _, a in metadata.declared(metadata.PARSERS[pipeline]()) if a.dest != "help"}
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_files_are_what_the_options_say(pipeline):
+    committed = metadata.path(pipeline).read_text(encoding="utf-8")
+    assert committed == metadata.text(pipeline), "run python -m templates.metadata"
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_option_is_a_parameter_and_every_parameter_an_option(pipeline):
+    parameters = {p["name"]: p for p in json.loads(metadata.path(pipeline).read_text())["parameters"]}
+    declared = options(pipeline)
+    assert set(parameters) == set(declared)
+    for name, action in declared.items():
+        parameter = parameters[name]
+        assert parameter["isOptional"] is not action.required
+        assert [o["value"] for o in parameter.get("enumOptions", ())] == [
+            str(c) for c in action.choices or ()
+        ]
+        if action.default is None:
+            assert "defaultValue" not in parameter
+        elif not isinstance(action.default, bool):
+            # What the form shows as the default, the command line reads as the default.
+            convert = action.type or str
+            assert convert(parameter["defaultValue"]) == action.default
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_value_that_the_form_takes_the_command_line_takes_and_none_else(pipeline):
+    samples = [
+        "projects/my-project/topics/alerts",
+        "projects/my-project/subscriptions/transactions",
+        "projects/my-project/topics/",
+        "my-project.anomaly",
+        "my-project.anomaly.scores",
+        "anomaly",
+        "12",
+        "-1",
+        "1.5",
+    ]
+    parameters = {p["name"]: p for p in metadata.metadata(pipeline)["parameters"]}
+    compared = 0
+    for name, action in options(pipeline).items():
+        if action.type is None or parameters[name]["paramType"].startswith("GCS"):
+            continue
+        for sample in samples:
+            try:
+                action.type(sample)
+                taken = True
+            except (argparse.ArgumentTypeError, ValueError):
+                taken = False
+            by_form = all(re.fullmatch(regex, sample) for regex in parameters[name]["regexes"])
+            if by_form != taken:
+                # The form knows no ranges.
+                assert parameters[name]["paramType"] == "NUMBER"
+                # The scorer's numbers are checked in remote_options.validate_arguments, after the parser.
+                lowest = 0 if action.type is int else action.type.minimum
+                assert lowest > int(sample)
+            compared += 1
+    assert compared > 20
+
+
+def test_parameters_have_the_types_that_the_console_draws():
+    found = {p["name"]: p["paramType"] for p in metadata.metadata("streaming")["parameters"]}
+    assert found["subscription"] == "PUBSUB_SUBSCRIPTION"
+    assert found["alert_topic"] == "PUBSUB_TOPIC"
+    assert found["model"] == "GCS_READ_FOLDER"
+    assert found["batch_rows"] == "NUMBER"
+    assert found["create_tables"] == "BOOLEAN"
+    assert found["min_severity"] == "ENUM"
+
+
+def valid() -> dict:
+    return copy.deepcopy(metadata.metadata("streaming"))
+
+
+def broken(change) -> dict:
+    found = valid()
+    change(found, {p["name"]: p for p in found["parameters"]})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda m, p: p["topic"].update(paramType="PUBSUB"),
+            r"topic: paramType 'PUBSUB' is not one of",
+        ),
+        (lambda m, p: p["topic"].update(regexes=["^(a$"]), r"parameter topic: regex '\^\(a\$' is broken"),
+        (lambda m, p: p["topic"].update(regexes=["a"]), r"parameter topic: regexes.0 'a' does not match"),
+        (lambda m, p: p["topic"].update(help="x"), r"parameter topic: .*'help' was unexpected"),
+        (lambda m, p: p["topic"].pop("helpText"), r"parameter topic: 'helpText' is a required property"),
+        (lambda m, p: p["topic"].update(name="batch_rows"), r"parameter batch_rows is declared twice"),
+        (lambda m, p: p["batch_rows"].update(defaultValue="many"), r"the default 'many' does not match"),
+        (
+            lambda m, p: p["min_severity"].update(defaultValue="low"),
+            r"default 'low' is none of medium, high",
+        ),
+        (lambda m, p: p["min_severity"].pop("enumOptions"), r"enumOptions go with paramType ENUM"),
+        (lambda m, p: p["topic"].update(parentTriggerValues=["x"]), r"'parentName' is a dependency"),
+        (lambda m, p: m.update(defaultStreamingMode="SOMETIMES"), r"defaultStreamingMode 'SOMETIMES'"),
+        (lambda m, p: m.pop("supportsAtLeastOnce"), r"'supportsAtLeastOnce' is a required property"),
+        (lambda m, p: m.update(streaming=False), r"metadata: "),
+        (lambda m, p: m.update(streeming=True), r"'streeming' was unexpected"),
+    ],
+)
+def test_what_gcloud_would_take_without_a_word_is_refused(change, said):
+    metadata.validate(valid())
+    with pytest.raises(metadata.MetadataError, match=said):
+        metadata.validate(broken(change))
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_spec_keeps_every_field_through_dataflows_own_message(pipeline):
+    written = json.loads(spec.text(pipeline, IMAGE))
+    message = json_format.ParseDict(written, ContainerSpec.pb(ContainerSpec()))
+    assert json_format.MessageToDict(message)["metadata"]["parameters"] == [
+        {key: value for key, value in parameter.items() if value not in (False, "TEXT")} | _named(parameter)
+        for parameter in written["metadata"]["parameters"]
+    ]
+    assert message.image == message.default_environment.sdk_container_image == IMAGE
+    described = TemplateMetadata.wrap(message.metadata)
+    assert described.streaming is (pipeline == "streaming")
+    assert described.supports_at_least_once is (pipeline == "streaming")
+    assert described.default_streaming_mode == ("AT_LEAST_ONCE" if pipeline == "streaming" else "")
+
+
+def _named(parameter: dict) -> dict:
+    # TEXT is 1, not 0, and so is written.
+    return {"paramType": parameter["paramType"]}
+
+
+@pytest.mark.parametrize("image", ["", "pipelines", "HOST/x:1", "a/b", "a/b:", "a b/c:1"])
+def test_an_image_without_a_tag_is_refused(image):
+    with pytest.raises(spec.SpecError, match="HOST/PROJECT/REPOSITORY/NAME:TAG"):
+        spec.container_spec("batch", image)
+
+
+def test_build_offline_writes_both_specs(tmp_path, capsys):
+    assert build.main(["--project=my-project", "--tag=v1", f"--offline={tmp_path / 'specs'}"]) == 0
+    found = {path.name: json.loads(path.read_text()) for path in (tmp_path / "specs").iterdir()}
+    assert set(found) == {"streaming.json", "batch.json"}
+    assert found["batch.json"]["image"] == IMAGE
+    assert capsys.readouterr().out.count("Wrote") == 2
+
+
+# What the launcher in the image runs
+
+
+def test_the_parameters_tell_the_pipeline():
+    assert main.is_streaming(["--model=gs://b/m", "--topic=projects/p/topics/t"])
+    assert main.is_streaming(["--subscription=projects/p/subscriptions/t"])
+    assert not main.is_streaming(["--input=gs://b/topic", "--subscription=", "--topics=x"])
+    for pipeline, parser in metadata.PARSERS.items():
+        stream_options = {"subscription", "topic"} & set(options(pipeline))
+        assert bool(stream_options) is (pipeline == "streaming"), parser
+
+
+def test_parameters_become_a_command_line_that_the_pipeline_reads_alike():
+    parser = metadata.PARSERS["streaming"]()
+    words = [
+        "--subscription=projects/my-project/subscriptions/transactions",
+        "--model=gs://b/m",
+        "--topic=",
+        "--create_tables=False",
+        "--batch_rows=7",
+        "--runner=DataflowRunner",
+    ]
+    args, beam_options = parser.parse(main.command_line(parser, words))
+    assert (args.create_tables, args.batch_rows, args.topic) == (False, 7, None)
+    assert beam_options.get_all_options()["runner"] == "DataflowRunner"
+    args, _ = parser.parse(main.command_line(parser, [*words[:2], "--create_tables=true"]))
+    assert args.create_tables is True
+
+
+def test_a_switch_with_another_value_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main.command_line(metadata.PARSERS["batch"](), ["--create_tables=maybe"])
+    assert "--create_tables=maybe: give true or false" in capsys.readouterr().err

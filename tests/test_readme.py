@@ -1,0 +1,90 @@
+"""The commands of the README and of the pages that it leads to."""
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN = "<!-- these commands are run by tests/test_readme.py -->\n"
+BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+
+
+def commands(text):
+    """The commands of the bash blocks, continuation lines joined, comments left out."""
+    for block in BLOCK.findall(text):
+        for line in block.replace("\\\n", " ").splitlines():
+            command = line.strip()
+            if command and not command.startswith("#"):
+                yield command
+
+
+ALL = [(page.name, command) for page in PAGES for command in commands(page.read_text(encoding="utf-8"))]
+MODULES = [(page, command) for page, command in ALL if "python -m " in command]
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), MODULES, ids=[f"{page}-{i}" for i, (page, _) in enumerate(MODULES)]
+)
+def test_every_module_and_flag_exists(page, command):
+    words = shlex.split(command.split("python -m ", 1)[1].rstrip(')"'), comments=True)
+    module = words[0]
+    assert importlib.util.find_spec(module) is not None, f"{page}: no module {module}"
+    flags = {word.split("=", 1)[0] for word in words[1:] if word.startswith("--")}
+    if not flags or module == "pytest":
+        return
+    positional = [word for word in words[1:] if not word.startswith("-")][:1]
+    known = help_of(module) + "".join(help_of(module, word) for word in positional)
+    of_beam = {"--runner", "--project", "--region", "--temp_location"}
+    missing = [flag for flag in flags - of_beam if flag not in known]
+    assert not missing, f"{page}: {module} has no {', '.join(missing)}"
+
+
+HELP = {}
+
+
+def help_of(module, *words):
+    key = (module, *words)
+    if key not in HELP:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *words, "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        HELP[key] = done.stdout if done.returncode == 0 else ""
+    return HELP[key]
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.integration
+def test_the_marked_commands_run_as_written(local_stack, tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = text.split(RUN)[1:]
+    assert len(blocks) == 2
+    script = "set -euo pipefail\ntrap 'python -m pipelines.local down' EXIT\n" + "".join(
+        BLOCK.search(part).group(1) for part in blocks
+    )
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list((tmp_path / "out" / "scored").glob("scores-*.parquet"))

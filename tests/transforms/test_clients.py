@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import argparse
+import pickle
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+
+from transforms.clients import BigQueryEndpoints, add_arguments, is_loopback
+
+
+def test_a_loopback_endpoint_gets_anonymous_credentials():
+    client = BigQueryEndpoints("http://127.0.0.1:9050").client("some-project")
+    assert isinstance(client._credentials, AnonymousCredentials)
+    assert client._connection.API_BASE_URL == "http://127.0.0.1:9050"
+    assert client.project == "some-project"
+
+
+@pytest.mark.parametrize(
+    ("rest", "storage", "flag"),
+    [
+        ("127.0.0.1:9050", None, "--bigquery_endpoint=127.0.0.1:9050: give a URL"),
+        ("ftp://127.0.0.1", None, "--bigquery_endpoint=ftp://127.0.0.1: give a URL"),
+        ("http://bigquery.internal", None, "credentials would travel in clear text; use https://"),
+        (None, "http://127.0.0.1:9060", "--bigquery_storage_endpoint=http://127.0.0.1:9060: give HOST"),
+        (None, "", "--bigquery_storage_endpoint=: give HOST"),
+    ],
+)
+def test_a_wrong_address_is_an_error_that_names_the_flag(rest, storage, flag):
+    with pytest.raises(ValueError, match=flag):
+        BigQueryEndpoints(rest, storage)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("10.0.0.1", False),
+        ("localhost.example.com", False),
+        ("bigquery.googleapis.com", False),
+    ],
+)
+def test_loopback(host, expected):
+    assert is_loopback(host) is expected
+
+
+def test_endpoints_can_be_sent_to_a_worker():
+    endpoints = BigQueryEndpoints("https://bigquery-x.p.googleapis.com", "bigquerystorage-x.p.googleapis.com")
+    assert pickle.loads(pickle.dumps(endpoints)) == endpoints
+
+
+def test_the_flags_default_to_googles_public_endpoints():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args([])
+    assert BigQueryEndpoints(args.bigquery_endpoint, args.bigquery_storage_endpoint) == BigQueryEndpoints()
+    args = parser.parse_args(["--bigquery_storage_endpoint=127.0.0.1:9060"])
+    assert args.bigquery_storage_endpoint == "127.0.0.1:9060"

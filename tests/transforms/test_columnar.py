@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import datetime as dt
+import re
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.features import FEATURES, N_FEATURES
+from transforms.columnar import SourceColumnsError, rebatch, row_dicts, to_transactions
+from transforms.message import MessageRules, Messages, parse_messages
+from transforms.schema import ERROR_RECORDS, TRANSACTIONS
+
+NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+EARLIER = dt.datetime(2026, 2, 1, tzinfo=dt.UTC)
+
+
+def ulb(rows: int = 3, **columns: pa.Array | list) -> pa.RecordBatch:
+    """Rows in the ULB layout: feature i of row r is r + i / 100; `columns` replace or add."""
+    values: dict = {name: np.arange(rows) + i / 100 for i, name in enumerate(FEATURES)}
+    return pa.RecordBatch.from_pydict(values | columns)
+
+
+def features(row: int) -> list[float]:
+    return np.float32([row + i / 100 for i in range(N_FEATURES)]).tolist()
+
+
+class TestToTransactions:
+    def test_named_columns(self):
+        found = to_transactions(
+            ulb(
+                transaction_id=["a", "b", "c"],
+                account_id=["x", None, "z"],
+                event_time=pa.array([EARLIER, None, NOW], pa.timestamp("us", tz="UTC")),
+                Class=[0, 1, 0],
+            ),
+            NOW,
+        )
+        assert found.transactions.schema == TRANSACTIONS
+        assert found.transactions.to_pylist() == [
+            {"transaction_id": "a", "account_id": "x", "event_time": EARLIER, "features": features(0)},
+            {"transaction_id": "b", "account_id": None, "event_time": NOW, "features": features(1)},
+            {"transaction_id": "c", "account_id": "z", "event_time": NOW, "features": features(2)},
+        ]
+        assert found.dead_letters.schema == ERROR_RECORDS
+        assert found.dead_letters.num_rows == 0
+
+    @pytest.mark.parametrize(
+        "kind",
+        [pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float32(), N_FEATURES)],
+        ids=str,
+    )
+    def test_a_list_column(self, kind):
+        batch = pa.RecordBatch.from_pydict({"features": pa.array([features(0), features(1)], kind)})
+        assert to_transactions(batch, NOW).transactions.column("features").to_pylist() == [
+            features(0),
+            features(1),
+        ]
+
+    def test_a_slice_of_a_batch_gives_its_own_rows(self):
+        whole = pa.RecordBatch.from_pydict(
+            {"features": pa.array([features(i) for i in range(6)], TRANSACTIONS.field("features").type)}
+        )
+        for batch in (whole.slice(2, 3), ulb(6).slice(2, 3)):
+            found = to_transactions(batch, NOW).transactions
+            assert found.column("features").to_pylist() == [features(2), features(3), features(4)]
+
+    @pytest.mark.parametrize("kind", [pa.int32(), pa.float32(), pa.decimal128(25, 5)], ids=str)
+    def test_any_number_type(self, kind):
+        batch = ulb(Time=pa.array([1, 2, 3]).cast(kind), Amount=pa.array([1.5, 2.0, 0.25]))
+        found = to_transactions(batch, NOW).transactions.column("features").to_pylist()
+        assert [row[0] for row in found] == [1.0, 2.0, 3.0]
+        assert [row[-1] for row in found] == [1.5, 2.0, 0.25]
+
+    @pytest.mark.parametrize(
+        ("values", "shown"),
+        [
+            ([1.0, None, 3.0], "V7 is null, not a finite float32"),
+            ([1.0, float("nan"), 3.0], "V7 is nan, not a finite float32"),
+            ([1.0, float("inf"), 3.0], "V7 is inf, not a finite float32"),
+            ([1.0, -1e300, 3.0], "V7 is -1e+300, not a finite float32"),
+        ],
+    )
+    def test_a_value_that_is_no_float32_costs_its_row_only(self, values, shown):
+        found = to_transactions(ulb(V7=values, transaction_id=["a", "b", "c"], Class=[0, 0, 1]), NOW)
+        assert found.transactions.column("transaction_id").to_pylist() == ["a", "c"]
+        (letter,) = found.dead_letters.to_pylist()
+        assert letter["errorMessage"] == f"features: {shown}"
+        assert letter["stage"] == "parse"
+        assert orjson.loads(letter["payloadBytes"])["transaction_id"] == "b"
+
+    def test_lists_of_another_length_cost_their_row_only(self):
+        rows = [features(0), None, features(1)[:29], [*features(2)[:29], None], features(3)]
+        batch = pa.RecordBatch.from_pydict({"features": pa.array(rows, pa.list_(pa.float64()))})
+        found = to_transactions(batch, NOW)
+        assert found.transactions.column("features").to_pylist() == [features(0), features(3)]
+        assert found.dead_letters.column("errorMessage").to_pylist() == [
+            "features: null",
+            "features: 29 values, not 30",
+            "features: Amount is null, not a finite float32",
+        ]
+
+    def test_ids_of_a_wrong_length_cost_their_row_only(self):
+        found = to_transactions(
+            ulb(4, transaction_id=["a", "", "c" * 257, "d"], account_id=["x", "x", "x", ""]), NOW
+        )
+        assert found.transactions.column("transaction_id").to_pylist() == ["a"]
+        assert found.dead_letters.column("errorMessage").to_pylist() == [
+            "transaction_id: 0 characters, not 1 to 256",
+            "transaction_id: 257 characters, not 1 to 256",
+            "account_id: 0 characters, not 1 to 256",
+        ]
+
+    def test_integer_ids_become_text(self):
+        found = to_transactions(ulb(transaction_id=[7, 8, 9], account_id=pa.array([1, None, 3])), NOW)
+        assert found.transactions.column("transaction_id").to_pylist() == ["7", "8", "9"]
+        assert found.transactions.column("account_id").to_pylist() == ["1", None, "3"]
+
+    @pytest.mark.parametrize(
+        "times",
+        [
+            pa.array([EARLIER] * 3, pa.timestamp("ns", tz="UTC")),
+            pa.array([EARLIER.replace(tzinfo=None)] * 3, pa.timestamp("us")),
+            pa.array([EARLIER] * 3, pa.timestamp("s", tz="Europe/Brussels")),
+        ],
+        ids=lambda array: str(array.type),
+    )
+    def test_times_of_any_unit_and_zone(self, times):
+        found = to_transactions(ulb(event_time=times), NOW).transactions
+        assert found.column("event_time").to_pylist() == [EARLIER] * 3
+
+    def test_nanoseconds_are_cut_and_do_not_spoil_a_dead_letter(self):
+        times = pa.array([1_700_000_000_123_456_789] * 3, pa.timestamp("ns", tz="UTC"))
+        found = to_transactions(ulb(event_time=times, V1=[1.0, 2.0, None]), NOW)
+        micros = found.transactions.column("event_time").cast(pa.int64()).to_pylist()
+        assert micros == [1_700_000_000_123_456] * 2
+        (payload,) = found.dead_letters.column("payloadBytes").to_pylist()
+        assert orjson.loads(payload)["event_time"] == "2023-11-14T22:13:20.123456+00:00"
+
+    def test_missing_feature_columns_are_named(self):
+        batch = ulb().drop_columns(["V3", "Amount"])
+        with pytest.raises(
+            SourceColumnsError, match=r"no column V3, Amount\. It needs the 30 feature columns"
+        ):
+            to_transactions(batch, NOW)
+
+    @pytest.mark.parametrize(
+        ("columns", "message"),
+        [
+            ({"V2": ["1", "2", "3"]}, "Column 'V2' is string, not a number"),
+            ({"V2": [True, False, True]}, "Column 'V2' is bool, not a number"),
+            ({"features": [1.0, 2.0, 3.0]}, "Column 'features' is double, not a list of 30 numbers"),
+            ({"features": [["a"] * 30] * 3}, "Column 'features' is string, not a number"),
+            ({"event_time": [1, 2, 3]}, "Column 'event_time' is int64, not a timestamp"),
+            ({"transaction_id": [1.5, 2.5, 3.5]}, "Column 'transaction_id' is double"),
+        ],
+    )
+    def test_a_column_of_an_impossible_type_is_named(self, columns, message):
+        with pytest.raises(SourceColumnsError, match=re.escape(message)):
+            to_transactions(ulb(**columns), NOW)
+
+    def test_no_rows(self):
+        found = to_transactions(ulb(0), NOW)
+        assert (found.transactions.num_rows, found.dead_letters.num_rows) == (0, 0)
+
+
+class TestDerivedIds:
+    def ids(self, batch: pa.RecordBatch, default: dt.datetime = NOW) -> list[str]:
+        return to_transactions(batch, default).transactions.column("transaction_id").to_pylist()
+
+    def test_they_are_the_same_whenever_and_in_whatever_batch_a_row_is_read(self):
+        whole = self.ids(ulb(4))
+        assert whole == [
+            "81069634bd1b85fa2c2bae965928b428",
+            "325e65fb2ffe362b36d50ea7f0431a26",
+            "bd960e2669a87e9ea3f31123e6020e97",
+            "e6dd6fcce3be35aeb3872572cd074f75",
+        ]
+        assert self.ids(ulb(4).slice(2), EARLIER) == whole[2:]
+        wide = ulb(4)
+        narrow = wide.set_column(0, "Time", wide.column("Time").cast(pa.float32()))
+        assert self.ids(narrow) == whole
+
+    def test_every_part_of_the_content_counts(self):
+        times = pa.array([EARLIER] * 3, pa.timestamp("us", tz="UTC"))
+        variants = [
+            ulb(),
+            ulb(V28=[0.0, 0.5, 1.0]),
+            ulb(account_id=["x", "y", "z"]),
+            ulb(event_time=times),
+            ulb(event_time=times, account_id=["x", "y", "z"]),
+        ]
+        found = [transaction_id for batch in variants for transaction_id in self.ids(batch)]
+        assert len(set(found)) == 15
+
+    def test_only_missing_ones_are_derived(self):
+        assert self.ids(ulb(transaction_id=["a", None, "c"])) == ["a", self.ids(ulb())[1], "c"]
+
+    def test_equal_rows_get_equal_ids(self):
+        batch = ulb(2)
+        first, second = self.ids(pa.concat_batches([batch, batch]).take(pa.array([0, 2])))
+        assert first == second
+
+
+FLOATS = st.floats(width=64) | st.none()
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, N_FEATURES - 1), FLOATS, st.sampled_from(["id", "", None])), max_size=20
+    )
+)
+@settings(deadline=None, max_examples=50)
+def test_every_row_is_a_transaction_or_a_dead_letter_that_the_parser_rejects_too(rows):
+    columns = {name: [0.5] * len(rows) for name in FEATURES}
+    for r, (feature, value, _) in enumerate(rows):
+        columns[FEATURES[feature]][r] = value
+    kinds = {name: pa.array(values, pa.float64()) for name, values in columns.items()}
+    ids = pa.array([transaction_id for _, _, transaction_id in rows], pa.string())
+    found = to_transactions(pa.RecordBatch.from_pydict(kinds | {"transaction_id": ids}), NOW)
+    assert found.transactions.num_rows + found.dead_letters.num_rows == len(rows)
+    matrix = np.asarray(found.transactions.column("features").flatten())
+    assert np.isfinite(matrix).all()
+    payloads = found.dead_letters.column("payloadBytes").to_pylist()
+    parsed = parse_messages(Messages(payloads), MessageRules(default_time=NOW))
+    assert parsed.transactions.num_rows == 0
+
+
+@given(
+    lengths=st.lists(st.integers(0, 20), max_size=12),
+    rows=st.integers(1, 15),
+)
+@settings(deadline=None)
+def test_rebatching_keeps_rows_and_order(lengths, rows):
+    numbers = iter(range(1_000))
+    batches = [
+        pa.RecordBatch.from_pydict({"n": pa.array([next(numbers) for _ in range(length)], pa.int64())})
+        for length in lengths
+    ]
+    found = list(rebatch(batches, rows))
+    assert [n for batch in found for n in batch.column("n").to_pylist()] == list(range(sum(lengths)))
+    assert all(batch.num_rows == rows for batch in found[:-1])
+    assert all(batch.num_rows > 0 for batch in found)
+
+
+def test_rebatching_needs_a_length():
+    with pytest.raises(ValueError, match="rows=0"):
+        list(rebatch([], 0))
+
+
+def test_rows_as_json_keep_what_json_cannot_say():
+    batch = pa.RecordBatch.from_pylist(
+        [{"b": b"\xff\x00", "f": float("inf"), "t": NOW, "s": [{"x": float("nan")}], "n": None, "i": 3}]
+    )
+    assert row_dicts(batch) == [
+        {
+            "b": "/wA=",
+            "f": "Infinity",
+            "t": "2026-03-01T12:00:00+00:00",
+            "s": [{"x": "NaN"}],
+            "n": None,
+            "i": 3,
+        }
+    ]
+
+
+REAL_DATA = Path(__file__).parents[3] / "shared" / "data" / "ulb_transactions.parquet"
+
+
+@pytest.mark.skipif(not REAL_DATA.exists(), reason=f"no real transactions at {REAL_DATA}")
+def test_real_transactions_are_all_taken_and_their_derived_ids_are_distinct():
+    table = pq.read_table(REAL_DATA)
+    found = [to_transactions(batch, NOW) for batch in rebatch(table.to_batches())]
+    assert sum(part.dead_letters.num_rows for part in found) == 0
+    transactions = pa.Table.from_batches([part.transactions for part in found])
+    assert transactions.num_rows == table.num_rows
+    assert len(transactions["transaction_id"].unique()) == table.num_rows
+    amounts = np.asarray(transactions["features"].combine_chunks().flatten()).reshape(-1, N_FEATURES)[:, -1]
+    assert amounts.tolist() == table["Amount"].to_numpy().astype(np.float32).tolist()

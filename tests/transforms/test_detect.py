@@ -1,0 +1,196 @@
+"""Parse, score, alert and detect on FnApiRunner."""
+
+import datetime as dt
+import json
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from apache_beam.io.gcp.pubsub import PubsubMessage
+from apache_beam.testing.util import assert_that, equal_to
+
+from model import artifact
+from transforms import metrics
+from transforms.alert import Alert, AlertMessages, alert_messages, alerts
+from transforms.coder import RecordBatchCoder
+from transforms.detect import Detect
+from transforms.message import MessageRules
+from transforms.parse import BatchMessages, Parse
+from transforms.schema import ALERTS, SCORES
+from transforms.score import PytorchHandler, Score
+
+TIME = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
+NORMAL = [1000.0, *([0.0] * 28), 20.0]
+STRANGE = [1000.0, 60.0, *([0.0] * 27), 20.0]
+
+
+def payload(identifier, features):
+    return json.dumps({"transaction_id": identifier, "features": features}).encode()
+
+
+def message(identifier, features):
+    return PubsubMessage(payload(identifier, features), {"k": "v"}, f"m-{identifier}", TIME)
+
+
+def pipeline():
+    return beam.Pipeline(runner="FnApiRunner")
+
+
+def rows(batches, label="Rows"):
+    return batches | label >> beam.FlatMap(lambda batch: batch.to_pylist())
+
+
+@pytest.fixture(scope="module")
+def detect(model_dir):
+    thresholds = dict(artifact.verify(model_dir).thresholds)
+    return Detect(Parse(MessageRules(TIME)), Score(PytorchHandler(str(model_dir))), Alert(thresholds))
+
+
+def test_detect_scores_alerts_and_rejects(detect):
+    messages = [message("a", NORMAL), message("b", STRANGE), PubsubMessage(b"{", {}, "m-c", TIME)]
+    with pipeline() as p:
+        found = p | beam.Create(messages) | BatchMessages(rows=10) | detect
+        keys = ["transaction_id", "severity", "model_version", "event_time"]
+        assert_that(
+            rows(found.scores) | beam.Map(lambda row: tuple(row[key] for key in keys)),
+            equal_to([("a", "normal", "test-1", TIME), ("b", "high", "test-1", TIME)]),
+            "scores",
+        )
+        assert_that(
+            rows(found.alerts, "AlertRows")
+            | "Alerts" >> beam.Map(lambda row: (row["transaction_id"], row["top_features"][0]["feature"])),
+            equal_to([("b", "V1")]),
+            "alerts",
+        )
+        assert found.scores.element_type is found.dead_letters.element_type is pa.RecordBatch
+        assert_that(
+            rows(found.dead_letters, "RejectedRows")
+            | "Rejected" >> beam.Map(lambda row: (row["payloadBytes"], row["stage"], row["errorMessage"])),
+            equal_to([(b"{", "parse", "payload: not JSON (Input data was truncated)")]),
+            "dead letters",
+        )
+
+
+def test_conservation_over_many_messages(detect):
+    good = [message(f"t-{i}", NORMAL) for i in range(900)]
+    bad = [PubsubMessage(b"\xff" * i, {}, str(i), TIME) for i in range(100)]
+    p = pipeline()
+    _ = p | beam.Create(good + bad) | BatchMessages(rows=64) | detect
+    result = p.run()
+    result.wait_until_finish()
+    assert metrics.totals(result) == {
+        metrics.ROWS_IN: 1000,
+        metrics.ROWS_SCORED: 900,
+        metrics.DEAD_LETTERS: 100,
+    }
+
+
+def test_rows_of_the_handler_are_the_models_own(model_dir):
+    handler = PytorchHandler(str(model_dir))
+    model = handler.load_model()
+    features = np.array([NORMAL, STRANGE], np.float32)
+    reference = artifact.read(model_dir).load_model(freeze=False)
+    with torch.no_grad():
+        score, encoded, contributions = reference.score(torch.from_numpy(features))
+    found = model.outputs(features)
+    np.testing.assert_allclose(found["anomaly_score"], score.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(found["encoded"], encoded.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(found["contributions"], contributions.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("detail", ["compact", "full"])
+def test_thresholds_given_by_hand_replace_the_manifests(model_dir, detail):
+    thresholds = {"medium": 0.0, "high": 1e9}
+    handler = PytorchHandler(str(model_dir), detail, thresholds)
+    elements = [[payload("a", NORMAL)]]
+    with pipeline() as p:
+        parsed = p | beam.Create(elements) | Parse(MessageRules(TIME))
+        scored = parsed.transactions | Score(handler)
+        assert_that(
+            rows(scored.scores) | beam.Map(lambda row: (row["severity"], "normalized_MAE" in row)),
+            equal_to([("medium", detail == "full")]),
+        )
+
+
+def test_an_altered_model_is_refused_before_the_first_row(model_dir, tmp_path):
+    for file in model_dir.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with (tmp_path / artifact.MODEL_FILE).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(artifact.ArtifactError, match="sha256"):
+        PytorchHandler(str(tmp_path)).load_model()
+
+
+SCORE_ROW = {
+    "transaction_id": "b",
+    "account_id": None,
+    "event_time": TIME,
+    "anomaly_score": 25.0,
+    "severity": "high",
+    "encoded": [0.0] * 4,
+    "top_features": [{"feature": "V1", "contribution": 3.0}, {"feature": "V2", "contribution": 2.0}],
+    "model_version": "v1",
+    "scored_at": TIME,
+}
+THRESHOLDS = {"medium": 10.0, "high": 20.0}
+
+
+def test_alerts_are_the_rows_at_or_over_the_wanted_severity():
+    medium = SCORE_ROW | {"transaction_id": "m", "severity": "medium", "anomaly_score": 12.0}
+    normal = SCORE_ROW | {"transaction_id": "n", "severity": "normal", "anomaly_score": 2.0}
+    batch = pa.RecordBatch.from_pylist([normal, medium, SCORE_ROW], schema=SCORES)
+    found = alerts(batch, THRESHOLDS)
+    assert found.schema.equals(ALERTS, check_metadata=True)
+    assert found.select(["transaction_id", "severity", "threshold"]).to_pylist() == [
+        {"transaction_id": "m", "severity": "medium", "threshold": 10.0},
+        {"transaction_id": "b", "severity": "high", "threshold": 20.0},
+    ]
+    assert alerts(batch, THRESHOLDS, "high").column("transaction_id").to_pylist() == ["b"]
+
+
+def test_alerts_refuse_an_unknown_severity():
+    batch = pa.RecordBatch.from_pylist([SCORE_ROW], schema=SCORES)
+    with pytest.raises(ValueError, match="min_severity must be one of"):
+        alerts(batch, THRESHOLDS, "normal")
+
+
+def test_alert_messages_literally():
+    batch = alerts(pa.RecordBatch.from_pylist([SCORE_ROW], schema=SCORES), THRESHOLDS)
+    (sent,) = alert_messages(batch)
+    assert json.loads(sent.data) == {
+        "transaction_id": "b",
+        "account_id": None,
+        "event_time": "2026-03-01T12:00:00+00:00",
+        "anomaly_score": 25.0,
+        "severity": "high",
+        "threshold": 20.0,
+        "top_features": [{"feature": "V1", "contribution": 3.0}, {"feature": "V2", "contribution": 2.0}],
+        "model_version": "v1",
+        "scored_at": "2026-03-01T12:00:00+00:00",
+    }
+    assert sent.attributes == {
+        "severity": "high",
+        "top_features": "V1,V2",
+        "transaction_id": "b",
+        "model_version": "v1",
+    }
+    with pipeline() as p:
+        found = p | beam.Create([batch]) | AlertMessages()
+        assert_that(found | beam.Map(lambda m: m.data), equal_to([sent.data]))
+
+
+def test_batches_are_gathered_up_to_the_wanted_rows():
+    with pipeline() as p:
+        lists = p | beam.Create([b"%d" % i for i in range(10)], reshuffle=False) | BatchMessages(rows=4)
+        assert_that(lists | beam.Map(len), equal_to([4, 4, 2]))
+
+
+def test_a_slice_crosses_the_coder_alone():
+    batch = pa.RecordBatch.from_pylist([SCORE_ROW] * 1000, schema=SCORES)
+    coder = RecordBatchCoder()
+    encoded = coder.encode(batch.slice(500, 1))
+    assert coder.decode(encoded).equals(batch.slice(0, 1))
+    assert len(encoded) < 4_000
+    assert isinstance(beam.coders.registry.get_coder(pa.RecordBatch), RecordBatchCoder)

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.io.filesystem import FileMetadata
+from apache_beam.testing import test_stream
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import TimestampedValue
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import transforms.coder  # noqa: F401  registers the coder of record batches
+from pipelines.local.gcs import local_gcs
+from transforms.files import (
+    FileColumnsError,
+    Range,
+    ReadJsonLines,
+    ReadParquetBatches,
+    RowGroups,
+    WriteParquetBatches,
+    read_lines,
+    read_row_groups,
+    split_lines,
+    split_row_groups,
+)
+from transforms.schema import ALERTS
+
+SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False), pa.field("name", pa.string())])
+
+
+def batch(start: int, stop: int) -> pa.RecordBatch:
+    rows = [{"n": i, "name": None if i % 3 == 0 else f"name {i}"} for i in range(start, stop)]
+    return pa.RecordBatch.from_pylist(rows, SCHEMA)
+
+
+def pipeline() -> beam.Pipeline:
+    return beam.Pipeline(runner="FnApiRunner")
+
+
+def metadata(path: Path) -> FileMetadata:
+    return FileMetadata(str(path), path.stat().st_size)
+
+
+def all_lines(path: Path, split_bytes: int, **kwargs) -> list[bytes]:
+    shares = split_lines(metadata(path), split_bytes)
+    return [line for share in shares for lines in read_lines(share, **kwargs) for line in lines]
+
+
+class TestLines:
+    @given(
+        content=st.lists(st.sampled_from([b"a", b"\n", b"\r", b"\xff\x00", b"longer line"]), max_size=60).map(
+            b"".join
+        ),
+        split_bytes=st.integers(1, 40),
+        block_bytes=st.integers(1, 40),
+        rows=st.integers(1, 5),
+    )
+    @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_every_line_is_read_once_and_in_order_however_the_file_is_split(
+        self, tmp_path, content, split_bytes, block_bytes, rows
+    ):
+        path = tmp_path / "lines.jsonl"
+        path.write_bytes(content)
+        found = all_lines(path, split_bytes, rows=rows, block_bytes=block_bytes)
+        # Empty lines count; what follows the last line end is a line only where there is something.
+        expected = content.split(b"\n")
+        assert found == (expected if expected[-1] else expected[:-1])
+
+    def test_lists_have_the_wanted_length(self, tmp_path):
+        path = tmp_path / "lines.jsonl"
+        path.write_bytes(b"1\n2\n3\n4\n5\n")
+        assert list(read_lines(Range(str(path), 0, 10), rows=2)) == [[b"1", b"2"], [b"3", b"4"], [b"5"]]
+
+    def test_a_share_without_the_beginning_of_a_line_is_empty(self, tmp_path):
+        path = tmp_path / "lines.jsonl"
+        path.write_bytes(b"one long line\nnext\n")
+        assert list(read_lines(Range(str(path), 3, 9))) == []
+        assert list(read_lines(Range(str(path), 9, 15))) == [[b"next"]]
+
+    def test_a_line_without_end_is_cut_and_the_rest_of_it_skipped(self, tmp_path):
+        path = tmp_path / "lines.jsonl"
+        path.write_bytes(b"x" * 1000 + b"\nok\n" + b"y" * 1000)
+        for split_bytes in (64, 10_000):
+            found = all_lines(path, split_bytes, max_line_bytes=100, block_bytes=32)
+            assert found == [b"x" * 100, b"ok", b"y" * 100]
+
+    def test_a_compressed_file_is_one_share(self, tmp_path):
+        path = tmp_path / "lines.jsonl.gz"
+        path.write_bytes(gzip.compress(b"one\n\xfftwo\n" * 3))
+        assert split_lines(metadata(path), 4) == [Range(str(path), 0, None)]
+        assert all_lines(path, 4) == [b"one", b"\xfftwo"] * 3
+
+    def test_an_empty_file_has_no_lines(self, tmp_path):
+        path = tmp_path / "lines.jsonl"
+        path.write_bytes(b"")
+        assert all_lines(path, 10) == []
+
+    def test_the_transform_reads_all_files_of_a_pattern(self, tmp_path):
+        (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n\xff\xfe\n')
+        (tmp_path / "b.jsonl").write_bytes(b'\n{"b": 2}')
+        with pipeline() as p:
+            lines = p | ReadJsonLines(f"{tmp_path}/*.jsonl", split_bytes=5) | beam.FlatMap(lambda rows: rows)
+            assert_that(lines, equal_to([b'{"a": 1}', b"\xff\xfe", b"", b'{"b": 2}']))
+
+    def test_a_pattern_without_a_file_is_an_error_that_names_it(self, tmp_path):
+        p = pipeline()
+        _ = p | ReadJsonLines(f"{tmp_path}/nothing*.jsonl")
+        with pytest.raises(Exception, match=r"nothing\*\.jsonl"):
+            p.run().wait_until_finish()
+
+
+class TestReadParquet:
+    @pytest.fixture
+    def path(self, tmp_path) -> Path:
+        path = tmp_path / "rows.parquet"
+        with pq.ParquetWriter(path, SCHEMA) as writer:
+            for start in range(0, 10, 4):
+                writer.write_batch(batch(start, min(start + 4, 10)))
+        return path
+
+    def test_shares_are_whole_row_groups(self, path):
+        assert split_row_groups(metadata(path), split_bytes=1) == [
+            RowGroups(str(path), (0,)),
+            RowGroups(str(path), (1,)),
+            RowGroups(str(path), (2,)),
+        ]
+        assert split_row_groups(metadata(path)) == [RowGroups(str(path), (0, 1, 2))]
+
+    def test_batches_have_the_wanted_length_across_row_groups(self, path):
+        batches = list(read_row_groups(RowGroups(str(path), (0, 2)), batch_rows=5))
+        assert [found.to_pydict()["n"] for found in batches] == [[0, 1, 2, 3, 8], [9]]
+
+    def test_the_transform_reads_the_chosen_columns(self, path, tmp_path):
+        pq.write_table(pa.Table.from_batches([batch(20, 22)]), tmp_path / "more.parquet")
+        with pipeline() as p:
+            batches = p | ReadParquetBatches(f"{tmp_path}/*.parquet", columns=["n"], split_bytes=1)
+            rows = batches | beam.FlatMap(lambda found: found.to_pylist())
+            assert_that(rows, equal_to([{"n": i} for i in [*range(10), 20, 21]]))
+
+    def test_a_missing_column_is_named_with_its_file(self, path):
+        with pytest.raises(FileColumnsError, match=r"rows\.parquet: no column Amount; it has n, name"):
+            split_row_groups(metadata(path), ["n", "Amount"])
+
+    def test_another_kind_of_file_is_named(self, tmp_path):
+        path = tmp_path / "text.parquet"
+        path.write_text("no parquet in here")
+        with pytest.raises(FileColumnsError, match=r"text\.parquet: not a Parquet file"):
+            split_row_groups(metadata(path))
+
+    def test_a_file_without_rows_gives_no_share(self, tmp_path):
+        pq.write_table(SCHEMA.empty_table(), tmp_path / "empty.parquet")
+        assert split_row_groups(metadata(tmp_path / "empty.parquet")) in (
+            [],
+            [RowGroups(str(tmp_path / "empty.parquet"), (0,))],
+        )
+
+
+class TestWriteParquet:
+    def written(self, directory: Path) -> list[dict]:
+        rows = [row for path in sorted(directory.iterdir()) for row in pq.read_table(path).to_pylist()]
+        return sorted(rows, key=lambda row: row["n"])
+
+    def test_rows_and_schema_survive(self, tmp_path):
+        with pipeline() as p:
+            paths = (
+                p
+                | beam.Create([batch(0, 3), batch(3, 5)])
+                | WriteParquetBatches(f"{tmp_path}/o/rows", SCHEMA)
+            )
+            assert_that(paths, equal_to([f"{tmp_path}/o/rows-00000-of-00001.parquet"]))
+        assert self.written(tmp_path / "o") == [
+            {"n": 0, "name": None},
+            {"n": 1, "name": "name 1"},
+            {"n": 2, "name": "name 2"},
+            {"n": 3, "name": None},
+            {"n": 4, "name": "name 4"},
+        ]
+        assert pq.read_schema(tmp_path / "o/rows-00000-of-00001.parquet") == SCHEMA
+
+    def test_small_batches_share_a_row_group(self, tmp_path):
+        with pipeline() as p:
+            batches = [batch(i, i + 1) for i in range(50)]
+            _ = p | beam.Create(batches, reshuffle=False) | WriteParquetBatches(f"{tmp_path}/rows", SCHEMA)
+        (path,) = tmp_path.glob("*.parquet")
+        assert pq.read_metadata(path).num_row_groups == 1
+
+    def test_nested_columns_survive(self, tmp_path):
+        row = {
+            "transaction_id": "a",
+            "account_id": None,
+            "event_time": dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
+            "anomaly_score": 3.5,
+            "severity": "high",
+            "threshold": 3.0,
+            "top_features": [
+                {"feature": "V4", "contribution": 0.5},
+                {"feature": "Amount", "contribution": 0.25},
+            ],
+            "model_version": "1",
+            "scored_at": dt.datetime(2026, 3, 1, 0, 0, 1, tzinfo=dt.UTC),
+        }
+        with pipeline() as p:
+            alerts = p | beam.Create([pa.RecordBatch.from_pylist([row], ALERTS)])
+            _ = alerts | WriteParquetBatches(f"{tmp_path}/alerts", ALERTS)
+        assert pq.read_table(tmp_path / "alerts-00000-of-00001.parquet").to_pylist() == [row]
+
+    def test_no_rows_give_one_file_without_rows(self, tmp_path):
+        with pipeline() as p:
+            nothing = p | beam.Create([]) | beam.Map(lambda x: x).with_output_types(pa.RecordBatch)
+            _ = nothing | WriteParquetBatches(f"{tmp_path}/rows", SCHEMA)
+        table = pq.read_table(tmp_path / "rows-00000-of-00001.parquet")
+        assert table.num_rows == 0
+        assert table.schema == SCHEMA
+
+    def test_a_failed_pipeline_leaves_no_output(self, tmp_path):
+        def fail(found: pa.RecordBatch) -> pa.RecordBatch:
+            if found.column("n")[0].as_py() == 3:
+                raise ValueError("this bundle fails")
+            return found
+
+        p = pipeline()
+        batches = p | beam.Create([batch(0, 3), batch(3, 5)], reshuffle=False) | beam.Map(fail)
+        _ = batches | WriteParquetBatches(f"{tmp_path}/rows", SCHEMA)
+        with pytest.raises(Exception, match="this bundle fails"):
+            p.run().wait_until_finish()
+        assert list(tmp_path.glob("*.parquet")) == []
+
+    def test_an_unbounded_source_gives_files_by_the_clock_and_keeps_late_rows(self, tmp_path):
+        events = (
+            test_stream.TestStream()
+            .add_elements([TimestampedValue(batch(0, 2), 100)])
+            .advance_watermark_to(10_000)
+            .add_elements([TimestampedValue(batch(2, 4), 100)])  # late by hours
+            .advance_watermark_to_infinity()
+        )
+        with beam.Pipeline(runner="BundleBasedDirectRunner", argv=["--streaming"]) as p:
+            _ = p | events | WriteParquetBatches(f"{tmp_path}/rows", SCHEMA, window_seconds=60)
+        assert [row["n"] for row in self.written(tmp_path)] == [0, 1, 2, 3]
+
+
+def test_cloud_storage_paths_go_through_beams_file_systems(tmp_path):
+    """On a directory that stands for gs://, as in the local stack."""
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "in.jsonl").write_bytes(b"one\ntwo\n")
+    with local_gcs(tmp_path):
+        with pipeline() as p:
+            lines = p | ReadJsonLines("gs://bucket/*.jsonl", split_bytes=4) | beam.FlatMap(lambda rows: rows)
+            assert_that(lines, equal_to([b"one", b"two"]))
+        with pipeline() as p:
+            paths = p | beam.Create([batch(0, 3)]) | WriteParquetBatches("gs://bucket/out/rows", SCHEMA)
+            assert_that(paths, equal_to(["gs://bucket/out/rows-00000-of-00001.parquet"]))
+        with pipeline() as p:
+            rows = (
+                p
+                | ReadParquetBatches("gs://bucket/out/*.parquet")
+                | beam.FlatMap(lambda b: b["n"].to_pylist())
+            )
+            assert_that(rows, equal_to([0, 1, 2]))

@@ -1,0 +1,285 @@
+"""Every rule of the table in transforms/message.py."""
+
+import datetime as dt
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from model.features import FEATURES
+from transforms.message import MessageRules, Messages, derived_id, parse_messages
+from transforms.schema import ERROR_RECORDS, TRANSACTIONS
+
+NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
+RULES = MessageRules(default_time=NOW)
+VALUES = [float(i) for i in range(30)]
+
+
+def message(**changes):
+    body = {
+        "transaction_id": "tx-1",
+        "account_id": "acc-1",
+        "event_time": "2026-03-01T11:00:00Z",
+        "features": VALUES,
+    }
+    body.update(changes)
+    return json.dumps({key: value for key, value in body.items() if value is not ...}).encode()
+
+
+def with_feature(text, index=0):
+    """A message whose feature at `index` is the raw JSON `text`."""
+    values = [str(value) for value in VALUES]
+    values[index] = text
+    return b'{"transaction_id": "tx-1", "features": [' + ",".join(values).encode() + b"]}"
+
+
+def accepted(payload, rules=RULES, **columns):
+    parsed = parse_messages(Messages([payload], **columns), rules)
+    assert parsed.dead_letters.column("errorMessage").to_pylist() == []
+    return parsed.transactions.to_pylist()[0]
+
+
+def rejected(payload, rules=RULES, **columns):
+    parsed = parse_messages(Messages([payload], **columns), rules)
+    assert parsed.transactions.num_rows == 0
+    (row,) = parsed.dead_letters.to_pylist()
+    assert row["payloadBytes"] == payload
+    assert row["stage"] == "parse"
+    return row["errorMessage"]
+
+
+def test_a_message_becomes_a_row():
+    assert accepted(message()) == {
+        "transaction_id": "tx-1",
+        "account_id": "acc-1",
+        "event_time": dt.datetime(2026, 3, 1, 11, 0, tzinfo=dt.UTC),
+        "features": VALUES,
+    }
+
+
+def test_schemas_of_both_outputs():
+    parsed = parse_messages(Messages([message(), b""]), RULES)
+    assert parsed.transactions.schema.equals(TRANSACTIONS, check_metadata=True)
+    assert parsed.dead_letters.schema.equals(ERROR_RECORDS, check_metadata=True)
+
+
+def test_an_empty_batch_gives_two_empty_batches():
+    parsed = parse_messages(Messages([]), RULES)
+    assert (parsed.transactions.num_rows, parsed.dead_letters.num_rows) == (0, 0)
+
+
+def test_integers_count_as_numbers():
+    assert accepted(message(features=list(range(30))))["features"] == VALUES
+
+
+def test_named_features():
+    row = accepted(
+        json.dumps(dict(zip(FEATURES, VALUES, strict=True)) | {"Class": 1, "account_id": "a"}).encode()
+    )
+    assert row["features"] == VALUES
+    assert row["account_id"] == "a"
+
+
+def test_a_list_wins_over_named_features():
+    body = dict.fromkeys(FEATURES, 7.0) | {"features": VALUES}
+    assert accepted(json.dumps(body).encode())["features"] == VALUES
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (with_feature("NaN", 3), "payload: not JSON"),
+        (with_feature("Infinity", 3), "payload: not JSON"),
+        (with_feature("1e999", 3), "Number out of range - at `$.features[3]`, which is V3"),
+        (with_feature("-1e999", 0), "Number out of range - at `$.features[0]`, which is Time"),
+        (with_feature("1" + "0" * 400, 29), "Number out of range - at `$.features[29]`, which is Amount"),
+        (with_feature("1e39", 3), "features: V3 is 1e+39, not a finite float32"),
+        (with_feature("true", 1), "Expected `float`, got `bool` - at `$.features[1]`, which is V1"),
+        (with_feature('"1.5"', 29), "Expected `float`, got `str` - at `$.features[29]`, which is Amount"),
+        (with_feature("null", 2), "Expected `float`, got `null` - at `$.features[2]`, which is V2"),
+        (with_feature("[1]", 2), "Expected `float`, got `array` - at `$.features[2]`, which is V2"),
+        (message(features=VALUES[:29]), "Expected `array` of length >= 30 - at `$.features`"),
+        (message(features=[*VALUES, 1.0]), "Expected `array` of length <= 30 - at `$.features`"),
+        (message(features="1,2,3"), "Expected `array`, got `str` - at `$.features`"),
+        (message(features=None), "Expected `array`, got `null` - at `$.features`"),
+        (
+            message(features=...),
+            "features: absent, and as named keys incomplete: Object missing required field `Time`",
+        ),
+        (
+            json.dumps({name: 1 for name in FEATURES if name != "V17"}).encode(),
+            "features: absent, and as named keys incomplete: Object missing required field `V17`",
+        ),
+        (
+            json.dumps(dict.fromkeys(FEATURES, 1) | {"V5": "x"}).encode(),
+            "Expected `float`, got `str` - at `$.V5`",
+        ),
+        (b"", "payload: not JSON (Input data was truncated)"),
+        (message()[:-20], "payload: not JSON (Input data was truncated)"),
+        (b"hello", "payload: not JSON"),
+        (b"[]", "payload: Expected `object`, got `array`"),
+        (b"null", "payload: Expected `object`, got `null`"),
+        (b"12", "payload: Expected `object`, got `int`"),
+        (message() + message(), "payload: not JSON"),
+        (message().decode().encode("utf-16"), "payload: not UTF-8"),
+        (message(merchant="X").replace(b"X", b"\xff"), "payload: not UTF-8 (invalid start byte"),
+        (message(transaction_id="\ud800"), "payload: not JSON"),
+        (message(transaction_id=""), "Expected `str` of length >= 1 - at `$.transaction_id`"),
+        (message(transaction_id="x" * 257), "Expected `str` of length <= 256 - at `$.transaction_id`"),
+        (message(transaction_id=12), "Expected `str | null`, got `int` - at `$.transaction_id`"),
+        (message(account_id=12), "Expected `str | null`, got `int` - at `$.account_id`"),
+        (message(event_time=12), "Expected `datetime | null`, got `int` - at `$.event_time`"),
+        (message(event_time="yesterday"), "Invalid RFC3339 encoded datetime - at `$.event_time`"),
+        (message(event_time="2026-03-01T11:00:00"), "with a timezone component - at `$.event_time`"),
+        (message(event_time="2026-02-30T11:00:00Z"), "Invalid RFC3339 encoded datetime - at `$.event_time`"),
+        (message(event_time="2026-03-02T12:00:01Z"), "event_time: 2026-03-02T12:00:01+00:00 is outside"),
+        (message(event_time="2015-01-01T00:00:00Z"), "event_time: 2015-01-01T00:00:00+00:00 is outside"),
+        (message(event_time="0001-01-01T00:00:00+23:59"), "event_time: 0001-01-01T00:00:00+23:59 is outside"),
+        (message(event_time="9999-12-31T23:59:59-23:59"), "event_time: 9999-12-31T23:59:59-23:59 is outside"),
+        (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, "payload: nested too deeply"),
+        (b"[" * 60_000, "payload: "),
+    ],
+)
+def test_a_bad_message_is_rejected_with_the_field(payload, reason):
+    assert reason in rejected(payload)
+
+
+def test_the_last_of_a_key_that_comes_twice_counts():
+    twice = b'{"account_id": "first", "account_id": "second", ' + message(account_id=...)[1:]
+    assert accepted(twice)["account_id"] == "second"
+
+
+def test_both_of_a_key_that_comes_twice_must_be_valid():
+    twice = b'{"features": [1], ' + message()[1:]
+    assert "Expected `array` of length >= 30" in rejected(twice)
+
+
+def test_ten_megabytes_are_rejected_unread_and_kept_cut():
+    payload = b'{"x": "' + b"a" * 10_000_000 + b'"}'
+    parsed = parse_messages(Messages([payload]), RULES)
+    (row,) = parsed.dead_letters.to_pylist()
+    assert row["errorMessage"] == (
+        "payload: 10000009 bytes, over the limit of 65536 (payload cut from 10000009 bytes)"
+    )
+    assert row["payloadBytes"] == payload[: 4 * 1024 * 1024]
+
+
+def test_the_limit_in_bytes_is_exact():
+    payload = message(merchant="m")
+    assert accepted(payload, MessageRules(NOW, max_bytes=len(payload)))["transaction_id"] == "tx-1"
+    assert "over the limit" in rejected(payload, MessageRules(NOW, max_bytes=len(payload) - 1))
+
+
+def test_a_payload_that_is_not_text_is_kept_as_bytes_alone():
+    parsed = parse_messages(Messages([b"\xff\x00"]), RULES)
+    (row,) = parsed.dead_letters.to_pylist()
+    assert row["payloadString"] is None
+    assert row["payloadBytes"] == b"\xff\x00"
+
+
+def test_no_event_time_takes_the_publish_time_then_the_default():
+    published = dt.datetime(2026, 2, 1, tzinfo=dt.UTC)
+    payload = message(event_time=...)
+    assert accepted(payload, publish_times=[published])["event_time"] == published
+    assert accepted(payload, publish_times=[None])["event_time"] == NOW
+
+
+def test_bounds_of_event_time_count_from_the_publish_time():
+    published = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    late = message(event_time="2020-01-02T00:00:00Z")
+    assert accepted(late, publish_times=[published])["transaction_id"] == "tx-1"
+    later = message(event_time="2020-01-02T00:00:00.000001Z")
+    assert "is outside" in rejected(later, publish_times=[published])
+
+
+@pytest.mark.parametrize("text", ["2026-03-01T10:30:00Z", "2026-03-01T11:30:00+01:00", "1772361000000"])
+def test_event_time_from_an_attribute(text):
+    rules = MessageRules(NOW, event_time_attribute="ts")
+    row = accepted(message(), rules, attributes=[{"ts": text}])
+    assert row["event_time"] == dt.datetime(2026, 3, 1, 10, 30, tzinfo=dt.UTC)
+    assert accepted(message(), rules, attributes=[{}])["event_time"].hour == 11
+
+
+@pytest.mark.parametrize("text", ["", "soon", "9" * 30, "²", "2026-03-01"])
+def test_a_bad_event_time_attribute_is_rejected(text):
+    rules = MessageRules(NOW, event_time_attribute="ts")
+    assert "attribute ts: " in rejected(message(), rules, attributes=[{"ts": text}])
+
+
+def test_a_missing_id_is_the_same_for_a_redelivery_and_differs_between_messages():
+    payload = message(transaction_id=...)
+    first = accepted(payload, message_ids=["17"])["transaction_id"]
+    assert first == accepted(payload, message_ids=["17"])["transaction_id"] == derived_id(payload, "17")
+    assert first != accepted(payload, message_ids=["18"])["transaction_id"]
+    assert first != accepted(payload + b" ", message_ids=["17"])["transaction_id"]
+
+
+def test_a_bad_message_never_costs_its_neighbours():
+    payloads = [message(transaction_id=f"tx-{i}") for i in range(100)]
+    payloads[10], payloads[50], payloads[99] = b"{", with_feature("1e39"), b"\xff"
+    parsed = parse_messages(Messages(payloads, message_ids=[str(i) for i in range(100)]), RULES)
+    assert parsed.transactions.column("transaction_id").to_pylist() == [
+        f"tx-{i}" for i in range(100) if i not in (10, 50, 99)
+    ]
+    assert parsed.dead_letters.column("payloadBytes").to_pylist() == [
+        payloads[10],
+        payloads[50],
+        payloads[99],
+    ]
+    assert [row["attributes"] for row in parsed.dead_letters.to_pylist()] == [
+        [{"key": "message_id", "value": str(i)}] for i in (10, 50, 99)
+    ]
+
+
+def test_attempts_of_a_replayed_message_are_kept():
+    attributes = [{"dead_letter_attempt": "2", "x": "y"}, {"dead_letter_attempt": "many"}]
+    parsed = parse_messages(Messages([b"{", b"{"], attributes=attributes), RULES)
+    assert parsed.dead_letters.column("attempt").to_pylist() == [2, 0]
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=32) | st.dictionaries(st.text(), inner, max_size=5),
+    max_leaves=40,
+)
+KEYS = st.sampled_from(["features", "transaction_id", "event_time", "account_id", "Time", "V1", "x"])
+
+
+@given(st.lists(st.binary(max_size=200), max_size=10))
+def test_any_bytes_are_accepted_or_rejected_never_lost(payloads):
+    parsed = parse_messages(Messages(payloads), RULES)
+    assert parsed.transactions.num_rows + parsed.dead_letters.num_rows == len(payloads)
+
+
+@given(st.dictionaries(KEYS, JSON_VALUES))
+def test_any_json_object_is_accepted_or_rejected_never_lost(body):
+    parsed = parse_messages(Messages([json.dumps(body).encode()]), RULES)
+    assert parsed.transactions.num_rows + parsed.dead_letters.num_rows == 1
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=30, max_size=30))
+@example([3.4028234663852886e38] * 30)
+@example([-0.0] * 30)
+def test_finite_float32_features_survive_exactly(values):
+    assert accepted(message(features=values))["features"] == values
+
+
+@given(st.lists(st.floats() | st.integers(-(10**40), 10**40), min_size=30, max_size=30))
+def test_a_row_is_accepted_exactly_when_all_features_are_finite_float32(values):
+    with np.errstate(over="ignore"):
+        fits = all(math.isfinite(value) and np.isfinite(np.float32(value)) for value in values)
+    parsed = parse_messages(Messages([message(features=values)]), RULES)
+    assert parsed.transactions.num_rows == (1 if fits else 0)
+
+
+@given(st.text(), st.text(min_size=1, max_size=256))
+def test_texts_survive_exactly(extra, identifier):
+    payload = json.dumps({"transaction_id": identifier, "extra": extra, "features": VALUES}).encode()
+    parsed = parse_messages(Messages([payload]), RULES)
+    if parsed.transactions.num_rows:
+        assert parsed.transactions.column("transaction_id").to_pylist() == [identifier]
+    else:  # only a lone surrogate, which is no Unicode text, may be refused
+        assert any("\ud800" <= char <= "\udfff" for char in identifier + extra)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pickle
+
+import pytest
+
+from tests.model.serving.artifacts import build_artifact
+from transforms.remote import TorchServeHandler, VertexHandler
+from transforms.remote_options import add_arguments, handler_from_options, validate_arguments
+from transforms.score import PytorchHandler
+
+ENDPOINT = "projects/my-project/locations/us-central1/endpoints/123"
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    manifest = build_artifact(tmp_path_factory.mktemp("model")).manifest
+    return dataclasses.replace(manifest, thresholds={"medium": 10.0, "high": 20.0})
+
+
+def parsed(*flags: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--model", default="out/model")
+    parser.add_argument("--output_detail", default="compact")
+    add_arguments(parser)
+    args = parser.parse_args(flags)
+    validate_arguments(parser, args)
+    return args
+
+
+def test_the_default_is_the_model_in_the_worker(manifest):
+    handler = handler_from_options(parsed(), manifest)
+    assert handler == PytorchHandler("out/model", "compact", {"medium": 10.0, "high": 20.0})
+
+
+def test_vertex(manifest):
+    flags = ["--scorer=vertex", f"--vertex_endpoint={ENDPOINT}", "--vertex_psc_address=10.0.0.9"]
+    handler = handler_from_options(parsed(*flags, "--remote_rows=50", "--output_detail=full"), manifest)
+    assert isinstance(handler, VertexHandler)
+    assert (handler.endpoint, handler.psc_address, handler.detail) == (ENDPOINT, "10.0.0.9", "full")
+    assert handler.limits.rows == 50
+    assert handler.thresholds == {"medium": 10.0, "high": 20.0}
+    assert handler.model_version == manifest.model_version
+
+
+def test_torchserve(manifest):
+    flags = ["--scorer=torchserve", "--torchserve_url=http://10.0.0.5:8080", "--torchserve_model=m"]
+    flags += ["--torchserve_model_version=2", "--torchserve_key_file=gs://b/key_file.json"]
+    limits = [
+        "--remote_bytes=9000",
+        "--remote_in_flight=9",
+        "--remote_attempts=3",
+        "--remote_timeout_seconds=5",
+    ]
+    handler = handler_from_options(parsed(*flags, *limits), manifest)
+    assert isinstance(handler, TorchServeHandler)
+    assert (handler.url, handler.name, handler.version) == ("http://10.0.0.5:8080", "m", "2")
+    assert handler.key_file == "gs://b/key_file.json"
+    limits = handler.limits
+    assert (limits.bytes, limits.in_flight, limits.timeout, limits.policy.attempts) == (9000, 9, 5.0, 3)
+
+
+def test_a_handler_travels_to_the_workers_as_plain_data(manifest):
+    handler = handler_from_options(parsed("--scorer=vertex", f"--vertex_endpoint={ENDPOINT}"), manifest)
+    assert pickle.loads(pickle.dumps(handler)) == handler
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--scorer=vertex"], "--scorer=vertex needs --vertex_endpoint"),
+        (["--scorer=torchserve"], "--scorer=torchserve needs --torchserve_url"),
+        ([f"--vertex_endpoint={ENDPOINT}"], "--vertex_endpoint goes with --scorer=vertex"),
+        (["--torchserve_model=m"], "--torchserve_model goes with --scorer=torchserve"),
+        (["--scorer=vertex", "--vertex_endpoint=123"], "give projects/PROJECT/locations/REGION/endpoints/ID"),
+        (
+            ["--scorer=torchserve", "--torchserve_url=10.0.0.5:8080"],
+            "--torchserve_url=10.0.0.5:8080: give a URL",
+        ),
+        (
+            ["--scorer=vertex", f"--vertex_endpoint={ENDPOINT}", "--vertex_api_endpoint=http://example.com"],
+            "clear text",
+        ),
+        (["--remote_rows=0"], "--remote_rows=0 is below 1"),
+        (["--remote_bytes=100"], "--remote_bytes=100 is below 4096"),
+        (["--remote_in_flight=0"], "--remote_in_flight=0 is below 1"),
+        (["--remote_attempts=0"], "--remote_attempts=0 is below 1"),
+        (["--remote_timeout_seconds=0"], "--remote_timeout_seconds=0.0 must be over 0"),
+        (["--scorer=onnx"], "invalid choice: 'onnx'"),
+    ],
+)
+def test_a_wrong_option_ends_the_program_with_its_name(flags, words, capsys):
+    with pytest.raises(SystemExit):
+        parsed(*flags)
+    assert words in capsys.readouterr().err

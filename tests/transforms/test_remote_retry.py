@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transforms.remote_protocol import RejectedError, TransientError
+from transforms.remote_retry import Caller, CallStats, RetryPolicy
+
+
+class Script:
+    """A call that goes through a list of outcomes: an exception to raise, or a result."""
+
+    def __init__(self, *outcomes):
+        self.outcomes = list(outcomes)
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def caller(waits: list[float], draw: float = 1.0, **policy) -> Caller:
+    return Caller(RetryPolicy(**policy), sleep=waits.append, draw=lambda: draw)
+
+
+def test_waits_double_up_to_the_cap():
+    waits: list[float] = []
+    script = Script(*[TransientError("busy")] * 6, "scored")
+    stats = CallStats()
+    assert caller(waits, first=1.0, cap=5.0).retry(script, stats) == "scored"
+    assert waits == [1, 2, 4, 5, 5, 5]
+    assert (stats.calls, stats.retries, stats.waited, stats.throttled) == (7, 6, 22.0, 0.0)
+
+
+def test_jitter_takes_up_to_half_of_a_wait_away():
+    assert [RetryPolicy(first=8.0, cap=8.0).wait(1, None, lambda d=d: d) for d in (0, 0.5, 1)] == [4, 6, 8]
+
+
+def test_after_the_last_attempt_the_error_is_raised_with_their_number():
+    waits: list[float] = []
+    script = Script(*[TransientError("HTTP 503: busy")] * 3)
+    with pytest.raises(TransientError, match=r"HTTP 503: busy \(after 3 attempts\)"):
+        caller(waits, attempts=3).retry(script, CallStats())
+    assert len(waits) == 2
+
+
+def test_a_refusal_is_not_repeated():
+    script = Script(RejectedError("HTTP 400: no"))
+    with pytest.raises(RejectedError):
+        caller([]).retry(script, CallStats())
+    assert script.calls == 1
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(0.1, 0.5), (7.0, 7.0), (1e9, 60.0)])
+def test_a_longer_retry_after_is_obeyed_within_reason(asked, waited):
+    waits: list[float] = []
+    stats = CallStats()
+    script = Script(TransientError("busy", retry_after=asked, throttled=True), "scored")
+    caller(waits).retry(script, stats)
+    assert waits == [waited]
+    assert stats.throttled == waited
+
+
+def test_a_very_late_attempt_still_waits_the_cap():
+    assert RetryPolicy(cap=30).wait(5000, None, lambda: 1.0) == 30
+
+
+@pytest.mark.parametrize("wrong", [{"attempts": 0}, {"first": -1}, {"first": 2, "cap": 1}])
+def test_a_policy_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError, match="attempts >= 1"):
+        RetryPolicy(**wrong)
+
+
+@given(st.integers(0, 70), st.sets(st.integers(0, 69)))
+def test_bisecting_finds_exactly_the_bad_rows_and_covers_every_row_once(n, bad):
+    bad = {row for row in bad if row < n}
+    sent = []
+
+    def call(start, stop):
+        sent.append((start, stop))
+        if bad & set(range(start, stop)):
+            raise RejectedError("HTTP 400: bad row")
+        return list(range(start, stop))
+
+    stats = CallStats()
+    parts = list(caller([]).bisect(0, n, call, stats)) if n else []
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(n))
+    assert {part.start for part in parts if part.result is None} == bad
+    assert all(part.reason == "HTTP 400: bad row" for part in parts if part.result is None)
+    assert [row for part in parts if part.result for row in part.result] == sorted(set(range(n)) - bad)
+    assert stats.calls == len(sent) <= max(2 * n - 1, 0)
+    if len(bad) == 1:
+        assert len(sent) <= 2 * (n - 1).bit_length() + 1
+
+
+def test_a_transient_failure_on_the_way_down_is_retried_and_then_raised():
+    script = Script(RejectedError("bad"), TransientError("reset"), [0], TransientError("reset"), [1])
+    parts = list(caller([]).bisect(0, 2, lambda start, stop: script(), CallStats()))
+    assert [part.result for part in parts] == [[0], [1]]
+    hopeless = Script(RejectedError("bad"), [0], *[TransientError("gone")] * 2)
+    with pytest.raises(TransientError, match="gone"):
+        list(caller([], attempts=2).bisect(0, 2, lambda start, stop: hopeless(), CallStats()))
+
+
+def test_stats_add_up_over_threads():
+    stats = CallStats()
+    threads = [
+        threading.Thread(target=lambda: [stats.add(calls=1, waited=0.5) for _ in range(2000)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (stats.calls, stats.waited) == (8000, 4000.0)

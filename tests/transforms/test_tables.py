@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import datetime as dt
+
+import pyarrow as pa
+import pytest
+from google.cloud import bigquery
+
+from transforms.bigquery.append import Appender
+from transforms.bigquery.streams import default_stream
+from transforms.dead_letter import dead_letters
+from transforms.schema import ERROR_RECORDS, SCORES, SCORES_FULL, to_bigquery
+from transforms.tables import (
+    TABLES,
+    TableError,
+    alerts_table,
+    create_tables,
+    error_records_table,
+    missing_columns,
+    scores_table,
+)
+
+T0 = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+
+
+def score(transaction_id: str, value: float, minutes: int) -> dict:
+    return {
+        "transaction_id": transaction_id,
+        "account_id": None,
+        "event_time": T0,
+        "anomaly_score": value,
+        "severity": "high",
+        "encoded": [1.0, 2.0, 3.0, 4.0],
+        "top_features": [{"feature": "V4", "contribution": 0.5}],
+        "model_version": "1",
+        "scored_at": T0 + dt.timedelta(minutes=minutes),
+    }
+
+
+def test_scores_are_partitioned_by_event_day_and_clustered():
+    table = scores_table().table("p.d")
+    assert table.full_table_id is None
+    assert str(table.reference) == "p.d.scores"
+    assert (table.time_partitioning.type_, table.time_partitioning.field) == ("DAY", "event_time")
+    assert table.clustering_fields == ["severity", "account_id", "transaction_id"]
+
+
+@pytest.mark.parametrize("spec", [*TABLES, scores_table(full=True)], ids=lambda spec: spec.view)
+def test_every_table_and_column_is_described_and_its_keys_exist(spec):
+    table = spec.table("p.d")
+    assert table.description
+    assert all(field.description for field in table.schema), [
+        f.name for f in table.schema if not f.description
+    ]
+    types = {field.name: field for field in table.schema}
+    assert types[table.time_partitioning.field].field_type == "TIMESTAMP"
+    assert set(table.clustering_fields) <= set(types)
+    assert len(table.clustering_fields) <= 4
+
+
+def test_view_keeps_the_latest_row_of_each_transaction():
+    assert scores_table().view_sql("p.d") == (
+        "SELECT * FROM `p.d.scores` WHERE TRUE "
+        "QUALIFY ROW_NUMBER() OVER (PARTITION BY transaction_id, event_time ORDER BY scored_at DESC) = 1"
+    )
+
+
+def test_missing_columns_are_those_that_the_full_output_adds():
+    missing = missing_columns(to_bigquery(SCORES), SCORES_FULL)
+    assert [field.name for field in missing] == SCORES_FULL.names[len(SCORES.names) :]
+    assert all(field.mode in ("NULLABLE", "REPEATED") for field in missing)
+
+
+def test_legacy_type_names_count_as_equal():
+    existing = [bigquery.SchemaField("n", "INTEGER"), bigquery.SchemaField("x", "FLOAT", mode="REPEATED")]
+    wanted = pa.schema([("n", pa.int64()), ("x", pa.list_(pa.float64()))])
+    assert missing_columns(existing, wanted) == []
+
+
+@pytest.mark.parametrize(
+    ("existing", "message"),
+    [
+        (bigquery.SchemaField("x", "STRING"), "column 'x' is STRING, the rows have FLOAT64"),
+        (
+            bigquery.SchemaField("x", "FLOAT64", mode="REPEATED"),
+            "column 'x' is REPEATED FLOAT64, the rows have FLOAT64",
+        ),
+    ],
+)
+def test_a_column_of_another_type_is_named(existing, message):
+    with pytest.raises(TableError, match=message):
+        missing_columns([existing], pa.schema([("x", pa.float64())]))
+
+
+@pytest.mark.integration
+class TestOnTheEmulator:
+    def test_creating_twice_changes_nothing(self, bigquery_client, dataset):
+        full_name = f"{bigquery_client.project}.{dataset}"
+        for _ in range(2):
+            create_tables(bigquery_client, dataset)
+            tables = {table.table_id: table.table_type for table in bigquery_client.list_tables(dataset)}
+            assert tables == {
+                "scores": "TABLE",
+                "scores_latest": "VIEW",
+                "alerts": "TABLE",
+                "alerts_latest": "VIEW",
+                "error_records": "TABLE",
+                "error_records_latest": "VIEW",
+            }
+        scores = bigquery_client.get_table(f"{full_name}.scores")
+        assert scores.time_partitioning.field == "event_time"
+        assert scores.clustering_fields == ["severity", "account_id", "transaction_id"]
+        assert {field.name: field.mode for field in scores.schema} == {
+            field.name: field.mode for field in to_bigquery(SCORES)
+        }
+        assert scores.schema[0].description == SCORES.field(0).metadata[b"description"].decode()
+
+    def test_columns_of_the_full_output_are_added_to_an_existing_table(self, bigquery_client, dataset):
+        create_tables(bigquery_client, dataset, [scores_table()])
+        create_tables(bigquery_client, dataset, [scores_table(full=True)])
+        table = bigquery_client.get_table(f"{dataset}.scores")
+        assert [field.name for field in table.schema] == SCORES_FULL.names
+
+    def test_a_table_that_cannot_take_the_rows_is_an_error_that_names_it(self, bigquery_client, dataset):
+        full_name = f"{bigquery_client.project}.{dataset}"
+        bigquery_client.create_table(
+            bigquery.Table(f"{full_name}.alerts", [bigquery.SchemaField("transaction_id", "INT64")])
+        )
+        with pytest.raises(TableError, match=rf"Table {full_name}\.alerts: column 'transaction_id' is INT64"):
+            create_tables(bigquery_client, dataset, [alerts_table()])
+
+    def test_a_table_without_a_required_column_is_an_error_that_names_it(self, bigquery_client, dataset):
+        full_name = f"{bigquery_client.project}.{dataset}"
+        fields = [field for field in to_bigquery(ERROR_RECORDS) if field.name != "stage"]
+        bigquery_client.create_table(bigquery.Table(f"{full_name}.error_records", fields))
+        with pytest.raises(TableError, match="error_records lacks stage"):
+            create_tables(bigquery_client, dataset, [error_records_table()])
+
+    def test_the_view_of_scores_keeps_one_row_per_transaction(self, bigquery_client, write_client, dataset):
+        create_tables(bigquery_client, dataset, [scores_table()])
+        rows = [score("a", 1.0, 0), score("a", 2.0, 5), score("b", 3.0, 0), score("b", 3.0, 0)]
+        batch = pa.RecordBatch.from_pylist(rows, SCORES)
+        appender = Appender(
+            write_client, default_stream(f"{bigquery_client.project}.{dataset}.scores"), SCORES
+        )
+        assert appender.append([batch]).rows == 4
+        appender.close()
+        found = bigquery_client.query(
+            f"SELECT transaction_id, anomaly_score FROM {dataset}.scores_latest ORDER BY transaction_id"
+        ).result()
+        assert [tuple(row) for row in found] == [("a", 2.0), ("b", 3.0)]
+
+    def test_the_view_of_error_records_keeps_equal_payloads_of_different_messages(
+        self, bigquery_client, write_client, dataset
+    ):
+        create_tables(bigquery_client, dataset, [error_records_table()])
+        batch = dead_letters(
+            [b"\xff", b"\xff", b"\xff", b"{}"],
+            ["not UTF-8", "not UTF-8", "not UTF-8", "features: absent"],
+            "parse",
+            [{"message_id": "1"}, {"message_id": "1"}, {"message_id": "2"}, {}],
+            timestamp=1_700_000_000_000_000,
+        )
+        appender = Appender(
+            write_client, default_stream(f"{bigquery_client.project}.{dataset}.error_records"), ERROR_RECORDS
+        )
+        assert appender.append([batch]).rows == 4
+        appender.close()
+        found = bigquery_client.query(
+            "SELECT payloadBytes, errorMessage, ARRAY_LENGTH(attributes) "
+            f"FROM {dataset}.error_records_latest ORDER BY errorMessage, payloadBytes"
+        ).result()
+        assert [tuple(row) for row in found] == [
+            (b"{}", "features: absent", 0),
+            (b"\xff", "not UTF-8", 1),
+            (b"\xff", "not UTF-8", 1),
+        ]

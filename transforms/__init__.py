@@ -1,0 +1,1 @@
+"""Beam transforms over Arrow record batches, and the pure functions beside them."""

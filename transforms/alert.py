@@ -1,0 +1,102 @@
+"""Alerts: the rows whose score reached a threshold, as a batch for tables and as messages for a topic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import apache_beam as beam
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.io.gcp.pubsub import PubsubMessage
+
+import transforms.coder  # noqa: F401  registers the coder of record batches
+from model.thresholds import SEVERITIES
+from transforms import metrics
+from transforms.schema import ALERTS
+
+
+@dataclass
+class Alert(beam.PTransform):
+    """Keeps the rows that reached a severity.
+
+    SCORES batch  ->  ALERTS batch
+
+    Attributes:
+      thresholds: the lowest anomaly_score of each alerting severity; written beside the score.
+      min_severity: "medium" or "high".
+    """
+
+    thresholds: Mapping[str, float] = field(hash=False)
+    min_severity: str = "medium"
+
+    def expand(self, scores: beam.PCollection) -> beam.PCollection:
+        """Scores to alerts; a batch without alerts gives nothing."""
+        return scores | beam.ParDo(_AlertFn(dict(self.thresholds), self.min_severity)).with_output_types(
+            pa.RecordBatch
+        )
+
+
+@dataclass
+class AlertMessages(beam.PTransform):
+    """Turns alerts into Pub/Sub messages.
+
+    ALERTS batch  ->  PubsubMessage (JSON; severity, top features and ids as attributes)
+    """
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        """Alerts to messages, one a row."""
+        return batches | beam.FlatMap(alert_messages).with_output_types(PubsubMessage)
+
+
+def alerts(
+    scores: pa.RecordBatch, thresholds: Mapping[str, float], min_severity: str = "medium"
+) -> pa.RecordBatch:
+    """The rows of a SCORES batch of at least `min_severity`, as an ALERTS batch.
+
+    Raises:
+      ValueError: `min_severity` is no alerting severity.
+    """
+    if min_severity not in SEVERITIES[1:]:
+        raise ValueError(f"min_severity must be one of {SEVERITIES[1:]}, not {min_severity!r}")
+    wanted = SEVERITIES[SEVERITIES.index(min_severity) :]
+    rows = scores.filter(pc.is_in(scores.column("severity"), pa.array(wanted)))
+    reached = [thresholds[severity] for severity in rows.column("severity").to_pylist()]
+    columns = {"threshold": pa.array(reached, pa.float64())}
+    return pa.RecordBatch.from_arrays(
+        [columns[name] if name in columns else rows.column(name) for name in ALERTS.names], schema=ALERTS
+    )
+
+
+def alert_messages(batch: pa.RecordBatch) -> list[PubsubMessage]:
+    """One message per row of an ALERTS batch.
+
+    The body is the row as JSON. The attributes let a subscription filter without opening it: `severity`,
+    `top_features` (names, largest contribution first, joined by commas), `transaction_id`, `model_version`.
+    """
+    return [
+        PubsubMessage(
+            orjson.dumps(row),
+            {
+                "severity": row["severity"],
+                "top_features": ",".join(item["feature"] for item in row["top_features"]),
+                "transaction_id": row["transaction_id"],
+                "model_version": row["model_version"],
+            },
+        )
+        for row in batch.to_pylist()
+    ]
+
+
+class _AlertFn(beam.DoFn):
+    def __init__(self, thresholds: Mapping[str, float], min_severity: str) -> None:
+        self._thresholds = thresholds
+        self._min_severity = min_severity
+        self._alerts = metrics.counter(metrics.ALERTS)
+
+    def process(self, element: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
+        batch = alerts(element, self._thresholds, self._min_severity)
+        if batch.num_rows:
+            self._alerts.inc(batch.num_rows)
+            yield batch

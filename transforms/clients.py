@@ -1,0 +1,119 @@
+"""BigQuery clients for Google's service, for a private endpoint of it, or for a server on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import grpc
+from google.api_core.client_options import ClientOptions
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import bigquery
+from google.cloud.bigquery_storage_v1 import BigQueryReadClient, BigQueryWriteClient
+from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
+from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
+
+REST_FLAG: Final = "--bigquery_endpoint"
+STORAGE_FLAG: Final = "--bigquery_storage_endpoint"
+
+_UNLIMITED: Final = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+
+
+@dataclass(frozen=True)
+class BigQueryEndpoints:
+    """Where BigQuery answers. Plain data, so that a worker can make its own clients from it.
+
+    A loopback address gets anonymous credentials, and the Storage APIs a channel without TLS: no token ever
+    leaves the machine in clear text. Everything else gets application default credentials and TLS.
+
+    Attributes:
+      rest: base URL of the REST API, "https://bigquery-name.p.googleapis.com" or "http://127.0.0.1:9050";
+        None for Google's public endpoint.
+      storage: "host" or "host:port" of the Storage Read and Write APIs (gRPC); None for Google's public one.
+
+    Raises:
+      ValueError: an address has the wrong form; the text names the flag.
+    """
+
+    rest: str | None = None
+    storage: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rest is not None:
+            url = urlsplit(self.rest)
+            if url.scheme not in ("http", "https") or not url.hostname:
+                raise ValueError(
+                    f"{REST_FLAG}={self.rest}: give a URL such as https://HOST or http://127.0.0.1:PORT"
+                )
+            if url.scheme == "http" and not is_loopback(url.hostname):
+                raise ValueError(
+                    f"{REST_FLAG}={self.rest}: credentials would travel in clear text; use https://"
+                )
+        if self.storage is not None and ("/" in self.storage or not _host(self.storage)):
+            raise ValueError(f"{STORAGE_FLAG}={self.storage}: give HOST or HOST:PORT, without a scheme")
+
+    def client(self, project: str | None = None) -> bigquery.Client:
+        """A client of the REST API; `project` pays for jobs and completes table names."""
+        if self.rest is None:
+            return bigquery.Client(project=project)
+        credentials = AnonymousCredentials() if is_loopback(urlsplit(self.rest).hostname or "") else None
+        options = ClientOptions(api_endpoint=self.rest)
+        return bigquery.Client(project=project, credentials=credentials, client_options=options)
+
+    def write_client(self) -> BigQueryWriteClient:
+        """A client of the Storage Write API with a connection of its own."""
+        channel = self._insecure_channel()
+        if channel is not None:
+            return BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))
+        return BigQueryWriteClient(client_options=self._storage_options())
+
+    def read_client(self) -> BigQueryReadClient:
+        """A client of the Storage Read API with a connection of its own."""
+        channel = self._insecure_channel()
+        if channel is not None:
+            return BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))
+        return BigQueryReadClient(client_options=self._storage_options())
+
+    def _insecure_channel(self) -> grpc.Channel | None:
+        if self.storage is None or not is_loopback(_host(self.storage)):
+            return None
+        return grpc.insecure_channel(self.storage, options=_UNLIMITED)
+
+    def _storage_options(self) -> ClientOptions | None:
+        return None if self.storage is None else ClientOptions(api_endpoint=self.storage)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags from which `BigQueryEndpoints(rest, storage)` is made."""
+    parser.add_argument(
+        REST_FLAG,
+        metavar="URL",
+        help="BigQuery REST endpoint other than Google's public one: a private endpoint, or a local server. "
+        "Example: http://127.0.0.1:9050",
+    )
+    parser.add_argument(
+        STORAGE_FLAG,
+        metavar="HOST:PORT",
+        help="BigQuery Storage Read and Write endpoint other than Google's public one. "
+        "Example: 127.0.0.1:9060",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only be this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host(address: str) -> str:
+    try:
+        return urlsplit(f"//{address}").hostname or ""
+    except ValueError:
+        return ""

@@ -1,0 +1,47 @@
+"""Everything between a source and the sinks, shared by the batch and the streaming pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import apache_beam as beam
+
+from transforms.alert import Alert
+from transforms.parse import Parse
+from transforms.score import Score
+
+
+class Detected(NamedTuple):
+    """What Detect gives: SCORES, ALERTS and ERROR_RECORDS batches."""
+
+    scores: beam.PCollection
+    alerts: beam.PCollection
+    dead_letters: beam.PCollection
+
+
+@dataclass
+class Detect(beam.PTransform):
+    """Detects anomalous transactions.
+
+    messages | columnar batches  --parse-->  transactions  --score-->  scores  --alert-->  alerts
+                                    |                         |
+                                    +------ dead letters -----+
+
+    Attributes:
+      parse: what reads the source's elements: Parse for lists of messages, ReadColumns for columnar batches.
+      score: the scorer.
+      alert: the alerting rule.
+    """
+
+    parse: Parse | beam.PTransform
+    score: Score
+    alert: Alert
+
+    def expand(self, elements: beam.PCollection) -> Detected:
+        """The source's elements to scores, alerts and dead letters."""
+        parsed = elements | "Parse" >> self.parse
+        scored = parsed.transactions | "Score" >> self.score
+        alerts = scored.scores | "Alert" >> self.alert
+        rejected = (parsed.dead_letters, scored.dead_letters) | "Rejected" >> beam.Flatten()
+        return Detected(scored.scores, alerts, rejected)

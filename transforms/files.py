@@ -1,0 +1,325 @@
+"""Files as sources and sinks: JSON lines and Parquet in, Parquet out. Any file system that Beam knows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Final, NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.coders import BytesCoder
+from apache_beam.io.filebasedsink import FileBasedSink
+from apache_beam.io.fileio import EmptyMatchTreatment, MatchFiles
+from apache_beam.io.filesystem import CompressionTypes, FileMetadata
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
+
+import transforms.coder  # noqa: F401  registers the coder of record batches
+from transforms.columnar import BATCH_ROWS, rebatch
+
+SPLIT_BYTES: Final = 32 * 1024 * 1024
+"""Bytes of a file that one worker reads in one go."""
+
+BLOCK_BYTES: Final = 1024 * 1024
+MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+ROW_GROUP_ROWS: Final = 64 * 1024
+
+
+class FileColumnsError(ValueError):
+    """A file lacks a column, or is not Parquet at all. The text names the file."""
+
+
+class Range(NamedTuple):
+    """Bytes `start` to `stop` of a file of lines: the lines that begin there. `stop` None is the end."""
+
+    path: str
+    start: int
+    stop: int | None
+
+
+class RowGroups(NamedTuple):
+    """Some row groups of a Parquet file."""
+
+    path: str
+    numbers: tuple[int, ...]
+
+
+@dataclass
+class ReadJsonLines(beam.PTransform):
+    """Reads files of lines, without looking into the lines.
+
+    Input: a pipeline. Output: PCollection of lists of bytes: consecutive lines, without their line ends.
+    Whatever is in a line comes out unchanged, valid UTF-8 or not, and so does an empty line.
+
+    A list, because an element a line would cost more than decoding it. Files that end in .gz, .bz2, .zst and
+    the like are decompressed, and read by one worker each.
+
+    Attributes:
+      pattern: path or glob, local or gs://. No match is an error.
+      rows: lines of a list; the last ones of a share of a file may be shorter.
+      split_bytes: size of the shares.
+      max_line_bytes: a longer line is cut to this length. It is broken input, and must not fill the memory.
+    """
+
+    pattern: str
+    rows: int = 1024
+    split_bytes: int = SPLIT_BYTES
+    max_line_bytes: int = MAX_LINE_BYTES
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
+        """Files to ranges, spread over the workers, to lines."""
+        return (
+            begin
+            | "Match" >> MatchFiles(self.pattern, EmptyMatchTreatment.DISALLOW)
+            | "Split" >> beam.FlatMap(split_lines, self.split_bytes)
+            | "Spread" >> beam.Reshuffle()
+            | "Read"
+            >> beam.FlatMap(read_lines, self.rows, self.max_line_bytes).with_output_types(list[bytes])
+        )
+
+
+@dataclass
+class ReadParquetBatches(beam.PTransform):
+    """Reads Parquet files.
+
+    Input: a pipeline. Output: PCollection of pyarrow.RecordBatch in the schema of its file.
+
+    Attributes:
+      pattern: path or glob, local or gs://. No match is an error.
+      columns: names of the columns to read, in this order; empty reads all.
+      batch_rows: rows of a batch; the last of a share of a file may have fewer.
+      split_bytes: size of the shares, which are whole row groups.
+    """
+
+    pattern: str
+    columns: Sequence[str] = ()
+    batch_rows: int = BATCH_ROWS
+    split_bytes: int = SPLIT_BYTES
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
+        """Files to row groups, spread over the workers, to record batches."""
+        read = beam.FlatMap(read_row_groups, list(self.columns), self.batch_rows)
+        return (
+            begin
+            | "Match" >> MatchFiles(self.pattern, EmptyMatchTreatment.DISALLOW)
+            | "Split" >> beam.FlatMap(split_row_groups, list(self.columns), self.split_bytes)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> read.with_output_types(pa.RecordBatch)
+        )
+
+
+@dataclass
+class WriteParquetBatches(beam.PTransform):
+    """Writes record batches to Parquet files.
+
+    Input: PCollection of pyarrow.RecordBatch with `schema`. Output: PCollection of str, the paths.
+
+    Bounded: `PREFIX-00000-of-00003.parquet` and so on, one file a bundle. They are written under temporary
+    names and renamed when all are complete, so no other program sees a part of the output. Without any rows
+    there is one file without rows.
+
+    Unbounded: one file every `window_seconds` by the clock,
+    `PREFIX-LAUNCH-[START, END)-00000-of-00001.parquet`.
+
+    Attributes:
+      prefix: how the paths begin, local or gs://. Missing local directories are made.
+      schema: the columns; batches may have them in their order only.
+      codec: compression, as pyarrow names it.
+      window_seconds: for unbounded input.
+    """
+
+    prefix: str
+    schema: pa.Schema
+    codec: str = "zstd"
+    window_seconds: int = 60
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        """Batches to a file sink."""
+        if batches.is_bounded:
+            return batches | beam.io.iobase.Write(ParquetSink(self.prefix, self.schema, self.codec))
+        # The name of a window's file must not be that of a job before this one.
+        prefix = f"{self.prefix}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        sink = ParquetSink(prefix, self.schema, self.codec, "-W-SSSSS-of-NNNNN")
+        return (
+            batches
+            # Windows of the clock: by event time, rows that come late would be dropped.
+            | "By the clock" >> beam.Map(lambda batch: TimestampedValue(batch, time.time()))
+            | "Windows" >> beam.WindowInto(FixedWindows(self.window_seconds))
+            | beam.io.iobase.Write(sink)
+        )
+
+
+class ParquetSink(FileBasedSink):
+    """Beam's file sink (temporary names, one rename at the end) with Parquet in the files.
+
+    Batches are gathered to row groups of some size: Beam's own Parquet sink makes one of every batch.
+    """
+
+    def __init__(
+        self, prefix: str, schema: pa.Schema, codec: str = "zstd", shard_name_template: str | None = None
+    ) -> None:
+        super().__init__(
+            prefix,
+            coder=BytesCoder(),
+            file_name_suffix=".parquet",
+            num_shards=0,
+            shard_name_template=shard_name_template,
+            mime_type="application/x-parquet",
+            compression_type=CompressionTypes.UNCOMPRESSED,
+        )
+        self._schema = schema
+        self._codec = codec
+
+    def open(self, temp_path: str) -> _RowGroupWriter:
+        """A writer of one file."""
+        return _RowGroupWriter(super().open(temp_path), self._schema, self._codec)
+
+    def write_record(self, file_handle: _RowGroupWriter, value: pa.RecordBatch) -> None:
+        """Adds a batch to a file."""
+        file_handle.write(value)
+
+    def close(self, file_handle: _RowGroupWriter | None) -> None:
+        """Completes a file."""
+        if file_handle is not None:
+            file_handle.close()
+
+
+class _RowGroupWriter:
+    def __init__(self, file: BinaryIO, schema: pa.Schema, codec: str) -> None:
+        self._file = file
+        self._schema = schema
+        self._writer = pq.ParquetWriter(file, schema, compression=codec, use_dictionary=_repeating(schema))
+        self._held: list[pa.RecordBatch] = []
+        self._rows = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._held.append(batch)
+        self._rows += batch.num_rows
+        if self._rows >= ROW_GROUP_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+        self._file.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_batches(self._held, self._schema))
+        self._held, self._rows = [], 0
+
+
+def _repeating(schema: pa.Schema) -> list[str]:
+    """The Parquet columns worth a dictionary: texts. One of all numbers and ids costs a third more time."""
+    paths: list[str] = []
+    for field in schema:
+        kind, path = field.type, field.name
+        if pa.types.is_list(kind):
+            kind, path = kind.value_type, f"{path}.list.element"
+        members = list(kind) if pa.types.is_struct(kind) else []
+        paths += [f"{path}.{member.name}" for member in members if pa.types.is_string(member.type)]
+        if pa.types.is_string(kind) and field.name != "transaction_id":
+            paths.append(path)
+    return paths
+
+
+def split_lines(file: FileMetadata, split_bytes: int = SPLIT_BYTES) -> list[Range]:
+    """The shares of a file of lines; a compressed file is one share."""
+    if CompressionTypes.detect_compression_type(file.path) != CompressionTypes.UNCOMPRESSED:
+        return [Range(file.path, 0, None)]
+    starts = range(0, file.size_in_bytes, split_bytes)
+    return [Range(file.path, start, min(start + split_bytes, file.size_in_bytes)) for start in starts]
+
+
+def read_lines(
+    share: Range, rows: int = 1024, max_line_bytes: int = MAX_LINE_BYTES, block_bytes: int = BLOCK_BYTES
+) -> Iterator[list[bytes]]:
+    """The lines that begin within the share, in lists of `rows`, empty ones too: none is lost unseen.
+
+    A share that does not begin at 0 leaves the line under way at its beginning to the share before it.
+    """
+    held: list[bytes] = []
+    with FileSystems.open(share.path) as file:
+        for lines in _blocks_of_lines(file, share, max_line_bytes, block_bytes):
+            held += lines
+            while len(held) >= rows:
+                yield held[:rows]
+                del held[:rows]
+    if held:
+        yield held
+
+
+def split_row_groups(
+    file: FileMetadata, columns: Sequence[str] = (), split_bytes: int = SPLIT_BYTES
+) -> list[RowGroups]:
+    """Shares of a Parquet file, of about `split_bytes` each (uncompressed) and one row group at least.
+
+    Raises:
+      FileColumnsError: the file is not Parquet, or lacks one of `columns`.
+    """
+    with FileSystems.open(file.path, compression_type=CompressionTypes.UNCOMPRESSED) as source:
+        try:
+            metadata = pq.read_metadata(source)
+        except pa.ArrowInvalid as error:
+            raise FileColumnsError(f"{file.path}: not a Parquet file ({error})") from error
+    names = metadata.schema.to_arrow_schema().names
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise FileColumnsError(f"{file.path}: no column {', '.join(missing)}; it has {', '.join(names)}")
+    shares: list[list[int]] = []
+    size = split_bytes
+    for number in range(metadata.num_row_groups):
+        if size >= split_bytes:
+            shares.append([])
+            size = 0
+        shares[-1].append(number)
+        size += metadata.row_group(number).total_byte_size
+    return [RowGroups(file.path, tuple(numbers)) for numbers in shares]
+
+
+def read_row_groups(
+    share: RowGroups, columns: Sequence[str] = (), batch_rows: int = BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """The rows of some row groups, in batches of `batch_rows`."""
+    with FileSystems.open(share.path, compression_type=CompressionTypes.UNCOMPRESSED) as source:
+        file = pq.ParquetFile(source)
+        # Decoded in large pieces, which are then cut: many small decodings take a fifth longer.
+        batches = file.iter_batches(
+            max(batch_rows, ROW_GROUP_ROWS),
+            row_groups=share.numbers,
+            columns=list(columns) or None,
+            use_threads=False,
+        )
+        yield from rebatch(batches, batch_rows)
+
+
+def _blocks_of_lines(
+    file: BinaryIO, share: Range, max_line_bytes: int, block_bytes: int
+) -> Iterator[list[bytes]]:
+    left = float("inf") if share.stop is None else share.stop - share.start
+    if share.start:
+        file.seek(share.start - 1)  # a line end there, and a line begins right at the share
+        left += 1 - _rest_of_line(file, 0, block_bytes)[1]
+    head = b""
+    while left > 0 and (block := file.read(int(min(block_bytes, left)))):
+        left -= len(block)
+        lines = block.split(b"\n")
+        lines[0] = (head + lines[0])[:max_line_bytes]
+        head = lines.pop()[:max_line_bytes]
+        yield lines
+    if head:
+        yield [head + _rest_of_line(file, max_line_bytes - len(head), block_bytes)[0]]
+
+
+def _rest_of_line(file: BinaryIO, keep: int, block_bytes: int) -> tuple[bytes, int]:
+    """Reads to the next line end. Returns the first `keep` bytes without it, and how many bytes were read."""
+    kept, count = b"", 0
+    while piece := file.readline(block_bytes):
+        count += len(piece)
+        kept += piece[: keep - len(kept)].removesuffix(b"\n")
+        if piece.endswith(b"\n"):
+            break
+    return kept, count

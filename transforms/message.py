@@ -1,0 +1,263 @@
+"""Decoding of transaction messages: bytes in, columns or a reason out. No Beam here.
+
+The rules, each with a test under the same name:
+
+| what comes in | what happens |
+|---|---|
+| `features`: 30 finite JSON numbers | accepted; integers count as numbers |
+| the 30 features as named keys (a row of `ulb_fraud_detection`) | accepted where `features` is absent |
+| NaN, Infinity, 1e999, or a number over the float32 range | rejected, names the feature |
+| a boolean, string, null or list in place of a number | rejected, names the feature |
+| 29 or 31 features, or a missing named one | rejected, names the field |
+| not JSON, cut-off JSON, not UTF-8, not an object, empty | rejected |
+| nested deeper than the decoder's limit | rejected |
+| longer than `max_bytes` | rejected before it is decoded |
+| a key twice in one object | the last one counts (what JSON parsers in general do) |
+| a key that is not known | ignored, `Class` too: a label never reaches the model |
+| `transaction_id` or `account_id` that is not a text of 1 to 256 characters | rejected |
+| no `transaction_id` | derived from the payload and the message id |
+| `event_time` that is not RFC 3339 with an offset | rejected |
+| `event_time` over `max_lead` ahead of the publish time, or over `max_age` behind it | rejected |
+| no `event_time` | the publish time (for a file, the time at which the job was launched) |
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from model.features import FEATURES, N_FEATURES
+from transforms.dead_letter import dead_letters
+from transforms.schema import TRANSACTIONS
+
+MAX_ID_LENGTH: Final = 256
+"""Characters in an id: at most 1,024 bytes in UTF-8, which is what a Pub/Sub attribute holds."""
+
+Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+EventTime = Annotated[dt.datetime, msgspec.Meta(tz=True)]
+
+
+class Transaction(msgspec.Struct, gc=False):
+    """A message with its features as one list."""
+
+    features: Annotated[list[float], msgspec.Meta(min_length=N_FEATURES, max_length=N_FEATURES)]
+    transaction_id: Identifier | None = None
+    account_id: Identifier | None = None
+    event_time: EventTime | None = None
+
+
+class Keys(msgspec.Struct, gc=False):
+    """What a message with named features carries beside them."""
+
+    features: msgspec.Raw | None = None
+    transaction_id: Identifier | None = None
+    account_id: Identifier | None = None
+    event_time: EventTime | None = None
+
+
+NamedFeatures: Any = msgspec.defstruct("NamedFeatures", [(name, float) for name in FEATURES], gc=False)
+
+_DECODE = msgspec.json.Decoder(Transaction).decode
+_DECODE_KEYS = msgspec.json.Decoder(Keys).decode
+_DECODE_NAMED = msgspec.json.Decoder(NamedFeatures).decode
+_DECODE_TIME = msgspec.json.Decoder(EventTime).decode
+_FEATURE_PATH: Final = re.compile(r"\$\.features\[(\d+)\]")
+
+
+class Messages(NamedTuple):
+    """A batch of messages as columns of equal length; None where the source knows nothing of the kind."""
+
+    payloads: Sequence[bytes]
+    attributes: Sequence[Mapping[str, str]] | None = None
+    message_ids: Sequence[str] | None = None
+    publish_times: Sequence[dt.datetime | None] | None = None
+
+
+@dataclass(frozen=True)
+class MessageRules:
+    """What a message may be.
+
+    Attributes:
+      default_time: stands in for the publish time where the source has none; timezone-aware. A batch job
+        fixes it at launch, so that a retried bundle gives the same rows; None takes the clock at each batch,
+        for a streaming job, which outlives any time fixed at launch.
+      max_bytes: the longest payload that is decoded.
+      max_lead: how far `event_time` may lie ahead of the publish time.
+      max_age: how far `event_time` may lie behind it. BigQuery takes streamed rows into day partitions of the
+        last ten years at most.
+      event_time_attribute: name of a message attribute (RFC 3339, or milliseconds since the epoch) that
+        overrides the payload's event time; None to ignore attributes.
+    """
+
+    default_time: dt.datetime | None = None
+    max_bytes: int = 64 * 1024
+    max_lead: dt.timedelta = dt.timedelta(days=1)
+    max_age: dt.timedelta = dt.timedelta(days=3650)
+    event_time_attribute: str | None = None
+
+
+class Parsed(NamedTuple):
+    """One TRANSACTIONS batch and one ERROR_RECORDS batch; together they hold every message once."""
+
+    transactions: pa.RecordBatch
+    dead_letters: pa.RecordBatch
+
+
+class _RejectedError(ValueError):
+    """A message breaks a rule; the text is the reason."""
+
+
+def parse_messages(messages: Messages, rules: MessageRules) -> Parsed:
+    """Decodes and validates a batch of messages. Never raises for what is in a message."""
+    n = len(messages.payloads)
+    attributes = messages.attributes or [{}] * n
+    message_ids = messages.message_ids or [""] * n
+    publish_times = messages.publish_times or [None] * n
+    rows: list[Transaction] = []
+    positions: list[int] = []
+    reasons: dict[int, str] = {}
+    default_time = rules.default_time or dt.datetime.now(dt.UTC)
+    default_bounds = _bounds(default_time, rules)
+    # Read once: this loop runs for every message.
+    max_bytes, time_attribute = rules.max_bytes, rules.event_time_attribute
+    for i, payload in enumerate(messages.payloads):
+        try:
+            row = _decode(payload, max_bytes)
+            published = publish_times[i]
+            if published is None:
+                published, (earliest, latest) = default_time, default_bounds
+            else:
+                earliest, latest = _bounds(published, rules)
+            moment = row.event_time
+            if time_attribute and time_attribute in attributes[i]:
+                moment = _attribute_time(time_attribute, attributes[i])
+            if moment is None:
+                row.event_time = published
+            elif earliest <= moment <= latest:
+                row.event_time = moment
+            else:
+                raise _RejectedError(f"event_time: {moment.isoformat()} is outside {earliest} to {latest}")
+            if row.transaction_id is None:
+                row.transaction_id = derived_id(payload, message_ids[i])
+        except _RejectedError as error:
+            reasons[i] = str(error)
+        else:
+            rows.append(row)
+            positions.append(i)
+    matrix = _matrix(rows)
+    finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(matrix).all(axis=1))
+    if not finite.all():
+        for k in np.flatnonzero(~finite):
+            name = FEATURES[int(np.flatnonzero(~np.isfinite(matrix[k]))[0])]
+            value = rows[k].features[FEATURES.index(name)]
+            reasons[positions[k]] = f"features: {name} is {value!r}, not a finite float32"
+        rows = [row for row, fits in zip(rows, finite, strict=True) if fits]
+        matrix = matrix[finite]
+    rejected = sorted(reasons)
+    return Parsed(
+        _transactions(rows, matrix),
+        dead_letters(
+            [messages.payloads[i] for i in rejected],
+            [reasons[i] for i in rejected],
+            "parse",
+            [_traceable(attributes[i], message_ids[i]) for i in rejected],
+        ),
+    )
+
+
+def derived_id(payload: bytes, message_id: str) -> str:
+    """The id of a transaction that has none: 128 bits over payload and message id, as 32 hex digits.
+
+    The same message redelivered gets the same id. Lines of a file have no message id, so two equal lines
+    without an id count as one transaction.
+    """
+    return hashlib.blake2b(payload, digest_size=16, key=message_id.encode()[:64]).hexdigest()
+
+
+def _decode(payload: bytes, max_bytes: int) -> Transaction:
+    if len(payload) > max_bytes:
+        raise _RejectedError(f"payload: {len(payload)} bytes, over the limit of {max_bytes}")
+    try:
+        if not payload.isascii():
+            payload.decode("utf-8")  # the decoder does not look inside the strings that it skips
+        return _DECODE(payload)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        if "missing required field `features`" in str(error):
+            return _decode_named(payload)
+        raise _RejectedError(_reason(error)) from None
+
+
+def _decode_named(payload: bytes) -> Transaction:
+    try:
+        keys = _DECODE_KEYS(payload)
+        named = _DECODE_NAMED(payload)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        reason = _reason(error)
+        if "missing required field" in reason:
+            reason = f"features: absent, and as named keys incomplete: {reason}"
+        raise _RejectedError(reason) from None
+    values = list(msgspec.structs.astuple(named))
+    return Transaction(values, keys.transaction_id, keys.account_id, keys.event_time)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "payload: nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"payload: not UTF-8 ({error.reason} at byte {error.start})"
+    text = str(error)
+    if not isinstance(error, msgspec.ValidationError):
+        return f"payload: not JSON ({text})"
+    path = _FEATURE_PATH.search(text)
+    if path and int(path.group(1)) < N_FEATURES:
+        text += f", which is {FEATURES[int(path.group(1))]}"
+    return text if " - at `$" in text or "missing required field" in text else f"payload: {text}"
+
+
+def _bounds(published: dt.datetime, rules: MessageRules) -> tuple[dt.datetime, dt.datetime]:
+    return published - rules.max_age, published + rules.max_lead
+
+
+def _attribute_time(name: str, attributes: Mapping[str, str]) -> dt.datetime:
+    text = attributes[name]
+    try:
+        if text.isascii() and text.isdigit():
+            return dt.datetime.fromtimestamp(int(text) / 1000, dt.UTC)
+        moment: dt.datetime = _DECODE_TIME(msgspec.json.encode(text))
+        return moment
+    except (msgspec.MsgspecError, ValueError, OverflowError, OSError):
+        raise _RejectedError(
+            f"attribute {name}: {text[:64]!r} is neither RFC 3339 nor milliseconds since the epoch"
+        ) from None
+
+
+def _traceable(attributes: Mapping[str, str], message_id: str) -> Mapping[str, str]:
+    return {**attributes, "message_id": message_id} if message_id else attributes
+
+
+def _matrix(rows: Sequence[Transaction]) -> npt.NDArray[np.float32]:
+    values = itertools.chain.from_iterable(row.features for row in rows)
+    wide = np.fromiter(values, np.float64, len(rows) * N_FEATURES)
+    with np.errstate(over="ignore"):
+        return wide.astype(np.float32).reshape(-1, N_FEATURES)
+
+
+def _transactions(rows: Sequence[Transaction], matrix: npt.NDArray[np.float32]) -> pa.RecordBatch:
+    features = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), N_FEATURES)
+    columns = [
+        pa.array([row.transaction_id for row in rows], pa.string()),
+        pa.array([row.account_id for row in rows], pa.string()),
+        pa.array([row.event_time for row in rows], TRANSACTIONS.field("event_time").type),
+        features,
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS)

@@ -1,0 +1,32 @@
+"""Names of the Beam counters that let a test, or an operator, check that no row was lost.
+
+For a finished job: ROWS_IN = ROWS_SCORED + DEAD_LETTERS, the sink's own refusals counted apart.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from apache_beam.metrics import Metrics
+from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.runners.runner import PipelineResult
+
+NAMESPACE: Final = "anomaly"
+ROWS_IN: Final = "rows_in"
+ROWS_SCORED: Final = "rows_scored"
+DEAD_LETTERS: Final = "dead_letters"
+ALERTS: Final = "alerts"
+
+
+def counter(name: str) -> Metrics.DelegatingCounter:
+    """The counter of this name in the project's namespace."""
+    return Metrics.counter(NAMESPACE, name)
+
+
+def totals(result: PipelineResult) -> dict[str, int]:
+    """The project's counters, summed over the steps; attempted values, so current while it runs."""
+    found: dict[str, int] = {}
+    for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
+        name = metric.key.metric.name
+        found[name] = found.get(name, 0) + (metric.attempted or 0)
+    return found

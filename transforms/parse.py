@@ -1,0 +1,137 @@
+"""From messages to TRANSACTIONS record batches, with one dead letter per message that breaks a rule."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, cast
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.io.gcp.pubsub import PubsubMessage
+
+import transforms.coder  # noqa: F401  registers the coder of record batches
+from transforms import metrics
+from transforms.columnar import to_transactions
+from transforms.message import MessageRules, Messages, Parsed, parse_messages
+
+DEAD_LETTERS: Final = "dead_letters"
+"""Tag of the second output of every transform that can reject a row."""
+
+
+class ParseOutput(NamedTuple):
+    """What Parse gives: TRANSACTIONS batches, and ERROR_RECORDS batches."""
+
+    transactions: beam.PCollection
+    dead_letters: beam.PCollection
+
+
+@dataclass
+class BatchMessages(beam.PTransform):
+    """Gathers messages into lists: the first step, so that all others work on columns.
+
+    PubsubMessage | bytes  ->  list of them
+
+    Attributes:
+      rows: the longest list.
+      millis: how long a message may wait for company across bundles. 0 gathers within a bundle alone: the
+        lowest latency, and the only choice on runners without real-time timers (FnApiRunner).
+    """
+
+    rows: int = 1024
+    millis: int = 0
+
+    def expand(self, messages: beam.PCollection) -> beam.PCollection:
+        """Messages to lists of messages."""
+        return messages | beam.BatchElements(
+            min_batch_size=self.rows,
+            max_batch_size=self.rows,
+            max_batch_duration_secs=self.millis / 1000 if self.millis else None,
+        )
+
+
+@dataclass
+class Parse(beam.PTransform):
+    """Decodes and validates messages.
+
+    list of PubsubMessage | list of bytes  ->  TRANSACTIONS batch  +  ERROR_RECORDS batch
+
+    Attributes:
+      rules: what a message may be; see transforms.message for the table.
+    """
+
+    rules: MessageRules = field(default_factory=MessageRules)
+
+    def expand(self, messages: beam.PCollection) -> ParseOutput:
+        """Lists of messages to transactions and dead letters."""
+        return ParseOutput(*(messages | two_outputs(_ParseFn(self.rules))))
+
+
+@dataclass
+class ParseColumns(beam.PTransform):
+    """Validates batches of a columnar source in the ULB layout.
+
+    record batch  ->  TRANSACTIONS batch  +  ERROR_RECORDS batch
+
+    Attributes:
+      default_event_time: event time of rows that have none; timezone-aware, fixed at launch.
+    """
+
+    default_event_time: dt.datetime
+
+    def expand(self, batches: beam.PCollection) -> ParseOutput:
+        """Columnar batches to transactions and dead letters."""
+        return ParseOutput(*(batches | two_outputs(_ParseColumnsFn(self.default_event_time))))
+
+
+def two_outputs(fn: beam.DoFn) -> beam.PTransform:
+    """A ParDo of `fn` that gives (main output, dead letters), both of record batches."""
+    types = {DEAD_LETTERS: pa.RecordBatch}
+    typed = beam.ParDo(fn).with_output_types(pa.RecordBatch, **types)
+    return typed.with_outputs(DEAD_LETTERS, main="main")
+
+
+def message_columns(messages: Sequence[PubsubMessage] | Sequence[bytes]) -> Messages:
+    """The columns of a list that holds either Pub/Sub messages or bare payloads, not both."""
+    if not messages or isinstance(messages[0], bytes):
+        return Messages(cast(Sequence[bytes], messages))
+    messages = cast(Sequence[PubsubMessage], messages)
+    return Messages(
+        [message.data for message in messages],
+        [message.attributes or {} for message in messages],
+        [message.message_id or "" for message in messages],
+        [message.publish_time for message in messages],
+    )
+
+
+class _CountingFn(beam.DoFn):
+    def __init__(self) -> None:
+        self._rows_in = metrics.counter(metrics.ROWS_IN)
+        self._dead = metrics.counter(metrics.DEAD_LETTERS)
+
+    def _emit(self, rows: int, parsed: Parsed) -> Iterable[pa.RecordBatch]:
+        self._rows_in.inc(rows)
+        if parsed.transactions.num_rows:
+            yield parsed.transactions
+        if parsed.dead_letters.num_rows:
+            self._dead.inc(parsed.dead_letters.num_rows)
+            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, parsed.dead_letters)
+
+
+class _ParseFn(_CountingFn):
+    def __init__(self, rules: MessageRules) -> None:
+        super().__init__()
+        self._rules = rules
+
+    def process(self, element: Sequence[PubsubMessage] | Sequence[bytes]) -> Iterable[pa.RecordBatch]:
+        return self._emit(len(element), parse_messages(message_columns(element), self._rules))
+
+
+class _ParseColumnsFn(_CountingFn):
+    def __init__(self, default_event_time: dt.datetime) -> None:
+        super().__init__()
+        self._default_event_time = default_event_time
+
+    def process(self, element: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
+        return self._emit(element.num_rows, to_transactions(element, self._default_event_time))

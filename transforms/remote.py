@@ -1,0 +1,332 @@
+"""Scoring of TRANSACTIONS record batches by a server: TorchServe, or a Vertex AI endpoint.
+
+RunInference with its metrics is Beam's, and so is the signal by which Dataflow learns of throttling. Beam's
+remote handlers are replaced. What `RemoteModelHandler` of Beam 2.77 lacks: its retry repeats a whole batch,
+answered parts too, knows no Retry-After, and cannot halve a batch that holds a bad row. And
+`VertexAIModelHandlerJSON` calls the endpoint while the pipeline is being built, initialises the SDK there and
+not in the workers, takes `env_vars` and fails on them, retries no 429 of a dedicated endpoint since the SDK
+makes it a ValueError, and takes the error JSON of an invoked route for a prediction.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from apache_beam.io.components.adaptive_throttler import ThrottlingSignaler
+from apache_beam.ml.inference.base import ModelHandler
+
+import transforms.coder  # noqa: F401  registers the coder of record batches
+from model.features import N_FEATURES
+from transforms import metrics
+from transforms.remote_http import Connection, TorchServeConnection, VertexConnection
+from transforms.remote_protocol import MIN_REQUEST_BYTES, Answer, Contract, RejectedError
+from transforms.remote_retry import Caller, CallStats, Part, RetryPolicy
+from transforms.schema import ERROR_RECORDS, SCORES, SCORES_FULL, empty
+from transforms.scores import OutputDetail, Scored, ScoreRules, assemble_scores, feature_matrix, unscored
+
+CALLS: Final = "remote_calls"
+RETRIES: Final = "remote_retries"
+REJECTED: Final = "remote_rejected_calls"
+WAITED: Final = "remote_waited_ms"
+THROTTLED: Final = "remote_throttled_ms"
+ROWS: Final = "remote_rows"
+OTHER_VERSION: Final = "remote_rows_of_other_version"
+NAMESPACE: Final = "anomaly_inference"
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How requests are cut and sent.
+
+    Attributes:
+      rows: instances a request at most.
+      bytes: bytes of a request's body at most; Vertex AI takes 1.5 MB on shared endpoints.
+      in_flight: requests of one worker process on their way at the same time.
+      timeout: seconds for an answer.
+      policy: when to try again.
+    """
+
+    rows: int = 1000
+    bytes: int = 1_500_000
+    in_flight: int = 4
+    timeout: float = 60.0
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.in_flight < 1 or self.timeout <= 0 or self.bytes < MIN_REQUEST_BYTES:
+            raise ValueError(
+                f"{self}: needs rows and in_flight of at least 1, a timeout over 0, {MIN_REQUEST_BYTES} bytes"
+            )
+
+
+class RemoteModel:
+    """A server in place of a model in memory: connection, threads, and how it wants to be asked."""
+
+    def __init__(self, connection: Connection, contract: Contract, limits: Limits, caller: Caller) -> None:
+        self.connection = connection
+        self.contract = contract
+        self._limits = limits
+        self._caller = caller
+        self._threads = ThreadPoolExecutor(limits.in_flight, thread_name_prefix="remote-scorer")
+        self.warned: set[str] = set()
+
+    def probe(self) -> None:
+        """Asks for the score of a plain transaction, and finds out how the server takes the fields' names.
+
+        So a server that cannot serve at all fails here, before any row is held against it.
+
+        Raises:
+          TransientError: the server does not answer.
+          RejectedError: it answers, and not as the serving contract says.
+        """
+        row = np.zeros((1, N_FEATURES), np.float32)
+        try:
+            self._caller.retry(lambda: self._ask(row), CallStats())
+        except RejectedError as first:
+            self.contract = replace(self.contract, per_instance=True)
+            try:
+                self._caller.retry(lambda: self._ask(row), CallStats())
+            except RejectedError:
+                raise RejectedError(
+                    f"{self.connection.name}: does not answer a plain transaction with the fields "
+                    f"{', '.join(self.contract.fields)}; is it a server of this model? {first}"
+                ) from first
+
+    def score(self, features: npt.NDArray[np.float32], stats: CallStats) -> list[Part[Answer]]:
+        """The answers for raw features [n, 30]: parts in order, which cover every row once.
+
+        Raises:
+          TransientError: some request kept failing for a reason that is not in its rows.
+        """
+        features = np.ascontiguousarray(features)
+        requests = list(self.contract.requests(features, self._limits.rows, self._limits.bytes))
+
+        def ask(low: int, high: int) -> Answer:
+            return self._ask(features[low:high])
+
+        def run(low: int, high: int, body: bytes) -> list[Part[Answer]]:
+            def call(start: int, stop: int) -> Answer:
+                return self._send(body, high - low) if (start, stop) == (low, high) else ask(start, stop)
+
+            return list(self._caller.bisect(low, high, call, stats))
+
+        pending = [self._threads.submit(run, *request) for request in requests]
+        try:
+            return [part for future in pending for part in future.result()]
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def _ask(self, features: npt.NDArray[np.float32]) -> Answer:
+        return self._send(self.contract.encode(features), len(features))
+
+    def _send(self, body: bytes, n: int) -> Answer:
+        answer = self.contract.read(self.connection.post(body), n)
+        if answer.model_version is None:
+            return answer._replace(model_version=self.connection.version_of(answer.deployed_model))
+        return answer
+
+    def __del__(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.connection.close()
+
+
+@dataclass
+class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
+    """Scores one TRANSACTIONS batch by a server and gives one Scored, as PytorchHandler does.
+
+    Attributes:
+      thresholds: the lowest anomaly_score of each alerting severity, from the manifest of the model.
+      model_version: written into rows whose answer names no version; an answer's own version wins.
+      detail: "compact", or "full" for all outputs of the model.
+      limits: how requests are cut, sent and repeated.
+    """
+
+    thresholds: Mapping[str, float]
+    model_version: str
+    detail: OutputDetail = "compact"
+    limits: Limits = field(default_factory=Limits)
+
+    @abstractmethod
+    def connect(self) -> Connection:
+        """Opens the connection; runs in the worker."""
+
+    def load_model(self) -> RemoteModel:
+        """Connects and asks for one score.
+
+        Raises:
+          TransientError: the server cannot be reached or refuses the credentials.
+          RejectedError: the server does not keep to the serving contract.
+        """
+        caller = Caller(self.limits.policy)
+        connection = caller.retry(self.connect, CallStats())
+        model = RemoteModel(connection, Contract(self.detail), self.limits, caller)
+        model.probe()
+        return model
+
+    def run_inference(
+        self,
+        batch: pa.RecordBatch | Sequence[pa.RecordBatch],
+        model: RemoteModel,
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterable[Scored]:
+        """Scores one TRANSACTIONS batch.
+
+        Raises:
+          TransientError: the server kept failing; the runner runs the bundle again.
+        """
+        assert isinstance(batch, pa.RecordBatch)
+        stats = CallStats()
+        try:
+            parts = model.score(feature_matrix(batch), stats)
+        finally:
+            _count(stats)
+        metrics.counter(ROWS).inc(batch.num_rows)
+        self._watch_versions(parts, model)
+        rules = ScoreRules(self.thresholds, self.model_version, self.detail)
+        return [assemble_parts(batch, parts, rules, time.time_ns() // 1000)]
+
+    def _watch_versions(self, parts: Sequence[Part[Answer]], model: RemoteModel) -> None:
+        for part in parts:
+            version = part.result and part.result.model_version
+            if version and version != self.model_version:
+                metrics.counter(OTHER_VERSION).inc(part.stop - part.start)
+                if version not in model.warned:
+                    model.warned.add(version)
+                    _LOG.warning(
+                        "%s answers with version %s of the model; thresholds are those of %s (--model)",
+                        model.connection.name,
+                        version,
+                        self.model_version,
+                    )
+
+    def get_num_bytes(self, batch: pa.RecordBatch | Sequence[pa.RecordBatch]) -> int:
+        """Bytes of the batch; the default would pickle it to find out."""
+        assert isinstance(batch, pa.RecordBatch)
+        return int(batch.nbytes)
+
+    def get_metrics_namespace(self) -> str:
+        """Namespace of RunInference's own metrics."""
+        return NAMESPACE
+
+    def should_skip_batching(self) -> bool:
+        """True: the element is the batch."""
+        return True
+
+
+@dataclass
+class TorchServeHandler(RemoteHandler):
+    """Scores by TorchServe.
+
+    Attributes:
+      url: base URL of the inference API.
+      name: name under which the model is registered.
+      version: version to ask for; the server's default version when None.
+      key_file: TorchServe's key_file.json, local or gs://; None where tokens are off.
+    """
+
+    url: str = "http://127.0.0.1:8080"
+    name: str = "pytorch_autoencoder"
+    version: str | None = None
+    key_file: str | None = None
+
+    def connect(self) -> Connection:
+        """Opens the connection to the inference API."""
+        limits = self.limits
+        return TorchServeConnection(
+            self.url, self.name, self.version, self.key_file, limits.in_flight, limits.timeout
+        )
+
+
+@dataclass
+class VertexHandler(RemoteHandler):
+    """Scores by a Vertex AI endpoint.
+
+    Attributes:
+      endpoint: projects/P/locations/L/endpoints/E.
+      api_endpoint: base URL of the Vertex AI API other than the regional one.
+      psc_address: address of a Private Service Connect endpoint in the workers' network.
+    """
+
+    endpoint: str = ""
+    api_endpoint: str | None = None
+    psc_address: str | None = None
+
+    def connect(self) -> Connection:
+        """Looks the endpoint up and opens the connection to where it takes predictions."""
+        limits = self.limits
+        return VertexConnection(
+            self.endpoint, limits.in_flight, limits.timeout, self.api_endpoint, self.psc_address
+        )
+
+
+def assemble_parts(
+    batch: pa.RecordBatch, parts: Sequence[Part[Answer]], rules: ScoreRules, scored_at: int
+) -> Scored:
+    """Joins a TRANSACTIONS batch with the parts of its answer; rows without a result become dead letters.
+
+    Args:
+      batch: n rows.
+      parts: cover the n rows once, in order.
+      rules: thresholds, detail, and the version for parts that name none.
+      scored_at: microseconds since the epoch.
+    """
+    scores, dead = [], []
+    for run in _runs(parts, rules.model_version):
+        rows = batch.slice(run[0].start, run[-1].stop - run[0].start)
+        if run[0].result is None:
+            dead.append(unscored(rows, [f"remote scorer: {part.reason}" for part in run]))
+            continue
+        answers = [part.result for part in run if part.result is not None]
+        outputs = {
+            name: np.concatenate([answer.outputs[name] for answer in answers]) for name in answers[0].outputs
+        }
+        version = answers[0].model_version or rules.model_version
+        found = assemble_scores(rows, outputs, replace(rules, model_version=version), scored_at)
+        scores.append(found.scores)
+        dead.append(found.dead_letters)
+    if not scores:
+        scores.append(empty(SCORES_FULL if rules.detail == "full" else SCORES))
+    if not dead:
+        dead.append(empty(ERROR_RECORDS))
+    return Scored(pa.concat_batches(scores), pa.concat_batches(dead))
+
+
+def _runs(parts: Sequence[Part[Answer]], default: str) -> list[list[Part[Answer]]]:
+    """Neighbouring parts that have the same version, or no result, together."""
+
+    def kind(part: Part[Answer]) -> str | None:
+        return None if part.result is None else part.result.model_version or default
+
+    runs: list[list[Part[Answer]]] = []
+    for part in parts:
+        if runs and kind(runs[-1][-1]) == kind(part):
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    return runs
+
+
+def _count(stats: CallStats) -> None:
+    for name, amount in (
+        (CALLS, stats.calls),
+        (RETRIES, stats.retries),
+        (REJECTED, stats.rejected),
+        (WAITED, round(stats.waited * 1000)),
+        (THROTTLED, round(stats.throttled * 1000)),
+    ):
+        if amount:
+            metrics.counter(name).inc(amount)
+    if stats.throttled >= 1:
+        # What Dataflow's autoscaler reads: more workers would not help an overloaded server.
+        ThrottlingSignaler(NAMESPACE).signal_throttled(int(stats.throttled))

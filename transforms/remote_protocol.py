@@ -1,0 +1,238 @@
+"""The serving contract from the caller's side: request bodies out, verified arrays or the reason in. No Beam.
+
+    {"instances": [[30 floats], ...], "parameters": {"fields": [...]}}
+    -> {"predictions": [{field: value, ...}, ...], "metadata": {"model_version": "..."}}
+
+What is wrong with a call falls into two kinds. A `TransientError` says nothing of the rows: a busy or
+absent server, credentials, a wrong address; the same request may work later. A `RejectedError` is the
+server's verdict on these rows, or an answer that is none.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from model.features import N_FEATURES
+from transforms.schema import ENCODED_SIZE, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
+from transforms.scores import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, OutputDetail
+
+COMPACT_FIELDS: Final = (ANOMALY_SCORE, ENCODED, CONTRIBUTIONS)
+FULL_FIELDS: Final = (
+    *COMPACT_FIELDS,
+    *(f"{scale}_{name}" for scale in SCALES for name in (*VECTOR_OUTPUTS, *SCALAR_OUTPUTS)),
+)
+
+MIN_REQUEST_BYTES: Final = 4096
+"""Room for one row with every field asked for."""
+NOT_ABOUT_ROWS: Final = frozenset((401, 403, 404, 405, 408, 425, 429))
+"""4xx statuses that no content of a row can cause: credentials, address, time, load."""
+_TEXT_LIMIT: Final = 300
+
+
+class TransientError(Exception):
+    """The call failed for a reason that is not in the rows.
+
+    Attributes:
+      retry_after: seconds that the server asked to wait, or None.
+      throttled: whether the server said that it is overloaded (429 or 503).
+    """
+
+    def __init__(self, reason: str, retry_after: float | None = None, throttled: bool = False) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+        self.throttled = throttled
+
+
+class RejectedError(Exception):
+    """The server refused these rows, or answered something that is no score."""
+
+
+class Response(NamedTuple):
+    """An HTTP answer: status, headers with names in lower case, body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Answer(NamedTuple):
+    """A verified answer.
+
+    Attributes:
+      outputs: float32 arrays by field; [n], [n, 4] or [n, 30].
+      model_version: the version that the server named, or None.
+      deployed_model: the id of the deployed model that Vertex AI named, or None.
+    """
+
+    outputs: dict[str, npt.NDArray[np.float32]]
+    model_version: str | None = None
+    deployed_model: str | None = None
+
+
+class Request(NamedTuple):
+    """Rows start to stop of a batch, as the body of one request."""
+
+    start: int
+    stop: int
+    body: bytes
+
+
+class _Metadata(msgspec.Struct):
+    model_version: str | None = None
+
+
+@dataclass(frozen=True)
+class Contract:
+    """How to ask for rows and how to read what comes back.
+
+    Attributes:
+      detail: "compact" for what SCORES needs, "full" for all outputs.
+      per_instance: ask for the fields in every instance, `{"features": [...], "fields": [...]}`, for servers
+        that hand single instances to the model and drop `parameters`: Vertex AI's prebuilt containers.
+    """
+
+    detail: OutputDetail = "compact"
+    per_instance: bool = False
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that are asked for and that every prediction must have."""
+        return FULL_FIELDS if self.detail == "full" else COMPACT_FIELDS
+
+    def encode(self, features: npt.NDArray[np.float32]) -> bytes:
+        """The body for raw features [n, 30], each number in the fewest digits that give the same float32."""
+        body: dict[str, Any]
+        if self.per_instance:
+            body = {"instances": [{"features": row, "fields": self.fields} for row in features]}
+        else:
+            body = {"instances": features, "parameters": {"fields": self.fields}}
+        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    def requests(
+        self, features: npt.NDArray[np.float32], max_rows: int, max_bytes: int, start: int = 0
+    ) -> Iterator[Request]:
+        """Splits rows into requests of at most `max_rows` rows and `max_bytes` bytes, in order.
+
+        Args:
+          features: raw features [n, 30], C-contiguous.
+          max_rows: at least 1.
+          max_bytes: at least MIN_REQUEST_BYTES.
+          start: what the first row counts as.
+        """
+        for low in range(0, len(features), max_rows):
+            part = features[low : low + max_rows]
+            body = self.encode(part)
+            if len(body) > max_bytes and len(part) > 1:
+                yield from self.requests(part, (len(part) + 1) // 2, max_bytes, start + low)
+            else:
+                yield Request(start + low, start + low + len(part), body)
+
+    def read(self, response: Response, n: int) -> Answer:
+        """Checks the answer for `n` rows and takes its arrays.
+
+        Raises:
+          TransientError: the status says that the same request may work later.
+          RejectedError: the status is another one, or the body is no answer for `n` rows: not JSON, another
+            number of predictions, a field missing, of the wrong shape or not a finite number.
+        """
+        check_status(response)
+        try:
+            body = _decoder(self.fields)(response.body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise RejectedError(f"malformed answer: {error}: {_excerpt(response.body)}") from None
+        if len(body.predictions) != n:
+            raise RejectedError(f"malformed answer: {len(body.predictions)} predictions for {n} instances")
+        outputs = {}
+        for name in self.fields:
+            with np.errstate(over="ignore"):
+                values = np.array([getattr(row, name) for row in body.predictions], np.float32)
+            if not np.isfinite(values).all():
+                raise RejectedError(f"malformed answer: {name} is not a finite float32")
+            outputs[name] = values
+        version = body.metadata and body.metadata.model_version
+        deployed = response.headers.get("x-vertex-ai-deployed-model-id") or body.deployedModelId
+        return Answer(outputs, version, deployed)
+
+
+def check_status(response: Response) -> None:
+    """Passes a 200.
+
+    Raises:
+      TransientError: 429, 408, 425, 5xx, a redirect, or a status about credentials or the address.
+      RejectedError: another 4xx.
+    """
+    status = response.status
+    if status == 200:
+        return
+    reason = f"HTTP {status}: {error_message(response.body)}"
+    if 400 <= status < 500 and status not in NOT_ABOUT_ROWS:
+        raise RejectedError(reason)
+    raise TransientError(reason, _retry_after(response.headers), throttled=status in (429, 503))
+
+
+def error_message(body: bytes) -> str:
+    """The message in an error answer, in Google's form or TorchServe's, or the beginning of the body."""
+    try:
+        found = orjson.loads(body)
+        error = found.get("error", found)
+        message = error if isinstance(error, str) else error["message"]
+        return str(message)[:_TEXT_LIMIT]
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return _excerpt(body)
+
+
+def _excerpt(body: bytes) -> str:
+    text = " ".join(body[: 4 * _TEXT_LIMIT].decode(errors="replace").split())
+    return text[:_TEXT_LIMIT] or "(empty body)"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+def _kind(name: str) -> Any:
+    width = _width(name)
+    if width is None:
+        return float
+    return Annotated[list[float], msgspec.Meta(min_length=width, max_length=width)]
+
+
+_DECODERS: Final[dict[Sequence[str], Any]] = {}
+
+
+def _width(name: str) -> int | None:
+    """How many numbers a field has; None for a single one."""
+    if name == ENCODED:
+        return ENCODED_SIZE
+    return N_FEATURES if name == CONTRIBUTIONS or name.endswith(VECTOR_OUTPUTS) else None
+
+
+def _decoder(fields: tuple[str, ...]) -> Any:
+    """Decodes an answer strictly: strings, booleans and null are no numbers; other members are ignored."""
+    if fields not in _DECODERS:
+        prediction: Any = msgspec.defstruct("Prediction", [(name, _kind(name)) for name in fields], gc=False)
+        body = msgspec.defstruct(
+            "Body",
+            [
+                ("predictions", list[prediction]),
+                ("metadata", _Metadata | None, None),
+                ("deployedModelId", str | None, None),
+            ],
+        )
+        _DECODERS[fields] = msgspec.json.Decoder(body).decode
+    return _DECODERS[fields]

@@ -1,0 +1,142 @@
+"""The elements that flow between transforms: Arrow schemas, and the BigQuery schemas that mirror them.
+
+A column's name and description are written here once. `to_bigquery` derives the table schema, so that the
+Arrow rows which a sink appends and the table which receives them cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import pyarrow as pa
+from google.cloud import bigquery
+
+from model.features import N_FEATURES
+from model.thresholds import SEVERITIES
+
+ENCODED_SIZE: Final = 4
+TOP_FEATURES: Final = 3
+
+_TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+
+def _field(name: str, kind: pa.DataType, description: str, nullable: bool = True) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"description": description})
+
+
+_KEY_FIELDS = (
+    _field("transaction_id", pa.string(), "Identifier of the transaction; the deduplication key", False),
+    _field("account_id", pa.string(), "Account that made the transaction, when the message names one"),
+    _field("event_time", _TIMESTAMP, "When the transaction took place", False),
+)
+
+TRANSACTIONS: Final = pa.schema(
+    [*_KEY_FIELDS, _field("features", pa.list_(pa.float32(), N_FEATURES), "Raw features", False)]
+)
+"""A parsed batch: `features` holds one row of 30 raw float32 values, in the order of model.features."""
+
+_TOP_FEATURES_FIELD = _field(
+    "top_features",
+    pa.list_(pa.struct([pa.field("feature", pa.string()), pa.field("contribution", pa.float64())])),
+    "The features that contribute most to anomaly_score, largest first",
+)
+_SEVERITY_FIELD = _field("severity", pa.string(), f"One of {', '.join(SEVERITIES)}", False)
+_SCORE_FIELD = _field("anomaly_score", pa.float64(), "Anomaly score; higher is more anomalous", False)
+_VERSION_FIELD = _field("model_version", pa.string(), "Version of the model that scored the row", False)
+_SCORED_AT_FIELD = _field("scored_at", _TIMESTAMP, "When the row was scored", False)
+
+SCORES: Final = pa.schema(
+    [
+        *_KEY_FIELDS,
+        _SCORE_FIELD,
+        _SEVERITY_FIELD,
+        _field("encoded", pa.list_(pa.float64()), "The 4 values of the autoencoder's bottleneck"),
+        _TOP_FEATURES_FIELD,
+        _VERSION_FIELD,
+        _SCORED_AT_FIELD,
+    ]
+)
+
+VECTOR_OUTPUTS: Final[tuple[str, ...]] = ("reconstruction", "reconstruction_errors")
+SCALAR_OUTPUTS: Final[tuple[str, ...]] = ("MAE", "RMSE", "MSE", "MSLE")
+SCALES: Final[tuple[str, ...]] = ("normalized", "denormalized")
+
+
+def _full_fields() -> Iterable[pa.Field]:
+    for scale in SCALES:
+        for name in VECTOR_OUTPUTS:
+            yield _field(f"{scale}_{name}", pa.list_(pa.float64()), f"{name}, {scale} scale, 30 values")
+        for name in SCALAR_OUTPUTS:
+            yield _field(f"{scale}_{name}", pa.float64(), f"{name} over the 30 features, {scale} scale")
+
+
+SCORES_FULL: Final = pa.schema([*SCORES, *_full_fields()])
+"""SCORES and the other outputs of the model (--output_detail=full)."""
+
+ALERTS: Final = pa.schema(
+    [
+        *_KEY_FIELDS,
+        _SCORE_FIELD,
+        _SEVERITY_FIELD,
+        _field("threshold", pa.float64(), "The threshold of this severity, which the score reached", False),
+        _TOP_FEATURES_FIELD,
+        _VERSION_FIELD,
+        _SCORED_AT_FIELD,
+    ]
+)
+
+ERROR_RECORDS: Final = pa.schema(
+    [
+        _field("timestamp", _TIMESTAMP, "When the record was rejected", False),
+        _field("payloadString", pa.string(), "The payload as text; null where it is not valid UTF-8"),
+        _field("payloadBytes", pa.binary(), "The payload as it came"),
+        _field(
+            "attributes",
+            pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("value", pa.string())])),
+            "Attributes of the message, and what the stage knew of the row",
+        ),
+        _field("errorMessage", pa.string(), "Why the record was rejected; names the field", False),
+        _field("stacktrace", pa.string(), "Stack trace, where there was an exception worth one"),
+        _field("stage", pa.string(), "The stage that rejected the record: parse, score, sink", False),
+        _field("attempt", pa.int64(), "How often the record was replayed before, from 0", False),
+    ]
+)
+"""Dead letters: the columns of Google's own Dataflow templates, with stage and attempt."""
+
+_BIGQUERY_TYPES: Final = {
+    pa.string(): "STRING",
+    pa.binary(): "BYTES",
+    pa.int64(): "INT64",
+    pa.float64(): "FLOAT64",
+    pa.float32(): "FLOAT64",
+    _TIMESTAMP: "TIMESTAMP",
+}
+
+
+def to_bigquery(schema: pa.Schema | Iterable[pa.Field]) -> list[bigquery.SchemaField]:
+    """The BigQuery schema that takes record batches of `schema`, descriptions and modes included.
+
+    Raises:
+      TypeError: a column has an Arrow type that the project's tables do not use.
+    """
+    return [_bigquery_field(field) for field in schema]
+
+
+def _bigquery_field(field: pa.Field) -> bigquery.SchemaField:
+    kind, mode = field.type, "NULLABLE" if field.nullable else "REQUIRED"
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind, mode = kind.value_type, "REPEATED"
+    description: Any = (field.metadata or {}).get(b"description", b"").decode() or None
+    if pa.types.is_struct(kind):
+        return bigquery.SchemaField(
+            field.name, "RECORD", mode=mode, description=description, fields=to_bigquery(list(kind))
+        )
+    if kind not in _BIGQUERY_TYPES:
+        raise TypeError(f"Column {field.name!r}: no BigQuery type for Arrow type {kind}")
+    return bigquery.SchemaField(field.name, _BIGQUERY_TYPES[kind], mode=mode, description=description)
+
+
+def empty(schema: pa.Schema) -> pa.RecordBatch:
+    """A record batch of `schema` without rows."""
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)

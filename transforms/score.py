@@ -1,0 +1,145 @@
+"""Scoring of TRANSACTIONS record batches through RunInference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from apache_beam.ml.inference.base import ModelHandler, RunInference
+
+import transforms.coder  # noqa: F401  registers the coder of record batches
+from model import artifact
+from transforms import metrics
+from transforms.parse import DEAD_LETTERS, two_outputs
+from transforms.scores import (
+    ANOMALY_SCORE,
+    CONTRIBUTIONS,
+    ENCODED,
+    OutputDetail,
+    Scored,
+    ScoreRules,
+    assemble_scores,
+    feature_matrix,
+)
+
+
+class ScoreOutput(NamedTuple):
+    """What Score gives: SCORES batches, and ERROR_RECORDS batches."""
+
+    scores: beam.PCollection
+    dead_letters: beam.PCollection
+
+
+@dataclass
+class Score(beam.PTransform):
+    """Scores transactions.
+
+    TRANSACTIONS batch  ->  SCORES batch  +  ERROR_RECORDS batch
+
+    Attributes:
+      handler: scores one TRANSACTIONS batch and gives one Scored; PytorchHandler, or a remote one.
+    """
+
+    handler: ModelHandler
+
+    def expand(self, transactions: beam.PCollection) -> ScoreOutput:
+        """Transactions to scores and dead letters."""
+        return ScoreOutput(*(transactions | RunInference(self.handler) | two_outputs(_SplitFn())))
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory with what is needed to turn its outputs into rows."""
+
+    module: torch.jit.ScriptModule
+    rules: ScoreRules
+
+    def outputs(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.floating]]:
+        """The model's outputs by name for raw features [n, 30]."""
+        # Runners start a worker thread or process per core; more threads here would only compete with them.
+        # OpenMP keeps the number by thread, so the thread that runs the model must set it, not the one that
+        # loaded it.
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            rows = torch.tensor(features)  # a copy: the Arrow buffer is read-only
+            score, encoded, contributions = self.module.score(rows)
+            named = {ANOMALY_SCORE: score, ENCODED: encoded, CONTRIBUTIONS: contributions}
+            if self.rules.detail == "full":
+                named = {**self.module(rows), **named}
+            return {name: value.numpy() for name, value in named.items()}
+
+
+@dataclass
+class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
+    """The model in the worker: a verified artifact, as frozen TorchScript, on one thread.
+
+    The element is a batch already, so RunInference's own batching is skipped, and its metrics count rows.
+
+    Attributes:
+      model: directory of the artifact, local or gs://.
+      detail: "compact", or "full" for all outputs of the model.
+      thresholds: replaces the manifest's thresholds of the severities named in it.
+    """
+
+    model: str
+    detail: OutputDetail = "compact"
+    thresholds: dict[str, float] = field(default_factory=dict)
+
+    def load_model(self) -> LoadedModel:
+        """Reads and verifies the artifact, and runs it a few times, since the first calls compile.
+
+        Raises:
+          model.artifact.ArtifactError: the artifact is incomplete or altered.
+        """
+        found = artifact.read(self.model)
+        thresholds = {**found.manifest.thresholds, **self.thresholds}
+        rules = ScoreRules(thresholds, found.manifest.model_version, self.detail)
+        loaded = LoadedModel(found.load_model(), rules)
+        for _ in range(3):
+            loaded.outputs(np.zeros((2, len(found.manifest.features)), np.float32))
+        return loaded
+
+    def run_inference(
+        self,
+        batch: pa.RecordBatch | Sequence[pa.RecordBatch],
+        model: LoadedModel,
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterable[Scored]:
+        """Scores one TRANSACTIONS batch."""
+        assert isinstance(batch, pa.RecordBatch)
+        outputs = model.outputs(feature_matrix(batch))
+        return [assemble_scores(batch, outputs, model.rules, time.time_ns() // 1000)]
+
+    def get_num_bytes(self, batch: pa.RecordBatch | Sequence[pa.RecordBatch]) -> int:
+        """Bytes of the batch; the default would pickle it to find out."""
+        assert isinstance(batch, pa.RecordBatch)
+        return int(batch.nbytes)
+
+    def get_metrics_namespace(self) -> str:
+        """Namespace of RunInference's own metrics."""
+        return "anomaly_inference"
+
+    def should_skip_batching(self) -> bool:
+        """True: the element is the batch."""
+        return True
+
+
+class _SplitFn(beam.DoFn):
+    def __init__(self) -> None:
+        self._scored = metrics.counter(metrics.ROWS_SCORED)
+        self._dead = metrics.counter(metrics.DEAD_LETTERS)
+
+    def process(self, element: Scored) -> Iterable[pa.RecordBatch]:
+        self._scored.inc(element.scores.num_rows)
+        if element.scores.num_rows:
+            yield element.scores
+        if element.dead_letters.num_rows:
+            self._dead.inc(element.dead_letters.num_rows)
+            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, element.dead_letters)

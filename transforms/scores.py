@@ -1,0 +1,134 @@
+"""From model outputs to SCORES record batches: pure, and the same for every scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+
+from model.explain import top_features
+from model.features import FEATURES, N_FEATURES
+from model.thresholds import SEVERITIES, severity_codes
+from transforms.dead_letter import dead_letters
+from transforms.schema import (
+    SCALAR_OUTPUTS,
+    SCALES,
+    SCORES,
+    SCORES_FULL,
+    TOP_FEATURES,
+    VECTOR_OUTPUTS,
+)
+
+OutputDetail = Literal["compact", "full"]
+ANOMALY_SCORE: Final = "anomaly_score"
+ENCODED: Final = "encoded"
+CONTRIBUTIONS: Final = "contributions"
+
+_NAMES: Final = pa.array(FEATURES, pa.string())
+_SEVERITY_NAMES: Final = pa.array(SEVERITIES, pa.string())
+
+
+@dataclass(frozen=True)
+class ScoreRules:
+    """What turns a number into a severity and a row.
+
+    Attributes:
+      thresholds: the lowest anomaly_score of each alerting severity ("medium", "high").
+      model_version: written into every row.
+      detail: "compact" for SCORES, "full" for SCORES_FULL.
+    """
+
+    thresholds: Mapping[str, float]
+    model_version: str
+    detail: OutputDetail = "compact"
+
+
+class Scored(NamedTuple):
+    """One SCORES batch and one ERROR_RECORDS batch; together they hold every transaction once."""
+
+    scores: pa.RecordBatch
+    dead_letters: pa.RecordBatch
+
+
+def feature_matrix(transactions: pa.RecordBatch) -> npt.NDArray[np.float32]:
+    """The raw features of a TRANSACTIONS batch, float32 [n, 30]; a view of the Arrow buffer, not a copy."""
+    values = transactions.column("features").flatten()
+    return values.to_numpy(zero_copy_only=True).reshape(-1, N_FEATURES)
+
+
+def assemble_scores(
+    transactions: pa.RecordBatch,
+    outputs: Mapping[str, npt.NDArray[np.floating]],
+    rules: ScoreRules,
+    scored_at: int,
+) -> Scored:
+    """Joins transactions with what the model said of them.
+
+    Args:
+      transactions: a TRANSACTIONS batch of n rows.
+      outputs: `anomaly_score` [n], `encoded` [n, 4], `contributions` [n, 30]; with detail "full" also the
+        other outputs of the model by name.
+      rules: thresholds, version and detail.
+      scored_at: microseconds since the epoch.
+
+    A row whose score is not finite is not scored: it becomes a dead letter that can be replayed.
+    """
+    score = np.asarray(outputs[ANOMALY_SCORE], np.float64)
+    finite = np.isfinite(score)
+    if not finite.all():
+        mask = pa.array(finite)
+        bad = transactions.filter(pa.array(~finite))
+        reasons = [f"anomaly_score: the model gave {value}" for value in score[~finite]]
+        kept = {name: values[finite] for name, values in outputs.items()}
+        scores = assemble_scores(transactions.filter(mask), kept, rules, scored_at).scores
+        return Scored(scores, unscored(bad, reasons))
+    n = len(score)
+    codes = severity_codes(score, rules.thresholds)
+    indices, contributions = top_features(np.asarray(outputs[CONTRIBUTIONS]), TOP_FEATURES)
+    top = pa.StructArray.from_arrays(
+        [_NAMES.take(pa.array(indices.reshape(-1))), pa.array(contributions.reshape(-1).astype(np.float64))],
+        names=["feature", "contribution"],
+    )
+    columns = [
+        *(transactions.column(name) for name in ("transaction_id", "account_id", "event_time")),
+        pa.array(score),
+        _SEVERITY_NAMES.take(pa.array(codes)),
+        _lists(np.asarray(outputs[ENCODED])),
+        pa.ListArray.from_arrays(_offsets(n, TOP_FEATURES), top),
+        pa.repeat(rules.model_version, n),
+        pa.array(np.full(n, scored_at, np.int64)).cast(SCORES.field("scored_at").type),
+    ]
+    schema = SCORES
+    if rules.detail == "full":
+        schema = SCORES_FULL
+        for scale in SCALES:
+            columns += [_lists(outputs[f"{scale}_{name}"]) for name in VECTOR_OUTPUTS]
+            columns += [pa.array(outputs[f"{scale}_{name}"].astype(np.float64)) for name in SCALAR_OUTPUTS]
+    return Scored(pa.RecordBatch.from_arrays(columns, schema=schema), dead_letters([], [], "score"))
+
+
+def unscored(transactions: pa.RecordBatch, reasons: list[str]) -> pa.RecordBatch:
+    """Dead letters of transactions that could not be scored; the payloads are messages fit for a replay."""
+    return dead_letters(transaction_messages(transactions), reasons, "score")
+
+
+def transaction_messages(transactions: pa.RecordBatch) -> list[bytes]:
+    """The rows of a TRANSACTIONS batch as JSON messages in the shape that the parser takes."""
+    return [
+        orjson.dumps({key: value for key, value in row.items() if value is not None})
+        for row in transactions.to_pylist()
+    ]
+
+
+def _lists(matrix: npt.NDArray[np.floating]) -> pa.ListArray:
+    n, width = matrix.shape
+    return pa.ListArray.from_arrays(_offsets(n, width), pa.array(matrix.reshape(-1).astype(np.float64)))
+
+
+def _offsets(n: int, width: int) -> pa.Array:
+    return pa.array(np.arange(0, (n + 1) * width, width, dtype=np.int32))

@@ -1,0 +1,127 @@
+"""Where what Detect found goes: BigQuery tables, Parquet files, a Pub/Sub topic."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import apache_beam as beam
+import pyarrow as pa
+
+from transforms import metrics, tables
+from transforms.alert import AlertMessages
+from transforms.bigquery import Commit, WriteBatches
+from transforms.bigquery.sink import Method
+from transforms.clients import BigQueryEndpoints
+from transforms.detect import Detected
+from transforms.files import WriteParquetBatches
+from transforms.schema import ALERTS, ERROR_RECORDS, SCORES
+
+UNSTORED: Final = "dead_letters_unstored"
+"""Counts dead letters that BigQuery itself refused; each is in the log, whole."""
+
+
+@dataclass
+class WriteTables(beam.PTransform):
+    """Writes what was detected to the tables of a dataset.
+
+    Detected  ->  scores, alerts, error_records; rows that BigQuery refuses join the error records
+
+    A batch job commits the three tables when all of them are written, each of them at once.
+
+    Attributes:
+      dataset: "PROJECT.DATASET"; its tables must exist, see transforms.tables.
+      scores_schema: SCORES or SCORES_FULL.
+      method: see transforms.bigquery.WriteBatches.
+      streaming: whether the pipeline is.
+      endpoints: where BigQuery answers.
+      temp_location: for file_loads.
+    """
+
+    dataset: str
+    scores_schema: pa.Schema = SCORES
+    method: Method = "storage_arrow"
+    streaming: bool = False
+    endpoints: BigQueryEndpoints = field(default_factory=BigQueryEndpoints)
+    temp_location: str | None = None
+
+    def expand(self, detected: Detected) -> None:
+        """Three tables; the refused rows of the first two go to the third; then the commit."""
+        scores = detected.scores | "Scores" >> self._write(tables.SCORES_TABLE, self.scores_schema)
+        alerts = detected.alerts | "Alerts" >> self._write(tables.ALERTS_TABLE, ALERTS)
+        rejected = (detected.dead_letters, scores.dead_letters, alerts.dead_letters) | beam.Flatten()
+        last = rejected | "Errors" >> self._write(tables.ERRORS_TABLE, ERROR_RECORDS)
+        _ = last.dead_letters | "Log" >> beam.ParDo(_LogFn())
+        if self._commits_at_the_end:
+            streams = (scores.streams, alerts.streams, last.streams) | "Streams" >> beam.Flatten()
+            _ = streams | "Commit" >> Commit(self.endpoints)
+
+    @property
+    def _commits_at_the_end(self) -> bool:
+        return self.method == "storage_arrow" and not self.streaming
+
+    def _write(self, table: str, schema: pa.Schema) -> WriteBatches:
+        return WriteBatches(
+            f"{self.dataset}.{table}",
+            schema,
+            method=self.method,
+            streaming=self.streaming,
+            endpoints=self.endpoints,
+            commit=not self._commits_at_the_end,
+            temp_location=self.temp_location,
+        )
+
+
+@dataclass
+class WriteFiles(beam.PTransform):
+    """Writes what was detected to Parquet files.
+
+    Detected  ->  DIRECTORY/scores-*.parquet, alerts-*.parquet, error_records-*.parquet
+
+    Attributes:
+      directory: local or gs://.
+      scores_schema: SCORES or SCORES_FULL.
+    """
+
+    directory: str
+    scores_schema: pa.Schema = SCORES
+
+    def expand(self, detected: Detected) -> None:
+        """Three sets of files."""
+        for name, batches, schema in (
+            (tables.SCORES_TABLE, detected.scores, self.scores_schema),
+            (tables.ALERTS_TABLE, detected.alerts, ALERTS),
+            (tables.ERRORS_TABLE, detected.dead_letters, ERROR_RECORDS),
+        ):
+            path = f"{self.directory.rstrip('/')}/{name}"
+            _ = batches | f"Files {name}" >> WriteParquetBatches(path, schema)
+
+
+@dataclass
+class PublishAlerts(beam.PTransform):
+    """Publishes alerts.
+
+    ALERTS batch  ->  Pub/Sub message a row; see transforms.alert.alert_messages
+
+    Attributes:
+      topic: "projects/PROJECT/topics/TOPIC".
+    """
+
+    topic: str
+
+    def expand(self, alerts: beam.PCollection) -> None:
+        """Alerts to the topic."""
+        messages = alerts | AlertMessages()
+        _ = messages | beam.io.WriteToPubSub(self.topic, with_attributes=True)
+
+
+class _LogFn(beam.DoFn):
+    """The last resort: a dead letter that no table takes is never dropped without a trace."""
+
+    def process(self, element: pa.RecordBatch) -> Iterable[None]:
+        for row in element.to_pylist():
+            metrics.counter(UNSTORED).inc()
+            logging.error("BigQuery refused a dead letter: %r", row)
+        return ()

@@ -1,0 +1,219 @@
+"""The BigQuery tables of the project and the views over them: the one place that declares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+from google.api_core.exceptions import Conflict, GoogleAPICallError, NotFound
+from google.cloud import bigquery
+
+from transforms.schema import ALERTS, ERROR_RECORDS, SCORES, SCORES_FULL, to_bigquery
+
+SCORES_TABLE: Final = "scores"
+ALERTS_TABLE: Final = "alerts"
+ERRORS_TABLE: Final = "error_records"
+
+PARTITION_KEY: Final = "event_time"
+"""Part of a row's key, though the id alone would do: copies of a row have the same event time, and BigQuery
+prunes partitions through the view only for a column that the view partitions its window by."""
+
+
+class TableError(RuntimeError):
+    """A table exists and cannot take the rows; the text names table and column."""
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table and its deduplicating view.
+
+    The same row can be stored more than once: a retried bundle of a streaming job appends it again, and the
+    same transaction may be scored by a streaming and by a batch job. Its id is the same then.
+
+    Attributes:
+      name: of the table.
+      schema: its columns, as Arrow.
+      description: shown in BigQuery.
+      partition_field: TIMESTAMP column of the daily partitions.
+      clustering: columns by which a partition is sorted.
+      view: name of the view that keeps one of each row.
+      view_description: shown in BigQuery.
+      key: SQL expressions that are equal for copies of a row.
+      latest: column of which the view keeps the copy with the greatest value.
+    """
+
+    name: str
+    schema: pa.Schema
+    description: str
+    partition_field: str
+    clustering: tuple[str, ...]
+    view: str
+    view_description: str
+    key: tuple[str, ...]
+    latest: str
+
+    def table(self, dataset: str) -> bigquery.Table:
+        """The table as the BigQuery client creates it; `dataset` is "PROJECT.DATASET"."""
+        table = bigquery.Table(f"{dataset}.{self.name}", schema=to_bigquery(self.schema))
+        table.description = self.description
+        table.time_partitioning = bigquery.TimePartitioning(
+            type_=bigquery.TimePartitioningType.DAY, field=self.partition_field
+        )
+        table.clustering_fields = list(self.clustering)
+        return table
+
+    def view_sql(self, dataset: str) -> str:
+        """The query of the view: one row per key, the latest."""
+        return (
+            f"SELECT * FROM `{dataset}.{self.name}` WHERE TRUE "  # noqa: S608 - names are validated
+            f"QUALIFY ROW_NUMBER() OVER (PARTITION BY {', '.join(self.key)} ORDER BY {self.latest} DESC) = 1"
+        )
+
+    def create_view_sql(self, dataset: str) -> str:
+        """The statement that creates the view, or brings it up to date."""
+        return (
+            f"CREATE OR REPLACE VIEW `{dataset}.{self.view}` "
+            f"OPTIONS (description = '{self.view_description}') AS {self.view_sql(dataset)}"
+        )
+
+
+def scores_table(full: bool = False, name: str = SCORES_TABLE) -> TableSpec:
+    """The table of scores; `full` for --output_detail=full, with every output of the model."""
+    return TableSpec(
+        name=name,
+        schema=SCORES_FULL if full else SCORES,
+        description="Anomaly scores of card transactions, one row for each time a transaction was scored",
+        partition_field="event_time",
+        clustering=("severity", "account_id", "transaction_id"),
+        view=f"{name}_latest",
+        view_description="The latest score of each transaction",
+        key=("transaction_id", PARTITION_KEY),
+        latest="scored_at",
+    )
+
+
+def alerts_table(name: str = ALERTS_TABLE) -> TableSpec:
+    """The table of alerts."""
+    return TableSpec(
+        name=name,
+        schema=ALERTS,
+        description="Transactions whose anomaly score reached a threshold",
+        partition_field="event_time",
+        clustering=("severity", "account_id"),
+        view=f"{name}_latest",
+        view_description="The latest alert of each transaction",
+        key=("transaction_id", PARTITION_KEY),
+        latest="scored_at",
+    )
+
+
+def error_records_table(name: str = ERRORS_TABLE) -> TableSpec:
+    """The table of dead letters."""
+    return TableSpec(
+        name=name,
+        schema=ERROR_RECORDS,
+        description="Messages and rows that could not be parsed, scored or stored, with the reason",
+        partition_field="timestamp",
+        clustering=("stage",),
+        view=f"{name}_latest",
+        view_description="Each rejected message once for each stage, reason and attempt",
+        # Two equal messages differ in their attributes, which hold the message id.
+        key=("stage", "errorMessage", "attempt", "payloadBytes", "TO_JSON_STRING(attributes)"),
+        latest="timestamp",
+    )
+
+
+TABLES: Final[tuple[TableSpec, ...]] = (scores_table(), alerts_table(), error_records_table())
+
+
+def create_tables(
+    client: bigquery.Client,
+    dataset: str,
+    tables: Sequence[TableSpec] = TABLES,
+    location: str | None = None,
+) -> None:
+    """Creates the dataset, the tables and the views where they do not exist yet; safe to call again.
+
+    An existing table gets the nullable columns that it lacks. Rows are never touched.
+
+    Args:
+      client: a BigQuery client.
+      dataset: "PROJECT.DATASET", or "DATASET" in the client's project.
+      tables: what to create.
+      location: of a new dataset; the client's default when None.
+
+    Raises:
+      TableError: an existing table has other types, or lacks a REQUIRED column.
+    """
+    reference = bigquery.DatasetReference.from_string(dataset, default_project=client.project)
+    full_name = f"{reference.project}.{reference.dataset_id}"
+    new = bigquery.Dataset(reference)
+    if location or client.location:
+        new.location = location or client.location
+    client.create_dataset(new, exists_ok=True)
+    for spec in tables:
+        _create_table(client, spec, full_name)
+        _create_view(client, spec, full_name)
+
+
+def missing_columns(
+    existing: Sequence[bigquery.SchemaField], schema: pa.Schema
+) -> list[bigquery.SchemaField]:
+    """The columns of `schema` that an existing table lacks.
+
+    Raises:
+      TableError: a column is there with another type, or with a mode that cannot take the rows.
+    """
+    found = {field.name.lower(): field for field in existing}
+    missing = []
+    for wanted in to_bigquery(schema):
+        field = found.get(wanted.name.lower())
+        if field is None:
+            missing.append(wanted)
+        elif _kind(field) != _kind(wanted):
+            raise TableError(f"column {wanted.name!r} is {_kind(field)}, the rows have {_kind(wanted)}")
+    return missing
+
+
+def _create_table(client: bigquery.Client, spec: TableSpec, dataset: str) -> None:
+    wanted = spec.table(dataset)
+    try:
+        existing = client.get_table(wanted.reference)
+    except NotFound:
+        try:
+            client.create_table(wanted)
+            return
+        except Conflict:  # another process was faster
+            existing = client.get_table(wanted.reference)
+    try:
+        missing = missing_columns(existing.schema, spec.schema)
+    except TableError as error:
+        raise TableError(f"Table {dataset}.{spec.name}: {error}. Use another table name.") from None
+    required = [field.name for field in missing if field.mode == "REQUIRED"]
+    if required:
+        raise TableError(
+            f"Table {dataset}.{spec.name} lacks {', '.join(required)}. REQUIRED columns cannot be added "
+            "to an existing table. Use another table name."
+        )
+    if missing:
+        existing.schema = [*existing.schema, *missing]
+        client.update_table(existing, ["schema"])
+
+
+def _create_view(client: bigquery.Client, spec: TableSpec, dataset: str) -> None:
+    try:
+        client.query_and_wait(spec.create_view_sql(dataset))
+    except GoogleAPICallError as error:
+        raise TableError(f"View {dataset}.{spec.view} cannot be created: {error.message}") from error
+
+
+_SYNONYMS: Final = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "STRUCT": "RECORD"}
+
+
+def _kind(field: bigquery.SchemaField) -> str:
+    kind = _SYNONYMS.get(field.field_type.upper(), field.field_type.upper())
+    repeated = "REPEATED " if field.mode == "REPEATED" else ""
+    inner = f"<{', '.join(f'{sub.name} {_kind(sub)}' for sub in field.fields)}>" if field.fields else ""
+    return f"{repeated}{kind}{inner}"
