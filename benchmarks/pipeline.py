@@ -52,7 +52,7 @@ from transforms.message import MessageRules, Messages, parse_messages
 from transforms.score import PytorchHandler
 from transforms.scores import assemble_scores, feature_matrix
 
-COPIES = 4, 16
+COPIES = 4, 24
 """Copies of the lines for (b) and (d), of the Parquet file for (c): one alone would measure the start-up."""
 
 
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--rows", type=int, default=200_000, help="rows of a file; (b), (d) read 4 copies of it, (c) 16"
+        "--rows", type=int, default=200_000, help="rows of a file; (b), (d) read 4 copies of it, (c) 24"
     )
     parser.add_argument("--slow-rows", type=int, default=20_000, help="rows of (a)")
     parser.add_argument("--runs", type=int, default=5)

@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 TOP_K = 3
 
+_SPARE_BITS = (1 << 29) - 1
+"""The bits of a float64 that are zero when it holds a float32."""
+
 
 def top_features(
     contributions: npt.NDArray[np.floating], k: int = TOP_K
@@ -14,7 +17,8 @@ def top_features(
     """The `k` features that contribute most to the score of each row.
 
     Args:
-      contributions: [n, 30], what `score` of the model answers; a row adds up to the row's anomaly_score.
+      contributions: [n, 30], finite and non-negative, what `score` of the model answers; a row adds up to the
+        row's anomaly_score. Taken as float32, the model's own precision.
       k: how many features, 1 to 30.
 
     Returns:
@@ -24,17 +28,20 @@ def top_features(
     Raises:
       ValueError: `contributions` is not a matrix, or `k` is not between 1 and its number of columns.
     """
-    left = np.array(contributions, dtype=np.float64)
-    if left.ndim != 2:
-        raise ValueError(f"contributions must be a matrix [n, features], got shape {left.shape}")
-    if not 1 <= k <= left.shape[1]:
-        raise ValueError(f"k must be between 1 and {left.shape[1]}, got {k}")
-    rows = np.arange(len(left))
-    indices = np.empty((len(left), k), np.intp)
-    values = np.empty((len(left), k), np.float64)
-    # For a few of 30, k passes take less than half the time of a sort; argmax keeps ties in feature order.
-    for place in range(k):
-        best = left.argmax(axis=1)
-        indices[:, place], values[:, place] = best, left[rows, best]
-        left[rows, best] = -np.inf
+    matrix = np.asarray(contributions, np.float32)
+    if matrix.ndim != 2:
+        raise ValueError(f"contributions must be a matrix [n, features], got shape {matrix.shape}")
+    width = matrix.shape[1]
+    if not 1 <= k <= width:
+        raise ValueError(f"k must be between 1 and {width}, got {k}")
+    # A float32 leaves 29 bits of a float64 empty. With the position in them, one sort of plain numbers, which
+    # numpy does by vector instructions, orders values and positions: half the time of k passes of argmax.
+    keys = matrix.astype(np.float64)
+    bits = keys.view(np.int64)
+    bits |= width - 1 - np.arange(width)
+    keys.sort(axis=1)
+    values = np.ascontiguousarray(keys[:, : -k - 1 : -1])
+    bits = values.view(np.int64)
+    indices = width - 1 - (bits & _SPARE_BITS)
+    bits &= ~_SPARE_BITS
     return indices, values

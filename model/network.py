@@ -101,13 +101,13 @@ class TransactionAutoencoder(nn.Module):
 
     def score_residual(self, x: Tensor, normalized: Tensor, reconstruction: Tensor) -> Tensor:
         """What the score measures, [n, 30]: normalised residual, amount on a log scale, Time zero."""
-        amount = _log_amount(x) - _log_amount(reconstruction * self.std + self.mean)
-        residual = _saturate(normalized - reconstruction)
+        i = AMOUNT_INDEX
+        amount = _log_amount(x[:, i]) - _log_amount(reconstruction[:, i] * self.std[i] + self.mean[i])
+        residual = (normalized - reconstruction).clamp(-RESIDUAL_REACH, RESIDUAL_REACH)
         return residual * self.plain + amount.unsqueeze(1) * self.is_amount
 
     def _score(self, x: Tensor, normalized: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
-        residual = self.score_residual(x, normalized, reconstruction).clamp(-RESIDUAL_REACH, RESIDUAL_REACH)
-        deviation = residual - self.center
+        deviation = self.score_residual(x, normalized, reconstruction) - self.center
         whitened = deviation @ self.whitening.T
         contributions = whitened.square() + deviation.abs() * self.absolute_weight
         return contributions.sum(1), contributions
@@ -158,8 +158,8 @@ def _saturate(x: Tensor) -> Tensor:
 
 
 def _log_amount(x: Tensor) -> Tensor:
-    """log1p of the amount [n], negative amounts as 0."""
-    return torch.log1p(x[:, AMOUNT_INDEX].clamp_min(0.0))
+    """log1p of amounts, negative ones as 0."""
+    return torch.log1p(x.clamp_min(0.0))
 
 
 def _errors(scale: str, x: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:

@@ -44,7 +44,14 @@ class _ParquetFile:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        texts = [field.name for field in schema if pa.types.is_string(field.type)]
+        self._writer = pq.ParquetWriter(
+            path,
+            schema,
+            # Random numbers hardly compress and never repeat; what can be chosen is how fast they are read.
+            compression="snappy",
+            use_dictionary=[name for name in texts if name != "transaction_id"],
+        )
         self._pending: list[pa.RecordBatch] = []
         self._rows = 0
 

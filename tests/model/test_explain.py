@@ -20,6 +20,18 @@ def test_no_rows_give_no_features():
     assert indices.shape == values.shape == (0, 3)
 
 
+@pytest.mark.parametrize("k", [1, 3, 30])
+def test_top_features_are_those_of_a_stable_sort(k):
+    random = np.random.default_rng(5)
+    rows = random.exponential(size=(500, 30)).astype(np.float32) ** 4
+    rows[100:200] = rows[100:200].round()  # with ties, zeros among them
+    rows[200] = np.finfo(np.float32).max
+    rows[201] = np.finfo(np.float32).smallest_subnormal
+    indices, values = top_features(rows, k)
+    assert indices.tolist() == np.argsort(-rows, axis=1, kind="stable")[:, :k].tolist()
+    assert values.tolist() == np.take_along_axis(rows, indices, axis=1).tolist()
+
+
 @pytest.mark.parametrize(
     ("shape", "k", "text"), [((4,), 1, "matrix"), ((2, 4), 0, "between"), ((2, 4), 5, "between")]
 )
