@@ -196,7 +196,7 @@ class _RowGroupWriter:
             schema,
             compression=codec,
             use_dictionary=_repeating(schema),
-            # Readers skip row groups by them. Of random ids and lists they say nothing and take a tenth of the time.
+            # Readers skip row groups by them. Of ids and lists they say nothing, at a tenth of the time.
             write_statistics=[
                 field.name
                 for field in schema
