@@ -80,7 +80,7 @@ def file_cases(directory: Path, batches: int) -> list[Case]:
 
     def beams_sink(p: beam.Pipeline) -> None:
         tables = generated(p, batches) | beam.Map(data.to_table)
-        _ = tables | beam.io.WriteToParquetBatched(f"{out}/beam", SCORES, codec="zstd")
+        _ = tables | beam.io.WriteToParquetBatched(f"{out}/beam", SCORES, codec="snappy")
 
     text = "beam.io.ReadFromText, bytes"
     beams_parquet = "beam.io.ReadFromParquetBatched"

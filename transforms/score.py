@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -28,6 +28,9 @@ from transforms.scores import (
     assemble_scores,
     feature_matrix,
 )
+
+CALL_ROWS: Final = 4096
+"""Rows of one call of the model: what its layers pass on then stays in a core's cache."""
 
 
 class ScoreOutput(NamedTuple):
@@ -67,6 +70,12 @@ class LoadedModel:
         # OpenMP keeps the number by thread, so the thread that runs the model must set it, not the one that
         # loaded it.
         torch.set_num_threads(1)
+        if len(features) <= CALL_ROWS:
+            return self._outputs(features)
+        parts = [self._outputs(features[i : i + CALL_ROWS]) for i in range(0, len(features), CALL_ROWS)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _outputs(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.floating]]:
         with torch.inference_mode():
             rows = torch.tensor(features)  # a copy: the Arrow buffer is read-only
             score, encoded, contributions = self.module.score(rows)

@@ -19,7 +19,7 @@ from transforms.detect import Detect
 from transforms.message import MessageRules
 from transforms.parse import BatchMessages, Parse
 from transforms.schema import ALERTS, SCORES
-from transforms.score import PytorchHandler, Score
+from transforms.score import CALL_ROWS, PytorchHandler, Score
 
 TIME = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
 NORMAL = [1000.0, *([0.0] * 28), 20.0]
@@ -87,10 +87,12 @@ def test_conservation_over_many_messages(detect):
     }
 
 
-def test_rows_of_the_handler_are_the_models_own(model_dir):
+@pytest.mark.parametrize("copies", [1, CALL_ROWS])  # the second takes more than one call
+def test_rows_of_the_handler_are_the_models_own(model_dir, copies):
     handler = PytorchHandler(str(model_dir))
     model = handler.load_model()
-    features = np.array([NORMAL, STRANGE], np.float32)
+    features = np.array([NORMAL, STRANGE] * copies, np.float32)
+    features[:, 1] += np.linspace(0, 1, len(features))
     reference = artifact.read(model_dir).load_model(freeze=False)
     with torch.no_grad():
         score, encoded, contributions = reference.score(torch.from_numpy(features))
