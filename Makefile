@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCHMARKS ?= pipeline sources_sinks publisher local_runner inference serving scorers costs
 
 .PHONY: help setup demo test lint templates bench clean distclean
 
@@ -28,10 +29,10 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint  ## lint, then every test, the integration tests on the emulators too
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
-bench: $(STAMP)  ## the benchmarks behind the figures in benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks.pipeline
+bench: $(STAMP)  ## the benchmarks behind the figures in benchmarks/RESULTS.md (BENCHMARKS=pipeline for one)
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 templates: $(STAMP)  ## write the specs of the Flex templates to out/templates, offline (PROJECT, REGION)
 	$(BIN)/python -m templates.metadata --check

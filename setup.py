@@ -78,6 +78,7 @@ setup(
             "mypy>=2,<3",
             "pytest>=9,<10",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
         ],
     },
