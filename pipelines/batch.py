@@ -7,6 +7,7 @@ import datetime as dt
 from collections.abc import Sequence
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
@@ -65,7 +66,7 @@ def parser() -> options.OptionsParser:
     options.add_message_arguments(found)
     options.add_model_arguments(found)
     remote_options.add_arguments(found)
-    options.add_sink_arguments(found)
+    options.add_sink_arguments(found, files=True)
     return found
 
 
@@ -121,6 +122,9 @@ def check(found: options.OptionsParser, args: argparse.Namespace, beam_options: 
         found.error("--row_filter goes with --input_table; put the condition into --input_query instead")
     if args.input and input_format(args) is None:
         found.error(f"--input={args.input}: cannot tell the format; give --input_format=jsonl or parquet")
+    # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
+    if args.input and "://" not in args.input and not FileSystems.match([args.input])[0].metadata_list:
+        found.error(f"--input={args.input}: no such file; python -m publisher --jsonl FILE writes one")
     wiring.check_write_method(found, args, beam_options)
     wiring.default_runner(beam_options, "FnApiRunner")
     return options.resolve_model(found, args)

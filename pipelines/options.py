@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime as dt
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Final
@@ -21,6 +23,9 @@ _SUBSCRIPTION: Final = re.compile(
 )
 _DATASET: Final = re.compile(r"[a-z][a-z0-9.:-]{4,}[a-z0-9]\.\w{1,1024}")
 _TABLE: Final = re.compile(r"[a-z][a-z0-9.:-]{4,}[a-z0-9]\.\w{1,1024}\.[\w -]{1,1024}")
+
+_CALENDAR: Final = dt.date.max - dt.date.min
+"""No two moments lie further apart, and no datetime can hold more."""
 
 WRITE_METHODS: Final = ("storage_arrow", "streaming_inserts", "file_loads", "storage_write_api")
 
@@ -87,9 +92,10 @@ table = Matching(_TABLE, "PROJECT.DATASET.TABLE")
 
 @dataclasses.dataclass(frozen=True)
 class AtLeast:
-    """An argparse type for whole numbers from `minimum` on."""
+    """An argparse type for whole numbers from `minimum` on, to `maximum` where there is one."""
 
     minimum: int
+    maximum: int | None = None
 
     def __call__(self, text: str) -> int:
         """The value as a number."""
@@ -99,6 +105,8 @@ class AtLeast:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if value < self.minimum:
             raise argparse.ArgumentTypeError(f"{value} is below {self.minimum}")
+        if self.maximum is not None and value > self.maximum:
+            raise argparse.ArgumentTypeError(f"{value} is above {self.maximum}")
         return value
 
 
@@ -148,14 +156,14 @@ def add_message_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max_event_lead_seconds",
-        type=at_least(0),
+        type=at_least(0, _CALENDAR.days * 86_400),
         default=86_400,
         metavar="N",
         help="how far event_time may lie ahead of the publish time (default: %(default)s)",
     )
     group.add_argument(
         "--max_event_age_days",
-        type=at_least(1),
+        type=at_least(1, _CALENDAR.days),
         default=3650,
         metavar="N",
         help="how far event_time may lie behind the publish time (default: %(default)s; BigQuery takes "
@@ -163,21 +171,25 @@ def add_message_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sink_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where scores, alerts and dead letters go."""
-    group = parser.add_argument_group("sinks (one of --output_dataset and --output at least)")
+def add_sink_arguments(parser: argparse.ArgumentParser, files: bool) -> None:
+    """Where scores, alerts and dead letters go; with `files` to Parquet too, else --output is no option."""
+    either = " (one of --output_dataset and --output at least)" if files else ""
+    group = parser.add_argument_group(f"sinks{either}")
     group.add_argument(
         "--output_dataset",
+        required=not files,
         type=dataset,
         metavar="PROJECT.DATASET",
         help="BigQuery dataset with the tables scores, alerts and error_records. Example: my-project.anomaly",
     )
-    group.add_argument(
-        "--output",
-        metavar="DIR",
-        help="directory for Parquet files scores-*, alerts-* and error_records-*, local or gs://. "
-        "Example: gs://my-bucket/scored",
-    )
+    parser.set_defaults(output=None)
+    if files:
+        group.add_argument(
+            "--output",
+            metavar="DIR",
+            help="directory for Parquet files scores-*, alerts-* and error_records-*, local or gs://. "
+            "Example: gs://my-bucket/scored",
+        )
     group.add_argument(
         "--write_method",
         choices=WRITE_METHODS,
@@ -207,6 +219,9 @@ def resolve_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     except Exception as error:  # whatever Cloud Storage's client raises: no bucket, no permission, no network
         parser.error(f"--model: cannot read {args.model}: {error}")
     overrides = thresholds_given(args)
+    for severity, value in overrides.items():
+        if math.isnan(value):  # which is in no order, so the comparison below would let it pass
+            parser.error(f"--{severity}_threshold: nan is no number; give one such as 25.0")
     merged = {**manifest.thresholds, **overrides}
     steps = [merged[severity] for severity in SEVERITIES[1:]]
     if steps != sorted(steps):

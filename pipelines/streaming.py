@@ -80,12 +80,13 @@ def parser() -> options.OptionsParser:
     options.add_message_arguments(found)
     options.add_model_arguments(found)
     remote_options.add_arguments(found)
-    options.add_sink_arguments(found)
+    # No files: a stream has no end, and a file is complete at the end.
+    options.add_sink_arguments(found, files=False)
     return found
 
 
 def build(pipeline: beam.Pipeline, args: argparse.Namespace, manifest: Manifest) -> None:
-    """messages -> batches -> detect -> tables, files, alert topic."""
+    """messages -> batches -> detect -> tables, alert topic."""
     rules = wiring.message_rules(args, event_time_attribute=args.event_time_attribute)
     # No timestamp_attribute here: the source would fail for ever on a message whose attribute is malformed.
     # Parse reads it instead, and such a message is one dead letter.
@@ -120,10 +121,7 @@ def run(
 
 def check(found: options.OptionsParser, args: argparse.Namespace, beam_options: PipelineOptions) -> Manifest:
     """What argparse alone cannot check; ends the program with a message that says what to do."""
-    options.require_sink(found, args)
     remote_options.validate_arguments(found, args)
-    if args.output:
-        found.error("--output: files are for batch jobs, a stream has no end; give --output_dataset")
     wiring.check_write_method(found, args, beam_options)
     if wiring.default_runner(beam_options, LOCAL_RUNNER) == "FnApiRunner":
         found.error(f"--runner=FnApiRunner reads no Pub/Sub; use DataflowRunner, or {LOCAL_RUNNER}")

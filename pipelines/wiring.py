@@ -15,7 +15,8 @@ from apache_beam.options.pipeline_options import (
 )
 
 from model.artifact import Manifest
-from transforms import remote_options, tables
+from pipelines import options
+from transforms import clients, remote_options, tables
 from transforms.alert import Alert
 from transforms.clients import BigQueryEndpoints
 from transforms.detect import Detect, Detected
@@ -86,14 +87,17 @@ def check_write_method(
         endpoints(args)
     except ValueError as error:
         parser.error(str(error))
+    if args.write_method != options.WRITE_METHODS[0] and not args.output_dataset:
+        parser.error(f"--write_method={args.write_method} writes tables: give --output_dataset as well")
     args.load_location = beam_options.view_as(GoogleCloudOptions).temp_location
     if args.output_dataset and args.write_method == "file_loads" and not args.load_location:
         parser.error("--write_method=file_loads stages files: give --temp_location=gs://BUCKET/tmp")
-    if args.write_method != "storage_arrow" and args.bigquery_storage_endpoint:
-        parser.error(
-            f"--write_method={args.write_method} is Beam's own connector, which takes no "
-            "--bigquery_storage_endpoint; use storage_arrow"
-        )
+    for flag in (clients.REST_FLAG, clients.STORAGE_FLAG):
+        if args.write_method != options.WRITE_METHODS[0] and getattr(args, flag.removeprefix("--")):
+            parser.error(
+                f"--write_method={args.write_method} is Beam's own connector, which takes no {flag} and "
+                "would write to Google's public endpoint; use storage_arrow"
+            )
 
 
 def configure_logging() -> None:

@@ -71,6 +71,8 @@ _DECODE = msgspec.json.Decoder(Transaction).decode
 _DECODE_KEYS = msgspec.json.Decoder(Keys).decode
 _DECODE_NAMED = msgspec.json.Decoder(NamedFeatures).decode
 _DECODE_TIME = msgspec.json.Decoder(EventTime).decode
+_EARLIEST: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
+_LATEST: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
 _FEATURE_PATH: Final = re.compile(r"\$\.features\[(\d+)\]")
 
 
@@ -225,7 +227,13 @@ def _reason(error: Exception) -> str:
 
 
 def _bounds(published: dt.datetime, rules: MessageRules) -> tuple[dt.datetime, dt.datetime]:
-    return published - rules.max_age, published + rules.max_lead
+    try:
+        return published - rules.max_age, published + rules.max_lead
+    except OverflowError:  # a limit beyond the calendar limits nothing
+        return (
+            published - rules.max_age if published - _EARLIEST > rules.max_age else _EARLIEST,
+            published + rules.max_lead if _LATEST - published > rules.max_lead else _LATEST,
+        )
 
 
 def _attribute_time(name: str, attributes: Mapping[str, str]) -> dt.datetime:

@@ -25,18 +25,18 @@ def refused(module, argv, capsys):
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        (["--model=m"], "one of the arguments --subscription --topic is required"),
+        (["--model=m", DATASET], "one of the arguments --subscription --topic is required"),
         (["--topic=transactions"], "'transactions' has not the form projects/PROJECT/topics/TOPIC"),
         (["--subscription=projects/p/topics/t"], "has not the form projects/PROJECT/subscriptions/"),
         ([SUBSCRIPTION, "--topic=projects/my-project/topics/t12"], "not allowed with argument"),
-        ([SUBSCRIPTION], "the following arguments are required: --model"),
+        ([SUBSCRIPTION, DATASET], "the following arguments are required: --model"),
         (
-            [SUBSCRIPTION, "--model=m", "--subscriptoin=x"],
+            [SUBSCRIPTION, "--model=m", DATASET, "--subscriptoin=x"],
             "unknown option --subscriptoin; did you mean --subs",
         ),
-        ([SUBSCRIPTION, "--model=m", "--reigon=x"], "unknown option --reigon; did you mean --region?"),
-        ([SUBSCRIPTION, "--model=m"], "give --output_dataset=PROJECT.DATASET or --output=DIR"),
-        ([SUBSCRIPTION, "--model=m", "--output=o"], "files are for batch jobs"),
+        ([SUBSCRIPTION, "--model=m", DATASET, "--reigon=x"], "unknown option --reigon; did you mean --reg"),
+        ([SUBSCRIPTION, "--model=m"], "the following arguments are required: --output_dataset"),
+        ([SUBSCRIPTION, "--model=m", DATASET, "--output=o"], "unknown option --output; did you mean"),
         ([SUBSCRIPTION, "--model=m", "--output_dataset=anomaly"], "has not the form PROJECT.DATASET"),
         ([SUBSCRIPTION, "--model=m", DATASET, "--batch_rows=0"], "--batch_rows: 0 is below 1"),
         ([SUBSCRIPTION, "--model=m", DATASET, "--batch_rows=many"], "'many' is not a whole number"),
@@ -57,7 +57,17 @@ def refused(module, argv, capsys):
                 "--write_method=streaming_inserts",
                 "--bigquery_storage_endpoint=localhost:1",
             ],
-            "is Beam's own connector",
+            "is Beam's own connector, which takes no --bigquery_storage_endpoint",
+        ),
+        (
+            [
+                SUBSCRIPTION,
+                "--model=m",
+                DATASET,
+                "--write_method=storage_write_api",
+                "--bigquery_endpoint=http://127.0.0.1:1",
+            ],
+            "is Beam's own connector, which takes no --bigquery_endpoint",
         ),
         (
             [SUBSCRIPTION, "--model=/nowhere", DATASET],
@@ -79,24 +89,42 @@ def test_streaming_refuses(argv, reason, capsys):
         (["--input=x.jsonl", "--model=m", "--output=o", "--row_filter=Amount>1"], "goes with --input_table"),
         (["--input=x.jsonl", "--model=m"], "scores need a place to go"),
         (["--input=x.jsonl", "--model=m", "--output=o", "--max_event_age_days=0"], "0 is below 1"),
+        (["--input=x.jsonl", "--model=m", "--output=o", "--max_event_age_days=9999999"], "is above 3652058"),
+        (["--input=none-*.jsonl", "--model=m", "--output=o"], "--input=none-*.jsonl: no such file"),
+        (
+            ["--input=x.jsonl", "--model=m", "--output=o", "--write_method=file_loads"],
+            "--write_method=file_loads writes tables: give --output_dataset as well",
+        ),
     ],
 )
-def test_batch_refuses(argv, reason, capsys):
+def test_batch_refuses(argv, reason, capsys, lines):
     assert reason in refused(batch, argv, capsys)
 
 
-def test_thresholds_must_ascend(model_dir, capsys):
-    argv = [
-        "--input=x.jsonl",
-        f"--model={model_dir}",
-        "--output=o",
-        "--medium_threshold=9",
-        "--high_threshold=8",
-    ]
-    assert "--medium_threshold=9.0 is above --high_threshold=8.0" in refused(batch, argv, capsys)
+@pytest.fixture
+def lines(tmp_path, monkeypatch):
+    """A directory to work in that has the file x.jsonl."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.jsonl").touch()
 
 
-def test_thresholds_given_replace_the_manifests(model_dir):
+@pytest.mark.parametrize(
+    ("thresholds", "reason"),
+    [
+        (
+            ["--medium_threshold=9", "--high_threshold=8"],
+            "--medium_threshold=9.0 is above --high_threshold=8.0",
+        ),
+        (["--medium_threshold=nan"], "--medium_threshold: nan is no number"),
+        (["--high_threshold=many"], "--high_threshold: invalid float value: 'many'"),
+    ],
+)
+def test_thresholds_must_ascend(thresholds, reason, model_dir, capsys, lines):
+    argv = ["--input=x.jsonl", f"--model={model_dir}", "--output=o", *thresholds]
+    assert reason in refused(batch, argv, capsys)
+
+
+def test_thresholds_given_replace_the_manifests(model_dir, lines):
     parser = batch.parser()
     argv = ["--input=x.jsonl", f"--model={model_dir}", "--output=o", "--high_threshold=1e9"]
     args, beam_options = parser.parse(argv)
@@ -105,7 +133,7 @@ def test_thresholds_given_replace_the_manifests(model_dir):
     assert manifest.thresholds["medium"] < 1e9
 
 
-def test_flags_of_beam_reach_beam_and_runners_are_named(model_dir):
+def test_flags_of_beam_reach_beam_and_runners_are_named(model_dir, lines):
     parser = streaming.parser()
     argv = [SUBSCRIPTION, f"--model={model_dir}", DATASET, "--project=my-project", "--region=europe-west1"]
     args, beam_options = parser.parse(argv)

@@ -183,6 +183,7 @@ def test_parameters_become_a_command_line_that_the_pipeline_reads_alike():
     words = [
         "--subscription=projects/my-project/subscriptions/transactions",
         "--model=gs://b/m",
+        "--output_dataset=my-project.anomaly",
         "--topic=",
         "--create_tables=False",
         "--batch_rows=7",
@@ -191,7 +192,7 @@ def test_parameters_become_a_command_line_that_the_pipeline_reads_alike():
     args, beam_options = parser.parse(main.command_line(parser, words))
     assert (args.create_tables, args.batch_rows, args.topic) == (False, 7, None)
     assert beam_options.get_all_options()["runner"] == "DataflowRunner"
-    args, _ = parser.parse(main.command_line(parser, [*words[:2], "--create_tables=true"]))
+    args, _ = parser.parse(main.command_line(parser, [*words[:3], "--create_tables=true"]))
     assert args.create_tables is True
 
 

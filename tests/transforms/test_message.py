@@ -195,6 +195,14 @@ def test_bounds_of_event_time_count_from_the_publish_time():
     assert "is outside" in rejected(later, publish_times=[published])
 
 
+def test_limits_beyond_the_calendar_limit_nothing():
+    rules = MessageRules(NOW, max_lead=dt.timedelta.max, max_age=dt.timedelta.max)
+    for text in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"):
+        assert accepted(message(event_time=text), rules)["event_time"] == dt.datetime.fromisoformat(text)
+    wide_behind = MessageRules(NOW, max_age=dt.timedelta.max)
+    assert "is outside 0001-01-01" in rejected(message(event_time="2026-03-02T12:00:01Z"), wide_behind)
+
+
 @pytest.mark.parametrize("text", ["2026-03-01T10:30:00Z", "2026-03-01T11:30:00+01:00", "1772361000000"])
 def test_event_time_from_an_attribute(text):
     rules = MessageRules(NOW, event_time_attribute="ts")
