@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import numpy as np
 import orjson
 import pytest
 import requests
+import uvicorn
 
 from model.artifact import MODEL_FILE
+from model.serving.app import main
 from model.serving.predictor import Predictor
 from model.serving.request import ANSWER_FIELDS, DEFAULT_FIELDS
 from tests.model.serving.artifacts import VERSION, transactions
@@ -164,3 +167,18 @@ def test_a_wrong_setting_ends_the_program_with_its_name():
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "AIP_STORAGE_URI" in done.stderr
+
+
+def test_a_worker_has_time_to_import_torch(monkeypatch):
+    """With uvicorn's own 5 s, workers that start together on busy cores are killed again and again."""
+    given = {}
+    monkeypatch.setattr(uvicorn, "run", lambda *_, **options: given.update(options))
+    monkeypatch.setattr(os, "environ", {})
+    assert main(["--model", "m", "--workers", "2"]) == 0
+    assert given["timeout_worker_healthcheck"] >= 60
+    assert given["workers"] == 2
+
+
+def test_the_process_that_watches_over_the_workers_does_without_torch():
+    code = "import sys, model.serving.app; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)

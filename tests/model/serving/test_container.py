@@ -13,13 +13,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from model.serving.app import APP
+
 ROOT = Path(__file__).parents[3]
 SERVING = ROOT / "model" / "serving"
 
 
 IMAGES = pytest.mark.parametrize(
-    ("folder", "module"),
-    [(SERVING, "model.serving.app"), (SERVING / "torchserve", "model.serving.torchserve.__main__")],
+    ("folder", "modules"),
+    [
+        (SERVING, ["model.serving.app", "model.serving.routes"]),
+        (SERVING / "torchserve", ["model.serving.torchserve.__main__"]),
+    ],
     ids=["custom", "torchserve"],
 )
 
@@ -35,7 +40,7 @@ def requirements(folder: Path) -> set[str]:
 
 
 @IMAGES
-def test_what_the_dockerfile_copies_exists_and_is_not_ignored(folder, module):
+def test_what_the_dockerfile_copies_exists_and_is_not_ignored(folder, modules):
     sources = [source for line in instructions(folder, "COPY") for source in line.split()[:-1]]
     assert sources
     kept = {
@@ -47,17 +52,17 @@ def test_what_the_dockerfile_copies_exists_and_is_not_ignored(folder, module):
 
 
 @IMAGES
-def test_every_requirement_is_pinned(folder, module):
+def test_every_requirement_is_pinned(folder, modules):
     pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert {name.lower() for name in requirements(folder)} <= pinned
     assert "torch" in pinned
 
 
 @IMAGES
-def test_what_the_server_imports_is_installed(folder, module):
+def test_what_the_server_imports_is_installed(folder, modules):
     """Every module of this package that the server loads, and what these import, deferred imports too."""
     loaded = "(m.__file__ for n, m in sys.modules.items() if n[:5] == 'model')"
-    code = f"import {module}, sys; print(*{loaded})"
+    code = f"import {', '.join(modules)}, sys; print(*{loaded})"
     files = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, timeout=120
     ).stdout.split()
@@ -80,9 +85,9 @@ def test_what_the_server_imports_is_installed(folder, module):
 
 
 @IMAGES
-def test_the_command_of_the_container_runs(folder, module):
+def test_the_command_of_the_container_runs(folder, modules):
     command = json.loads(instructions(folder, "CMD")[-1])
-    assert module.startswith(command[2])
+    assert modules[0].startswith(command[2])
     assert command[0] == "python"
     done = subprocess.run(
         [sys.executable, *command[1:], "--help"],
@@ -101,4 +106,6 @@ def test_cloud_build_builds_this_dockerfile_and_pushes_what_it_tested():
     assert (ROOT / steps["build"][steps["build"].index("--file") + 1]) == SERVING / "Dockerfile"
     images = {steps["build"][steps["build"].index("--tag") + 1], steps["smoke"][2], *build["images"]}
     assert images == {"${_IMAGE}"}
+    # What the image is tried with is what its workers load.
+    assert steps["smoke"][-1] == f"import {APP.split(':')[0]}"
     assert re.fullmatch(r"[a-z0-9-]+-docker\.pkg\.dev/\S+:\S+", build["substitutions"]["_IMAGE"])

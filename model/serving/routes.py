@@ -1,0 +1,149 @@
+"""The application of the custom container: its routes, and what they answer.
+
+It is apart from `model.serving.app` so that the process that watches over the workers does without torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from model.features import N_FEATURES
+from model.serving.loader import Loader
+from model.serving.predictor import use_one_thread
+from model.serving.request import ANSWER_FIELDS, BadRequestError, parse_request
+from model.serving.settings import Settings
+
+JSON: Final = "application/json"
+VERTEX_ROUTE: Final = "/v1/endpoints/{endpoint}/deployedModels/{deployed_model}"
+
+_REQUEST_SCHEMA: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {
+                "schema": {
+                    "type": "object",
+                    "required": ["instances"],
+                    "properties": {
+                        "instances": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {
+                                "type": "array",
+                                "items": {"type": "number"},
+                                "minItems": N_FEATURES,
+                                "maxItems": N_FEATURES,
+                            },
+                        },
+                        "parameters": {
+                            "type": "object",
+                            "properties": {
+                                "fields": {
+                                    "type": "array",
+                                    "items": {"type": "string", "enum": list(ANSWER_FIELDS)},
+                                }
+                            },
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+class _TooLongError(Exception):
+    pass
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; it starts to load the model when the server starts.
+
+    Args:
+      settings: read from the environment when not given, as in a worker process of uvicorn.
+
+    Raises:
+      SettingsError: a setting is missing or wrong.
+    """
+    settings = settings or Settings.from_env()
+    loader = Loader(settings.model)
+    limit = settings.max_body_bytes
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        use_one_thread()
+        loader.start()
+        yield
+        loader.stop()
+
+    async def health(request: Request) -> Response:
+        """200 when the model is loaded and verified, 503 before and when it cannot be."""
+        if loader.predictor is None:
+            return error_response(503, loader.status)
+        version = loader.predictor.manifest.model_version
+        return Response(orjson.dumps({"status": "ready", "model_version": version}), media_type=JSON)
+
+    # Inference runs in the event loop: a batch takes less than handing it to a thread and back, and one
+    # process has one core anyway.
+    async def predict(request: Request) -> Response:
+        """Scores `instances`; `parameters.fields` chooses what is answered."""
+        try:
+            body = await _read(request, limit)
+            if loader.predictor is None:
+                return error_response(503, loader.status)
+            features, fields = parse_request(body)
+            return Response(loader.predictor.answer(features, fields), media_type=JSON)
+        except _TooLongError:
+            return error_response(413, f"the body is longer than {limit} bytes; send fewer instances at once")
+        except BadRequestError as error:
+            return error_response(
+                400, str(error), instance=error.instance, field=error.field, reason=error.reason
+            )
+
+    app = FastAPI(title="Transaction anomaly detection", docs_url=None, redoc_url=None, lifespan=lifespan)
+    for path in dict.fromkeys((settings.health_route, VERTEX_ROUTE)):
+        app.add_api_route(path, health, methods=["GET"], response_model=None)
+    for path in dict.fromkeys((settings.predict_route, f"{VERTEX_ROUTE}:predict")):
+        app.add_api_route(path, predict, methods=["POST"], response_model=None, openapi_extra=_REQUEST_SCHEMA)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected_error)
+    return app
+
+
+def error_response(code: int, message: str, **details: Any) -> Response:
+    """An answer `{"error": {"code", "message", ...}}` with this status; details of None are left out."""
+    known = {name: value for name, value in details.items() if value is not None}
+    body = orjson.dumps({"error": {"code": code, "message": message, **known}})
+    return Response(body, status_code=code, media_type=JSON)
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length")
+    if declared is not None:
+        # The server has checked that it is a number, and never hands over more than it says.
+        if int(declared) > limit:
+            raise _TooLongError
+        return await request.body()
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise _TooLongError
+    return bytes(body)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = error_response(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _unexpected_error(request: Request, error: Exception) -> Response:
+    return error_response(500, f"{type(error).__name__}: {error}")
