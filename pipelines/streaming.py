@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 from collections.abc import Sequence
 
 import apache_beam as beam
@@ -131,6 +132,7 @@ def check(found: options.OptionsParser, args: argparse.Namespace, beam_options: 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: starts the job, and stays with it when it runs on this machine."""
     wiring.configure_logging()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end a job on this machine in good order
     with contextlib.suppress(KeyboardInterrupt):  # a job on Dataflow goes on; see pipelines.launch to end it
         run(argv).wait_until_finish()
 

@@ -185,10 +185,17 @@ class LocalResult(beam_direct.DirectPipelineResult):
 
         Raises:
           Exception: what made the pipeline fail.
+          KeyboardInterrupt: Ctrl-C. The pipeline is cancelled: it would end with the process in any case, and
+            leave the subscriptions behind that were made for it.
         """
         if PipelineState.is_terminal(self._state):
             return self._state
-        if not self._progress.finished.wait(None if duration is None else duration / 1000):
+        try:
+            finished = self._progress.finished.wait(None if duration is None else duration / 1000)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        if not finished:
             return self.state
         self._end(PipelineState.FAILED if self._progress.failure is not None else PipelineState.DONE)
         if self._progress.failure is not None:

@@ -187,22 +187,38 @@ def test_several_outputs_and_runner_by_name(channel):
     ]
 
 
+def subscriptions(channel):
+    publisher = PublisherClient()
+    names = list(publisher.list_topic_subscriptions(topic=channel.topic))
+    publisher.transport.close()
+    return names
+
+
 @pytest.mark.integration
 def test_a_topic_is_read_from_the_moment_that_run_returns(pubsub_emulator, channel):
-    def subscriptions():
-        publisher = PublisherClient()
-        names = list(publisher.list_topic_subscriptions(topic=channel.topic))
-        publisher.transport.close()
-        return names
-
     pipeline = new_pipeline()
     pipeline | ReadFromPubSub(topic=channel.topic) | beam.ParDo(Collect())
     result = pipeline.run()
-    assert len(subscriptions()) == 2
+    assert len(subscriptions(channel)) == 2
     publish(channel.topic, [b"after"])
     run_until_drained(result, is_done=lambda: bool(SEEN), timeout=60)
     assert SEEN == [b"after"]
-    assert subscriptions() == [channel.subscription]
+    assert subscriptions(channel) == [channel.subscription]
+
+
+@pytest.mark.integration
+def test_ctrl_c_takes_the_subscription_of_a_topic_away(pubsub_emulator, channel):
+    pipeline = new_pipeline()
+    pipeline | ReadFromPubSub(topic=channel.topic) | beam.ParDo(Collect())
+    result = pipeline.run()
+    assert len(subscriptions(channel)) == 2
+    interrupt = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        result.wait_until_finish()
+    interrupt.join()
+    assert result.state == PipelineState.CANCELLED
+    assert subscriptions(channel) == [channel.subscription]
 
 
 @pytest.mark.integration
