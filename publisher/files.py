@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
 import numpy as np
 import pyarrow as pa
@@ -71,12 +71,10 @@ class _ParquetFile:
         self._pending, self._rows = [], 0
 
 
-class JsonLinesFile:
-    """A file with one payload a line, malformed ones as they are. An existing file is replaced."""
+class _File:
+    """What the files have in common: open for the time of a `with` block, and nothing ever under way."""
 
-    def __init__(self, path: Path) -> None:
-        self.destination = str(path)
-        self._file = path.open("wb", buffering=1 << 20)
+    _file: BinaryIO | _ParquetFile
 
     def __enter__(self) -> Self:
         return self
@@ -86,14 +84,24 @@ class JsonLinesFile:
     ) -> None:
         self._file.close()
 
+    def poll(self) -> Sequence[Receipt]:
+        """See Sink."""
+        return []
+
+
+class JsonLinesFile(_File):
+    """A file with one payload a line, malformed ones as they are. An existing file is replaced."""
+
+    _file: BinaryIO
+
+    def __init__(self, path: Path) -> None:
+        self.destination = str(path)
+        self._file = path.open("wb", buffering=1 << 20)
+
     def send(self, messages: Messages) -> Sequence[Receipt]:
         """See Sink."""
         self.write(messages)
         return [Receipt(messages)]
-
-    def poll(self) -> Sequence[Receipt]:
-        """See Sink."""
-        return []
 
     def flush(self) -> Sequence[Receipt]:
         """See Sink."""
@@ -106,20 +114,14 @@ class JsonLinesFile:
             self._file.write(b"\n".join(messages.payloads) + b"\n")
 
 
-class ParquetFile:
+class ParquetFile(_File):
     """A Parquet file of TRANSACTIONS_SCHEMA. Malformed messages have no columns, so they are left out."""
+
+    _file: _ParquetFile
 
     def __init__(self, path: Path) -> None:
         self.destination = str(path)
         self._file = _ParquetFile(path, TRANSACTIONS_SCHEMA)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
     def send(self, messages: Messages) -> Sequence[Receipt]:
         """See Sink."""
@@ -127,28 +129,18 @@ class ParquetFile:
         self._file.write(to_record_batch(kept))
         return [Receipt(kept, left_out=len(messages) - len(kept))]
 
-    def poll(self) -> Sequence[Receipt]:
-        """See Sink."""
-        return []
-
     def flush(self) -> Sequence[Receipt]:
         """See Sink."""
         return []
 
 
-class LabelsFile:
+class LabelsFile(_File):
     """A Parquet file of LABELS_SCHEMA."""
+
+    _file: _ParquetFile
 
     def __init__(self, path: Path) -> None:
         self._file = _ParquetFile(path, LABELS_SCHEMA)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
     def write(self, messages: Messages) -> None:
         """Append a row for each message."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipelines.local.process import HOST, ServerProcess
+from pipelines.local.process import HOST, Emulator, ServerProcess
 
 _IMPORT_ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -26,7 +26,7 @@ def missing() -> list[str]:
 
 
 @dataclass
-class BigQueryEmulator:
+class BigQueryEmulator(Emulator):
     """One emulator process.
 
     Attributes:
@@ -45,7 +45,6 @@ class BigQueryEmulator:
     data_dir: Path | None = None
     gcs_root: Path | None = None
     timeout: float = 60.0
-    _process: ServerProcess | None = None
 
     def launch(self) -> None:
         """Start the process; `wait` returns when it answers."""
@@ -94,19 +93,3 @@ class BigQueryEmulator:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
-
-    def ended(self) -> str:
-        """That the emulator has ended by itself, with the end of its log; empty while it runs."""
-        return self._process.ended() if self._process is not None else ""
-
-    @property
-    def directory(self) -> Path:
-        """The temporary directory of the process, which is removed with it."""
-        assert self._process is not None, "launch() comes first"
-        assert self._process.directory is not None, "the process has ended"
-        return self._process.directory
-
-    def stop(self) -> None:
-        """End the emulator. Safe to call twice."""
-        if self._process is not None:
-            self._process.stop()

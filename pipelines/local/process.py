@@ -162,6 +162,28 @@ class ServerProcess:
             self.directory = None
 
 
+class Emulator:
+    """What the emulators have in common: one process, which `launch` of the class starts."""
+
+    _process: ServerProcess | None = None
+
+    def ended(self) -> str:
+        """That the emulator has ended by itself, with the end of its log; empty while it runs."""
+        return self._process.ended() if self._process is not None else ""
+
+    @property
+    def directory(self) -> Path:
+        """The temporary directory of the process, which is removed with it."""
+        assert self._process is not None, "launch() comes first"
+        assert self._process.directory is not None, "the process has ended"
+        return self._process.directory
+
+    def stop(self) -> None:
+        """End the emulator. Safe to call twice."""
+        if self._process is not None:
+            self._process.stop()
+
+
 _RUNNING: Final[weakref.WeakSet[ServerProcess]] = weakref.WeakSet()
 
 

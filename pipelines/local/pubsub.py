@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipelines.local.process import HOST, LocalStackError, ServerProcess, free_port
+from pipelines.local.process import HOST, Emulator, LocalStackError, ServerProcess, free_port
 
 _LAUNCHER: Final = Path("platform", "pubsub-emulator", "bin", "cloud-pubsub-emulator")
 _LISTENING: Final = re.compile(r"Server started, listening on (\d+)")
@@ -77,7 +77,7 @@ def _answers(address: str) -> bool:
 
 
 @dataclass
-class PubSubEmulator:
+class PubSubEmulator(Emulator):
     """One emulator process.
 
     Attributes:
@@ -90,7 +90,6 @@ class PubSubEmulator:
     port: int = 0
     timeout: float = 60.0
     use_gcloud: bool = False
-    _process: ServerProcess | None = None
     _fixed_port: bool = False
 
     def launch(self) -> None:
@@ -136,19 +135,3 @@ class PubSubEmulator:
         assert self._process is not None
         match = _LISTENING.search(self._process.log_text())
         return match is not None and int(match[1]) == self.port and _answers(f"{HOST}:{self.port}")
-
-    def ended(self) -> str:
-        """That the emulator has ended by itself, with the end of its log; empty while it runs."""
-        return self._process.ended() if self._process is not None else ""
-
-    @property
-    def directory(self) -> Path:
-        """The temporary directory of the process, which is removed with it."""
-        assert self._process is not None, "launch() comes first"
-        assert self._process.directory is not None, "the process has ended"
-        return self._process.directory
-
-    def stop(self) -> None:
-        """End the emulator. Safe to call twice."""
-        if self._process is not None:
-            self._process.stop()
