@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shutil
 import subprocess
 import sys
 import threading
@@ -28,6 +27,7 @@ from model import artifact
 from pipelines import batch, query, report, streaming
 from pipelines.local import resources
 from pipelines.local.endpoints import Endpoints
+from pipelines.local.process import LocalStackError
 from pipelines.local.runner import LocalStreamingRunner, run_until_drained
 from pipelines.local.stack import LocalStack
 from transforms import metrics, tables
@@ -42,6 +42,8 @@ STREAM_DATASET: Final = "anomaly"
 BATCH_DATASET: Final = "anomaly_batch"
 FRAUD_SHARE: Final = 0.02
 MALFORMED_SHARE: Final = 0.02
+LEFT_OUT: Final = "Pub/Sub, the stream and its latency, BigQuery and the queries"
+"""What is missing from a demo without the emulators."""
 
 
 class DemoError(RuntimeError):
@@ -120,6 +122,22 @@ class Demo:
         """What was planted: transaction_id, planted_kind, malformed_kind."""
         return self.args.output / "labels.parquet"
 
+    @property
+    def scored(self) -> Path:
+        """What the batch pipeline gave, where it writes files."""
+        return self.args.output / "scored"
+
+    @property
+    def picture(self) -> Path:
+        """Scores and alerts."""
+        return self.args.output / "anomalies.png"
+
+    def clear(self) -> None:
+        """Makes --output, or removes from it what an earlier demo has left there, and nothing else."""
+        self.args.output.mkdir(parents=True, exist_ok=True)
+        for path in (self.lines, self.labels, self.picture, *self.scored.glob("*.parquet")):
+            path.unlink(missing_ok=True)
+
     def publish(self, *sink: str) -> int:
         """Publishes the transactions and gives how many messages there were."""
         summary = command(
@@ -151,10 +169,9 @@ class Demo:
         labels = pq.read_table(self.labels)
         findings.alerts_by_kind = report.alerts_by_kind(scores, labels)
         findings.dead_letters = report.dead_letters_by_reason(errors)
-        picture = self.args.output / "anomalies.png"
         heading = f"{scores.num_rows:,} transactions, model {self.manifest.model_version}"
-        report.picture(scores, labels, self.manifest.thresholds, picture, heading)
-        findings.picture = str(picture)
+        report.picture(scores, labels, self.manifest.thresholds, self.picture, heading)
+        findings.picture = str(self.picture)
 
 
 def with_emulators(demo: Demo) -> Findings:
@@ -259,13 +276,13 @@ def read_view(client: bigquery.Client, dataset: str, table: str) -> pa.Table:
 def with_files(demo: Demo, left_out: list[str]) -> Findings:
     """JSON lines in, Parquet out, where the emulators cannot run."""
     findings = Findings("files", left_out)
+    say("Without the emulators, from files to files. Left out: " + "\n   ".join(left_out))
     say("Write the transactions to a file")
     findings.published = demo.publish("--jsonl", str(demo.lines))
     say("Batch: JSON lines -> parse -> score -> alert -> Parquet")
-    scored = demo.args.output / "scored"
-    findings.counters = demo.run_batch(f"--output={scored}")
-    scores = report.read_parquet(list(scored.glob(f"{tables.SCORES_TABLE}-*.parquet")))
-    errors = report.read_parquet(list(scored.glob(f"{tables.ERRORS_TABLE}-*.parquet")))
+    findings.counters = demo.run_batch(f"--output={demo.scored}")
+    scores = report.read_parquet(list(demo.scored.glob(f"{tables.SCORES_TABLE}-*.parquet")))
+    errors = report.read_parquet(list(demo.scored.glob(f"{tables.ERRORS_TABLE}-*.parquet")))
     findings.throughput = report.throughput(scores)
     findings.top_anomalies = top_anomalies(scores, 8)
     demo.finish(findings, scores, errors)
@@ -343,17 +360,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     # Warnings only: Beam's own information would drown the demo's.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    shutil.rmtree(args.output, ignore_errors=True)
-    args.output.mkdir(parents=True)
-    missing = (
-        ["Pub/Sub, the stream, BigQuery and the queries, by --files"] if args.files else LocalStack.missing()
-    )
+    missing = ["--files was given"] if args.files else LocalStack.missing()
     try:
         demo = Demo(args, ensure_model(args.model))
-        findings = with_files(demo, missing) if missing else with_emulators(demo)
-    except DemoError as error:
+        demo.clear()
+        findings = with_files(demo, [LEFT_OUT, *missing]) if missing else with_emulators(demo)
+    except (DemoError, LocalStackError, artifact.ArtifactError, TimeoutError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("demo: stopped", file=sys.stderr)
+        return 130
     findings.seconds = time.monotonic() - started
     if args.format == "json":
         print(json.dumps(vars(findings), indent=1, default=str))

@@ -86,11 +86,11 @@ def latency(scores: pa.Table) -> Latency:
     return Latency(float(p50), float(p99), float(waited.max()))
 
 
-def throughput(scores: pa.Table) -> float:
-    """Rows a second, from the first to the last row that was scored."""
+def throughput(scores: pa.Table) -> float | None:
+    """Rows a second, from the first to the last row that was scored; None where all have one moment."""
     moments = _micros(scores, "scored_at")
     span = float(moments.max() - moments.min()) / 1e6 if len(moments) else 0.0
-    return scores.num_rows / span if span else float("nan")
+    return scores.num_rows / span if span else None
 
 
 def alerts_by_kind(scores: pa.Table, labels: pa.Table) -> list[dict[str, Any]]:

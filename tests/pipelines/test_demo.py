@@ -1,6 +1,7 @@
 """The demo, whole: with the emulators, and from files to files."""
 
 import json
+import shutil
 
 import pytest
 
@@ -43,6 +44,29 @@ def test_from_files_to_files(capsys, model_dir, tmp_path):
     assert found["mode"] == "files"
     assert found["left_out"]
     assert (tmp_path / "demo" / "anomalies.png").exists()
+
+
+def test_it_says_what_it_left_out_and_why(capsys, monkeypatch, model_dir, tmp_path):
+    monkeypatch.setattr(demo.LocalStack, "missing", staticmethod(lambda: ["no Java"]))
+    found = run(capsys, model_dir, tmp_path)
+    assert found["mode"] == "files"
+    assert found["left_out"] == [demo.LEFT_OUT, "no Java"]
+
+
+def test_a_directory_that_holds_other_files_keeps_them(capsys, model_dir, tmp_path):
+    (tmp_path / "demo" / "scored").mkdir(parents=True)
+    (tmp_path / "demo" / "mine.txt").write_text("mine")
+    (tmp_path / "demo" / "scored" / "scores-00000-of-00009.parquet").write_text("of an earlier demo")
+    check(run(capsys, model_dir, tmp_path, "--files"))
+    assert (tmp_path / "demo" / "mine.txt").read_text() == "mine"
+
+
+def test_a_model_that_was_altered_is_an_error_without_a_traceback(capsys, model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "model")
+    with (tmp_path / "model" / "final_model_traced.pt").open("ab") as file:
+        file.write(b"x")
+    assert demo.main(["--model", str(tmp_path / "model"), "--output", str(tmp_path / "demo"), "--files"]) == 1
+    assert "copy or train it again" in capsys.readouterr().err
 
 
 def test_the_report_for_people(capsys, model_dir, tmp_path):
