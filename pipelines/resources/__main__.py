@@ -7,11 +7,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from pipelines.cloud import jobs
-from pipelines.resources.base import Clients, Resource, ResourceError, State, explained
+from pipelines.resources.accounts import Apis
+from pipelines.resources.base import Clients, Resource, ResourceError
+from pipelines.resources.changes import Done, create, delete, inspect_all
 from pipelines.resources.declared import Names, declare
 from pipelines.resources.gcloud import Gcloud, GcloudError
 from transforms import clients as endpoints
@@ -25,7 +26,6 @@ On this machine, after `python -m pipelines.local up` and the exports that it pr
   python -m pipelines.resources create --project local-project --emulators
 """
 
-_THREADS: Final = 4
 _MARKS: Final = {"ok": "ok", "missing": "missing", "drift": "differs", "unknown": "unknown"}
 
 
@@ -83,7 +83,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--print-gcloud",
         action="store_true",
-        help="print the gcloud commands for APIs, accounts and roles, for an administrator to run",
+        help="print the gcloud commands for APIs, repository, account and roles, for an administrator to "
+        "run; with --dry-run they are printed, and nothing else is made or deleted",
     )
     found.add_argument(
         "--emulators",
@@ -97,89 +98,6 @@ def parser() -> argparse.ArgumentParser:
     endpoints.add_arguments(found)
     jobs.add_endpoint_argument(found)
     return found
-
-
-def inspect(resource: Resource, clients: Clients) -> State:
-    """The state of a resource; "unknown" with the reason where it cannot be read."""
-    try:
-        with explained(resource):
-            return resource.inspect(clients)
-    except (ResourceError, GcloudError) as error:
-        return State("unknown", (str(error),))
-
-
-Done = tuple[Resource, State, str]
-"""A resource, what was found, and what was done."""
-
-
-def inspect_all(resources: Sequence[Resource], clients: Clients) -> list[State]:
-    """The states of all, a few at a time: each question waits for Google, gcloud's a second or more."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(lambda resource: inspect(resource, clients), resources))
-
-
-def create(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> list[Done]:
-    """Makes what is missing and repairs what differs.
-
-    Returns:
-      For each resource what was found, and what was done: "", "created", "repaired", "would create",
-      "would repair", "printed" for gcloud commands that were not run.
-
-    Raises:
-      ResourceError: a resource could not be made; those before it stay.
-      GcloudError: a gcloud command failed.
-    """
-    # Where the APIs are off, nothing else can be asked.
-    apis = [resource for resource in resources if resource.kind == "APIs"]
-    if apis:
-        rest = [resource for resource in resources if resource not in apis]
-        first = [_create(resource, inspect(resource, clients), clients, dry_run) for resource in apis]
-        return [*first, *create(rest, clients, dry_run)]
-    states = inspect_all(resources, clients)
-    return [
-        _create(resource, state, clients, dry_run) for resource, state in zip(resources, states, strict=True)
-    ]
-
-
-def _create(resource: Resource, state: State, clients: Clients, dry_run: bool) -> Done:
-    verb = {"missing": "create", "drift": "repair"}.get(state.status, "")
-    if state.status == "unknown" and not dry_run:
-        if not clients.gcloud.print_only:
-            raise ResourceError(state.details[0])
-        verb = "create"  # the administrator's gcloud will see, and most of its commands can be run again
-    if not verb or dry_run:
-        return resource, state, f"would {verb}" if verb else ""
-    before = len(clients.gcloud.printed)
-    with explained(resource):
-        if verb == "create":
-            resource.create(clients)
-        else:
-            resource.repair(clients, state)
-    only_printed = clients.gcloud.print_only and len(clients.gcloud.printed) > before
-    return resource, state, "printed" if only_printed else f"{verb.rstrip('e')}ed"
-
-
-def delete(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> list[Done]:
-    """Removes what this project made, last first. What lacks its label is left and said.
-
-    Raises:
-      ResourceError: a resource could not be removed.
-      GcloudError: a gcloud command failed.
-    """
-    done = []
-    states = inspect_all(resources, clients)
-    for resource, state in reversed(list(zip(resources, states, strict=True))):
-        if state.status == "missing":
-            done.append((resource, state, ""))
-            continue
-        with explained(resource):
-            if state.status != "unknown" and not resource.owned(clients):
-                done.append((resource, state, "left alone"))
-                continue
-            if not dry_run:
-                resource.delete(clients)
-        done.append((resource, state, "would delete" if dry_run else "deleted"))
-    return done
 
 
 def report(done: Sequence[Done], form: str) -> None:
@@ -215,11 +133,11 @@ def confirm(question: str) -> bool:
 
 
 def _delete(args: argparse.Namespace, found: Names, wanted: Sequence[Resource], clients: Clients) -> int:
-    kept = [resource for resource in wanted if not (args.keep_tables and resource.data)]
-    # A role on the dataset goes with it, and without the account no role is of use.
+    # APIs stay enabled: other work in the project may need them.
+    going = [r for r in wanted if not (isinstance(r, Apis) or (args.keep_tables and r.data))]
     running = [] if args.emulators and not args.dataflow_endpoint else _using(args, found)
     print(f"This deletes, in project {found.project}, what this command made:", file=sys.stderr)
-    for resource in kept:
+    for resource in going:
         print(f"  {resource.kind} {resource.title}", file=sys.stderr)
     for job in running:
         print(f"  and cancels job {job.name} ({job.id})", file=sys.stderr)
@@ -232,7 +150,7 @@ def _delete(args: argparse.Namespace, found: Names, wanted: Sequence[Resource], 
             client.request_state(job.id, "cancel")
         for job in running:
             client.wait(job.id)
-    report(delete(kept, clients, args.dry_run), args.format)
+    report(delete(going, clients, args.dry_run), args.format)
     return 0
 
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
-from pipelines.resources.base import MISSING, Clients, Resource, ResourceError, State
+from pipelines.resources.base import (
+    LABEL,
+    MISSING,
+    Clients,
+    Key,
+    Resource,
+    ResourceError,
+    State,
+    has_label,
+)
 from pipelines.resources.gcloud import GcloudError, GcloudNotFoundError
 
 Target = Literal["project", "bucket", "topic", "subscription", "repository"]
 
+_DISPLAY_NAME: Final = "Transaction anomaly pipelines"
 _POLICY_COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "project": ("projects",),
     "bucket": ("storage", "buckets"),
@@ -29,6 +40,7 @@ class Apis(Resource):
     """
 
     kind: ClassVar[str] = "APIs"
+    by_gcloud: ClassVar[bool] = True
 
     apis: tuple[str, ...] = ()
 
@@ -38,8 +50,14 @@ class Apis(Resource):
         return State.of([f"{api} is not enabled" for api in lacking])
 
     def create(self, clients: Clients) -> None:
-        """Enables those that are not."""
-        clients.gcloud.change("services", "enable", *self._lacking(clients), f"--project={self.name}")
+        """Enables those that are not; all of them where the command is printed and nobody could be asked."""
+        try:
+            lacking = self._lacking(clients)
+        except GcloudError:
+            if not clients.gcloud.print_only:
+                raise
+            lacking = list(self.apis)
+        clients.gcloud.change("services", "enable", *lacking, f"--project={self.name}")
 
     def repair(self, clients: Clients, state: State) -> None:
         """Enables those that are not."""
@@ -69,6 +87,7 @@ class Repository(Resource):
     """
 
     kind: ClassVar[str] = "repository"
+    by_gcloud: ClassVar[bool] = True
 
     project: str = ""
     location: str = "us-central1"
@@ -86,11 +105,20 @@ class Repository(Resource):
         """Makes the repository."""
         described = "--description=Image of the transaction anomaly pipelines"
         words = ("artifacts", "repositories", "create", *self._words())
-        clients.gcloud.change(*words, "--repository-format=docker", described)
+        labels = ",".join(f"{key}={value}" for key, value in LABEL.items())
+        clients.gcloud.change(*words, "--repository-format=docker", described, f"--labels={labels}")
 
     def repair(self, clients: Clients, state: State) -> None:
         """Nothing can be set."""
-        raise ResourceError(f"repository {self.name}: {state.details[0]}. Give another --repository.")
+        raise ResourceError(
+            f"repository {self.name}: {state.details[0]}. Give another --prefix, or remove it with `gcloud "
+            f"artifacts repositories delete {shlex.join(self._words())}`, images included."
+        )
+
+    def owned(self, clients: Clients) -> bool:
+        """By its label."""
+        found = clients.gcloud.read("artifacts", "repositories", "describe", *self._words())
+        return has_label(found.get("labels", {}))
 
     def delete(self, clients: Clients) -> None:
         """Removes the repository with its images."""
@@ -109,6 +137,7 @@ class ServiceAccount(Resource):
     """The account that workers and the template launcher run as; `name` is its e-mail address."""
 
     kind: ClassVar[str] = "service account"
+    by_gcloud: ClassVar[bool] = True
 
     @property
     def project(self) -> str:
@@ -118,9 +147,7 @@ class ServiceAccount(Resource):
     def inspect(self, clients: Clients) -> State:
         """Whether it is there and enabled."""
         try:
-            found = clients.gcloud.read(
-                "iam", "service-accounts", "describe", self.name, f"--project={self.project}"
-            )
+            found = self._described(clients)
         except GcloudNotFoundError:
             return MISSING
         return State.of(["it is disabled"] if found.get("disabled") else [])
@@ -129,13 +156,17 @@ class ServiceAccount(Resource):
         """Makes the account."""
         clients.gcloud.change(
             *("iam", "service-accounts", "create", self.name.partition("@")[0]),
-            "--display-name=Transaction anomaly pipelines",
+            f"--display-name={_DISPLAY_NAME}",
             f"--project={self.project}",
         )
 
     def repair(self, clients: Clients, state: State) -> None:
         """Enables it."""
         clients.gcloud.change("iam", "service-accounts", "enable", self.name, f"--project={self.project}")
+
+    def owned(self, clients: Clients) -> bool:
+        """By its display name; accounts have no labels."""
+        return bool(self._described(clients).get("displayName") == _DISPLAY_NAME)
 
     def delete(self, clients: Clients) -> None:
         """Removes the account."""
@@ -144,6 +175,10 @@ class ServiceAccount(Resource):
     def remedy(self) -> str:
         """The administrator of service accounts."""
         return "roles/iam.serviceAccountAdmin"
+
+    def _described(self, clients: Clients) -> Any:
+        words = ("iam", "service-accounts", "describe", self.name, f"--project={self.project}")
+        return clients.gcloud.read(*words)
 
 
 @dataclass(frozen=True)
@@ -160,6 +195,7 @@ class Role(Resource):
     """
 
     kind: ClassVar[str] = "role"
+    by_gcloud: ClassVar[bool] = True
 
     member: str = ""
     target: Target = "project"
@@ -167,6 +203,25 @@ class Role(Resource):
     project: str = ""
     location: str = ""
     why: str = ""
+
+    @property
+    def key(self) -> Key:
+        """A role may be given on several things."""
+        return self.kind, self.title
+
+    @property
+    def part_of(self) -> Key | None:
+        """The thing, whose policy goes with it; a project stays."""
+        if self.target == "project":
+            return None
+        full = {"topic": "projects/{}/topics/{}", "subscription": "projects/{}/subscriptions/{}"}
+        return self.target, full.get(self.target, "{1}").format(self.project, self.target_name)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        """The thing and the account."""
+        account = (ServiceAccount.kind, self.member.removeprefix("serviceAccount:"))
+        return (account, *filter(None, (self.part_of,)))
 
     def inspect(self, clients: Clients) -> State:
         """Whether the policy of the thing gives the role."""
@@ -218,9 +273,12 @@ class Role(Resource):
     def _member(self, clients: Clients) -> str:
         if "{number}" not in self.member:
             return self.member
-        if clients.gcloud.print_only and not clients.gcloud.available():
+        try:
+            described = clients.gcloud.read("projects", "describe", self.project)
+        except GcloudError:
+            if not clients.gcloud.print_only:
+                raise
             return self.member.format(number="PROJECT_NUMBER")
-        described = clients.gcloud.read("projects", "describe", self.project)
         try:
             return self.member.format(number=described["projectNumber"])
         except (KeyError, TypeError):

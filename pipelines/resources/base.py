@@ -10,15 +10,29 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
-from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound, ServiceUnavailable
+from google.api_core.exceptions import (
+    Forbidden,
+    GoogleAPICallError,
+    NotFound,
+    RetryError,
+    ServiceUnavailable,
+)
+from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+from requests.exceptions import RequestException
 
 from pipelines.resources.gcloud import Gcloud
 from transforms.clients import BigQueryEndpoints, is_loopback
 
 LABEL: Final = {"app": "transaction-anomaly"}
 """Marks what this project made. `delete` touches nothing without it."""
+
+LOGIN: Final = "gcloud auth application-default login"
+"""What gives Google's clients credentials, or new ones in place of those that ran out."""
+
+UNREACHABLE: Final = (RetryError, RequestException, ServiceUnavailable)
+"""What Google's clients raise where nothing answers."""
 
 Status = Literal["ok", "missing", "drift", "unknown"]
 
@@ -47,6 +61,9 @@ class State:
 
 
 MISSING: Final = State("missing")
+
+Key = tuple[str, str]
+"""Kind and name of a resource."""
 
 
 @dataclass
@@ -116,6 +133,8 @@ class Resource:
     """Whether the local stack has it."""
     data: ClassVar[bool] = False
     """Whether it holds the results, which `delete --keep-tables` keeps."""
+    by_gcloud: ClassVar[bool] = False
+    """Whether gcloud makes it, so that --print-gcloud prints the command."""
 
     name: str
 
@@ -123,6 +142,21 @@ class Resource:
     def title(self) -> str:
         """What people are told."""
         return self.name
+
+    @property
+    def key(self) -> Key:
+        """Kind and name."""
+        return self.kind, self.name
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        """Without which of the others this cannot exist."""
+        return ()
+
+    @property
+    def part_of(self) -> Key | None:
+        """With which of the others this goes when that is deleted."""
+        return None
 
     def inspect(self, clients: Clients) -> State:
         """Compares what is there with the declaration."""
@@ -180,7 +214,11 @@ def explained(resource: Resource) -> Iterator[None]:
         raise ResourceError(
             f"{title}: {error.message}\nIs the project right, and its API enabled?"
         ) from error
-    except ServiceUnavailable as error:
-        raise ResourceError(f"{title}: no answer: {error.message}") from error
+    except GoogleAuthError as error:
+        raise ResourceError(f"{title}: no valid credentials: {error}\nRun `{LOGIN}`.") from error
+    except UNREACHABLE as error:
+        raise ResourceError(
+            f"{title}: no answer: {error}\nIs the network there, and a proxy set where one is needed?"
+        ) from error
     except GoogleAPICallError as error:
         raise ResourceError(f"{title}: {error.message}") from error

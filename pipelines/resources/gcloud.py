@@ -86,7 +86,14 @@ class Gcloud:
             )
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = "\n".join(done.stderr.strip().splitlines()[-6:])
+            said = _error(done.stderr)
             kind = GcloudNotFoundError if any(mark in said for mark in _NOT_FOUND) else GcloudError
             raise kind(f"{text}\nended with {done.returncode}: {said}")
         return done.stdout
+
+
+def _error(stderr: str) -> str:
+    """What gcloud says from its error on; before it stand progress and warnings, behind it what to do."""
+    lines = stderr.strip().splitlines()
+    first = next((at for at, line in enumerate(lines) if line.startswith("ERROR:")), max(len(lines) - 6, 0))
+    return "\n".join(lines[first : first + 20])

@@ -37,7 +37,11 @@ class Bucket(Resource):
         return self.name.removeprefix("gs://")
 
     def inspect(self, clients: Clients) -> State:
-        """Location, access, label and the rule that empties temp/."""
+        """Location, access and the rule that empties temp/.
+
+        The label is no part of it: a bucket that another hand made may be used, and must not become one that
+        `delete` empties.
+        """
         found = clients.storage.lookup_bucket(self.bucket)
         if found is None:
             return MISSING
@@ -50,13 +54,12 @@ class Bucket(Resource):
             differences.append("public access prevention is not enforced")
         if not any(_is_temp_rule(rule) for rule in found.lifecycle_rules):
             differences.append(f"no rule deletes temp/ after {TEMP_DAYS} days")
-        if not has_label(found.labels):
-            differences.append(f"labels lack {LABEL}")
         return State.of(differences)
 
     def create(self, clients: Clients) -> None:
         """Makes the bucket."""
         bucket = clients.storage.bucket(self.bucket)
+        bucket.labels = LABEL
         self._declare(bucket)
         try:
             clients.storage.create_bucket(bucket, location=self.location)
@@ -67,7 +70,7 @@ class Bucket(Resource):
             ) from error
 
     def repair(self, clients: Clients, state: State) -> None:
-        """Sets everything but the location."""
+        """Sets everything but location and label."""
         fixed = [detail for detail in state.details if "cannot be changed" in detail]
         if fixed:
             raise ResourceError(
@@ -95,7 +98,6 @@ class Bucket(Resource):
         return "roles/storage.admin"
 
     def _declare(self, bucket: Any) -> None:
-        bucket.labels = {**bucket.labels, **LABEL}
         bucket.iam_configuration.uniform_bucket_level_access_enabled = True
         bucket.iam_configuration.public_access_prevention = "enforced"
         # Deleted temporary files would be kept, and paid for, another week.

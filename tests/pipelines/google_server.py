@@ -33,6 +33,8 @@ class Google:
     Attributes:
       url: http://localhost:PORT; Beam takes REST for an endpoint that says localhost.
       requests: method, path and JSON body of every request but those to Cloud Storage, in order.
+      display_names: of the accounts that were created here.
+      labels: of the repositories that were created here.
       granted: the permissions that testIamPermissions of projects answers; None grants all.
       storage: Cloud Storage.
       denied: "launch" refuses Flex launches.
@@ -43,7 +45,9 @@ class Google:
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
     apis: set[str] = field(default_factory=set)
     accounts: set[str] = field(default_factory=set)
+    display_names: dict[str, str] = field(default_factory=dict)
     repositories: set[str] = field(default_factory=set)
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)
     policies: dict[str, dict[str, Any]] = field(default_factory=dict)
     granted: set[str] | None = None
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -83,11 +87,13 @@ class Google:
     def get_account(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         if match["email"] not in self.accounts:
             raise Refusal(404, "NOT_FOUND", "Unknown service account")
-        return {"email": match["email"], "name": match[0]}
+        named = {"displayName": self.display_names.get(match["email"], "")}
+        return {"email": match["email"], "name": match[0], **named}
 
     def create_account(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         email = f"{body['accountId']}@{match['project']}.iam.gserviceaccount.com"
         self.accounts.add(email)
+        self.display_names[email] = body["serviceAccount"]["displayName"]
         return {"email": email}
 
     def delete_account(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
@@ -113,10 +119,12 @@ class Google:
             raise not_found("repository")
         name = match[0].removeprefix("/v1/")
         times = dict.fromkeys(("createTime", "updateTime"), "2026-01-01T00:00:00Z")
-        return {"name": name, "format": "DOCKER", "sizeBytes": "0", **times}
+        labels = {"labels": self.labels.get(match["name"], {})}
+        return {"name": name, "format": "DOCKER", "sizeBytes": "0", **times, **labels}
 
     def create_repository(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         self.repositories.add(query["repositoryId"])
+        self.labels[query["repositoryId"]] = body.get("labels", {})
         return {"name": "projects/p/locations/l/operations/1", "done": True, "response": {}}
 
     def delete_repository(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
