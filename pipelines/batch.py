@@ -124,7 +124,9 @@ def check(found: options.OptionsParser, args: argparse.Namespace, beam_options: 
         found.error(f"--input={args.input}: cannot tell the format; give --input_format=jsonl or parquet")
     # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
     if args.input and "://" not in args.input and not FileSystems.match([args.input])[0].metadata_list:
-        found.error(f"--input={args.input}: no such file; python -m publisher --jsonl FILE writes one")
+        found.error(
+            f"--input={args.input}: no such file; `python -m publisher --jsonl FILE --count 1000` writes one"
+        )
     wiring.check_write_method(found, args, beam_options)
     wiring.default_runner(beam_options, "FnApiRunner")
     return options.resolve_model(found, args)

@@ -16,6 +16,16 @@ from publisher.pubsub import PubSubTopic
 from publisher.sink import Sink
 
 NOW, SIMULATED = "now", "simulated"
+PERIOD_SECONDS: Final = 60.0
+TIMEOUT_SECONDS: Final = 60.0
+
+_UNUSED: Final = {
+    "constant": ("peak_rate", "period", "width"),
+    "ramp": ("width",),
+    "spike": (),
+    "burst": ("rate",),
+}
+"""The options of the load that a pattern does not look at."""
 
 _DESCRIPTION: Final = """\
 Send synthetic card transactions to a Pub/Sub topic, or write them to a file. Some of them are planted frauds,
@@ -99,17 +109,21 @@ def make_parser() -> argparse.ArgumentParser:
     load.add_argument("--count", type=int, help="messages, malformed ones included")
     load.add_argument("--duration", type=float, metavar="SECONDS")
     load.add_argument(
-        "--rate", type=float, default=0.0, help="messages a second; default 0: as fast as possible"
+        "--rate", type=float, help="messages a second; default 0, which for constant is as fast as possible"
     )
     load.add_argument("--pattern", choices=patterns.PATTERNS, default="constant", help="default %(default)s")
     load.add_argument("--peak-rate", type=float, help="messages a second; for ramp, spike and burst")
-    load.add_argument("--period", type=float, default=60.0, help="seconds; default %(default)s")
-    load.add_argument("--width", type=float, help="seconds; default: a tenth of --period")
+    load.add_argument(
+        "--period", type=float, help=f"seconds; for ramp, spike and burst; default {PERIOD_SECONDS:g}"
+    )
+    load.add_argument(
+        "--width", type=float, help="seconds; for spike and burst; default: a tenth of --period"
+    )
     load.add_argument(
         "--timeout",
         type=float,
-        default=60.0,
-        help="seconds after which a request to Pub/Sub, retries included, has failed; default %(default)s",
+        help="with --topic: seconds after which a request, retries included, has failed; "
+        f"default {TIMEOUT_SECONDS:g}",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -133,6 +147,18 @@ def check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise ValueError(f"--{name}: {value} is not greater than 0")
+    if options.timeout is not None and not options.topic:
+        raise ValueError("--timeout goes with --topic; a file has no requests")
+    for name in _UNUSED[options.pattern]:
+        if getattr(options, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"{flag} means nothing to --pattern {options.pattern}; leave it out or change the pattern"
+            )
+    if options.malformed_kinds is not None and not options.malformed_share:
+        raise ValueError("--malformed-kinds: no message is malformed; give --malformed-share as well")
+    if options.fraud_kinds is not None and not options.fraud_share:
+        raise ValueError("--fraud-kinds: no fraud is planted; give --fraud-share as well")
     if options.start_time and event_time_mode(options) == NOW:
         raise ValueError("--start-time goes with --event-time simulated")
     paths = [path for path in (options.jsonl, options.parquet, options.tee, options.labels) if path]
@@ -181,7 +207,8 @@ def make_pattern(options: argparse.Namespace) -> Pattern:
     Raises:
       ValueError: a parameter is missing or out of its range.
     """
-    return patterns.make(options.pattern, options.rate, options.peak_rate, options.period, options.width)
+    period = PERIOD_SECONDS if options.period is None else options.period
+    return patterns.make(options.pattern, options.rate or 0.0, options.peak_rate, period, options.width)
 
 
 def make_sink(options: argparse.Namespace) -> Sink:
@@ -193,7 +220,7 @@ def make_sink(options: argparse.Namespace) -> Sink:
       OSError: the file cannot be written.
     """
     if options.topic:
-        return PubSubTopic(options.topic, timeout=options.timeout)
+        return PubSubTopic(options.topic, timeout=options.timeout or TIMEOUT_SECONDS)
     return JsonLinesFile(options.jsonl) if options.jsonl else ParquetFile(options.parquet)
 
 

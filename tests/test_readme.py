@@ -86,10 +86,11 @@ def test_the_marked_commands_run_as_written(local_stack, tmp_path):
     script = "set -euo pipefail\ntrap 'python -m pipelines.local down' EXIT\n" + "".join(
         BLOCK.search(part).group(1) for part in blocks
     )
+    (runtime := tmp_path / "runtime").mkdir(mode=0o700)
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "XDG_RUNTIME_DIR": str(runtime),  # or `down` would stop a stack that somebody works with
     }
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

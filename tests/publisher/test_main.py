@@ -104,6 +104,22 @@ def test_only_the_kinds_named(tmp_path, capsys):
         (["--topic", "projects/p/topics/t", "--start-time", START], "--event-time simulated"),
         (["--topic", "transactions"], "not of the form projects/PROJECT/topics/TOPIC"),
         (["--jsonl", "a", "--count", "5", "--pattern", "ramp"], "peak-rate: the pattern ramp needs one"),
+        (
+            ["--jsonl", "a", "--count", "5", "--peak-rate", "9"],
+            "--peak-rate means nothing to --pattern",
+        ),
+        (["--jsonl", "a", "--count", "5", "--period", "9"], "--period means nothing to --pattern constant"),
+        (
+            ["--jsonl", "a", "--count", "5", "--pattern", "burst", "--peak-rate", "9", "--rate", "1"],
+            "--rate means nothing to --pattern burst",
+        ),
+        (
+            ["--jsonl", "a", "--count", "5", "--pattern", "ramp", "--peak-rate", "9", "--width", "1"],
+            "--width means nothing to --pattern ramp",
+        ),
+        (["--jsonl", "a", "--count", "5", "--timeout", "9"], "--timeout goes with --topic"),
+        (["--jsonl", "a", "--count", "5", "--malformed-kinds", "empty"], "give --malformed-share as well"),
+        (["--jsonl", "a", "--count", "5", "--fraud-share", "0", "--fraud-kinds", "x"], "no fraud is planted"),
         (["--jsonl", "a", "--count", "5", "--fraud-kinds", "x"], "no kind x; there are stolen_card"),
         (["--jsonl", "a", "--count", "5", "--fraud-share", "2"], "fraud_share: 2.0 is not between"),
     ],
