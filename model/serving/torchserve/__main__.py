@@ -15,7 +15,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,7 @@ from typing import Final
 import requests
 
 from model.artifact import MODEL_NAME, ArtifactError
-from model.serving.settings import ENV_MODEL
+from model.serving.settings import ENV_MODEL, usable_cores
 from model.serving.torchserve import grpc_client, process
 from model.serving.torchserve.archives import add_archive
 from model.serving.torchserve.config import (
@@ -36,7 +36,7 @@ from model.serving.torchserve.config import (
     read_properties,
     render,
 )
-from model.serving.torchserve.management import Management, ModelVersion, Server, error_text
+from model.serving.torchserve.management import Management, ModelVersion, Server, error_text, no_answer
 
 DEFAULT_RUN_DIR: Final = "out/torchserve"
 
@@ -135,14 +135,20 @@ def _token(args: argparse.Namespace, layout: Layout) -> int:
 
 
 def _predict(args: argparse.Namespace, layout: Layout) -> int:
-    server = _server(args, layout)
-    body = sys.stdin.buffer.read() if args.input == "-" else Path(args.input).read_bytes()
+    server = _server(args, layout, "grpc_address" if args.grpc else "inference")
+    try:
+        body = sys.stdin.buffer.read() if args.input == "-" else Path(args.input).read_bytes()
+    except OSError as error:
+        raise TorchServeError(f"--input {args.input}: {error.strerror}; give a file, or -") from error
     if args.grpc:
         answer = grpc_client.predict(server.grpc, body, args.name, args.version, server.key("inference"))
     else:
         url = f"{server.inference}/predictions/{args.name}" + (f"/{args.version}" if args.version else "")
         headers = {**server.headers("inference"), "Content-Type": "application/json"}
-        response = requests.post(url, body, headers=headers, timeout=60)
+        try:
+            response = requests.post(url, body, headers=headers, timeout=60)
+        except requests.RequestException as error:
+            raise no_answer(url, error) from error
         if response.status_code != 200:
             raise TorchServeError(f"{url}: {response.status_code} {error_text(response.content)}")
         answer = response.content
@@ -150,11 +156,20 @@ def _predict(args: argparse.Namespace, layout: Layout) -> int:
     return 0
 
 
-def _server(args: argparse.Namespace, layout: Layout) -> Server:
-    if not args.management:
+def _server(args: argparse.Namespace, layout: Layout, needed: str = "management") -> Server:
+    """The server of the run directory, or the one elsewhere that the flags describe.
+
+    Raises:
+      TorchServeError: some of the flags are given, and not the one of the API that is `needed`.
+    """
+    given = [name for name in ("management", "inference", "grpc_address", "key_file") if getattr(args, name)]
+    if not given:
         return process.server_of(layout)
+    if needed not in given:
+        raise TorchServeError(f"--{given[0]} is for a server elsewhere: give its --{needed}, too")
     key_file = Path(args.key_file) if args.key_file else None
-    return Server(args.inference or "", args.management.rstrip("/"), "", args.grpc_address or "", key_file)
+    inference, management = ((url or "").rstrip("/") for url in (args.inference, args.management))
+    return Server(inference, management, "", args.grpc_address or "", key_file)
 
 
 def _print_status(server: Server, models: Sequence[ModelVersion], form: str) -> None:
@@ -162,13 +177,25 @@ def _print_status(server: Server, models: Sequence[ModelVersion], form: str) -> 
         addresses = {name: str(value) for name, value in asdict(server).items() if value is not None}
         print(json.dumps({"server": addresses, "models": [asdict(model) for model in models]}, indent=2))
         return
-    print(f"inference   {server.inference}   gRPC {server.grpc}")
+    # Of a server elsewhere only those addresses are known that were given.
+    print(f"inference   {server.inference or 'not given'}   gRPC {server.grpc or 'not given'}")
     print(f"management  {server.management}")
-    print(f"metrics     {server.metrics}/metrics")
+    print(f"metrics     {server.metrics + '/metrics' if server.metrics else 'not given'}")
     print(f"keys        {server.key_file or 'none needed (tokens are off)'}")
     for model in models:
         mark = "  (default)" if model.default else ""
         print(f"{model.name} {model.version}: {model.ready} of {model.workers} workers ready{mark}")
+
+
+def _from(least: int) -> Callable[[str], int]:
+    """Reads a whole number from `least` on; argparse tells the flag when it is none."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and int(text) >= least):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        return int(text)
+
+    return read
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -186,9 +213,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.add_argument("--format", choices=("text", "json"), default="text", help="default: %(default)s")
     remote = argparse.ArgumentParser(add_help=False, parents=[common])
-    remote.add_argument("--management", metavar="URL", help="a server elsewhere, in place of --run_dir")
-    remote.add_argument("--inference", metavar="URL", help="its inference API")
-    remote.add_argument("--grpc_address", metavar="HOST:PORT", help="its gRPC inference API")
+    remote.add_argument(
+        "--management", metavar="URL", help="management API of a server elsewhere, in place of --run_dir"
+    )
+    remote.add_argument("--inference", metavar="URL", help="its inference API, for predict")
+    remote.add_argument(
+        "--grpc_address", metavar="HOST:PORT", help="its gRPC inference API, for predict --grpc"
+    )
     remote.add_argument("--key_file", metavar="FILE", help="a copy of its key_file.json")
     _add_start(commands, common)
     stop = commands.add_parser("stop", parents=[common], help="end the server and its workers")
@@ -202,13 +233,17 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--model", metavar="DIR", help="artifact directory, local or gs://, or a .mar file")
     source.add_argument("--url", help="an archive that the server fetches; allowed_urls must let it through")
     register.add_argument("--name", help="name of the model (default: the archive's own)")
-    register.add_argument("--workers", type=int, default=1, help="worker processes (default: %(default)s)")
+    register.add_argument(
+        "--workers", type=_from(0), default=1, help="worker processes (default: %(default)s)"
+    )
     register.set_defaults(run=_register)
     version = argparse.ArgumentParser(add_help=False)
     version.add_argument("--name", default=MODEL_NAME, help="name of the model (default: %(default)s)")
     scale = commands.add_parser("scale", parents=[remote, version], help="set the number of workers")
     scale.add_argument("--version", help="version to scale (default: the default version)")
-    scale.add_argument("--workers", type=int, required=True, help="worker processes; 0 pauses the version")
+    scale.add_argument(
+        "--workers", type=_from(0), required=True, help="worker processes; 0 pauses the version"
+    )
     scale.set_defaults(run=_scale)
     default = commands.add_parser(
         "set-default", parents=[remote, version], help="choose the version for requests that name none"
@@ -252,10 +287,16 @@ def _add_start(commands: argparse._SubParsersAction, common: argparse.ArgumentPa
     for field in fields(Ports):
         name = field.name.replace("_", " ")
         start.add_argument(
-            f"--{field.name}_port", type=int, default=field.default, help=f"{name} (default: %(default)s)"
+            f"--{field.name}_port",
+            type=_from(1),
+            default=field.default,
+            help=f"{name} (default: %(default)s)",
         )
     start.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="workers a model (default: %(default)s)"
+        "--workers",
+        type=_from(1),
+        default=usable_cores(),
+        help="workers a model (default: one a core, %(default)s here)",
     )
     start.add_argument(
         "--allowed_url",

@@ -191,9 +191,7 @@ class Management:
                 method, url, params=parameters, headers=self.server.headers(key), timeout=self._timeout
             )
         except requests.RequestException as error:
-            raise TorchServeError(
-                f"{url}: no answer ({type(error).__name__}); is TorchServe running?"
-            ) from error
+            raise no_answer(url, error) from error
         if response.status_code >= 400:
             raise TorchServeError(f"{method} {url}: {response.status_code} {error_text(response.content)}")
         return json.loads(response.content) if response.content.strip() else None
@@ -205,6 +203,11 @@ def error_text(body: bytes) -> str:
         return str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError):
         return body[:300].decode(errors="replace")
+
+
+def no_answer(url: str, error: requests.RequestException) -> TorchServeError:
+    """The error for a request that got no answer."""
+    return TorchServeError(f"{url}: no answer ({type(error).__name__}); is TorchServe running there?")
 
 
 def _path(name: str, version: str | None) -> str:

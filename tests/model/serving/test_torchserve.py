@@ -120,9 +120,11 @@ def test_versions_default_version_and_a_second_model(torchserve, served_artifact
     np.testing.assert_allclose(scores(ask(torchserve, NAME, body)), new_scores, rtol=1e-5)
     np.testing.assert_allclose(scores(ask(torchserve, f"{NAME}/{VERSION}", body)), old_scores, rtol=1e-5)
 
-    assert cli(torchserve, "register", "--model", served_artifact.uri, "--name", "champion") == 0
+    champion = ["--name", "champion"]
+    assert cli(torchserve, "register", "--model", served_artifact.uri, *champion, "--workers", "0") == 0
+    assert cli(torchserve, "status") == 1
+    assert cli(torchserve, "scale", *champion, "--workers", "2") == 0
     np.testing.assert_allclose(scores(ask(torchserve, "champion", body)), old_scores, rtol=1e-5)
-    assert cli(torchserve, "scale", "--name", "champion", "--workers", "2") == 0
     capsys.readouterr()
     assert cli(torchserve, "status", "--format", "json") == 0
     models = json.loads(capsys.readouterr().out)["models"]
@@ -165,6 +167,16 @@ def test_a_server_can_be_reached_by_its_addresses_and_key_file(torchserve, capsy
     flags = ["--management", server.management, "--key_file", str(server.key_file)]
     assert main(["status", *flags]) == 0
     assert f"{NAME} {VERSION}: 1 of 1 workers ready  (default)" in capsys.readouterr().out
+
+
+def test_another_machine_predicts_without_the_management_api(torchserve, tmp_path, capsys):
+    """With --config cloud the management API stays on loopback."""
+    server = torchserve.server
+    request = tmp_path / "request.json"
+    request.write_bytes(encode(transactions(2)))
+    for flags in (["--inference", server.inference], ["--grpc", "--grpc_address", server.grpc]):
+        assert main(["predict", *flags, "--key_file", str(server.key_file), "--input", str(request)]) == 0
+        assert len(json.loads(capsys.readouterr().out)["predictions"]) == 2
 
 
 def test_start_and_stop_in_the_background_leave_nothing_behind(torchserve, served_artifact, capsys):

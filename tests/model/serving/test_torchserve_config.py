@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from model.serving.torchserve import archives
+from model.serving.torchserve.__main__ import main
 from model.serving.torchserve.config import (
     Layout,
     Ports,
@@ -108,3 +109,45 @@ def test_an_archive_goes_into_the_store_under_its_own_name(tmp_path):
     assert (layout.model_store / "m.mar").read_bytes() == b"archive"
     with pytest.raises(TorchServeError, match="no such archive"):
         archives.add_archive(str(tmp_path / "other.mar"), layout)
+
+
+REMOTE = ["--management", "http://127.0.0.1:9", "--inference", "http://127.0.0.1:9/"]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["predict", *REMOTE, "--input", "nowhere.json"], "--input nowhere.json: No such file"),
+        (
+            ["predict", *REMOTE, "--input", "REQUEST"],
+            "http://127.0.0.1:9/predictions/pytorch_autoencoder: no",
+        ),
+        (["predict", *REMOTE[2:], "--input", "REQUEST"], "is TorchServe running there?"),
+        (["predict", *REMOTE[:2], "--input", "REQUEST"], "give its --inference"),
+        (["predict", *REMOTE, "--grpc", "--input", "REQUEST"], "give its --grpc_address"),
+        (["status", "--key_file", "k"], "--key_file is for a server elsewhere: give its --management"),
+        (["scale", *REMOTE[2:], "--workers", "1"], "give its --management"),
+        (["status", *REMOTE[:2]], "http://127.0.0.1:9/models: no answer"),
+    ],
+)
+def test_a_command_that_reaches_no_server_says_what_to_give(command, words, tmp_path, capsys):
+    request = tmp_path / "request.json"
+    request.write_text('{"instances": []}')
+    flags = [str(request) if word == "REQUEST" else word for word in command]
+    assert main([*flags, "--run_dir", str(tmp_path)]) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["start", "--model", "m", "--workers", "0"],  # would wait in vain for a worker
+        ["start", "--model", "m", "--workers", "two"],
+        ["register", "--model", "m", "--workers", "-3"],
+        ["scale", "--workers", "-1"],  # TorchServe would end every worker, and answer 500
+    ],
+)
+def test_a_number_of_workers_that_cannot_be_is_refused(command, capsys):
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "argument --workers: " in capsys.readouterr().err
