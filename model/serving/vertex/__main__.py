@@ -28,6 +28,7 @@ from model.serving.vertex.session import Actions, VertexError, connect, parse_la
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m model.serving.vertex`; gives the exit code."""
     args = _parser().parse_args(argv)
+    import requests
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
 
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"model.serving.vertex: {error}", file=sys.stderr)
     except (GoogleAPIError, GoogleAuthError) as error:
         print(f"model.serving.vertex: Google Cloud answers: {error}", file=sys.stderr)
+    except requests.RequestException as error:
+        where = args.api_endpoint or f"Vertex AI in {args.region}"
+        print(f"model.serving.vertex: no answer from {where}; is the address right? {error}", file=sys.stderr)
     return 1
 
 
@@ -96,18 +100,23 @@ def _traffic(aiplatform: Any, args: argparse.Namespace) -> None:
 
 
 def _predict(aiplatform: Any, args: argparse.Namespace) -> None:
+    request = _request(args.input)
     endpoint = endpoints.require(aiplatform, args.endpoint)
-    text = sys.stdin.read() if args.input == "-" else Path(args.input).read_text(encoding="utf-8")
-    request = json.loads(text)
-    if not isinstance(request, dict) or not isinstance(request.get("instances"), list):
-        raise VertexError(f'--input {args.input}: expected {{"instances": [[30 numbers], ...]}}')
     kind = endpoints.kind_of(endpoint)
+    if (kind == endpoints.PRIVATE_SERVICE_CONNECT) != bool(args.psc_address):
+        raise VertexError(
+            f"--endpoint {args.endpoint} is a {kind} endpoint: --psc_address, its address in your network, "
+            "is for psc endpoints, and they need it"
+        )
     extra: dict[str, Any] = {}
     if kind == endpoints.DEDICATED:
         extra["use_dedicated_endpoint"] = True
     elif kind == endpoints.PRIVATE_SERVICE_CONNECT:
         extra["endpoint_override"] = args.psc_address
-    answer = endpoint.predict(request["instances"], parameters=request.get("parameters"), **extra)
+    try:
+        answer = endpoint.predict(request["instances"], parameters=request.get("parameters"), **extra)
+    except RuntimeError as error:  # the SDK's word for whatever a peered endpoint refuses
+        raise VertexError(f"--endpoint {args.endpoint}: {error}") from error
     print(
         json.dumps(
             {
@@ -118,6 +127,18 @@ def _predict(aiplatform: Any, args: argparse.Namespace) -> None:
             indent=2,
         )
     )
+
+
+def _request(name: str) -> dict[str, Any]:
+    try:
+        request = json.loads(sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise VertexError(f"--input {name}: {error.strerror}; give a file, or -") from error
+    except ValueError as error:
+        raise VertexError(f"--input {name}: not JSON: {error}") from error
+    if not isinstance(request, dict) or not isinstance(request.get("instances"), list):
+        raise VertexError(f'--input {name}: expected {{"instances": [[30 numbers], ...]}}')
+    return request
 
 
 def _status(aiplatform: Any, args: argparse.Namespace) -> None:

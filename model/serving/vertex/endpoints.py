@@ -42,6 +42,11 @@ class EndpointWish:
             return PEERED
         return PRIVATE_SERVICE_CONNECT if self.psc_projects else DEDICATED if self.dedicated else SHARED
 
+    @property
+    def any_kind(self) -> bool:
+        """Whether an endpoint that is there may be of any kind, since none was asked for."""
+        return self.kind == SHARED
+
 
 @dataclass(frozen=True)
 class Machines:
@@ -82,6 +87,33 @@ class Machines:
                 raise VertexError(f"{flag} {target}: give per cent, 1 to 100")
         if self.duty_cycle_target is not None and not self.accelerator_type:
             raise VertexError("--duty_cycle_target needs --accelerator_type and --accelerators")
+
+    def changes(self, deployed: Any) -> list[str]:
+        """The flags that ask for something else than what a deployed model has, with both values.
+
+        Autoscaling targets count where one is asked for: without, Vertex AI fills in its own.
+        """
+        resources = deployed.dedicated_resources
+        spec = resources.machine_spec
+        targets = {m.metric_name.rsplit("/", 1)[1]: m.target for m in resources.autoscaling_metric_specs}
+        # As the API does, which gives a deployment without autoscaling no maximum of its own.
+        most = resources.max_replica_count or resources.min_replica_count
+        accelerator = spec.accelerator_type.name if spec.accelerator_count else None
+        pairs = [
+            ("--machine_type", self.machine_type, spec.machine_type),
+            ("--min_replicas", self.min_replicas, resources.min_replica_count),
+            ("--max_replicas", self.max_replicas, most),
+            ("--accelerator_type", self.accelerator_type, accelerator),
+            ("--accelerators", self.accelerators, spec.accelerator_count),
+        ]
+        for flag, wanted, metric in (
+            ("--cpu_target", self.cpu_target, "utilization"),
+            ("--request_target", self.request_target, "request_count"),
+            ("--duty_cycle_target", self.duty_cycle_target, "duty_cycle"),
+        ):
+            if wanted is not None:
+                pairs.append((flag, wanted, targets.get(metric)))
+        return [f"{flag} {known}, not {wanted}" for flag, wanted, known in pairs if wanted != known]
 
     def arguments(self) -> dict[str, Any]:
         """As arguments of the SDK's `deploy`."""
@@ -143,13 +175,13 @@ def ensure(aiplatform: Any, wish: EndpointWish, traffic: int | None, actions: Ac
     """The wished-for endpoint, made when it is not there; None when that is only shown.
 
     Raises:
-      VertexError: there is one of this name and another kind, or `traffic`, the share that the model to be
-        deployed shall have, is not possible on an empty endpoint.
+      VertexError: there is one of this name and another kind than the one asked for, or `traffic`, the
+        share that the model to be deployed shall have, is not possible on an empty endpoint.
     """
     endpoint = find(aiplatform, wish.name)
     _check_traffic(deployed_models(endpoint), traffic)
     if endpoint is not None:
-        if kind_of(endpoint) != wish.kind:
+        if not wish.any_kind and kind_of(endpoint) != wish.kind:
             raise VertexError(
                 f"--endpoint {wish.name} is there as a {kind_of(endpoint)} endpoint, not {wish.kind}; "
                 "give another name, or delete it"
@@ -200,10 +232,19 @@ def deploy(
       actions: makes or shows the call.
 
     Raises:
-      VertexError: `traffic` is under 100 on an empty endpoint.
+      VertexError: `traffic` is under 100 on an empty endpoint, or the version is deployed on other machines.
     """
     deployed = deployed_models(endpoint)
     if model_version in deployed:
+        known = deployed[model_version]
+        changes = machines.changes(known)
+        if service_account and service_account != known.service_account:
+            changes.append(f"--service_account {known.service_account or 'not set'}, not {service_account}")
+        if changes:
+            raise VertexError(
+                f"{model_version} is deployed with {'; '.join(changes)}. A deployed version is not changed: "
+                "give what it has, or undeploy it first"
+            )
         return False
     _check_traffic(deployed, traffic)
     peered = endpoint is not None and kind_of(endpoint) == PEERED

@@ -148,19 +148,35 @@ def find_version(aiplatform: Any, name: str, model_version: str | None) -> Any:
 
 
 def delete_model(aiplatform: Any, name: str, actions: Actions) -> bool:
-    """Deletes a model, its versions, and what `upload` put on Cloud Storage; False when there is none."""
+    """Deletes a model, its versions, and what `upload` put on Cloud Storage; False when there is none.
+
+    Files that another model of the registry was uploaded from stay, and go with that one.
+
+    Raises:
+      VertexError: the model is gone, and its files could not be deleted.
+    """
+    from google.api_core.exceptions import GoogleAPIError
+
     model = find_model(aiplatform, name)
     if model is None:
         return False
-    staged = []
-    for info in model.versioning_registry.list_versions():
-        version = aiplatform.Model(model.resource_name, version=info.version_id)
-        staged.append((version.uri, dict(version.labels).get(STAGED_LABEL)))
+    staged = _artifacts(aiplatform, model)
     actions.do(f"{model.resource_name}: delete", lambda: model.delete())
+    others = _artifacts_of_others(aiplatform, model) if any(kind for _, kind in staged) else []
+    left: list[str] = []
     for uri, kind in dict.fromkeys(staged):
-        if kind:
+        # Of those that use the same directory only prebuilt containers, whose versions are staged, need the
+        # copy of the archive.
+        needed = any(other == uri and (kind == STAGED_ALL or label) for other, label in others)
+        if kind and not needed:
             prefix = uri.rstrip("/") + "/" + (PREBUILT_ARCHIVE if kind == STAGED_ARCHIVE else "")
-            actions.do(f"{prefix}: delete objects", lambda prefix=prefix: _delete_objects(prefix))
+            try:
+                actions.do(f"{prefix}: delete objects", lambda prefix=prefix: _delete_objects(prefix))
+            except GoogleAPIError as error:
+                left.append(f"{prefix}: {error}; run gcloud storage rm --recursive {prefix}")
+    if left:
+        # Another run would not find them.
+        raise VertexError("the model is deleted, and these of its files are not: " + ". ".join(left))
     return True
 
 
@@ -188,6 +204,26 @@ def _stage(
     return uri, staged
 
 
+def _artifacts(aiplatform: Any, model: Any) -> list[tuple[str, str | None]]:
+    """The artifact directory of each version of a model, and what `upload` put there, if anything."""
+    versions = [
+        aiplatform.Model(model.resource_name, version=info.version_id)
+        for info in model.versioning_registry.list_versions()
+    ]
+    return [(version.uri, dict(version.labels).get(STAGED_LABEL)) for version in versions]
+
+
+def _artifacts_of_others(aiplatform: Any, model: Any) -> list[tuple[str, str | None]]:
+    label, value = MANAGED_LABEL
+    others = aiplatform.Model.list(filter=f'labels.{label}="{value}"')
+    return [
+        entry
+        for other in others
+        if other.resource_name != model.resource_name
+        for entry in _artifacts(aiplatform, other)
+    ]
+
+
 def _blob(uri: str) -> Any:
     from google.cloud import storage
 
@@ -196,8 +232,10 @@ def _blob(uri: str) -> Any:
 
 
 def _delete_objects(prefix: str) -> None:
+    """Deletes one object, or with a slash at the end all those below."""
     from google.cloud import storage
 
     bucket, _, name = prefix.removeprefix("gs://").partition("/")
     for blob in storage.Client().list_blobs(bucket, prefix=name):
-        blob.delete()
+        if blob.name == name or name.endswith("/"):
+            blob.delete()

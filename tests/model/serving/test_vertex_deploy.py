@@ -1,0 +1,203 @@
+"""Endpoints of Vertex AI: deploy, split traffic, undeploy, by what the real SDK sends over the wire."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from google.cloud.aiplatform_v1 import AcceleratorType
+
+from tests.model.serving.artifacts import VERSION
+from tests.model.serving.vertex_cases import NEWER, PARENT, PREBUILT, deploy
+
+pytest_plugins = ("tests.model.serving.fixtures", "tests.model.serving.vertex_fixtures")
+pytestmark = pytest.mark.integration
+
+
+def changed(vertex):
+    """Method and path of what was sent to change something, the parent left out."""
+    return [(method, path.removeprefix(PARENT)) for method, path, _ in vertex.calls]
+
+
+def test_deploy_sends_every_setting_and_tells_the_cost(uploaded, run, vertex):
+    flags = ["--machine_type", "n1-standard-4", "--min_replicas", "2", "--max_replicas", "5"]
+    flags += ["--cpu_target", "55", "--request_target", "6000", "--duty_cycle_target", "70"]
+    flags += ["--accelerator_type", "NVIDIA_TESLA_T4", "--accelerators", "1"]
+    flags += ["--service_account", "serving@p.iam.gserviceaccount.com", "--label", "team=fraud"]
+    code, out, err = deploy(run, VERSION, *flags)
+    assert code == 0, err
+    assert changed(vertex)[0] == ("POST", "/endpoints")
+    assert vertex.calls[0][2] == {
+        "displayName": "e",
+        "labels": {"team": "fraud", "managed-by": "beam-transaction-anomaly"},
+    }
+    ((model, _),) = vertex.models.items()
+    assert vertex.calls[1][1].endswith(":deployModel")
+    metric = "aiplatform.googleapis.com/prediction/online"
+    assert vertex.calls[1][2] == {
+        "deployedModel": {
+            "model": f"{model}@1",
+            "displayName": VERSION,
+            "serviceAccount": "serving@p.iam.gserviceaccount.com",
+            "dedicatedResources": {
+                "machineSpec": {
+                    "machineType": "n1-standard-4",
+                    # The REST transport sends enums as numbers.
+                    "acceleratorType": AcceleratorType.NVIDIA_TESLA_T4.value,
+                    "acceleratorCount": 1,
+                },
+                "minReplicaCount": 2,
+                "maxReplicaCount": 5,
+                "autoscalingMetricSpecs": [
+                    {"metricName": f"{metric}/cpu/utilization", "target": 55},
+                    {"metricName": f"{metric}/accelerator/duty_cycle", "target": 70},
+                    {"metricName": f"{metric}/request_count", "target": 6000},
+                ],
+            },
+        },
+        "trafficSplit": {"0": 100},
+    }
+    assert "2 replica(s) of n1-standard-4 with 1 NVIDIA_TESLA_T4: about $1.24 an hour" in out
+    assert "up to $3.11 an hour at 5 replicas" in out
+    assert "idle or not" in out
+
+
+def test_deploying_again_changes_nothing(uploaded, run, vertex):
+    assert deploy(run, VERSION)[0] == 0
+    sent = len(vertex.calls)
+    code, out, _ = deploy(run, VERSION)
+    assert (code, len(vertex.calls)) == (0, sent)
+    assert "already" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--machine_type", "n1-standard-4"], "--machine_type n1-standard-2, not n1-standard-4"),
+        (["--max_replicas", "2"], "--max_replicas 1, not 2"),
+        (["--cpu_target", "50"], "--cpu_target 60, not 50"),
+        (["--request_target", "50"], "--request_target None, not 50"),
+        (["--accelerator_type", "NVIDIA_TESLA_T4", "--accelerators", "1"], "--accelerators 0, not 1"),
+        (["--service_account", "a@p.iam.gserviceaccount.com"], "--service_account not set, not a@p"),
+    ],
+)
+def test_other_machines_for_a_deployed_version_are_not_passed_over(uploaded, run, vertex, flags, words):
+    assert deploy(run, VERSION, "--cpu_target", "60")[0] == 0
+    sent = len(vertex.calls)
+    code, _, err = deploy(run, VERSION, *flags)
+    assert code == 1
+    assert words in err
+    assert "undeploy it first" in err
+    assert len(vertex.calls) == sent
+
+
+def test_two_versions_share_the_traffic_and_are_taken_down(uploaded, run, vertex):
+    assert deploy(run, VERSION)[0] == 0
+    assert deploy(run, NEWER)[0] == 0
+    (endpoint,) = vertex.endpoints.values()
+    ids = {model["displayName"]: model["id"] for model in endpoint["deployedModels"]}
+    assert endpoint["trafficSplit"] == {ids[VERSION]: 100, ids[NEWER]: 0}
+
+    split = ["--split", f"{VERSION}=90", "--split", f"{NEWER}=10"]
+    assert run("traffic", "--endpoint", "e", *split)[0] == 0
+    method, path, body = vertex.calls[-1]
+    assert (method, path) == ("PATCH", f"/v1/{endpoint['name']}")
+    assert body["trafficSplit"] == {ids[VERSION]: 90, ids[NEWER]: 10}
+    sent = len(vertex.calls)
+    assert "was split so already" in run("traffic", "--endpoint", "e", *split)[1]
+    assert len(vertex.calls) == sent
+
+    code, out, _ = run("status", "--format", "json")
+    (entry,) = json.loads(out)
+    assert [(model["version"], model["traffic"]) for model in entry["models"]] == [(VERSION, 90), (NEWER, 10)]
+    assert "n1-standard-2: about $0.11 an hour" in run("status")[1]
+
+    assert run("undeploy", "--endpoint", "e", "--version", NEWER)[0] == 0
+    assert endpoint["trafficSplit"] == {ids[VERSION]: 100}
+    assert "nothing" in run("undeploy", "--endpoint", "e", "--version", NEWER)[1]
+    assert deploy(run, NEWER, "--traffic", "30")[0] == 0
+    code, _, err = run("delete", "--endpoint", "e", "--name", "m")
+    assert code == 0, err
+    assert (vertex.endpoints, vertex.models, vertex.storage.names("b")) == ({}, {}, [])
+    code, out, _ = run("delete", "--endpoint", "e", "--name", "m")
+    assert code == 0
+    assert out.count("was not there") == 2
+
+
+def test_a_version_with_all_the_traffic_is_not_undeployed_beside_others(uploaded, run, vertex):
+    deploy(run, VERSION)
+    deploy(run, NEWER)
+    code, _, err = run("undeploy", "--endpoint", "e", "--version", VERSION)
+    assert code == 1
+    assert "move it first: traffic --split" in err
+    assert run("undeploy", "--endpoint", "e", "--all")[0] == 0
+    (endpoint,) = vertex.endpoints.values()
+    assert endpoint["deployedModels"] == []
+
+
+def test_endpoints_of_every_kind(uploaded, run, vertex):
+    network = "projects/1/global/networks/n"
+    kinds = {
+        "dedicated": (["--dedicated"], {"dedicatedEndpointEnabled": True}),
+        "peered": (["--network", network], {"network": network}),
+        "psc": (
+            ["--psc_project", "q", "--psc_project", "r"],
+            {
+                "privateServiceConnectConfig": {
+                    "enablePrivateServiceConnect": True,
+                    "projectAllowlist": ["q", "r"],
+                }
+            },
+        ),
+    }
+    for name, (flags, expected) in kinds.items():
+        code, _, err = run("deploy", "--name", "m", "--endpoint", name, *flags)
+        assert code == 0, err
+        made = next(
+            body
+            for _, path, body in vertex.calls
+            if path.endswith("/endpoints") and body["displayName"] == name
+        )
+        assert {key: made[key] for key in expected} == expected
+        # The flags are for a new endpoint; without them, one that is there may be of any kind.
+        code, out, err = run("deploy", "--name", "m", "--endpoint", name)
+        assert code == 0, err
+        assert "already" in out
+        other = ["--dedicated"] if name != "dedicated" else ["--network", network]
+        code, _, err = run("deploy", "--name", "m", "--endpoint", name, *other)
+        assert code == 1
+        assert f"is there as a {name} endpoint, not {'peered' if name == 'dedicated' else 'dedicated'}" in err
+    entries = json.loads(run("status", "--format", "json")[1])
+    assert sorted(entry["kind"] for entry in entries) == ["dedicated", "peered", "psc"]
+    for name in kinds:
+        assert run("delete", "--endpoint", name)[0] == 0
+    assert vertex.endpoints == {}
+
+
+def test_dry_runs_show_and_send_nothing(uploaded, run, vertex, newer_artifact):
+    deploy(run, VERSION)
+    deploy(run, NEWER)
+    vertex.calls.clear()
+    before = vertex.storage.names("b")
+    shown = []
+    for command in (
+        ["upload", "--model", newer_artifact.uri, "--image", "prebuilt-cpu", "--staging", "gs://b/other"],
+        ["deploy", "--name", "m", "--endpoint", "another", "--dedicated"],
+        ["deploy", "--name", "m", "--endpoint", "private", "--psc_project", "q"],
+        ["traffic", "--endpoint", "e", "--split", f"{NEWER}=100"],
+        ["undeploy", "--endpoint", "e", "--version", NEWER],
+        ["delete", "--endpoint", "e", "--name", "m"],
+    ):
+        code, out, err = run(*command, "--dry-run")
+        assert code == 0, err
+        shown.append(out)
+    assert vertex.calls == []
+    assert vertex.storage.names("b") == before
+    assert f'"serving_container_image_uri": "{PREBUILT}"' in shown[0]
+    assert '"gs://b/other/pytorch_autoencoder/20260202.080000/model.mar: upload"' in shown[0]
+    assert '"dedicated_endpoint_enabled": true' in shown[1]
+    assert "about $0.11 an hour" in shown[1]
+    assert '"deployed_model_display_name": "20260202.080000"' in shown[1]
+    assert '"Endpoint.update"' in shown[3]
+    assert '"Endpoint.undeploy"' in shown[4]
+    assert shown[5].count('"call"') == 5  # undeploy, endpoint, model, the files of two versions

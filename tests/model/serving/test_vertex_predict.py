@@ -1,0 +1,119 @@
+"""The predict command: the real SDK, an endpoint on this machine, and the real servers behind it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import orjson
+import pytest
+import requests
+
+from model.serving.predictor import Predictor
+from model.serving.request import ANSWER_FIELDS
+from tests.model.serving.artifacts import VERSION, transactions
+from tests.model.serving.tls import tls_in_front_of
+from tests.model.serving.vertex_cases import deploy
+
+pytest_plugins = ("tests.model.serving.fixtures", "tests.model.serving.vertex_fixtures")
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def forwarding(uploaded, run, vertex):
+    """A version is deployed; predictions go to the server that a test names by its URL and headers."""
+    deploy(run, VERSION)
+
+    def to(url, headers=None):
+        def send(deployed, body, _):
+            return requests.post(
+                url, body, headers={"Content-Type": "application/json", **(headers or {})}, timeout=60
+            )
+
+        vertex.forward = send
+
+    return to
+
+
+def predicted(run, tmp_path, features, endpoint="e"):
+    request = tmp_path / "request.json"
+    body = {"instances": features, "parameters": {"fields": list(ANSWER_FIELDS)}}
+    request.write_bytes(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY))
+    code, out, err = run("predict", "--endpoint", endpoint, "--input", str(request))
+    assert code == 0, err
+    return json.loads(out)
+
+
+def check_predictions(answer, artifact, features):
+    expected = Predictor(artifact).outputs(features, ANSWER_FIELDS)
+    for name, values in expected.items():
+        found = np.array([row[name] for row in answer["predictions"]], np.float32)
+        np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_predict_by_an_endpoint_in_front_of_the_custom_container(
+    forwarding, run, vertex, custom_container, served_artifact, tmp_path
+):
+    forwarding(f"{custom_container.url}/v1/endpoints/1/deployedModels/2:predict")
+    features = transactions(7)
+    answer = predicted(run, tmp_path, features)
+    check_predictions(answer, served_artifact, features)
+    (endpoint,) = vertex.endpoints.values()
+    assert answer["deployed_model"] == endpoint["deployedModels"][0]["id"]
+    assert answer["metadata"] == {"model_version": VERSION}
+
+
+def test_predict_by_an_endpoint_in_front_of_torchserve(
+    forwarding, run, torchserve, served_artifact, tmp_path
+):
+    server = torchserve.server
+    forwarding(f"{server.inference}/predictions/pytorch_autoencoder", server.headers("inference"))
+    features = transactions(7)
+    check_predictions(predicted(run, tmp_path, features), served_artifact, features)
+
+
+def test_what_the_server_refuses_is_told(forwarding, run, custom_container, tmp_path):
+    forwarding(f"{custom_container.url}/predict")
+    request = tmp_path / "request.json"
+    request.write_text('{"instances": [[1, 2]]}')
+    code, _, err = run("predict", "--endpoint", "e", "--input", str(request))
+    assert code == 1
+    assert "instances[0]: expected 30 features, got 2" in err
+
+
+def test_predict_by_a_peered_endpoint(forwarding, run, vertex, custom_container, served_artifact, tmp_path):
+    """The SDK posts to the address that the deployed model has in the peered network."""
+    run("deploy", "--name", "m", "--endpoint", "peered", "--network", "projects/1/global/networks/n")
+    forwarding(f"{custom_container.url}/predict")
+    features = transactions(3)
+    check_predictions(predicted(run, tmp_path, features, "peered"), served_artifact, features)
+    (tmp_path / "bad.json").write_text('{"instances": [[1, 2]]}')
+    code, _, err = run("predict", "--endpoint", "peered", "--input", str(tmp_path / "bad.json"))
+    assert code == 1
+    assert "model.serving.vertex: --endpoint peered: " in err
+
+
+def test_predict_by_a_dedicated_endpoint(
+    forwarding, run, vertex, custom_container, served_artifact, tmp_path, monkeypatch
+):
+    """The SDK posts over TLS to the endpoint's own host."""
+    run("deploy", "--name", "m", "--version", VERSION, "--endpoint", "dedicated", "--dedicated")
+    forwarding(f"{custom_container.url}/predict")
+    features = transactions(3)
+    with tls_in_front_of(vertex.url, tmp_path) as (address, certificate):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        endpoint = next(e for e in vertex.endpoints.values() if e["displayName"] == "dedicated")
+        endpoint["dedicatedEndpointDns"] = address
+        check_predictions(predicted(run, tmp_path, features, "dedicated"), served_artifact, features)
+
+
+def test_a_private_service_connect_endpoint_is_asked_at_the_address_given(forwarding, run, tmp_path):
+    run("deploy", "--name", "m", "--endpoint", "psc", "--psc_project", "q")
+    request = tmp_path / "request.json"
+    request.write_text('{"instances": []}')
+    ask = ["predict", "--input", str(request), "--endpoint"]
+    assert "is a psc endpoint: --psc_address" in run(*ask, "psc")[2]
+    assert "is a shared endpoint: --psc_address" in run(*ask, "e", "--psc_address", "127.0.0.1")[2]
+    code, _, err = run(*ask, "psc", "--psc_address", "nowhere.invalid")
+    assert code == 1
+    assert "nowhere.invalid" in err
