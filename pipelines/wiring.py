@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import logging
+import shutil
 from typing import Any
 
 from apache_beam.options.pipeline_options import (
@@ -92,6 +93,11 @@ def check_write_method(
     args.load_location = beam_options.view_as(GoogleCloudOptions).temp_location
     if args.output_dataset and args.write_method == "file_loads" and not args.load_location:
         parser.error("--write_method=file_loads stages files: give --temp_location=gs://BUCKET/tmp")
+    if args.write_method == "storage_write_api" and shutil.which("java") is None:
+        parser.error(
+            "--write_method=storage_write_api is expanded by Java at launch, and there is no `java` on the "
+            "PATH: install Java 11 or newer, or use storage_arrow"
+        )
     for flag in (clients.REST_FLAG, clients.STORAGE_FLAG):
         if args.write_method != options.WRITE_METHODS[0] and getattr(args, flag.removeprefix("--")):
             parser.error(

@@ -101,6 +101,12 @@ def test_batch_refuses(argv, reason, capsys, lines):
     assert reason in refused(batch, argv, capsys)
 
 
+def test_what_is_written_in_java_needs_java(monkeypatch, capsys):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    argv = [SUBSCRIPTION, "--model=m", DATASET, "--write_method=storage_write_api"]
+    assert "install Java 11 or newer, or use storage_arrow" in refused(streaming, argv, capsys)
+
+
 @pytest.fixture
 def lines(tmp_path, monkeypatch):
     """A directory to work in that has the file x.jsonl."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import apache_beam as beam
 import orjson
 import pyarrow as pa
 import pytest
+from apache_beam.io.gcp import bigquery as beam_bigquery
 from apache_beam.io.gcp import bigquery_tools
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
@@ -77,13 +79,58 @@ def test_row_and_reason_of_a_failed_row(failed, row, reason):
     assert failed_row(failed) == (row, reason)
 
 
+class RefusedRow(NamedTuple):
+    failed_row: beam.Row
+    error_message: str
+
+
+class InPlaceOfJava(beam.PTransform):
+    """What Beam hands to its Java service, recorded; the second row comes back as refused."""
+
+    calls: ClassVar[list[dict]] = []
+
+    def __init__(self, **configuration):
+        super().__init__()
+        self.calls.append(configuration)
+
+    def expand(self, rows):
+        refused = rows | beam.Filter(lambda row: row.id == "b")
+        answer = refused | beam.Map(RefusedRow, "too late")
+        return {beam_bigquery.StorageWriteToBigQuery.FAILED_ROWS_WITH_ERRORS: answer}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_storage_write_api_is_called_as_it_should_and_its_refusals_are_dead_letters(
+    monkeypatch, streaming
+):
+    """Everything but the Java service itself."""
+    monkeypatch.setattr(InPlaceOfJava, "calls", [])
+    monkeypatch.setattr(beam_bigquery, "SchemaAwareExternalTransform", InPlaceOfJava)
+    options = PipelineOptions(streaming=streaming)
+    with beam.Pipeline(runner="FnApiRunner", options=options) as p:
+        write = WriteBatches("my-project.d.t", SCHEMA, method="storage_write_api", streaming=streaming)
+        written = p | beam.Create([BATCH]) | write
+        letters = written.dead_letters | beam.FlatMap(
+            lambda letters: [
+                (orjson.loads(row["payloadBytes"])["id"], row["errorMessage"], row["stage"])
+                for row in letters.to_pylist()
+            ]
+        )
+        assert_that(letters, equal_to([("b", "too late", "sink")]))
+    (called,) = InPlaceOfJava.calls
+    assert called["table"] == "my-project:d.t"
+    assert called["create_disposition"] == "CREATE_NEVER"
+    assert called["auto_sharding"] is streaming
+    assert called["triggering_frequency_seconds"] == (60 if streaming else None)
+
+
 def test_the_storage_write_api_can_be_constructed():
     jar = JavaJarServer.path_to_beam_jar("sdks:java:io:google-cloud-platform:expansion-service:build")
     local = Path(JavaJarServer.JAR_CACHE) / jar.rpartition("/")[2]
     if shutil.which("java") is None or not local.exists():
         pytest.skip(f"needs Java, and Beam's expansion service in its cache: {local}")
     p = beam.Pipeline(runner="FnApiRunner")
-    written = p | beam.Create([BATCH]) | WriteBatches("p.d.t", SCHEMA, method="storage_write_api")
+    written = p | beam.Create([BATCH]) | WriteBatches("my-project.d.t", SCHEMA, method="storage_write_api")
     assert written.dead_letters.element_type == pa.RecordBatch
 
 
