@@ -13,8 +13,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from google.api_core.exceptions import GoogleAPIError
+from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound
+from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
+from requests.exceptions import RequestException
 
 from pipelines import options
 from transforms import clients
@@ -182,6 +184,21 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, heading: str) -> None:
     plt.close(figure)
 
 
+def _remedy(error: Exception, dataset: str) -> str:
+    """What to do about an error, on a line of its own; empty where BigQuery's own text must do."""
+    project, _, name = dataset.rpartition(".")
+    if isinstance(error, NotFound):
+        return f"Make it with: python -m pipelines.resources create --project {project} --dataset {name}\n"
+    if isinstance(error, Forbidden):
+        return (
+            f"It takes roles/bigquery.jobUser on {project} and roles/bigquery.dataViewer on {dataset}; "
+            "ask its owner.\n"
+        )
+    if isinstance(error, GoogleAuthError):
+        return "Run `gcloud auth application-default login`.\n"
+    return ""
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of this command."""
     found = argparse.ArgumentParser(
@@ -240,10 +257,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         scans = scanned_bytes(client, statement)
         print(f"{title(args.name)}\nScans {scans / 1024**2:,.1f} MiB.", file=sys.stderr)
         if args.max_bytes and scans > args.max_bytes:
-            found.error(f"the query would scan {scans} bytes, over --max-bytes={args.max_bytes}")
+            found.exit(
+                1,
+                f"{found.prog}: the query would scan {scans:,} bytes, over --max-bytes={args.max_bytes}: "
+                "give a later --since, or more --max-bytes\n",
+            )
         rows = run(client, statement, args.max_bytes or None)
-    except (GoogleAPIError, ValueError) as error:
-        found.exit(1, f"{found.prog}: {args.dataset}: {error}\n")
+    except (GoogleAPIError, GoogleAuthError, RequestException, ValueError) as error:
+        found.exit(1, f"{found.prog}: {args.dataset}: {error}\n{_remedy(error, args.dataset)}")
     write(rows, args.format)
     if args.plot:
         try:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound
+from google.auth.exceptions import GoogleAuthError
 
-from pipelines.resources.base import Clients
+from pipelines.resources.base import LOGIN, Clients
 from pipelines.resources.declared import Names
 from pipelines.resources.gcloud import Gcloud, GcloudError
 from templates import metadata, spec
@@ -124,6 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Forbidden as error:
         command = f"gcloud storage buckets add-iam-policy-binding {names.bucket_url} --member=user:YOUR_EMAIL"
         found.exit(1, f"{found.prog}: {error.message}\n{command} --role=roles/storage.objectAdmin\n")
+    except GoogleAuthError as error:
+        found.exit(1, f"{found.prog}: no valid credentials: {error}\nRun `{LOGIN}`.\n")
     except GoogleAPICallError as error:
         found.exit(1, f"{found.prog}: {names.bucket_url}: {error.message}\n")
     print(

@@ -12,13 +12,20 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from google.api_core.client_options import ClientOptions
-from google.api_core.exceptions import Forbidden, GoogleAPICallError, MethodNotImplemented, NotFound
+from google.api_core.exceptions import (
+    BadRequest,
+    Forbidden,
+    GoogleAPICallError,
+    MethodNotImplemented,
+    NotFound,
+)
 from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
 
 from model import artifact
 from model.features import FEATURES
-from pipelines.resources.base import Clients
+from pipelines.resources.base import LOGIN, UNREACHABLE, Clients
 from pipelines.resources.tables import table_differences
 from transforms import tables
 from transforms.clients import is_loopback
@@ -71,8 +78,24 @@ class Look:
         except Forbidden as error:
             problem = f"you lack {self.permission} ({self.role}): {error.message}"
             return None, [Finding(self.what, "failed", problem, grant(self.project, self.role))]
+        except BadRequest as error:
+            return None, [Finding(self.what, "failed", f"is refused: {error.message}", self.create)]
+        except GoogleAuthError as error:
+            return None, [no_credentials(self.what, error)]
+        except UNREACHABLE as error:
+            return None, [Finding(self.what, "failed", f"no answer: {error}", _AGAIN)]
+        except MethodNotImplemented:
+            raise
         except GoogleAPICallError as error:
-            return None, [Finding(self.what, "failed", f"cannot be read: {error.message}")]
+            return None, [Finding(self.what, "failed", f"cannot be read: {error.message}", _AGAIN)]
+
+
+_AGAIN = "check the network and https://status.cloud.google.com, and run this again"
+
+
+def no_credentials(what: str, error: GoogleAuthError) -> Finding:
+    """The failure where nobody is signed in, or no longer."""
+    return Finding(what, "failed", f"no valid credentials: {error}", LOGIN)
 
 
 def grant(project: str, role: str, member: str = "user:YOUR_EMAIL") -> str:
@@ -80,6 +103,11 @@ def grant(project: str, role: str, member: str = "user:YOUR_EMAIL") -> str:
     return (
         f"gcloud projects add-iam-policy-binding {project} --member={member} --role={role} --condition=None"
     )
+
+
+def _grant_on_bucket(uri: str, role: str) -> str:
+    bucket = f"gs://{uri.split('/')[2]}"
+    return f"gcloud storage buckets add-iam-policy-binding {bucket} --member=user:YOUR_EMAIL --role={role}"
 
 
 def check_model(uri: str, remote: bool) -> list[Finding]:
@@ -92,14 +120,17 @@ def check_model(uri: str, remote: bool) -> list[Finding]:
     try:
         manifest = artifact.verify(uri)
     except artifact.ArtifactError as error:
+        cause = error.__cause__  # what Cloud Storage's client raised, where it was that
+        if isinstance(cause, Forbidden):
+            problem = f"you lack storage.objects.get (roles/storage.objectViewer): {cause.message}"
+            return [Finding(what, "failed", problem, _grant_on_bucket(uri, "roles/storage.objectViewer"))]
+        if isinstance(cause, GoogleAuthError):
+            return [no_credentials(what, cause)]
+        if isinstance(cause, UNREACHABLE):
+            return [Finding(what, "failed", f"no answer: {cause}", _AGAIN)]
         return [Finding(what, "failed", str(error), train.replace("gs://BUCKET/model", uri))]
-    except Forbidden as error:
-        problem = f"you lack storage.objects.get (roles/storage.objectViewer): {error.message}"
-        bucket = uri.split("/")[2]
-        command = f"gcloud storage buckets add-iam-policy-binding gs://{bucket} --member=user:YOUR_EMAIL"
-        return [Finding(what, "failed", problem, f"{command} --role=roles/storage.objectViewer")]
-    except Exception as error:  # Cloud Storage's client: no bucket, no credentials, no network
-        return [Finding(what, "failed", f"cannot be read: {error}", train.replace("gs://BUCKET/model", uri))]
+    except UNREACHABLE as error:
+        return [Finding(what, "failed", f"no answer: {error}", _AGAIN)]
     return [Finding(f"{what}, version {manifest.model_version}")]
 
 
@@ -230,12 +261,8 @@ def check_location(clients: Clients, uri: str, flag: str) -> list[Finding]:
         return failed
     lacking = [permission for permission in wanted if permission not in held]
     if lacking:
-        command = (
-            f"gcloud storage buckets add-iam-policy-binding gs://{name} --member=user:YOUR_EMAIL "
-            "--role=roles/storage.objectAdmin"
-        )
         problem = f"you lack {', '.join(lacking)} (roles/storage.objectAdmin)"
-        return [Finding(what, "failed", problem, command)]
+        return [Finding(what, "failed", problem, _grant_on_bucket(uri, "roles/storage.objectAdmin"))]
     return [Finding(what)]
 
 
@@ -250,6 +277,8 @@ def check_files(pattern: str, flag: str) -> list[Finding]:
         ]
     try:
         matched = FileSystems.match([pattern])[0].metadata_list
+    except GoogleAuthError as error:
+        return [no_credentials(what, error)]
     except Exception as error:  # Beam wraps whatever Cloud Storage's client raises
         return [Finding(what, "failed", f"cannot be read: {error}", f"gcloud storage ls '{pattern}'")]
     if not matched:
@@ -268,10 +297,14 @@ def check_vertex(endpoint: str, api_endpoint: str | None) -> list[Finding]:
     if api_endpoint and is_loopback(urlsplit(api_endpoint).hostname or ""):
         arguments = {"transport": "rest", "credentials": AnonymousCredentials()}
     base = api_endpoint or f"{region}-aiplatform.googleapis.com"
-    client = aiplatform_v1.EndpointServiceClient(client_options=ClientOptions(api_endpoint=base), **arguments)
+    options = ClientOptions(api_endpoint=base)
     create = f"python -m model.serving.vertex deploy --project {project} --region {region}"
     look = Look(what, create, "aiplatform.endpoints.get", "roles/aiplatform.user", project)
-    found, failed = look.up(lambda: client.get_endpoint(name=endpoint))
+    found, failed = look.up(
+        lambda: aiplatform_v1.EndpointServiceClient(client_options=options, **arguments).get_endpoint(
+            name=endpoint
+        )
+    )
     if failed:
         return failed
     if not found.deployed_models:
@@ -332,12 +365,13 @@ def check_project(project: str) -> list[Finding]:
         arguments = {"transport": "rest", "client_options": ClientOptions(api_endpoint=other.rstrip("/"))}
         if is_loopback(urlsplit(other).hostname or ""):
             arguments["credentials"] = AnonymousCredentials()
-    client = resourcemanager_v3.ProjectsClient(**arguments)
     request = {"resource": f"projects/{project}", "permissions": wanted}
-    look = Look(what, f"gcloud projects describe {project}", "resourcemanager.projects.get",
+    look = Look(what, "gcloud projects list", "resourcemanager.projects.get",
                 "roles/browser", project)  # fmt: skip
     try:
-        answer, failed = look.up(lambda: client.test_iam_permissions(request=request))
+        answer, failed = look.up(
+            lambda: resourcemanager_v3.ProjectsClient(**arguments).test_iam_permissions(request=request)
+        )
     except MethodNotImplemented:
         return [Finding(what, "note", "cannot be asked for here")]
     if failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from pipelines.cloud.checks import Finding
@@ -22,6 +23,7 @@ _WIDER: Final = {
     "roles/artifactregistry.reader": ("roles/artifactregistry.writer", "roles/artifactregistry.admin"),
     "roles/aiplatform.user": ("roles/aiplatform.admin",),
 }
+_THREADS: Final = 4
 _ANY: Final = ("roles/editor", "roles/owner")
 _IMAGE: Final = re.compile(
     r"(?P<region>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>[^/]+)/(?P<repository>[^/]+)/.+"
@@ -84,12 +86,19 @@ def check_worker(clients: Clients, request: JobRequest) -> list[Finding]:
     if not Gcloud.available():
         return [Finding(what, "note", "not checked, its roles neither: no gcloud on the PATH")]
     create = f"python -m pipelines.resources create --project {request.args.project}"
-    try:
-        if ServiceAccount(account).inspect(clients).status == "missing":
-            return [Finding(what, "failed", "does not exist", create)]
-        return [Finding(what), *(_check_role(clients, role) for role in needed(request))]
-    except GcloudError as error:
-        return [Finding(what, "note", f"not checked: {error}")]
+    # gcloud takes a second or more for each question; the same question is asked once.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        roles = pool.map(lambda role: _check_role(clients, role), needed(request))
+        try:
+            state = ServiceAccount(account).inspect(clients)
+        except GcloudError as error:
+            return [Finding(what, "note", f"not checked: {error}", "gcloud auth login")]
+    if state.status == "missing":
+        return [Finding(what, "failed", "does not exist", create)]
+    if state.status == "drift":
+        enable = f"gcloud iam service-accounts enable {account} --project={request.args.project}"
+        return [Finding(what, "failed", state.details[0], enable), *roles]
+    return [Finding(what), *roles]
 
 
 def _check_role(clients: Clients, role: Role) -> Finding:

@@ -74,7 +74,8 @@ def create(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> li
     def give(roles: list[tuple[Role, State]]) -> list[Done]:
         return [_create(role, state, clients, dry_run) for role, state in roles]
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    # What is printed alone costs nothing, and stands in the order of the declaration.
+    with ThreadPoolExecutor(1 if clients.gcloud.print_only else _THREADS) as pool:
         return [*done, *(each for given in pool.map(give, things.values()) for each in given)]
 
 

@@ -72,7 +72,8 @@ class Gcloud:
         text = shlex.join(["gcloud", *words])
         self.printed.append(text)
         if not self.quiet:
-            print(f"$ {text}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"$ {text}\n")  # in one piece: several threads write here
+            sys.stderr.flush()
         if not self.print_only:
             self._run([*words, "--format=none"])
 

@@ -149,6 +149,11 @@ class Table(Resource):
         found.clustering_fields = list(self.spec.clustering)
         clients.bigquery.update_table(found, ["schema", "description", "clustering_fields"])
 
+    def owned(self, clients: Clients) -> bool:
+        """By its description, which tells it from a table of that name in a dataset of another hand."""
+        found = clients.bigquery.get_table(self.name)
+        return clients.local_bigquery or found.description == self.spec.description
+
     def delete(self, clients: Clients) -> None:
         """Removes view and table, rows included."""
         clients.bigquery.delete_table(f"{self.dataset}.{self.spec.view}", not_found_ok=True)

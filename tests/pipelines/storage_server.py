@@ -67,6 +67,7 @@ class Storage:
       buckets: name -> the bucket's resource, as clients sent it.
       objects: (bucket, name) -> object.
       granted: the permissions that testIamPermissions answers; None grants all.
+      forbidden: BUCKET/PREFIX of the objects that nobody may read.
     """
 
     url: str = ""
@@ -74,6 +75,7 @@ class Storage:
     objects: dict[tuple[str, str], Blob] = field(default_factory=dict)
     policies: dict[str, Any] = field(default_factory=dict)
     granted: set[str] | None = None
+    forbidden: str | None = None
     _uploads: dict[str, tuple[str, str, str, bytearray]] = field(default_factory=dict)
     _count: int = 0
 
@@ -178,6 +180,8 @@ class Storage:
         return {"items": items, "prefixes": sorted(prefixes)}
 
     def get_object(self, match: re.Match[str], request: Request) -> Any:
+        if self.forbidden and f"{match['bucket']}/{match['name']}".startswith(self.forbidden):
+            raise Refusal(403, "PERMISSION_DENIED", "storage.objects.get is missing")
         blob = self._blob(match["bucket"], match["name"])
         if request.one("alt") != "media" and not request.path.startswith("/download/"):
             return self._resource(match["bucket"], match["name"])

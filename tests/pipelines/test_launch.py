@@ -167,6 +167,15 @@ def test_templates_are_uploaded_as_they_are_written(google: Google, capsys):
     assert found["metadata"]["defaultStreamingMode"] == "AT_LEAST_ONCE"
 
 
+def test_templates_are_not_uploaded_without_credentials(monkeypatch, capsys):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/key.json")
+    with pytest.raises(SystemExit) as ended:
+        build.main(["--project=local-project", "--no-image", "--tag=v1"])
+    assert ended.value.code == 1
+    assert "Run `gcloud auth application-default login`." in capsys.readouterr().err
+
+
 # Jobs
 
 

@@ -10,13 +10,15 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from google.api_core import exceptions
 from google.cloud import bigquery
 from google.cloud.pubsub_v1 import SubscriberClient
+from requests.exceptions import ConnectTimeout
 
 from model import artifact
 from model.features import FEATURES
 from pipelines import launch, preflight
-from pipelines.cloud import checks, workers
+from pipelines.cloud import checks
 from pipelines.cloud.checks import Finding
 from pipelines.cloud.request import request
 from pipelines.local import resources
@@ -94,6 +96,49 @@ def test_a_model_that_no_worker_can_reach_or_that_is_not_there(google: Google, m
     finding = only(checks.check_model(f"gs://{BUCKET}/model", remote=True))
     assert "manifest.json is missing" in finding.problem
     assert "python -m model.train" in finding.remedy
+
+
+def test_a_model_that_may_not_be_read_names_the_role(google: Google, model_dir: Path):
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    google.storage.forbidden = f"{BUCKET}/model/"
+    finding = only(checks.check_model(f"gs://{BUCKET}/model", remote=True))
+    assert finding.problem.startswith("you lack storage.objects.get (roles/storage.objectViewer)")
+    assert finding.remedy == (
+        f"gcloud storage buckets add-iam-policy-binding gs://{BUCKET} --member=user:YOUR_EMAIL "
+        "--role=roles/storage.objectViewer"
+    )
+
+
+# Nobody is signed in, nothing answers
+
+
+def test_without_credentials_every_check_says_how_to_sign_in(monkeypatch, capsys):
+    for name in (
+        *("STORAGE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST", "BIGQUERY_EMULATOR_HOST"),
+        checks.RESOURCE_MANAGER_VARIABLE,
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/key.json")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    endpoint = "projects/local-project/locations/us-central1/endpoints/77"
+    flags = ["--input_table=local-project.d.t", "--scorer=vertex", f"--vertex_endpoint={endpoint}"]
+    findings = preflight.preflight(job("batch", *flags), progress=False)
+    failed = [finding for finding in findings if finding.status == "failed"]
+    assert len(failed) == len(findings) - 1 == 8  # and the note that gcloud is not there
+    assert {finding.remedy for finding in failed} == {"gcloud auth application-default login"}
+
+
+@pytest.mark.parametrize(
+    "raised", [exceptions.ServiceUnavailable("down"), exceptions.RetryError("late", None), ConnectTimeout()]
+)
+def test_where_nothing_answers_that_is_said_and_what_to_do(raised):
+    def call() -> None:
+        raise raised
+
+    found, findings = checks.Look("x", "create it", "p", "r", "project").up(call)
+    assert found is None
+    assert only(findings).problem.startswith("no answer: ")
+    assert "run this again" in only(findings).remedy
 
 
 # Pub/Sub
@@ -284,63 +329,6 @@ def test_torchserve_is_asked_for_its_health():
         server.shutdown()
     finding = only(checks.check_torchserve(url))
     assert (finding.status, finding.remedy) == ("note", f"curl {url}/ping")
-
-
-# The workers' account
-
-
-def test_the_workers_need_roles_for_what_the_job_touches_and_no_more():
-    needed = {(r.name, r.target, r.target_name) for r in workers.needed(job("streaming"))}
-    assert needed == {
-        ("roles/dataflow.worker", "project", "local-project"),
-        ("roles/pubsub.subscriber", "subscription", "transactions-pipeline"),
-        ("roles/pubsub.publisher", "topic", "alerts"),
-        ("roles/storage.objectAdmin", "bucket", f"gs://{BUCKET}"),
-    }
-    image = "--image=europe-west1-docker.pkg.dev/other-project/images/pipelines:1"
-    found = workers.needed(job("batch", "--input_query=SELECT 1", "--model=gs://models/m", image))
-    needed = {(r.name, r.target_name, r.project) for r in found}
-    assert needed >= {
-        ("roles/storage.objectViewer", "gs://models", "local-project"),
-        ("roles/bigquery.readSessionUser", "local-project", "local-project"),
-        ("roles/bigquery.jobUser", "local-project", "local-project"),
-        ("roles/artifactregistry.reader", "images", "other-project"),
-    }
-
-
-@pytest.mark.integration
-def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud):
-    stream = job("streaming")
-    member = f"serviceAccount:{stream.args.service_account_email}"
-    finding = only(workers.check_worker(Clients("local-project"), stream))
-    assert (finding.problem, finding.remedy) == (
-        "does not exist",
-        "python -m pipelines.resources create --project local-project",
-    )
-    google.accounts.add(stream.args.service_account_email)
-    google.storage.buckets[BUCKET] = {"name": BUCKET}
-    google.policies["projects/local-project"] = {
-        "bindings": [{"role": "roles/dataflow.worker", "members": [member]}]
-    }
-    google.storage.policies[BUCKET] = {"bindings": [{"role": "roles/storage.admin", "members": [member]}]}
-    google.policies["projects/local-project/topics/alerts"] = {
-        "bindings": [{"role": "roles/pubsub.publisher", "members": ["serviceAccount:other"]}]
-    }
-    found = {f.what: f for f in workers.check_worker(Clients("local-project"), stream)}
-    assert found.pop("roles/dataflow.worker on project local-project for the workers").status == "ok"
-    assert found.pop(f"roles/storage.objectAdmin on bucket gs://{BUCKET} for the workers").status == "ok"
-    assert found.pop(f"service account {stream.args.service_account_email}").status == "ok"
-    assert [finding.status for finding in found.values()] == ["failed", "failed"]
-    assert found["roles/pubsub.publisher on topic alerts for the workers"].remedy == (
-        "gcloud pubsub topics add-iam-policy-binding alerts --project=local-project "
-        f"--member={member} --role=roles/pubsub.publisher"
-    )
-
-
-def test_without_gcloud_the_roles_are_not_checked_and_that_is_said(monkeypatch):
-    monkeypatch.setenv("PATH", "/nonexistent")
-    finding = only(workers.check_worker(Clients("local-project"), job("streaming")))
-    assert (finding.status, "no gcloud on the PATH" in finding.problem) == ("note", True)
 
 
 # All together

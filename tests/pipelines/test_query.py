@@ -222,6 +222,39 @@ def test_the_command(filled, bigquery_emulator, capsys):
     assert "Scans" in err
 
 
+@pytest.mark.integration
+def test_a_dataset_that_is_not_there_is_named_with_the_command_that_makes_it(bigquery_emulator, capsys):
+    argv = ["latency", "--dataset=local-project.none", f"--bigquery_endpoint={bigquery_emulator.bigquery}"]
+    with pytest.raises(SystemExit) as ended:
+        query.main(argv)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "python -m pipelines.resources create --project local-project --dataset none" in said
+
+
+def test_without_credentials_the_command_says_how_to_sign_in(monkeypatch, capsys):
+    monkeypatch.delenv("BIGQUERY_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/key.json")
+    with pytest.raises(SystemExit) as ended:
+        query.main(["latency", "--dataset=my-project.anomaly"])
+    assert ended.value.code == 1
+    assert "Run `gcloud auth application-default login`." in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_a_query_that_scans_too_much_is_refused_before_it_runs(
+    filled, bigquery_emulator, monkeypatch, capsys
+):
+    _, dataset = filled
+    monkeypatch.setattr(query, "run", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(query, "scanned_bytes", lambda *_: 2_000)
+    argv = ["latency", f"--dataset={dataset}", f"--bigquery_endpoint={bigquery_emulator.bigquery}"]
+    with pytest.raises(SystemExit) as ended:
+        query.main([*argv, "--max-bytes=1000"])
+    assert ended.value.code == 1
+    assert "would scan 2,000 bytes, over --max-bytes=1000: give a later --since" in capsys.readouterr().err
+
+
 def test_the_list(capsys):
     assert query.main(["list"]) == 0
     assert "top_anomalies" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from pipelines.resources.declared import Names, declare, roles
 from pipelines.resources.gcloud import Gcloud
 from pipelines.resources.storage import Bucket
 from tests.pipelines.google_server import Google
+from transforms.clients import BigQueryEndpoints
 
 NAMES = Names("local-project", prefix="it-", dataset="resources")
 
@@ -127,3 +128,17 @@ def test_the_administrators_commands_are_printed_where_nobody_is_signed_in(monke
     assert said.startswith("$ gcloud services enable artifactregistry.googleapis.com bigquery")
     assert said.count("\n$ gcloud") == len(mine) - 1
     assert "service-PROJECT_NUMBER@gcp-sa-pubsub" in said
+
+
+@pytest.mark.integration
+def test_a_table_of_another_hand_is_left_alone(bigquery_emulator, bigquery_client, dataset):
+    name = f"local-project.{dataset}"
+    table = next(r for r in declare(Names("local-project", dataset=dataset)) if r.kind == "table")
+    clients = Clients("local-project", BigQueryEndpoints(bigquery_emulator.bigquery))
+    table.create(clients)
+    clients.__class__ = type("InTheCloud", (Clients,), {"local_bigquery": False})
+    assert table.owned(clients)
+    found = bigquery_client.get_table(f"{name}.scores")
+    found.description = "Scores of the other team"
+    bigquery_client.update_table(found, ["description"])
+    assert not table.owned(clients)

@@ -1,0 +1,64 @@
+"""The workers' service account: which roles a job needs, and which of them are missing."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.cloud import workers
+from pipelines.resources.base import Clients
+from tests.pipelines.google_server import Google
+from tests.pipelines.test_preflight import BUCKET, job, only
+
+
+def test_the_workers_need_roles_for_what_the_job_touches_and_no_more():
+    needed = {(r.name, r.target, r.target_name) for r in workers.needed(job("streaming"))}
+    assert needed == {
+        ("roles/dataflow.worker", "project", "local-project"),
+        ("roles/pubsub.subscriber", "subscription", "transactions-pipeline"),
+        ("roles/pubsub.publisher", "topic", "alerts"),
+        ("roles/storage.objectAdmin", "bucket", f"gs://{BUCKET}"),
+    }
+    image = "--image=europe-west1-docker.pkg.dev/other-project/images/pipelines:1"
+    found = workers.needed(job("batch", "--input_query=SELECT 1", "--model=gs://models/m", image))
+    needed = {(r.name, r.target_name, r.project) for r in found}
+    assert needed >= {
+        ("roles/storage.objectViewer", "gs://models", "local-project"),
+        ("roles/bigquery.readSessionUser", "local-project", "local-project"),
+        ("roles/bigquery.jobUser", "local-project", "local-project"),
+        ("roles/artifactregistry.reader", "images", "other-project"),
+    }
+
+
+@pytest.mark.integration
+def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud):
+    stream = job("streaming")
+    member = f"serviceAccount:{stream.args.service_account_email}"
+    finding = only(workers.check_worker(Clients("local-project"), stream))
+    assert (finding.problem, finding.remedy) == (
+        "does not exist",
+        "python -m pipelines.resources create --project local-project",
+    )
+    google.accounts.add(stream.args.service_account_email)
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    google.policies["projects/local-project"] = {
+        "bindings": [{"role": "roles/dataflow.worker", "members": [member]}]
+    }
+    google.storage.policies[BUCKET] = {"bindings": [{"role": "roles/storage.admin", "members": [member]}]}
+    google.policies["projects/local-project/topics/alerts"] = {
+        "bindings": [{"role": "roles/pubsub.publisher", "members": ["serviceAccount:other"]}]
+    }
+    found = {f.what: f for f in workers.check_worker(Clients("local-project"), stream)}
+    assert found.pop("roles/dataflow.worker on project local-project for the workers").status == "ok"
+    assert found.pop(f"roles/storage.objectAdmin on bucket gs://{BUCKET} for the workers").status == "ok"
+    assert found.pop(f"service account {stream.args.service_account_email}").status == "ok"
+    assert [finding.status for finding in found.values()] == ["failed", "failed"]
+    assert found["roles/pubsub.publisher on topic alerts for the workers"].remedy == (
+        "gcloud pubsub topics add-iam-policy-binding alerts --project=local-project "
+        f"--member={member} --role=roles/pubsub.publisher"
+    )
+
+
+def test_without_gcloud_the_roles_are_not_checked_and_that_is_said(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    finding = only(workers.check_worker(Clients("local-project"), job("streaming")))
+    assert (finding.status, "no gcloud on the PATH" in finding.problem) == ("note", True)
