@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.features import AMOUNT_INDEX, TIME_INDEX
+from model.threads import one_thread
 
 Rows = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
@@ -80,6 +81,7 @@ def available(quick: bool = False) -> tuple[tuple[str, Detector], ...]:
     return QUICK + SLOW + (PYOD if importlib.util.find_spec("pyod") else ())
 
 
+@one_thread()
 def scores(
     train: Rows, rows: Rows, detectors: Iterable[tuple[str, Detector]], seed: int = 0
 ) -> dict[str, Scores]:

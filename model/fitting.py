@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from model import whitening
 from model.features import N_FEATURES, TIME_INDEX
 from model.network import INPUT_REACH, TransactionAutoencoder
+from model.threads import one_thread
 
 UNLABELLED_TRIM: Final = 0.01
 """Share of the rows left out of the second fit where nobody says which ones are frauds."""
@@ -42,6 +43,10 @@ class Settings:
     seed: int = 0
     trim: float = 0.0
 
+    def suited_to(self, labelled: bool) -> Settings:
+        """These settings, with a share to trim where no label says which rows are frauds."""
+        return self if labelled or self.trim else replace(self, trim=UNLABELLED_TRIM)
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -51,6 +56,7 @@ class Fitted:
     history: dict[str, Any]
 
 
+@one_thread()
 def fit(
     train: npt.NDArray[np.float32],
     validation: npt.NDArray[np.float32],
