@@ -8,7 +8,9 @@ import numpy.typing as npt
 TOP_K = 3
 
 _SPARE_BITS = (1 << 29) - 1
-"""The bits of a float64 that are zero when it holds a float32."""
+"""The bits of a float64 that are zero when it holds a finite float32."""
+_INFINITY = np.float64(np.inf).view(np.int64)
+"""The bits of infinity; those of NaN without a sign are larger."""
 
 
 def top_features(
@@ -17,8 +19,8 @@ def top_features(
     """The `k` features that contribute most to the score of each row.
 
     Args:
-      contributions: [n, 30], finite and non-negative, what `score` of the model answers; a row adds up to the
-        row's anomaly_score. Taken as float32, the model's own precision.
+      contributions: [n, 30], what `score` of the model answers; none is negative, and a row adds up to its
+        anomaly_score. Taken as float32, the model's own precision.
       k: how many features, 1 to 30.
 
     Returns:
@@ -36,10 +38,16 @@ def top_features(
         raise ValueError(f"k must be between 1 and {width}, got {k}")
     # A float32 leaves 29 bits of a float64 empty. With the position in them, one sort of plain numbers, which
     # numpy does by vector instructions, orders values and positions: half the time of k passes of argmax.
-    keys = matrix.astype(np.float64)
+    # Sorted as integers, which order as floats do where none is negative: a zero with its position is a
+    # subnormal float, and a processor that flushes those would take them for equal. -0.0 + 0.0 is a plain 0.
+    keys = np.add(matrix, 0.0, dtype=np.float64)
     bits = keys.view(np.int64)
     bits |= width - 1 - np.arange(width)
-    keys.sort(axis=1)
+    bits.sort(axis=1)
+    if (bits[:, 0] < 0).any() or (bits[:, -1] >= _INFINITY).any():
+        # Nothing that this model answers, but a server of another one may: sorted the slow way, not wrongly.
+        indices = np.argsort(-matrix, axis=1, kind="stable")[:, :k]
+        return indices, np.take_along_axis(matrix, indices, axis=1).astype(np.float64)
     values = np.ascontiguousarray(keys[:, : -k - 1 : -1])
     bits = values.view(np.int64)
     indices = width - 1 - (bits & _SPARE_BITS)

@@ -100,7 +100,9 @@ class TransactionAutoencoder(nn.Module):
         return encoded, self.decoder(encoded)
 
     def score_residual(self, x: Tensor, normalized: Tensor, reconstruction: Tensor) -> Tensor:
-        """What the score measures, [n, 30]: normalised residual, amount on a log scale, Time zero."""
+        """What the score measures, [n, 30]: the normalised residual within +-RESIDUAL_REACH, but that of the
+        amount on a log scale, and Time zero.
+        """
         i = AMOUNT_INDEX
         amount = _log_amount(x[:, i]) - _log_amount(reconstruction[:, i] * self.std[i] + self.mean[i])
         residual = (normalized - reconstruction).clamp(-RESIDUAL_REACH, RESIDUAL_REACH)
@@ -140,7 +142,7 @@ class TransactionAutoencoder(nn.Module):
         anomaly_score, _ = self._score(x, normalized, reconstruction)
         fields = {"encoded": encoded}
         fields.update(_errors("normalized", normalized, reconstruction))
-        fields.update(_errors("denormalized", x, reconstruction * self.std + self.mean))
+        fields.update(_errors("denormalized", x, _saturate(reconstruction * self.std + self.mean)))
         fields[SCORE_FIELD] = anomaly_score
         return fields
 
@@ -158,8 +160,8 @@ def _saturate(x: Tensor) -> Tensor:
 
 
 def _log_amount(x: Tensor) -> Tensor:
-    """log1p of amounts, negative ones as 0."""
-    return torch.log1p(x.clamp_min(0.0))
+    """log1p of amounts, negative ones as 0 and infinite ones as float32's largest number."""
+    return torch.log1p(x.clamp(0.0, FLOAT32_MAX))
 
 
 def _errors(scale: str, x: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:

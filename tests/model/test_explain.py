@@ -33,6 +33,22 @@ def test_top_features_are_those_of_a_stable_sort(k):
 
 
 @pytest.mark.parametrize(
+    ("row", "first"),
+    [
+        ([1.0, np.inf, 3.0, np.inf], [1, 3, 2, 0]),
+        ([-0.0, 0.0, -0.0, 0.0], [0, 1, 2, 3]),
+        ([-1.0, -2.0, -3.0, 0.5], [3, 0, 1, 2]),
+        ([-np.inf, 2.0, -2.0, 2.0], [1, 3, 2, 0]),
+    ],
+)
+def test_what_this_model_never_answers_is_sorted_all_the_same(row, first):
+    """Infinite and negative contributions, beside a row of the ordinary kind."""
+    indices, values = top_features(np.array([row, [0.0, 1.0, 3.0, 2.0]], np.float32), k=4)
+    assert indices.tolist() == [first, [2, 3, 1, 0]]
+    assert values.tolist() == [[row[i] for i in first], [3.0, 2.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
     ("shape", "k", "text"), [((4,), 1, "matrix"), ((2, 4), 0, "between"), ((2, 4), 5, "between")]
 )
 def test_wrong_arguments_are_named(shape, k, text):

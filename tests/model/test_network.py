@@ -172,3 +172,18 @@ def test_an_untrained_network_can_be_traced_and_takes_no_rows_at_all():
     with torch.no_grad():
         score, encoded, contributions = module.score(torch.zeros(0, N_FEATURES))
     assert (score.shape, encoded.shape, contributions.shape) == ((0,), (0, 4), (0, N_FEATURES))
+
+
+def test_outputs_are_finite_for_features_whose_deviation_is_near_the_limit_of_float32():
+    """One absurd amount in the training data is enough for such a deviation."""
+    torch.manual_seed(0)
+    network = TransactionAutoencoder().eval()
+    network.set_normalisation(torch.full((N_FEATURES,), 1e38), torch.full((N_FEATURES,), 3e38))
+    x = torch.tensor([[0.0], [FLOAT32_MAX], [-FLOAT32_MAX]]).expand(3, N_FEATURES)
+    with torch.no_grad():
+        for weight in network.decoder.parameters():
+            weight.mul_(20)
+        recon = network(x)["normalized_reconstruction"]
+        assert (recon[:, AMOUNT_INDEX].abs() > 2).any(), "nothing left the range, so nothing was tested"
+        for name, value in answers(network, x.numpy()).items():
+            assert np.isfinite(value).all(), name
