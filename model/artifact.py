@@ -206,21 +206,43 @@ def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifac
       files: local files; MODEL_FILE must be among them.
 
     Raises:
-      ArtifactError: MODEL_FILE is not among the files, or the manifest is not consistent.
+      ArtifactError: MODEL_FILE is not among the files, the manifest is not consistent, or `uri` cannot be
+        written to.
     """
     uri = str(uri)
     local_dir = _temporary_directory() if is_gcs(uri) else Path(uri)
-    local_dir.mkdir(parents=True, exist_ok=True)
     paths = [Path(f) for f in files]
     manifest = dataclasses.replace(manifest, files={f.name: sha256(f) for f in paths})
     manifest._check()
-    for path in paths:
-        if path.resolve() != (local_dir / path.name).resolve():
-            shutil.copyfile(path, local_dir / path.name)
-    (local_dir / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+    check_writable(local_dir)
+    try:
+        for path in paths:
+            if path.resolve() != (local_dir / path.name).resolve():
+                shutil.copyfile(path, local_dir / path.name)
+        (local_dir / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+    except OSError as e:
+        raise ArtifactError(f"{uri}: cannot be written: {e}") from e
     if is_gcs(uri):
         _upload(local_dir, uri, [*manifest.files, MANIFEST_FILE])
     return Artifact(uri=uri, manifest=manifest, local_dir=local_dir)
+
+
+def check_writable(uri: str | Path) -> None:
+    """Makes the local directory `uri` when it is missing, and checks that files can be made in it.
+
+    Nothing is checked of gs:// here: whoever may write an object need not be allowed to ask about its bucket.
+
+    Raises:
+      ArtifactError: it is no directory, or cannot be written to.
+    """
+    if is_gcs(str(uri)):
+        return
+    try:
+        Path(uri).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=uri):
+            pass
+    except OSError as e:
+        raise ArtifactError(f"{uri}: cannot be written: {e}; name a directory that you may write to") from e
 
 
 def _temporary_directory() -> Path:

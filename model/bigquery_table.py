@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 import pyarrow as pa
-from google.api_core.exceptions import GoogleAPICallError
+from google.api_core.exceptions import Forbidden, GoogleAPICallError
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.bigquery_storage import BigQueryReadClient, DataFormat, ReadSession
 
@@ -48,6 +48,11 @@ def read_table(
             raise ValueError(f"{SCHEME}{name}: column(s) missing: {', '.join(missing)}")
         wanted = [*columns, *([optional] if optional and optional in present else [])]
         return _read(client, _session(client, parent, path, wanted))
+    except Forbidden as e:
+        raise ValueError(
+            f"{SCHEME}{name}: {e}. The read is made and paid for in {parent}: set GOOGLE_CLOUD_PROJECT to a "
+            "project in which you have roles/bigquery.readSessionUser, and have the table shared with you"
+        ) from e
     except (GoogleAPICallError, GoogleAuthError) as e:
         raise ValueError(f"{SCHEME}{name}: {e}") from e
 

@@ -60,11 +60,17 @@ class Split:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """sha256 of features and labels, by which a dataset is known again whatever file it comes from."""
-    digest = hashlib.sha256(np.ascontiguousarray(dataset.features).tobytes())
+    """sha256 of features and labels, by which a dataset is known again whatever file it comes from.
+
+    The order of the rows does not count, as little as it counts in `split`: a table may be read in any.
+    """
+    columns = [dataset.features.view(np.uint32)]
     if dataset.labels is not None:
-        digest.update(dataset.labels.tobytes())
-    return digest.hexdigest()
+        columns.append(dataset.labels.astype(np.uint32)[:, None])
+    rows = np.ascontiguousarray(np.concatenate(columns, axis=1))
+    # As opaque bytes, one item a row, numpy sorts whole rows at once.
+    ordered = np.sort(rows.view(f"V{rows.itemsize * rows.shape[1]}"), axis=0)
+    return hashlib.sha256(ordered.tobytes()).hexdigest()
 
 
 def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0) -> Dataset:
@@ -167,20 +173,25 @@ def _labels(table: pa.Table, source: str) -> npt.NDArray[np.int8]:
     return labels.astype(np.int8)
 
 
-def split(dataset: Dataset, seed: int) -> Split:
-    """A stratified split by label in SPLIT_SHARES, the same for the same seed and number of rows.
-
-    Equal rows stay together, so that no row of the test part has its copy in the training part.
-
-    Raises:
-      DataError: fewer than MIN_NORMALS normal transactions.
-    """
+def check_enough(dataset: Dataset) -> None:
+    """Raises DataError where there are fewer than MIN_NORMALS normal transactions."""
     n_normal = int(dataset.is_normal.sum())
     if n_normal < MIN_NORMALS:
         raise DataError(
             f"{n_normal} normal transactions are too few: at least {MIN_NORMALS} are needed to train and to "
             "calibrate the alert thresholds"
         )
+
+
+def split(dataset: Dataset, seed: int) -> Split:
+    """A stratified split by label in SPLIT_SHARES, the same for the same rows, in any order, and seed.
+
+    Equal rows stay together, so that no row of the test part has its copy in the training part.
+
+    Raises:
+      DataError: fewer than MIN_NORMALS normal transactions.
+    """
+    check_enough(dataset)
     rng = np.random.default_rng(seed)
     _, group = np.unique(dataset.features, axis=0, return_inverse=True)
     part_of_group = np.full(group.max() + 1, -1, dtype=np.int8)

@@ -7,6 +7,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -44,16 +45,18 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
     """The rows to judge a model on, none of which it was trained on as far as its manifest tells.
 
     On the data that the model was trained on, these are the test part of the same split, and the baselines
-    are fitted to its training part. On other data, half of the normals fit the baselines, and the other half
-    and all frauds are judged.
+    are fitted to its training part; the same where it was trained on these rows without their labels. On
+    other data, half of the normals fit the baselines, and the other half and all frauds are judged.
 
     Raises:
       DataError: the data has no labels, or lacks one of the classes.
     """
     labels = required_labels(dataset)
-    if manifest.provenance.get("fingerprint") == data.fingerprint(dataset):
+    trained_on = (dataset, dataclasses.replace(dataset, labels=None))
+    known = [d for d in trained_on if data.fingerprint(d) == manifest.provenance.get("fingerprint")]
+    if known:
         split_seed = int(manifest.training["seed"])
-        parts = data.split(dataset, split_seed)
+        parts = data.split(known[0], split_seed)
         fit = parts.train[labels[parts.train] == 0]
         return Rows(
             dataset.features[fit],
@@ -114,9 +117,8 @@ def evaluate_repeatedly(
         parts = data.split(source, seed)
         normal = source.is_normal
         fit, validation = (source.features[part[normal[part]]] for part in (parts.train, parts.validation))
-        network = fitting.fit(
-            fit, validation, fitting.Settings(seed=seed, **(settings or {})), progress=False
-        ).network
+        chosen = fitting.Settings(seed=seed, **(settings or {})).suited_to(source.labels is not None)
+        network = fitting.fit(fit, validation, chosen, progress=False).network
         module = torchscript.trace(network)
         judged = np.arange(len(dataset.features)) if train_data else parts.test
         rows, labels = dataset.features[judged], required_labels(dataset)[judged]
@@ -181,7 +183,12 @@ def _parser() -> argparse.ArgumentParser:
         default=metrics.TRUE_PREVALENCE,
         help="share of frauds to weight the normals to (default: that of the full ULB data, 0.00173)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of baselines and of synthetic data")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of baselines and synthetic data; with --repeat, of the data alone",
+    )
     parser.add_argument("--rows", type=int, default=data.SYNTHETIC_ROWS, help="synthetic rows to draw")
     parser.add_argument("--png", type=Path, help="write the picture here")
     parser.add_argument("--json", type=Path, help="write the report here, too")
@@ -199,8 +206,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--prevalence must lie between 0 and 1")
     if args.train_data and not args.repeat:
         parser.error("--train_data goes with --repeat")
+    for name, least in (("rows", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name} must be at least {least}")
     torch.set_num_threads(min(2, torch.get_num_threads()))
     try:
+        # An evaluation takes minutes; a place that cannot be written to must not cost them.
+        for path in filter(None, (args.png, args.json)):
+            artifact.check_writable(path.parent)
         dataset = data.load(args.data, rows=args.rows, seed=args.seed)
         required_labels(dataset)
         if args.model:

@@ -213,9 +213,10 @@ def package(found: artifact.Artifact, directory: Path, formats: Sequence[str] = 
     """Writes the packages of an artifact into a local directory and answers their paths.
 
     Raises:
+      ArtifactError: `directory` cannot be written to.
       PackagingError: see the writers.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    artifact.check_writable(directory)
     network = eager(found.load_model(freeze=False))
     writers: dict[str, Callable[[], Path]] = {
         "mar": lambda: write_archive(found.model_path, directory, found.manifest.model_version),

@@ -7,7 +7,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import platform
 import sys
 from collections.abc import Sequence
@@ -52,9 +51,7 @@ def train(
       DataError: too few normal transactions.
       ArtifactError: the output cannot be written as an artifact.
     """
-    settings = settings or fitting.Settings()
-    if dataset.labels is None and not settings.trim:
-        settings = dataclasses.replace(settings, trim=fitting.UNLABELLED_TRIM)
+    settings = (settings or fitting.Settings()).suited_to(labelled=dataset.labels is not None)
     parts = data.split(dataset, settings.seed)
     fit_rows, validation_rows, test_rows = (
         _normals(dataset, part) for part in (parts.train, parts.validation, parts.test)
@@ -187,10 +184,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m model.train`; returns the exit code."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if args.epochs < 1:
-        parser.error("--epochs must be at least 1")
+    for name, least in (("epochs", 1), ("rows", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name} must be at least {least}")
     try:
+        # Data that cannot be split is refused before the output directory is made.
         dataset = data.load(args.data, rows=args.rows, seed=args.seed)
+        data.check_enough(dataset)
+        artifact.check_writable(args.output)
         settings = fitting.Settings(seed=args.seed, epochs=args.epochs)
         written = train(dataset, args.output, settings, args.model_version)
     except (data.DataError, artifact.ArtifactError) as e:

@@ -104,6 +104,22 @@ def test_write_needs_the_model_file(trained, tmp_path):
     assert not (tmp_path / "out" / MANIFEST_FILE).exists()
 
 
+@pytest.mark.parametrize("below", ["", "/deeper"])
+def test_an_output_that_is_no_directory_is_named(trained, tmp_path, below):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ArtifactError, match=r"file.*: cannot be written: .*name a directory"):
+        artifact.write(f"{tmp_path}/file{below}", trained.manifest, [trained.model_path])
+
+
+def test_a_full_or_broken_disk_is_an_error_of_the_artifact(trained, tmp_path, monkeypatch):
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(ArtifactError, match="No space left"):
+        artifact.write(tmp_path / "out", trained.manifest, [trained.model_path])
+
+
 def test_writing_into_the_same_directory_renews_the_manifest(copy):
     found = artifact.read(copy)
     renamed = dataclasses.replace(found.manifest, model_version="2")

@@ -121,6 +121,31 @@ def test_fingerprint_knows_the_data_again():
     assert data.fingerprint(rows_of()) != data.fingerprint(Dataset(rows_of().features, None))
 
 
+def test_the_order_of_rows_changes_neither_fingerprint_nor_split():
+    """BigQuery promises none, and a model must not be judged on rows that it was trained on."""
+    rows, order = rows_of(), np.random.default_rng(7).permutation(10_000)
+    other = Dataset(rows.features[order], rows.labels[order])
+    assert data.fingerprint(other) == data.fingerprint(rows)
+    assert data.fingerprint(Dataset(rows.features, rows.labels[order])) != data.fingerprint(rows)
+    found, again = data.split(rows, seed=2), data.split(other, seed=2)
+    for name in ("train", "validation", "test"):
+        assert set(order[getattr(again, name)].tolist()) == set(getattr(found, name).tolist())
+
+
+def test_a_refused_read_says_which_project_pays_and_how_to_change_it(monkeypatch):
+    from google.api_core.exceptions import Forbidden
+
+    from model.bigquery_table import read_table
+
+    class Refusing:
+        def create_read_session(self, **kwargs: object) -> None:
+            raise Forbidden("bigquery.readsessions.create denied")
+
+    monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
+    with pytest.raises(ValueError, match=r"denied.*projects/public: set GOOGLE_CLOUD_PROJECT"):
+        read_table("public.some.table", FEATURES, client=Refusing())
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("label", [True, False])
 def test_a_bigquery_table_is_read_through_the_storage_api(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,8 +8,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from model import baselines, data, evaluate, evaluation, plots
+from model import baselines, data, evaluate, evaluation, fitting, plots
 from model.features import FEATURES, LABEL
+from model.network import TransactionAutoencoder
 from publisher.generator import TransactionGenerator
 from tests.model.conftest import ROWS
 
@@ -41,6 +43,22 @@ def test_training_data_is_judged_on_its_test_part(trained, quick):
     assert report["scores"]["anomaly_score"]["auroc"] == pytest.approx(own["auroc"])
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_training_data_is_known_in_any_order_and_by_its_features_alone(trained, labelled):
+    """Rows that the model learnt must not pass for other data because labels or order changed."""
+    dataset = data.load(data.SYNTHETIC, rows=ROWS)
+    learnt = dataset if labelled else dataclasses.replace(dataset, labels=None)
+    provenance = {**trained.manifest.provenance, "fingerprint": data.fingerprint(learnt)}
+    manifest = dataclasses.replace(trained.manifest, provenance=provenance)
+    order = np.random.default_rng(3).permutation(ROWS)
+    shuffled = data.Dataset(dataset.features[order], dataset.labels[order])
+    judged = evaluate.choose_rows(shuffled, manifest, seed=0).rows
+    parts = data.split(learnt, 0)
+    learnt_rows = {row.tobytes() for row in dataset.features[np.r_[parts.train, parts.validation]]}
+    assert len(judged) == len(parts.test)
+    assert not learnt_rows & {row.tobytes() for row in judged}
+
+
 def test_other_data_keeps_fitted_and_judged_normals_apart(trained, other_data):
     dataset = data.load(other_data)
     rows = evaluate.choose_rows(dataset, trained.manifest, seed=0)
@@ -51,7 +69,7 @@ def test_other_data_keeps_fitted_and_judged_normals_apart(trained, other_data):
 
 
 def test_the_command_prints_a_table_and_writes_json_and_png(trained_dir, other_data, tmp_path, capsys, quick):
-    png, report = tmp_path / "a" / "e.png", tmp_path / "e.json"
+    png, report = tmp_path / "a" / "e.png", tmp_path / "b" / "e.json"
     arguments = ["--model", str(trained_dir), "--data", other_data, "--png", str(png), "--json", str(report)]
     assert evaluate.main(arguments) == 0
     printed = capsys.readouterr().out
@@ -75,6 +93,27 @@ def test_repeats_give_mean_and_spread(capsys, quick, monkeypatch):
     assert "±" in evaluate.readable(report)
 
 
+def test_repeats_on_unlabelled_training_data_trim_as_training_does(quick, monkeypatch, normals):
+    seen = []
+
+    def fit(rows, held_out, settings, progress):
+        seen.append(settings.trim)
+        return fitting.Fitted(TransactionAutoencoder().eval(), {})
+
+    monkeypatch.setattr(fitting, "fit", fit)
+    labelled = data.load(data.SYNTHETIC, rows=6_000)
+    for source in (labelled, dataclasses.replace(labelled, labels=None)):
+        evaluate.evaluate_repeatedly(source, labelled, 1, 0.00172, None)
+    assert seen == [0.0, fitting.UNLABELLED_TRIM]
+
+
+def test_a_place_that_cannot_be_written_to_is_named_before_anything_runs(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    for flag in ("--json", "--png"):
+        assert evaluate.main(["--model", "none", flag, str(tmp_path / "file" / "report")]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+
+
 def test_data_without_labels_is_refused(trained_dir, other_data, tmp_path, capsys):
     path = tmp_path / "plain.parquet"
     parquet.write_table(parquet.read_table(other_data).drop_columns([LABEL]), path)
@@ -89,7 +128,14 @@ def test_a_missing_model_is_named(tmp_path, other_data, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--repeat", "0"], ["--repeat", "1", "--prevalence", "1.5"], ["--model", "x", "--train_data", "y"], []],
+    [
+        ["--repeat", "0"],
+        ["--repeat", "1", "--prevalence", "1.5"],
+        ["--model", "x", "--train_data", "y"],
+        ["--model", "x", "--rows", "0"],
+        ["--model", "x", "--seed", "-1"],
+        [],
+    ],
 )
 def test_wrong_arguments_end_with_usage(arguments):
     with pytest.raises(SystemExit):

@@ -100,6 +100,12 @@ def test_a_missing_archiver_says_what_to_install(trained, tmp_path, monkeypatch,
     assert "pip install torch-model-archiver" in capsys.readouterr().err
 
 
+def test_an_output_that_is_no_directory_is_named(trained_dir, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert package.main(["--model", str(trained_dir), "--output", str(tmp_path / "file")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_no_rows_is_a_batch_too(network):
     with torch.no_grad():
         assert network(torch.zeros(0, N_FEATURES))["anomaly_score"].shape == (0,)

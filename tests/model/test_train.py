@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import threadpoolctl
 import torch
 from pyarrow import parquet
 
-from model import artifact, data, evaluation, fitting, package, train
+from model import artifact, data, evaluation, fitting, package, torchscript, train
 from model.features import FEATURES, LABEL
+from model.network import TransactionAutoencoder
 from publisher.generator import TransactionGenerator
 
 
@@ -42,16 +44,16 @@ def test_the_same_seed_gives_the_same_model_whatever_the_frauds_are(tmp_path):
 
 
 def test_trimming_keeps_unlabelled_outliers_out_of_the_second_fit():
-    """20 of 2,500 rows lie far off in one direction; after trimming the spread is that of the others."""
-    rows = np.random.default_rng(1).normal(size=(3_000, 30)).astype(np.float32)
-    rows[:20, 7] = 50.0
+    """4 of 500 rows lie far off in one direction; after trimming the spread is that of the others."""
+    rows = np.random.default_rng(1).normal(size=(600, 30)).astype(np.float32)
+    rows[:4, 7] = 50.0
     fits = [
-        fitting.fit(rows[:2_500], rows[2_500:], fitting.Settings(epochs=1, trim=trim), progress=False)
+        fitting.fit(rows[:500], rows[500:], fitting.Settings(epochs=1, trim=trim), progress=False)
         for trim in (0.0, 0.01)
     ]
-    assert fits[1].history["rows_trimmed"] == 25
+    assert fits[1].history["rows_trimmed"] == 5
     assert float(fits[0].network.std[7]) > 3.0
-    assert float(fits[1].network.std[7]) == pytest.approx(1.0, abs=0.05)
+    assert float(fits[1].network.std[7]) == pytest.approx(rows[4:500, 7].std(), abs=0.05)
 
 
 def test_early_stopping_restores_the_best_weights():
@@ -86,11 +88,35 @@ def test_training_works_without_labels_and_without_the_archiver(tmp_path, capsys
     assert "pip install torch-model-archiver" in capsys.readouterr().err
 
 
-def test_a_constant_feature_does_not_break_training(tmp_path):
-    path = write(tmp_path / "a.parquet", 5_500, V13=np.full(5_500, 2.5))
-    written = train.train(data.load(path), str(tmp_path / "m"), fitting.Settings(epochs=1), progress=False)
-    scores = evaluation.anomaly_scores(written.load_model(), data.load(path).features)
+@pytest.mark.parametrize("value", [2.5, 0.1])
+def test_a_constant_feature_does_not_break_training(normals, value):
+    rows = normals[:600].copy()
+    rows[:, FEATURES.index("V13")] = value
+    network = fitting.fit(rows[:500], rows[500:], fitting.Settings(epochs=1), progress=False).network
+    scores = evaluation.anomaly_scores(torchscript.trace(network), rows)
     assert np.isfinite(scores).all()
+    assert np.median(scores) < 5
+
+
+def test_training_keeps_to_one_thread_and_gives_the_others_back(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen = []
+
+    def count(*args: object) -> tuple[object, dict]:
+        blas = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+        seen.append((torch.get_num_threads(), *blas))
+        return TransactionAutoencoder(), {}
+
+    monkeypatch.setattr(fitting, "_fit_once", count)
+    try:
+        rows = np.zeros((2, 30), np.float32)
+        fitting.fit(rows, rows)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert len(seen[0]) > 1
+    assert set(seen[0]) == {1}
 
 
 def test_thresholds_hold_on_the_test_part(trained):
@@ -99,11 +125,25 @@ def test_thresholds_hold_on_the_test_part(trained):
     assert shares["high"] <= shares["medium"] <= 0.015
 
 
-def test_json_output_is_the_manifest(tmp_path, capsys):
-    path, out = write(tmp_path / "a.parquet", 5_500), tmp_path / "model"
-    assert train.main(["--data", path, "--output", str(out), "--epochs", "1", "--format", "json"]) == 0
+def test_json_output_is_the_manifest(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train, "train", lambda *args: trained)
+    assert train.main(["--output", str(tmp_path), "--rows", "6000", "--format", "json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed == json.loads((out / artifact.MANIFEST_FILE).read_text())
+    assert printed == json.loads((trained.local_dir / artifact.MANIFEST_FILE).read_text())
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.delattr(train, "train")
+    (tmp_path / "file").write_text("x")
+    assert train.main(["--output", str(tmp_path / "file"), "--rows", "6000"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--rows", "0"], ["--seed", "-1"], ["--epochs", "0"]])
+def test_numbers_out_of_range_are_named(tmp_path, capsys, arguments):
+    with pytest.raises(SystemExit):
+        train.main(["--output", str(tmp_path), *arguments])
+    assert f"{arguments[0]} must be at least" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
