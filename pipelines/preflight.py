@@ -109,7 +109,7 @@ def text(findings: Sequence[Finding], verbose: bool = True) -> str:
 def parser() -> options.OptionsParser:
     """The options of this command."""
     found = options.OptionsParser(prog="python -m pipelines.preflight", description=__doc__, epilog=EXAMPLE)
-    found.add_argument("pipeline", choices=tuple(PIPELINES))
+    found.add_argument("pipeline", choices=PIPELINES)
     add_arguments(found)
     found.add_argument("--format", choices=("table", "json"), default="table")
     return found

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pipelines
-from pipelines import batch, streaming
 from pipelines.cloud.jobs import JobError
-from pipelines.cloud.request import JobRequest
+from pipelines.cloud.request import JobRequest, module
 
 
 def setup_file() -> Path:
@@ -77,7 +76,7 @@ def submit(job: JobRequest) -> str:
     """
     words = argv(job)
     try:
-        result: Any = streaming.run(words) if job.pipeline == "streaming" else batch.run(words)
+        result: Any = module(job.pipeline).run(words)
     except Exception as error:  # Beam passes on what Google's clients raise, and raises kinds of its own
         raise JobError(f"{job.args.job_name}: not submitted: {error}") from error
     return str(result.job_id())

@@ -8,7 +8,7 @@ from typing import Any
 
 from google.cloud import dataflow_v1beta3 as dataflow
 
-from pipelines.cloud.request import PIPELINES, JobRequest
+from pipelines.cloud.request import JobRequest, module
 
 # Google's enums are typed as plain numbers where they are members, and the other way round where not.
 _PRIVATE: Any = dataflow.WorkerIPAddressConfiguration.WORKER_IP_PRIVATE
@@ -49,7 +49,7 @@ def parameters(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[di
 def launch_parameter(job: JobRequest) -> dataflow.LaunchFlexTemplateParameter:
     """What flexTemplates:launch is sent."""
     args = job.args
-    given, rest = parameters(PIPELINES[job.pipeline](), job.pipeline_argv)
+    given, rest = parameters(module(job.pipeline).parser(), job.pipeline_argv)
     experiments = [flag.partition("=")[2] for flag in rest if flag.startswith("experiments=")]
     environment = dataflow.FlexTemplateRuntimeEnvironment(
         num_workers=args.num_workers or 0,

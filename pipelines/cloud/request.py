@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ from typing import Any, Final
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import batch, options, streaming
+from pipelines import options
 from pipelines.cloud import jobs
 from pipelines.resources.declared import Names
 
-PIPELINES: Final = {"streaming": streaming.parser, "batch": batch.parser}
+PIPELINES: Final = ("streaming", "batch")
 STREAMING_MODES: Final = ("at_least_once", "exactly_once")
 
 _JOB_NAME: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -25,6 +26,15 @@ _GCS: Final = re.compile(r"gs://[a-z0-9][\w.-]{1,220}[a-z0-9](/.*)?")
 job_name = options.Matching(_JOB_NAME, "lower-case letters, digits and -, 63 at the most")
 gpu = options.Matching(_GPU, "TYPE or TYPE:COUNT, such as nvidia-l4:1")
 gcs = options.Matching(_GCS, "gs://BUCKET/PATH")
+
+
+def module(pipeline: str) -> Any:
+    """pipelines.streaming or pipelines.batch.
+
+    Imported when it is needed: it brings torch and more, which take seconds to load, and
+    `launch list`, `drain` and `cancel` do without.
+    """
+    return importlib.import_module(f"pipelines.{pipeline}")
 
 
 @dataclass(frozen=True)
@@ -204,7 +214,7 @@ def request(
     if mapped:
         parser.error(f"--transform_name_mapping={mapped[0]} has not the form OLD=NEW")
     argv = [*rest, *_defaults(pipeline, names, rest)]
-    own, beam_options = PIPELINES[pipeline]().parse(argv)
+    own, beam_options = module(pipeline).parser().parse(argv)
     return JobRequest(pipeline, args, tuple(argv), own, beam_options, names)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 
 import pytest
 from google.cloud.dataflow_v1beta3.types import LaunchFlexTemplateParameter
@@ -222,6 +223,14 @@ def test_list_status_drain_and_cancel(google: Google, capsys):
     with pytest.raises(SystemExit):
         run(google, "cancel", "stream")
     assert "no active job stream in local-project, europe-west1" in capsys.readouterr().err
+
+
+def test_list_and_drain_do_without_torch_and_the_pipelines():
+    lines = "import sys; from pipelines import launch; print(*sys.modules, sep='\\n')"
+    seen = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+    loaded = set(seen.stdout.splitlines())
+    assert "pipelines.launch" in loaded
+    assert not loaded & {"torch", "pipelines.batch", "pipelines.streaming"}
 
 
 def test_a_wait_that_takes_too_long_says_where_to_look(google: Google):
