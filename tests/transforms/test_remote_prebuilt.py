@@ -12,7 +12,7 @@ import model.serving.torchserve
 from tests.model.serving.artifacts import transactions
 from tests.model.serving.servers import torchserve_server
 from tests.model.serving.vertex_server import vertex_server
-from tests.transforms.test_remote_faults import batch_of
+from tests.transforms.remote_cases import batch_of
 from transforms.remote import VertexHandler
 from transforms.score import PytorchHandler
 
@@ -23,12 +23,12 @@ ENDPOINT = "projects/p/locations/us-central1/endpoints/5"
 
 
 @pytest.fixture(scope="module")
-def prebuilt(torchserve, served_artifact, tmp_path_factory):
-    """An endpoint in front of TorchServe as the prebuilt container configures it; `torchserve` may skip."""
+def prebuilt(archived_artifact, tmp_path_factory):
+    """An endpoint in front of TorchServe as the prebuilt container configures it."""
     local = Path(model.serving.torchserve.__file__).with_name("local.properties").read_text()
     config = tmp_path_factory.mktemp("prebuilt") / "prebuilt.properties"
     config.write_text(local + "service_envelope=json\n")
-    with torchserve_server(served_artifact.uri, "--config", str(config)) as served, vertex_server() as server:
+    with torchserve_server(archived_artifact.uri, "--config", str(config)) as served, vertex_server() as server:
         server.endpoints[ENDPOINT] = {
             "name": ENDPOINT,
             "displayName": "anomaly",

@@ -13,7 +13,7 @@ import requests
 from pipelines import batch
 from tests.model.serving.artifacts import transactions
 from tests.model.serving.vertex_server import vertex_server
-from tests.transforms.test_remote_faults import batch_of
+from tests.transforms.remote_cases import batch_of
 from transforms import metrics
 from transforms.remote import Limits, TorchServeHandler, VertexHandler
 from transforms.schema import SCORES_FULL

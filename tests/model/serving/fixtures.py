@@ -14,6 +14,8 @@ from model.serving.torchserve.process import missing
 from tests.model.serving.artifacts import build_artifact
 from tests.model.serving.servers import Served, TorchServe, container, torchserve_server
 
+ALLOWED_URL = r"http://127\.0\.0\.1:\d+/b/bucket/o/.*"
+
 
 @pytest.fixture(scope="session")
 def served_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
@@ -29,12 +31,18 @@ def custom_container(served_artifact: Artifact) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="session")
-def torchserve(served_artifact: Artifact) -> Iterator[TorchServe]:
-    """A real TorchServe with the session's artifact, one worker, and tokens on."""
+def archived_artifact(served_artifact: Artifact) -> Artifact:
+    """The session's artifact, where TorchServe can serve it; skips where not, and starts nothing."""
     lack = missing()
     if lack:
         pytest.skip(lack)
     if served_artifact.manifest.files.get(ARCHIVE_FILE) is None:
         pytest.skip("torch-model-archiver is not installed; install the serving extras")
-    with torchserve_server(served_artifact.uri) as server:
+    return served_artifact
+
+
+@pytest.fixture(scope="session")
+def torchserve(archived_artifact: Artifact) -> Iterator[TorchServe]:
+    """A real TorchServe with the session's artifact, one worker, and tokens on."""
+    with torchserve_server(archived_artifact.uri, "--allowed_url", ALLOWED_URL) as server:
         yield server

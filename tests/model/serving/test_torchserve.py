@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from model.serving.torchserve.config import Layout, TorchServeError
 from model.serving.torchserve.management import Management
 from pipelines.local.process import free_port
 from tests.model.serving.artifacts import VERSION, build_artifact, transactions
+from tests.model.serving.gcs import gcs_server
 from tests.model.serving.servers import port_flags
 
 pytest_plugins = ("tests.model.serving.fixtures",)
@@ -47,6 +49,12 @@ def scores(response: requests.Response) -> np.ndarray:
 
 def expected(artifact, features: np.ndarray) -> np.ndarray:
     return Predictor(artifact).outputs(features, ("anomaly_score",))["anomaly_score"]
+
+
+def open_gate() -> threading.Event:
+    gate = threading.Event()
+    gate.set()
+    return gate
 
 
 def cli(served, *arguments: str) -> int:
@@ -148,6 +156,12 @@ def test_a_model_comes_only_from_allowed_urls(torchserve, served_artifact, tmp_p
     for url in ("http://127.0.0.1:9/x.mar", outside.as_uri()):
         assert cli(torchserve, "register", "--url", url) == 1
         assert "does not match any allowed URL" in capsys.readouterr().err
+    # As tests/model/serving/fixtures.py allows it; without workers, which would only take time.
+    with gcs_server(served_artifact.local_dir, open_gate()) as url:
+        archive = f"{url}/b/bucket/o/pytorch_autoencoder.mar"
+        flags = ["--name", "fetched"]
+        assert cli(torchserve, "register", "--url", archive, *flags, "--workers", "0") == 0
+        assert cli(torchserve, "unregister", *flags) == 0
 
 
 def test_predict_command_over_rest_and_grpc(torchserve, tmp_path, capsys):

@@ -1,0 +1,121 @@
+"""What the tests of the remote handlers share: batches, faults, and the check that each row is there once."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+
+from tests.model.serving.artifacts import transactions
+from tests.transforms.remote_server import ENDPOINT, JSON, FaultServer, Reply, Reset, status
+from transforms.remote import Limits, TorchServeHandler, VertexHandler
+from transforms.remote_retry import RetryPolicy
+from transforms.schema import TRANSACTIONS
+from transforms.score import PytorchHandler
+
+TIME = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+QUICK = Limits(
+    rows=16,
+    in_flight=3,
+    timeout=20.0,
+    policy=RetryPolicy(attempts=6, first=0.01, cap=0.05, max_retry_after=0.05),
+)
+VERSION = "configured"
+BAD = (666_001.0, 666_002.0, 666_003.0)
+
+TRANSIENT = {
+    "429": status(429),
+    "429 with Retry-After": status(429, **{"Retry-After": "30"}),
+    "500": status(500),
+    "502 in HTML": Reply(502, b"<html>Bad Gateway</html>", {"Content-Type": "text/html"}),
+    "503": status(503),
+    "504": status(504),
+    "408": status(408),
+    "reset": Reset(),
+    "half an answer": Reply(200, b'{"predictions": [', JSON, declared=5000),
+    "403": status(403),
+    "404 while a model loads": status(404),
+    "redirect": Reply(302, b"", {"Location": "/elsewhere"}),
+}
+
+REFUSALS = {
+    "400": lambda request: status(400, "V7 is missing"),
+    "422": lambda request: status(422, "V7 is missing"),
+    "413": lambda request: status(413, "too long"),
+    "HTML": lambda request: Reply(200, b"<html>hello</html>", {"Content-Type": "text/html"}),
+    "wrong count": lambda request: Reply(200, b'{"predictions": []}', JSON),
+    "missing field": lambda request: Reply(
+        200, orjson.dumps({"predictions": [{"anomaly_score": 1.0}] * len(request.features)}), JSON
+    ),
+    "NaN": lambda request: Reply(
+        200,
+        b'{"predictions": [' + b",".join([b'{"anomaly_score": NaN}'] * len(request.features)) + b"]}",
+        JSON,
+    ),
+    "an error inside a 200": lambda request: Reply(200, b'{"error": {"message": "V7 is missing"}}', JSON),
+}
+
+
+def handler_of(kind: str, server: FaultServer, artifact, **changes):
+    common = {
+        "thresholds": dict(artifact.manifest.thresholds),
+        "model_version": VERSION,
+        "limits": changes.pop("limits", QUICK),
+        **changes,
+    }
+    if kind == "torchserve":
+        return TorchServeHandler(url=server.url, **common)
+    return VertexHandler(endpoint=ENDPOINT, api_endpoint=server.url, **common)
+
+
+def batch_of(features: np.ndarray, first: int = 0) -> pa.RecordBatch:
+    n = len(features)
+    columns = [
+        pa.array([f"t-{first + i}" for i in range(n)]),
+        pa.array(["account"] * n),
+        pa.array([TIME] * n, TRANSACTIONS.field("event_time").type),
+        pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), 30),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS)
+
+
+def batches(n: int = 100, size: int = 40, bad: dict[int, float] | None = None) -> list[pa.RecordBatch]:
+    features = transactions(n)
+    for row, mark in (bad or {}).items():
+        features[row, -1] = mark
+    return [batch_of(features[i : i + size], i) for i in range(0, n, size)]
+
+
+def score_all(handler, model, elements):
+    """Scores and dead letters of all batches, as rows."""
+    found = [handler.run_inference(element, model)[0] for element in elements]
+    scores = [row for scored in found for row in scored.scores.to_pylist()]
+    dead = [row for scored in found for row in scored.dead_letters.to_pylist()]
+    return scores, dead
+
+
+def expected_scores(artifact, elements) -> dict[str, float]:
+    handler, model = _local(artifact.uri)
+    scores, _ = score_all(handler, model, elements)
+    return {row["transaction_id"]: row["anomaly_score"] for row in scores}
+
+
+@functools.cache
+def _local(uri: str):
+    handler = PytorchHandler(uri)
+    return handler, handler.load_model()
+
+
+def check_every_row_once(scores, dead, artifact, elements, dead_rows=()):
+    wanted = expected_scores(artifact, elements)
+    lost = {f"t-{row}" for row in dead_rows}
+    assert [row["transaction_id"] for row in scores] == [name for name in wanted if name not in lost]
+    for row in scores:
+        assert row["anomaly_score"] == pytest.approx(wanted[row["transaction_id"]], rel=1e-5)
+    assert [orjson.loads(row["payloadBytes"])["transaction_id"] for row in dead] == [
+        f"t-{i}" for i in dead_rows
+    ]

@@ -1,0 +1,88 @@
+"""What the remote handlers ask for, and what they write of the answer."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from tests.transforms.remote_cases import QUICK, VERSION, batches, check_every_row_once, handler_of, score_all
+from transforms.schema import SCORES
+
+pytest_plugins = ("tests.model.serving.fixtures", "tests.transforms.remote_fixtures")
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize("detail", ["compact", "full"])
+def test_a_server_that_drops_the_parameters_is_asked_in_every_instance(detail, kind, server, served_artifact):
+    server.envelope = True
+    handler = handler_of(kind, server, served_artifact, detail=detail)
+    elements = batches(50)
+    scores, dead = score_all(handler, handler.load_model(), elements)
+    check_every_row_once(scores, dead, served_artifact, elements)
+
+
+def test_requests_keep_to_rows_and_bytes(kind, server, served_artifact):
+    handler = handler_of(kind, server, served_artifact, limits=replace(QUICK, rows=1000, bytes=10_000))
+    model = handler.load_model()
+    elements = batches(200, size=200)
+    scores, dead = score_all(handler, model, elements)
+    check_every_row_once(scores, dead, served_artifact, elements)
+    assert len(server.sizes) > 5
+    assert sum(server.sizes[1:]) == 200
+
+
+def test_several_requests_are_in_flight(kind, server, served_artifact):
+    handler = handler_of(kind, server, served_artifact)
+    model = handler.load_model()
+    together = threading.Barrier(3, timeout=20)
+
+    def wait(request):
+        together.wait()
+        return None
+
+    server.judge = wait
+    scores, _ = score_all(handler, model, batches(48, size=48))
+    assert len(scores) == 48
+
+
+def test_an_empty_batch_asks_nobody(kind, server, served_artifact):
+    handler = handler_of(kind, server, served_artifact)
+    model = handler.load_model()
+    before = len(server.sizes)
+    scored = handler.run_inference(batches(10)[0].slice(0, 0), model)[0]
+    assert (scored.scores.num_rows, scored.dead_letters.num_rows, len(server.sizes)) == (0, 0, before)
+    assert scored.scores.schema == SCORES
+
+
+def test_the_version_that_answered_is_written(kind, server, served_artifact):
+    """During a rolling change the answers to one batch may come from two versions."""
+    handler = handler_of(kind, server, served_artifact, limits=replace(QUICK, in_flight=1))
+    model = handler.load_model()
+
+    def change(request):
+        server.version = {16: "old", 8: "new"}[len(request.features)]
+
+    server.judge = change
+    scores, _ = score_all(handler, model, batches(40, size=40))
+    assert [row["model_version"] for row in scores] == ["old"] * 32 + ["new"] * 8
+
+
+def test_without_a_version_in_the_answer_torchserve_rows_get_the_configured_one(server, served_artifact):
+    handler = handler_of("torchserve", server, served_artifact)
+    scores, _ = score_all(handler, handler.load_model(), batches(5))
+    assert {row["model_version"] for row in scores} == {VERSION}
+
+
+def test_vertex_names_the_deployed_model_and_its_display_name_is_the_version(server, served_artifact):
+    handler = handler_of("vertex", server, served_artifact)
+    model = handler.load_model()
+    server.answer_headers = {"X-Vertex-AI-Deployed-Model-Id": "1"}
+    scores, _ = score_all(handler, model, batches(5))
+    assert {row["model_version"] for row in scores} == {"deployed-1"}
+    # Deployed after the worker started: looked up again.
+    server.resource["deployedModels"].append({"id": "2", "displayName": "deployed-2"})
+    server.answer_headers = {"X-Vertex-AI-Deployed-Model-Id": "2"}
+    scores, _ = score_all(handler, model, batches(5))
+    assert {row["model_version"] for row in scores} == {"deployed-2"}

@@ -1,0 +1,81 @@
+"""How the remote handlers find their server: endpoints, tokens, and what fails before any row is sent."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from tests.transforms.remote_cases import REFUSALS, batches, handler_of, score_all
+from tests.transforms.remote_server import ENDPOINT
+from transforms.remote_protocol import RejectedError, TransientError
+
+pytest_plugins = ("tests.model.serving.fixtures", "tests.transforms.remote_fixtures")
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize("fault", ["400", "HTML", "missing field"])
+def test_a_server_that_cannot_serve_fails_at_the_start_and_no_row_is_condemned(
+    fault, kind, server, served_artifact
+):
+    server.judge = REFUSALS[fault]
+    with pytest.raises(RejectedError, match="does not answer a plain transaction"):
+        handler_of(kind, server, served_artifact).load_model()
+
+
+@pytest.mark.parametrize("endpoint", ["dedicated", "psc", "psa"])
+def test_every_kind_of_vertex_endpoint(endpoint, server, served_artifact):
+    address = server.url.removeprefix("http://")
+    if endpoint == "dedicated":
+        server.resource |= {"dedicatedEndpointEnabled": True, "dedicatedEndpointDns": address}
+    elif endpoint == "psc":
+        server.resource |= {"privateServiceConnectConfig": {"enablePrivateServiceConnect": True}}
+    else:
+        uri = f"{server.url}/private/predict"
+        server.resource |= {
+            "network": "projects/1/global/networks/n",
+            "deployedModels": [
+                {"id": "1", "displayName": "deployed-1", "privateEndpoints": {"predictHttpUri": uri}}
+            ],
+        }
+    handler = handler_of(
+        "vertex", server, served_artifact, psc_address=address if endpoint == "psc" else None
+    )
+    scores, _ = score_all(handler, handler.load_model(), batches(5))
+    assert len(scores) == 5
+    path = "/private/predict" if endpoint == "psa" else f"/v1/{ENDPOINT}:rawPredict"
+    assert set(server.paths) == {path}
+    assert {row["model_version"] for row in scores} == {"deployed-1"}
+
+
+def test_a_private_service_connect_endpoint_needs_its_address(server, served_artifact):
+    server.resource |= {"privateServiceConnectConfig": {"enablePrivateServiceConnect": True}}
+    with pytest.raises(TransientError, match="--vertex_psc_address"):
+        handler_of("vertex", server, served_artifact).load_model()
+
+
+def test_an_endpoint_without_a_model_says_what_to_do(server, served_artifact):
+    server.resource["deployedModels"] = []
+    with pytest.raises(TransientError, match=r"model\.serving\.vertex deploy"):
+        handler_of("vertex", server, served_artifact).load_model()
+
+
+def test_a_torchserve_token_is_sent_and_read_again_when_it_changed(server, served_artifact, tmp_path):
+    key_file = tmp_path / "key_file.json"
+
+    def use(token):
+        server.token = token
+        key_file.write_text(orjson.dumps({"inference": {"key": token}}).decode())
+
+    use("first")
+    handler = handler_of("torchserve", server, served_artifact, key_file=str(key_file))
+    model = handler.load_model()
+    use("second")
+    scores, dead = score_all(handler, model, batches(40))
+    assert (len(scores), len(dead)) == (40, 0)
+    assert server.headers["authorization"] == "Bearer second"
+
+
+def test_a_refused_token_condemns_no_row(server, served_artifact):
+    server.token = "secret"
+    with pytest.raises(TransientError, match="--torchserve_key_file"):
+        handler_of("torchserve", server, served_artifact).load_model()
