@@ -28,7 +28,10 @@ def prebuilt(archived_artifact, tmp_path_factory):
     local = Path(model.serving.torchserve.__file__).with_name("local.properties").read_text()
     config = tmp_path_factory.mktemp("prebuilt") / "prebuilt.properties"
     config.write_text(local + "service_envelope=json\n")
-    with torchserve_server(archived_artifact.uri, "--config", str(config)) as served, vertex_server() as server:
+    with (
+        torchserve_server(archived_artifact.uri, "--config", str(config)) as served,
+        vertex_server() as server,
+    ):
         server.endpoints[ENDPOINT] = {
             "name": ENDPOINT,
             "displayName": "anomaly",
