@@ -80,9 +80,10 @@ def build(pipeline: beam.Pipeline, args: argparse.Namespace, manifest: Manifest)
 
 
 def _source(args: argparse.Namespace, launched: dt.datetime) -> tuple[beam.PTransform, Parse | ParseColumns]:
+    rules = wiring.message_rules(args, default_time=launched)
     if args.input and input_format(args) == "jsonl":
-        return ReadJsonLines(args.input), Parse(wiring.message_rules(args, default_time=launched))
-    columns = ParseColumns(launched)
+        return ReadJsonLines(args.input), Parse(rules)
+    columns = ParseColumns(launched, rules)
     if args.input:
         return ReadParquetBatches(args.input), columns
     endpoints = wiring.endpoints(args)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from model.features import FEATURES, N_FEATURES
 from transforms.dead_letter import dead_letters
-from transforms.message import MAX_ID_LENGTH, Parsed
+from transforms.message import MAX_ID_LENGTH, MessageRules, Parsed, event_time_bounds, outside_text
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS, empty
 
 BATCH_ROWS: Final = 16 * 1024
@@ -33,7 +33,9 @@ class SourceColumnsError(ValueError):
     """A source lacks a column, or has one of a type that cannot be used. The text names it."""
 
 
-def to_transactions(batch: pa.RecordBatch, default_event_time: dt.datetime) -> Parsed:
+def to_transactions(
+    batch: pa.RecordBatch, default_event_time: dt.datetime, rules: MessageRules | None = None
+) -> Parsed:
     """Validates rows in the ULB layout, all at once.
 
     - The 30 columns of model.features, numbers; or `features`, a list of 30 numbers. Null, NaN, infinite or
@@ -41,13 +43,15 @@ def to_transactions(batch: pa.RecordBatch, default_event_time: dt.datetime) -> P
     - `transaction_id`, string or integer. Null or absent: derived from features, `event_time` and
       `account_id`, so that reading again gives the same id, and equal rows count as one.
     - `account_id`, string or integer; may be null or absent.
-    - `event_time`, timestamp, UTC where it has no zone. Null or absent: `default_event_time`.
+    - `event_time`, timestamp, UTC where it has no zone. Null or absent: `default_event_time`. Further
+      from that than `rules` allow a message to be from its publish time: a dead letter.
 
     Ids are 1 to 256 characters long, or the row is a dead letter. Other columns are ignored, the label too.
 
     Args:
       batch: the rows.
       default_event_time: timezone-aware. Fix it at launch, so that a repeated bundle gives the same rows.
+      rules: whose `max_lead` and `max_age` hold; those of a message when None.
 
     Returns:
       A TRANSACTIONS batch, and an ERROR_RECORDS batch whose payloads are the rejected rows as JSON. Together
@@ -70,6 +74,8 @@ def to_transactions(batch: pa.RecordBatch, default_event_time: dt.datetime) -> P
         for i in _wrong_length(column):
             reasons.setdefault(i, f"{name}: {len(column[i].as_py())} characters, not 1 to {MAX_ID_LENGTH}")
     times = _event_times(batch)
+    for i, reason in _outside(times, default_event_time, rules or MessageRules()).items():
+        reasons.setdefault(i, reason)
     if ids.null_count:
         ids = _fill_ids(ids, _content(matrix, times), accounts)
     default = pa.scalar(default_event_time, _EVENT_TIME)
@@ -234,12 +240,33 @@ def _event_times(batch: pa.RecordBatch) -> pa.Array:
     return pc.cast(column, _EVENT_TIME, safe=False)  # nanoseconds are cut
 
 
+def _outside(times: pa.Array, default: dt.datetime, rules: MessageRules) -> dict[int, str]:
+    """Reasons, by row number, for the times that the rules do not allow."""
+    bounds = event_time_bounds(default, rules)
+    earliest, latest = (pa.scalar(bound, _EVENT_TIME) for bound in bounds)
+    least, most = pc.min_max(times).values()
+    if not least.is_valid or (earliest.value <= least.value and most.value <= latest.value):
+        return {}  # the usual case
+    outside = pc.or_(pc.less(times, earliest), pc.greater(times, latest))
+    rows = np.flatnonzero(pc.fill_null(outside, False).to_numpy(zero_copy_only=False)).tolist()
+    return {row: outside_text(str(_moment(times[row])), bounds) for row in rows}
+
+
+def _moment(time: pa.TimestampScalar) -> str | int | None:
+    """RFC 3339, or microseconds since the epoch where the year is one that datetime cannot hold."""
+    try:
+        return time.as_py().isoformat() if time.is_valid else None
+    except OverflowError:
+        return int(time.value)
+
+
 def _payloads(batch: pa.RecordBatch, times: pa.Array, rows: list[int]) -> list[bytes]:
     """These rows as JSON that the message parser takes: only the columns it knows, times in RFC 3339."""
-    names = [name for name in batch.schema.names if name in SOURCE_COLUMNS]
-    columns = [times if name == "event_time" else batch.column(name) for name in names]
-    known = pa.RecordBatch.from_arrays(columns, names=names).take(pa.array(rows, pa.int64()))
-    return [orjson.dumps(row) for row in row_dicts(known)]
+    names = [name for name in batch.schema.names if name in SOURCE_COLUMNS and name != "event_time"]
+    known = row_dicts(batch.select(names).take(pa.array(rows, pa.int64())))
+    if "event_time" in batch.schema.names:
+        known = [row | {"event_time": _moment(times[i])} for i, row in zip(rows, known, strict=True)]
+    return [orjson.dumps(row) for row in known]
 
 
 def _content(matrix: npt.NDArray[np.float32], times: pa.Array) -> npt.NDArray[np.uint8]:

@@ -129,7 +129,7 @@ def parse_messages(messages: Messages, rules: MessageRules) -> Parsed:
     positions: list[int] = []
     reasons: dict[int, str] = {}
     default_time = rules.default_time or dt.datetime.now(dt.UTC)
-    default_bounds = _bounds(default_time, rules)
+    default_bounds = event_time_bounds(default_time, rules)
     # Read once: this loop runs for every message.
     max_bytes, time_attribute = rules.max_bytes, rules.event_time_attribute
     for i, payload in enumerate(messages.payloads):
@@ -139,7 +139,7 @@ def parse_messages(messages: Messages, rules: MessageRules) -> Parsed:
             if published is None:
                 published, (earliest, latest) = default_time, default_bounds
             else:
-                earliest, latest = _bounds(published, rules)
+                earliest, latest = event_time_bounds(published, rules)
             moment = row.event_time
             if time_attribute and time_attribute in attributes[i]:
                 moment = _attribute_time(time_attribute, attributes[i])
@@ -148,7 +148,7 @@ def parse_messages(messages: Messages, rules: MessageRules) -> Parsed:
             elif earliest <= moment <= latest:
                 row.event_time = moment
             else:
-                raise _RejectedError(f"event_time: {moment.isoformat()} is outside {earliest} to {latest}")
+                raise _RejectedError(outside_text(moment.isoformat(), (earliest, latest)))
             if row.transaction_id is None:
                 row.transaction_id = derived_id(payload, message_ids[i])
         except _RejectedError as error:
@@ -226,7 +226,8 @@ def _reason(error: Exception) -> str:
     return text if " - at `$" in text or "missing required field" in text else f"payload: {text}"
 
 
-def _bounds(published: dt.datetime, rules: MessageRules) -> tuple[dt.datetime, dt.datetime]:
+def event_time_bounds(published: dt.datetime, rules: MessageRules) -> tuple[dt.datetime, dt.datetime]:
+    """The earliest and the latest event time of what was published then."""
     try:
         return published - rules.max_age, published + rules.max_lead
     except OverflowError:  # a limit beyond the calendar limits nothing
@@ -234,6 +235,11 @@ def _bounds(published: dt.datetime, rules: MessageRules) -> tuple[dt.datetime, d
             published - rules.max_age if published - _EARLIEST > rules.max_age else _EARLIEST,
             published + rules.max_lead if _LATEST - published > rules.max_lead else _LATEST,
         )
+
+
+def outside_text(moment: str, bounds: tuple[dt.datetime, dt.datetime]) -> str:
+    """The reason to reject an event time outside of its bounds."""
+    return f"event_time: {moment} is outside {bounds[0]} to {bounds[1]}"
 
 
 def _attribute_time(name: str, attributes: Mapping[str, str]) -> dt.datetime:

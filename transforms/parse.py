@@ -76,13 +76,15 @@ class ParseColumns(beam.PTransform):
 
     Attributes:
       default_event_time: event time of rows that have none; timezone-aware, fixed at launch.
+      rules: how far an event time may lie from that; see transforms.columnar.to_transactions.
     """
 
     default_event_time: dt.datetime
+    rules: MessageRules = field(default_factory=MessageRules)
 
     def expand(self, batches: beam.PCollection) -> ParseOutput:
         """Columnar batches to transactions and dead letters."""
-        return ParseOutput(*(batches | two_outputs(_ParseColumnsFn(self.default_event_time))))
+        return ParseOutput(*(batches | two_outputs(_ParseColumnsFn(self.default_event_time, self.rules))))
 
 
 def two_outputs(fn: beam.DoFn) -> beam.PTransform:
@@ -129,9 +131,10 @@ class _ParseFn(_CountingFn):
 
 
 class _ParseColumnsFn(_CountingFn):
-    def __init__(self, default_event_time: dt.datetime) -> None:
+    def __init__(self, default_event_time: dt.datetime, rules: MessageRules) -> None:
         super().__init__()
         self._default_event_time = default_event_time
+        self._rules = rules
 
     def process(self, element: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        return self._emit(element.num_rows, to_transactions(element, self._default_event_time))
+        return self._emit(element.num_rows, to_transactions(element, self._default_event_time, self._rules))

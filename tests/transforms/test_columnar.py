@@ -135,6 +135,26 @@ class TestToTransactions:
         found = to_transactions(ulb(event_time=times), NOW).transactions
         assert found.column("event_time").to_pylist() == [EARLIER] * 3
 
+    def test_times_that_a_message_may_not_have_are_dead_letters_here_too(self):
+        micros = [0, 1_772_366_400_000_000, 1_772_452_800_000_001, 2**62, None]  # NOW, a day later, and more
+        times = pa.array(micros, pa.timestamp("us", tz="UTC"))
+        batch = ulb(5, event_time=times, transaction_id=list("abcde"))
+        found = to_transactions(batch, NOW)
+        assert found.transactions.column("transaction_id").to_pylist() == ["b", "e"]
+        bounds = "is outside 2016-03-03 12:00:00+00:00 to 2026-03-02 12:00:00+00:00"
+        assert found.dead_letters.column("errorMessage").to_pylist() == [
+            f"event_time: 1970-01-01T00:00:00+00:00 {bounds}",
+            f"event_time: 2026-03-02T12:00:00.000001+00:00 {bounds}",
+            f"event_time: {2**62} {bounds}",
+        ]
+        payloads = map(orjson.loads, found.dead_letters.column("payloadBytes").to_pylist())
+        assert [row["event_time"] for row in payloads] == [
+            *("1970-01-01T00:00:00+00:00", "2026-03-02T12:00:00.000001+00:00", 2**62)
+        ]
+        wide = MessageRules(max_lead=dt.timedelta(days=2), max_age=dt.timedelta(days=36_500))
+        found = to_transactions(batch, NOW, wide)
+        assert found.transactions.column("transaction_id").to_pylist() == ["a", "b", "c", "e"]
+
     def test_nanoseconds_are_cut_and_do_not_spoil_a_dead_letter(self):
         times = pa.array([1_700_000_000_123_456_789] * 3, pa.timestamp("ns", tz="UTC"))
         found = to_transactions(ulb(event_time=times, V1=[1.0, 2.0, None]), NOW)
