@@ -18,6 +18,7 @@ from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from pipelines.local import bigquery as local_bigquery
 from pipelines.local import pubsub as local_pubsub
 from pipelines.local import resources
+from pipelines.local.__main__ import main
 from pipelines.local.daemon import Daemon
 from pipelines.local.endpoints import Endpoints
 from pipelines.local.process import LocalStackError, ServerProcess
@@ -361,6 +362,14 @@ def test_up_says_what_is_missing(tmp_path):
     failed = local("up", "--no-bigquery", state_dir=tmp_path, environment={"PATH": str(tmp_path)})
     assert failed.returncode == 1
     assert "Google Cloud CLI" in failed.stderr
+
+
+@pytest.mark.parametrize("port", ["http", "65536", "-1"])
+def test_a_port_that_is_none_is_said(port, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["up", f"--pubsub-port={port}"])
+    assert stopped.value.code == 2
+    assert f"argument --pubsub-port: {port} is not a port: 0 to 65535" in capsys.readouterr().err
 
 
 def test_a_state_directory_of_others_is_refused(tmp_path):
