@@ -69,7 +69,7 @@ setup(
             "requests>=2.31,<3",
             "torch-model-archiver==0.12.0",
             "torchserve==0.12.0",
-            "uvicorn>=0.32,<1",
+            "uvicorn>=0.37,<1",
             "uvloop>=0.21,<1",
         ],
         "test": [
