@@ -75,14 +75,20 @@ def compare(
 
 
 def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over the reports of several seeds, shaped like one report."""
+    """Mean and standard deviation over the reports of several seeds, shaped like one report.
+
+    The deviations stand under `spread`, which is empty for a single report.
+    """
     first = reports[0]
     return {
         "repeats": len(reports),
         "rows": first["rows"],
         "prevalence": first["prevalence"],
         "scores": {name: _mean([r["scores"][name] for r in reports]) for name in first["scores"]},
-        "spread": {name: _std([r["scores"][name] for r in reports]) for name in first["scores"]},
+        # One report has no spread; a 0 would claim that it has none.
+        "spread": {name: _std([r["scores"][name] for r in reports]) for name in first["scores"]}
+        if len(reports) > 1
+        else {},
     }
 
 
@@ -95,7 +101,7 @@ def _mean(values: Sequence[Any]) -> Any:
 def _std(values: Sequence[Any]) -> Any:
     if isinstance(values[0], dict):
         return {key: _std([value[key] for value in values]) for key in values[0]}
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return float(np.std(values, ddof=1))
 
 
 def table(report: dict[str, Any]) -> str:

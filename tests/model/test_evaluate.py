@@ -91,6 +91,7 @@ def test_repeats_give_mean_and_spread(capsys, quick, monkeypatch):
     assert report["scores"]["anomaly_score"]["auroc"] == pytest.approx(np.mean(values))
     assert report["spread"]["anomaly_score"]["auroc"] == pytest.approx(np.std(values, ddof=1))
     assert "±" in evaluate.readable(report)
+    assert "±" not in evaluation.table(evaluation.summary(report["by_seed"][:1]))
 
 
 def test_repeats_on_unlabelled_training_data_trim_as_training_does(quick, monkeypatch, normals):

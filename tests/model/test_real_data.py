@@ -46,14 +46,21 @@ def test_thresholds_hold_on_test_normals(real):
     assert shares["high"] == pytest.approx(0.001, abs=0.0015)
 
 
-def test_the_score_is_sound_in_float32(real, rows):
-    """Eager, traced and float64 agree to 1e-4, and so does a row alone with the row in a batch."""
+def test_the_score_is_sound_in_float32(real, rows, tmp_path):
+    """Eager, traced, frozen, ONNX and float64 agree to 1e-4, and so does a row alone with it in a batch."""
     x = np.concatenate([rows.features[rows.labels == 1], rows.features[:: len(rows.features) // 2000]])
     module, network = real.load_model(), package.eager(real.load_model(freeze=False))
     frozen = evaluation.anomaly_scores(module, x)
     with torch.inference_mode():
         eager = network.score(torch.from_numpy(x))[0].double().numpy()
         alone = torch.cat([module.score(row[None])[0] for row in torch.from_numpy(x)]).double().numpy()
+        traced = real.load_model(freeze=False).score(torch.from_numpy(x))[0].double().numpy()
     np.testing.assert_allclose(frozen, eager, rtol=1e-4)
+    np.testing.assert_allclose(traced, eager, rtol=1e-4)
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX is an extra: pip install .[export]")
+    path = str(package.write_onnx(network, tmp_path / package.ONNX_FILE))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (onnx,) = session.run(["anomaly_score"], {package.ONNX_INPUT: x})
+    np.testing.assert_allclose(onnx, eager, rtol=1e-4)
     np.testing.assert_allclose(alone, frozen, rtol=1e-4)
     np.testing.assert_allclose(frozen, reference(network, x)["anomaly_score"], rtol=1e-4)
