@@ -54,6 +54,7 @@ setup(
             "matplotlib>=3.9,<4",
             "scikit-learn>=1.6,<2",
             "scipy>=1.13,<2",
+            "threadpoolctl>=3.5,<4",
             "torch-model-archiver==0.12.0",
         ],
         # More baselines for model.evaluate: HBOS and ECOD.
