@@ -10,7 +10,7 @@ from typing import Final
 from tqdm import tqdm
 
 from pipelines import options
-from pipelines.cloud import checks, workers
+from pipelines.cloud import caller, checks, workers
 from pipelines.cloud.checks import Finding
 from pipelines.cloud.request import PIPELINES, JobRequest, add_arguments, request
 from pipelines.resources.base import Clients
@@ -29,7 +29,11 @@ Check = Callable[[], list[Finding]]
 def planned(job: JobRequest, clients: Clients) -> list[Check]:
     """The checks that this job needs, none run yet."""
     args = job.pipeline_args
-    found: list[Check] = [lambda: checks.check_project(job.args.project)]
+    found: list[Check] = [
+        _bound(checks.check_project, job.args.project),
+        _bound(caller.check_job_name, job),
+        _bound(caller.check_act_as, job),
+    ]
     for flag in ("temp_location", "staging_location"):
         found.append(_bound(checks.check_location, clients, getattr(job.args, flag), f"--{flag}"))
     if job.args.via == "flex":

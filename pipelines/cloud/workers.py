@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
+
+from google.api_core.exceptions import GoogleAPICallError
+from google.auth.exceptions import GoogleAuthError
 
 from pipelines.cloud.checks import Finding
 from pipelines.cloud.request import JobRequest
 from pipelines.resources.accounts import Role, ServiceAccount, Target
 from pipelines.resources.base import Clients
 from pipelines.resources.gcloud import Gcloud, GcloudError
+from pipelines.resources.tables import may_write
 
 _WIDER: Final = {
     "roles/pubsub.subscriber": ("roles/pubsub.editor", "roles/pubsub.admin"),
@@ -18,6 +23,7 @@ _WIDER: Final = {
     "roles/pubsub.editor": ("roles/pubsub.admin",),
     "roles/storage.objectAdmin": ("roles/storage.admin",),
     "roles/storage.objectViewer": ("roles/storage.objectAdmin", "roles/storage.admin"),
+    "roles/bigquery.dataEditor": ("roles/bigquery.dataOwner", "roles/bigquery.admin"),
     "roles/bigquery.jobUser": ("roles/bigquery.user", "roles/bigquery.admin"),
     "roles/bigquery.readSessionUser": ("roles/bigquery.user", "roles/bigquery.admin"),
     "roles/artifactregistry.reader": ("roles/artifactregistry.writer", "roles/artifactregistry.admin"),
@@ -98,7 +104,31 @@ def check_worker(clients: Clients, request: JobRequest) -> list[Finding]:
     if state.status == "drift":
         enable = f"gcloud iam service-accounts enable {account} --project={request.args.project}"
         return [Finding(what, "failed", state.details[0], enable), *roles]
-    return [Finding(what), *roles]
+    return [Finding(what), *roles, *_check_dataset(clients, request)]
+
+
+def _check_dataset(clients: Clients, request: JobRequest) -> list[Finding]:
+    """Whether the account may write the tables, by the dataset's own list or by a role on its project."""
+    account, dataset = request.args.service_account_email, request.pipeline_args.output_dataset
+    if not dataset or clients.local_bigquery:
+        return []
+    role = "roles/bigquery.dataEditor"
+    what = f"{role} on dataset {dataset} for the workers"
+    try:
+        if may_write(clients.bigquery.get_dataset(dataset), account):
+            return [Finding(what)]
+    except (GoogleAPICallError, GoogleAuthError):
+        return []  # checks.check_dataset tells why
+    project = dataset.rpartition(".")[0]
+    on_project = Role(
+        role, member=f"serviceAccount:{account}", target="project", target_name=project, project=project
+    )
+    found = _check_role(clients, on_project)
+    if found.status != "failed":
+        return [Finding(what, found.status, found.problem)]
+    grant = f'GRANT `{role}` ON SCHEMA `{dataset}` TO "serviceAccount:{account}"'
+    problem = "is not granted there, nor a wider one on the project"
+    return [Finding(what, "failed", problem, f"bq query --use_legacy_sql=false {shlex.quote(grant)}")]
 
 
 def _check_role(clients: Clients, role: Role) -> Finding:

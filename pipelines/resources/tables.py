@@ -42,7 +42,7 @@ class Dataset(Resource):
             differences.append(f"location is {found.location}, declared {self.location}")
         if not has_label(found.labels):
             differences.append(f"labels lack {LABEL}")
-        if self.writer and not self._may_write(found):
+        if self.writer and not may_write(found, self.writer):
             differences.append(f"access lacks WRITER for {self.writer}")
         return State.of(differences)
 
@@ -66,7 +66,7 @@ class Dataset(Resource):
             )
         found.labels = {**found.labels, **LABEL}
         clients.bigquery.update_dataset(found, ["labels"])
-        if self.writer and not self._may_write(found):
+        if self.writer and not may_write(found, self.writer):
             self._admit(clients, found)
 
     def owned(self, clients: Clients) -> bool:
@@ -90,13 +90,15 @@ class Dataset(Resource):
         found.access_entries = [*found.access_entries, entry]
         clients.bigquery.update_dataset(found, ["access_entries"])
 
-    def _may_write(self, found: bigquery.Dataset) -> bool:
-        return any(
-            entry.entity_type == "userByEmail"
-            and entry.entity_id == self.writer
-            and entry.role in ("WRITER", "OWNER", "roles/bigquery.dataEditor", "roles/bigquery.dataOwner")
-            for entry in found.access_entries
-        )
+
+def may_write(found: bigquery.Dataset, account: str) -> bool:
+    """Whether the dataset itself lets the service account of this e-mail address write its tables."""
+    return any(
+        entry.entity_type == "userByEmail"
+        and entry.entity_id == account
+        and entry.role in ("WRITER", "OWNER", "roles/bigquery.dataEditor", "roles/bigquery.dataOwner")
+        for entry in found.access_entries
+    )
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,22 @@
 """The real DataflowRunner submits both pipelines; what it staged then runs in a fresh environment.
 
-The fresh environment sees the installed requirements, which constraints.txt pins, through a path file, and of
-the project only the staged package. STAGED_PYTHON names another one, such as one into which
-templates/requirements.txt was installed from the registry, hashes and all.
+The fresh environment has the packages of templates/requirements.txt in their locked versions, file by file
+through links to what is installed here, and of the project only the staged package. STAGED_PYTHON names
+another one, such as one into which templates/requirements.txt was installed from the registry by hash.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
-import sysconfig
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,6 +32,7 @@ from pipelines import batch, launch, streaming
 from pipelines.local.endpoints import Endpoints
 from pipelines.local.runner import LocalStreamingRunner, run_until_drained
 from tests.pipelines.google_server import Google
+from tests.templates.test_image import LOCKED
 from transforms import metrics
 from transforms.clients import BigQueryEndpoints
 
@@ -52,25 +55,49 @@ def payloads(count: int = 40) -> list[bytes]:
     return [*(json.dumps(row).encode() for row in rows), b'{"features": [1, 2]}']
 
 
+def plain(name: str) -> str:
+    """The name of a package in the one spelling that all others mean."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def link(distribution: metadata.Distribution, packages: Path) -> None:
+    """Links every installed file of a distribution into another site-packages."""
+    for line in (distribution.read_text("RECORD") or "").splitlines():
+        name = line.rsplit(",", 2)[0].strip('"')
+        if name.startswith(("..", "/")):  # scripts
+            continue
+        target = packages / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(str(distribution.locate_file(name)))
+
+
 @pytest.fixture(scope="module")
 def fresh_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a new virtual environment with the requirements, and nothing of the project."""
+    """The interpreter of a new virtual environment with the locked requirements, and nothing else."""
     if os.environ.get("STAGED_PYTHON"):
         return Path(os.environ["STAGED_PYTHON"])
     place = tmp_path_factory.mktemp("fresh") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
     (packages,) = place.glob("lib/python*/site-packages")
-    # A path file is not followed further, so that an editable installation of the project stays out of sight.
-    (packages / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    for name, version in LOCKED.items():
+        installed = metadata.distribution(name)
+        # Another build of torch will do; it brings its libraries along as packages of their own.
+        assert installed.version.partition("+")[0] == version.partition("+")[0], (
+            f"{name} is {installed.version} here and {version} in templates/requirements.txt"
+        )
+        link(installed, packages)
+        if installed.version != version:
+            wanted = {re.split(r"[^\w-]", line)[0] for line in installed.requires or ()}
+            for extra in {plain(name) for name in wanted} - {plain(name) for name in LOCKED}:
+                with contextlib.suppress(metadata.PackageNotFoundError):
+                    link(metadata.distribution(extra), packages)
     python = place / "bin" / "python"
+    listing = "from importlib import metadata; print(*(d.name for d in metadata.distributions()))"
     seen = subprocess.run(
-        [python, "-I", "-c", "import apache_beam, torch; import pipelines"],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
+        [python, "-I", "-c", listing], cwd=place, capture_output=True, text=True, check=True
     )
-    assert "No module named 'pipelines'" in seen.stderr
+    found = {plain(name) for name in seen.stdout.split()}
+    assert {name for name in found if not name.startswith(("nvidia-", "triton"))} == set(map(plain, LOCKED))
     return python
 
 
@@ -180,6 +207,10 @@ def test_the_staged_batch_scores_as_a_direct_run(
     staged = submit("batch", f"--input=gs://{BUCKET}/input/*.jsonl", *sinks)
     check_job(staged, google, streaming_job=False)
     staged.execute(fresh_python)
+    # What the package requires is locked, and what is locked fits together.
+    pip_check = [sys.executable, "-m", "pip", f"--python={fresh_python}", "check"]
+    checked = subprocess.run(pip_check, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
 
     (local := tmp_path / "transactions.jsonl").write_bytes(lines)
     direct = [f"--input={local}", f"--model={model_dir}", f"--output={tmp_path / 'scored'}"]

@@ -18,7 +18,7 @@ from requests.exceptions import ConnectTimeout
 from model import artifact
 from model.features import FEATURES
 from pipelines import launch, preflight
-from pipelines.cloud import checks
+from pipelines.cloud import caller, checks
 from pipelines.cloud.checks import Finding
 from pipelines.cloud.request import request
 from pipelines.local import resources
@@ -115,7 +115,7 @@ def test_a_model_that_may_not_be_read_names_the_role(google: Google, model_dir: 
 def test_without_credentials_every_check_says_how_to_sign_in(monkeypatch, capsys):
     for name in (
         *("STORAGE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST", "BIGQUERY_EMULATOR_HOST"),
-        checks.RESOURCE_MANAGER_VARIABLE,
+        *(checks.RESOURCE_MANAGER_VARIABLE, caller.IAM_VARIABLE),
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/key.json")
@@ -124,7 +124,9 @@ def test_without_credentials_every_check_says_how_to_sign_in(monkeypatch, capsys
     flags = ["--input_table=local-project.d.t", "--scorer=vertex", f"--vertex_endpoint={endpoint}"]
     findings = preflight.preflight(job("batch", *flags), progress=False)
     failed = [finding for finding in findings if finding.status == "failed"]
-    assert len(failed) == len(findings) - 1 == 8  # and the note that gcloud is not there
+    noted = [finding.what.split()[0] for finding in findings if finding.status == "note"]
+    assert noted == ["job", "service"]  # Dataflow is not asked, and there is no gcloud
+    assert len(failed) == 9
     assert {finding.remedy for finding in failed} == {"gcloud auth application-default login"}
 
 
@@ -298,6 +300,34 @@ def test_the_callers_permissions(google: Google):
         "gcloud projects add-iam-policy-binding local-project --member=user:YOUR_EMAIL "
         "--role=roles/dataflow.developer --condition=None"
     )
+
+
+def test_the_callers_right_to_run_jobs_as_the_workers(google: Google):
+    stream = job("streaming")
+    assert only(caller.check_act_as(stream)).status == "ok"
+    google.granted = set()
+    finding = only(caller.check_act_as(stream))
+    assert finding.problem == "you lack iam.serviceAccounts.actAs (roles/iam.serviceAccountUser)"
+    assert finding.remedy == (
+        "gcloud iam service-accounts add-iam-policy-binding "
+        "anomaly-worker@local-project.iam.gserviceaccount.com --project=local-project "
+        "--member=user:YOUR_EMAIL --role=roles/iam.serviceAccountUser"
+    )
+
+
+def test_a_name_that_a_running_job_has_is_for_update_alone(google: Google):
+    flag = f"--dataflow_endpoint={google.url}"
+    launched, updated = job("streaming", flag), job("streaming", flag, "--update")
+    assert only(caller.check_job_name(launched)).status == "ok"
+    assert "nothing to update: leave out --update" in only(caller.check_job_name(updated)).problem
+    google.add_job({"name": launched.args.job_name, "currentState": "JOB_STATE_RUNNING"})
+    finding = only(caller.check_job_name(launched))
+    assert finding.problem.startswith("runs already (2026-01-01_00_00_00-1); replace it with --update")
+    assert finding.remedy == (
+        "python -m pipelines.launch drain transaction-anomaly-streaming --project local-project "
+        "--region us-central1"
+    )
+    assert only(caller.check_job_name(updated)).status == "ok"
 
 
 # Servers of the model

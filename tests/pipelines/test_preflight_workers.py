@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from google.cloud import bigquery
 
 from pipelines.cloud import workers
 from pipelines.resources.base import Clients
@@ -62,3 +63,42 @@ def test_without_gcloud_the_roles_are_not_checked_and_that_is_said(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     finding = only(workers.check_worker(Clients("local-project"), job("streaming")))
     assert (finding.status, "no gcloud on the PATH" in finding.problem) == ("note", True)
+
+
+class Datasets:
+    """BigQuery with one dataset, of which the emulator would not tell who may write it."""
+
+    def __init__(self, *entries: bigquery.AccessEntry) -> None:
+        self.found = bigquery.Dataset("local-project.anomaly")
+        self.found.access_entries = list(entries)
+
+    def get_dataset(self, name: str) -> bigquery.Dataset:
+        assert name == "local-project.anomaly"
+        return self.found
+
+
+@pytest.mark.integration
+def test_the_workers_must_be_able_to_write_the_dataset(google: Google, gcloud, monkeypatch):
+    monkeypatch.delenv("BIGQUERY_EMULATOR_HOST", raising=False)
+    stream = job("streaming")
+    account = stream.args.service_account_email
+
+    def check(*entries: bigquery.AccessEntry):
+        clients = Clients("local-project")
+        clients.bigquery = Datasets(*entries)
+        return only(workers._check_dataset(clients, stream))
+
+    found = check(bigquery.AccessEntry("READER", "userByEmail", account))
+    assert (found.status, found.problem) == (
+        "failed",
+        "is not granted there, nor a wider one on the project",
+    )
+    assert found.remedy == (
+        "bq query --use_legacy_sql=false 'GRANT `roles/bigquery.dataEditor` ON SCHEMA "
+        f'`local-project.anomaly` TO "serviceAccount:{account}"\''
+    )
+    assert check(bigquery.AccessEntry("WRITER", "userByEmail", account)).status == "ok"
+    google.policies["projects/local-project"] = {
+        "bindings": [{"role": "roles/bigquery.admin", "members": [f"serviceAccount:{account}"]}]
+    }
+    assert check().status == "ok"
