@@ -1,4 +1,4 @@
-"""What the launch itself takes: a name that no running job has, and the right to act as the workers' account."""
+"""What the launch itself takes: a free job name, and the right to act as the workers' account."""
 
 from __future__ import annotations
 
