@@ -23,6 +23,7 @@ DATASET_LABEL: Final = "anomaly_dataset"
 ENDPOINT_FLAG: Final = "--dataflow_endpoint"
 ENDPOINT_VARIABLE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_DATAFLOW"
 
+_FIRST_PAUSE: Final = 0.5
 _FINAL: Final = ("DONE", "FAILED", "CANCELLED", "UPDATED", "DRAINED")
 _REQUESTS: Final = {
     "cancel": dataflow.JobState.JOB_STATE_CANCELLED,
@@ -104,7 +105,7 @@ class Jobs:
       project: its id.
       region: such as us-central1.
       endpoint: URL in place of Google's; with http:// it must be this machine, and no credentials are sent.
-      poll_seconds: pause between two questions while a job is followed.
+      poll_seconds: longest pause between two questions while a job is followed; the first ones are shorter.
     """
 
     project: str
@@ -232,6 +233,7 @@ class Jobs:
         """
         deadline = time.monotonic() + timeout
         state, since, seen = "", None, set[tuple[dt.datetime, str]]()
+        pause = min(_FIRST_PAUSE, self.poll_seconds)
         while True:
             job = self.get(job_id)
             if say:
@@ -247,7 +249,8 @@ class Jobs:
                 return job
             if timeout and time.monotonic() > deadline:
                 raise JobError(f"job {job.name} is {state} after {timeout:.0f} s: {self.url(job_id)}")
-            time.sleep(self.poll_seconds)
+            time.sleep(pause)
+            pause = min(2 * pause, self.poll_seconds)
 
     def launch(self, parameter: dataflow.LaunchFlexTemplateParameter, validate_only: bool = False) -> JobInfo:
         """Launches a Flex template.

@@ -7,16 +7,19 @@ import re
 import subprocess
 import sys
 import tarfile
+import time
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from pipelines.local.endpoints import Endpoints
+from pipelines.resources.declared import Names, roles
 from tests.pipelines.google_server import Google
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "google-cloud.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BUCKET = "local-project-anomaly"
 
 
@@ -33,8 +36,30 @@ def test_what_is_not_run_here_is_the_sign_in_alone():
     assert all(line.startswith(("gcloud auth", "gcloud config set project")) for line in skipped)
 
 
+def commands(text: str) -> set[str]:
+    """The commands of shell blocks; --yes, which a person can do without, is left out."""
+    found = re.findall(r"^ *(?:python -m|gcloud) .*$", text, re.M)
+    return {line.strip().removesuffix(" --yes") for line in found}
+
+
+def test_the_steps_of_the_readme_are_steps_of_this_page():
+    section = README.partition("## From laptop to Dataflow")[2].partition("\n## ")[0]
+    steps = commands(section)
+    assert len(steps) >= 9
+    assert steps - commands("".join(text for _, text in blocks())) == set()
+
+
+@pytest.mark.parametrize("text", [PAGE, README], ids=["page", "readme"])
+def test_the_table_of_roles_is_the_declaration(text):
+    table = text.partition("| role | on | for |\n")[2].partition("\n\n")[0]
+    listed = set(re.findall(r"`(roles/[\w.]+)`", table))
+    names = Names("my-project", vertex=True)
+    assert listed == {role.name for role in roles(names) if role.member.endswith(names.account)}
+    assert "WRITER" in table
+
+
 @pytest.mark.integration
-@pytest.mark.timeout(900)  # a hundred calls of gcloud
+@pytest.mark.timeout(900)  # some sixty calls of gcloud, each a second of computing
 def test_the_steps_of_the_page_run_in_order(google: Google, gcloud, local_stack: Endpoints, tmp_path: Path):
     place = tmp_path / "checkout"
     place.mkdir()
@@ -55,10 +80,12 @@ def test_the_steps_of_the_page_run_in_order(google: Google, gcloud, local_stack:
     def run(line: str) -> None:
         exports = "export PROJECT=local-project REGION=us-central1; "
         shell = ["bash", "-euo", "pipefail", "-c", exports + line]
+        began = time.monotonic()
         finished = subprocess.run(
             shell, cwd=place, env=environment, capture_output=True, text=True, check=False
         )
         assert finished.returncode == 0, f"{line}\n{finished.stdout[-1500:]}\n{finished.stderr[-4000:]}"
+        print(f"{time.monotonic() - began:6.1f} s  {line}")  # with -s, or when a later line fails
         done.append(line)
 
     try:
@@ -74,7 +101,8 @@ def test_the_steps_of_the_page_run_in_order(google: Google, gcloud, local_stack:
 
 def after(line: str, google: Google, run) -> None:
     """Runs a line and looks at what it left behind."""
-    run(line)
+    # Training to the end is what test_readme.py does; here the way of the model into the bucket counts.
+    run(f"{line} --epochs=2 --rows=20000" if "model.train" in line else line)
     if "resources create" in line:
         bindings = google.policies["projects/local-project"]["bindings"]
         assert {binding["role"] for binding in bindings} == {
