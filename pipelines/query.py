@@ -247,6 +247,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not args.dataset:
         found.error("--dataset=PROJECT.DATASET is needed")
+    if args.plot and not args.plot.absolute().parent.is_dir():
+        found.exit(1, f"{found.prog}: --plot: no directory {args.plot.parent}; make it first\n")
     statement = sql(args.name, args.dataset, args.since, args.limit)
     if args.show_sql:
         print(statement)
@@ -269,7 +271,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.plot:
         try:
             plot(rows, args.plot, title(args.name))
-        except ValueError as error:
+        except ModuleNotFoundError:
+            found.exit(1, f"{found.prog}: --plot needs matplotlib: pip install 'matplotlib>=3.9'\n")
+        except (OSError, ValueError) as error:
             found.exit(1, f"{found.prog}: {error}\n")
         print(f"Wrote {args.plot}", file=sys.stderr)
     return 0

@@ -18,6 +18,10 @@ from pipelines.resources.declared import Names
 
 PIPELINES: Final = ("streaming", "batch")
 STREAMING_MODES: Final = ("at_least_once", "exactly_once")
+MACHINE_TYPE: Final = "n2-standard-2"
+GPU_HELP: Final = (
+    "needs an --image with a build of torch for CUDA; the project's own has none. Example: nvidia-l4:1"
+)
 
 _JOB_NAME: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _GPU: Final = re.compile(r"[a-z][a-z0-9-]+(:[1-9]\d?)?")
@@ -145,10 +149,7 @@ def _add_worker_arguments(parser: argparse.ArgumentParser) -> None:
         help="autoscaling stops there going up; what bounds the bill (default: %(default)s)",
     )
     group.add_argument(
-        "--machine_type",
-        default="n2-standard-2",
-        metavar="TYPE",
-        help="default: %(default)s. Example: n2-highcpu-8",
+        "--machine_type", metavar="TYPE", help=f"default: {MACHINE_TYPE}. Example: n2-highcpu-8"
     )
     group.add_argument("--network", help="VPC network. Example: default")
     group.add_argument(
@@ -162,12 +163,12 @@ def _add_worker_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--streaming_mode",
         choices=STREAMING_MODES,
-        default=STREAMING_MODES[0],
-        help="at_least_once costs less, and the views over the tables keep one row a transaction; "
-        "exactly_once where the alert topic must not get a message twice (default: %(default)s)",
+        help="of a stream: at_least_once costs less, and the views over the tables keep one row a "
+        "transaction; exactly_once where the alert topic must not get a message twice "
+        f"(default: {STREAMING_MODES[0]})",
     )
     group.add_argument("--prime", action="store_true", help="Dataflow Prime; goes without --machine_type")
-    group.add_argument("--gpu", type=gpu, metavar="TYPE[:COUNT]", help="Example: nvidia-l4:1")
+    group.add_argument("--gpu", type=gpu, metavar="TYPE[:COUNT]", help=GPU_HELP)
 
 
 def request(
@@ -202,20 +203,38 @@ def request(
         "temp_location": f"{names.bucket_url}/temp",
         "staging_location": f"{names.bucket_url}/staging",
         "service_account_email": names.account,
+        "machine_type": MACHINE_TYPE,
+        "streaming_mode": STREAMING_MODES[0],
     }
+    _check_fit(parser, pipeline, args)
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    if args.min_num_workers and args.min_num_workers > args.max_num_workers:
-        parser.error(f"--min_num_workers={args.min_num_workers} is above --max_num_workers")
-    if args.update and pipeline == "batch":
-        parser.error("--update is for streaming jobs")
-    mapped = [pair for pair in args.transform_name_mapping if not re.fullmatch(r"[^=]+=[^=]*", pair)]
-    if mapped:
-        parser.error(f"--transform_name_mapping={mapped[0]} has not the form OLD=NEW")
     argv = [*rest, *_defaults(pipeline, names, rest)]
     own, beam_options = module(pipeline).parser().parse(argv)
     return JobRequest(pipeline, args, tuple(argv), own, beam_options, names)
+
+
+def _check_fit(parser: argparse.ArgumentParser, pipeline: str, args: argparse.Namespace) -> None:
+    """Refuses what would be ignored, or refused by Dataflow later on; `args` as they were given."""
+    for flag in ("min_num_workers", "num_workers"):
+        if (getattr(args, flag) or 0) > args.max_num_workers:
+            parser.error(f"--{flag}={getattr(args, flag)} is above --max_num_workers={args.max_num_workers}")
+    if args.update and pipeline == "batch":
+        parser.error("--update is for streaming jobs")
+    if args.streaming_mode and pipeline == "batch":
+        parser.error("--streaming_mode is for streaming jobs")
+    if args.template and args.via == "direct":
+        parser.error("--template goes with --via=flex; --via=direct submits from this machine")
+    if args.prime and args.machine_type:
+        parser.error("--prime chooses the machines itself: leave out --machine_type")
+    if args.gpu and not args.image:
+        parser.error(f"--gpu {GPU_HELP}")
+    if args.transform_name_mapping and not args.update:
+        parser.error("--transform_name_mapping goes with --update")
+    mapped = [pair for pair in args.transform_name_mapping if not re.fullmatch(r"[^=]+=[^=]*", pair)]
+    if mapped:
+        parser.error(f"--transform_name_mapping={mapped[0]} has not the form OLD=NEW")
 
 
 def _defaults(pipeline: str, names: Names, given: Sequence[str]) -> list[str]:

@@ -71,6 +71,11 @@ def test_dry_run_of_a_direct_launch_shows_the_command_line(capsys):
     ("argv", "said"),
     [
         (["--min_num_workers=5"], "--min_num_workers=5 is above --max_num_workers"),
+        (["--num_workers=5"], "--num_workers=5 is above --max_num_workers=4"),
+        (["--prime", "--machine_type=n2-highcpu-4"], "leave out --machine_type"),
+        (["--gpu=nvidia-l4:1"], "needs an --image with a build of torch for CUDA"),
+        (["--via=direct", "--template=gs://b-1/t.json"], "--template goes with --via=flex"),
+        (["--transform_name_mapping=a=b"], "--transform_name_mapping goes with --update"),
         (["--job_name=Upper"], "lower-case letters"),
         (["--gpu=nvidia-l4:"], "TYPE or TYPE:COUNT"),
         (["--temp_location=/tmp"], "gs://BUCKET/PATH"),
@@ -87,6 +92,13 @@ def test_what_cannot_be_launched_is_refused_before_anything_is_asked(argv, said,
     assert said in capsys.readouterr().err
 
 
+def test_what_is_for_streams_is_refused_of_a_batch(capsys):
+    for flag in ("--update", "--streaming_mode=exactly_once"):
+        with pytest.raises(SystemExit):
+            launch.main(["batch", *PROJECT, "--dry-run", "--input=gs://b/x.parquet", flag])
+        assert f"{flag.partition('=')[0]} is for streaming jobs" in capsys.readouterr().err
+
+
 def test_labels_have_the_form_that_dataflow_takes():
     assert label_value("my-project.Anomaly x") == "my-project-anomaly-x"
     assert len(label_value("a" * 100)) == 63
@@ -98,7 +110,13 @@ def test_labels_have_the_form_that_dataflow_takes():
 def test_flex_launch_sends_parameters_and_environment(google: Google, capsys):
     flags = ["--min_num_workers=1", "--max_num_workers=8", "--num_workers=2", "--machine_type=n2-highcpu-4"]
     flags += ["--no_use_public_ips", "--subnetwork=regions/europe-west1/subnetworks/s", "--gpu=nvidia-l4:2"]
-    flags += ["--streaming_mode=exactly_once", "--experiments=x1", "--profile_cpu", "--high_threshold=40"]
+    flags += [
+        f"--image={IMAGE}",
+        "--streaming_mode=exactly_once",
+        "--experiments=x1",
+        "--profile_cpu",
+        "--high_threshold=40",
+    ]
     assert run(google, "streaming", "--skip-preflight", "--format=json", *flags) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["url"] == (
@@ -118,6 +136,7 @@ def test_flex_launch_sends_parameters_and_environment(google: Google, capsys):
     environment = parameter.environment
     assert (environment.num_workers, environment.max_workers) == (2, 8)
     assert environment.machine_type == "n2-highcpu-4"
+    assert environment.sdk_container_image == IMAGE
     assert list(environment.additional_experiments) == [
         "min_num_workers=1",
         "worker_accelerator=type:nvidia-l4;count:2;install-nvidia-driver",

@@ -188,6 +188,16 @@ def test_score_drift(filled):
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("name", ["anomalies_by_hour", "latency", "score_drift"])
+def test_a_limit_keeps_the_latest_of_a_course(filled, name):
+    everything = rows_of(filled, name)
+    assert rows_of(filled, name, limit=1) == everything[-1:]
+    assert [next(iter(row.values())) for row in everything] == sorted(
+        next(iter(row.values())) for row in everything
+    )
+
+
+@pytest.mark.integration
 def test_dead_letters(filled):
     found = rows_of(filled, "dead_letters")
     assert [(row["stage"], row["reason"].strip(), row["messages"]) for row in found] == [
@@ -253,6 +263,15 @@ def test_a_query_that_scans_too_much_is_refused_before_it_runs(
         query.main([*argv, "--max-bytes=1000"])
     assert ended.value.code == 1
     assert "would scan 2,000 bytes, over --max-bytes=1000: give a later --since" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_a_picture_that_cannot_be_written_is_told(filled, bigquery_emulator, tmp_path, capsys):
+    argv = ["score_drift", f"--dataset={filled[1]}", f"--bigquery_endpoint={bigquery_emulator.bigquery}"]
+    with pytest.raises(SystemExit) as ended:
+        query.main([*argv, "--since=2026-01-01", f"--plot={tmp_path / 'none' / 'a.png'}"])
+    assert ended.value.code == 1
+    assert "--plot: no directory" in capsys.readouterr().err
 
 
 def test_the_list(capsys):
