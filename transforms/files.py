@@ -65,7 +65,7 @@ class ReadJsonLines(beam.PTransform):
     """
 
     pattern: str
-    rows: int = 1024
+    rows: int = 4096
     split_bytes: int = SPLIT_BYTES
     max_line_bytes: int = MAX_LINE_BYTES
 
@@ -246,7 +246,7 @@ def split_lines(file: FileMetadata, split_bytes: int = SPLIT_BYTES) -> list[Rang
 
 
 def read_lines(
-    share: Range, rows: int = 1024, max_line_bytes: int = MAX_LINE_BYTES, block_bytes: int = BLOCK_BYTES
+    share: Range, rows: int = 4096, max_line_bytes: int = MAX_LINE_BYTES, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[list[bytes]]:
     """The lines that begin within the share, in lists of `rows`, empty ones too: none is lost unseen.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -113,6 +114,10 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
         loaded = LoadedModel(found.load_model(), rules)
         for _ in range(3):
             loaded.outputs(np.zeros((2, len(found.manifest.features)), np.float32))
+        # Modules and model live as long as the worker. Without this the garbage collector, which the many
+        # short-lived objects of parsing set going, would look through all of them again and again.
+        gc.collect()
+        gc.freeze()
         return loaded
 
     def run_inference(

@@ -17,7 +17,8 @@ def write_service_account(path: Path, project: str, token_server: str) -> Path:
     """Write a new service account key to `path`, readable by this user alone.
 
     Google's libraries find it through GOOGLE_APPLICATION_CREDENTIALS and ask `token_server` for access
-    tokens, so that no request leaves this machine. The key is random and registered nowhere.
+    tokens. google-auth also asks iamcredentials.googleapis.com, in a thread of its own, for the regions of
+    the account, and goes on without an answer. The key is random and registered nowhere.
     """
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(
