@@ -117,20 +117,28 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
 
 def check(found: options.OptionsParser, args: argparse.Namespace, beam_options: PipelineOptions) -> Manifest:
     """What argparse alone cannot check; ends the program with a message that says what to do."""
-    options.require_sink(found, args)
-    remote_options.validate_arguments(found, args)
-    if args.row_filter and not args.input_table:
-        found.error("--row_filter goes with --input_table; put the condition into --input_query instead")
-    if args.input and input_format(args) is None:
-        found.error(f"--input={args.input}: cannot tell the format; give --input_format=jsonl or parquet")
+    check_arguments(found, args, beam_options)
     # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
     if args.input and "://" not in args.input and not FileSystems.match([args.input])[0].metadata_list:
         found.error(
             f"--input={args.input}: no such file; `python -m publisher --jsonl FILE --count 1000` writes one"
         )
-    wiring.check_write_method(found, args, beam_options)
     wiring.default_runner(beam_options, "FnApiRunner")
     return options.resolve_model(found, args)
+
+
+def check_arguments(
+    found: options.OptionsParser, args: argparse.Namespace, beam_options: PipelineOptions
+) -> None:
+    """The part of `check` that needs neither the model nor a file, so that a launch refuses by it too."""
+    options.require_sink(found, args)
+    options.check_thresholds(found, args)
+    remote_options.validate_arguments(found, args)
+    if args.row_filter and not args.input_table:
+        found.error("--row_filter goes with --input_table; put the condition into --input_query instead")
+    if args.input and input_format(args) is None:
+        found.error(f"--input={args.input}: cannot tell the format; give --input_format=jsonl or parquet")
+    wiring.check_write_method(found, args, beam_options)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,9 +6,10 @@ import argparse
 import dataclasses
 import datetime as dt
 import difflib
+import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -218,17 +219,37 @@ def resolve_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error(f"--model: {error}")
     except Exception as error:  # whatever Cloud Storage's client raises: no bucket, no permission, no network
         parser.error(f"--model: cannot read {args.model}: {error}")
-    overrides = thresholds_given(args)
-    for severity, value in overrides.items():
+    problem = threshold_problem(args, manifest.thresholds)
+    if problem:
+        parser.error(problem)
+    return dataclasses.replace(manifest, thresholds={**manifest.thresholds, **thresholds_given(args)})
+
+
+def check_thresholds(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program when the thresholds that were given cannot be, whatever the model's are."""
+    problem = threshold_problem(args, {})
+    if problem:
+        parser.error(problem)
+
+
+def threshold_problem(args: argparse.Namespace, calibrated: Mapping[str, float]) -> str | None:
+    """What is wrong with the given thresholds beside those of the model's manifest; None if sound."""
+    given = thresholds_given(args)
+    for severity, value in given.items():
         if math.isnan(value):  # which is in no order, so the comparison below would let it pass
-            parser.error(f"--{severity}_threshold: nan is no number; give one such as 25.0")
-    merged = {**manifest.thresholds, **overrides}
-    steps = [merged[severity] for severity in SEVERITIES[1:]]
-    if steps != sorted(steps):
-        parser.error(
-            f"--{SEVERITIES[1]}_threshold={steps[0]} is above --{SEVERITIES[-1]}_threshold={steps[-1]}"
-        )
-    return dataclasses.replace(manifest, thresholds=merged)
+            return f"--{severity}_threshold: nan is no number; give one such as 25.0"
+    merged = {**calibrated, **given}
+    steps = [(severity, merged[severity]) for severity in SEVERITIES[1:] if severity in merged]
+    for (low, below), (high, above) in itertools.pairwise(steps):
+        if below > above:
+            named = {
+                severity: f"--{severity}_threshold={merged[severity]}"
+                if severity in given
+                else f"the model's threshold of {severity}, {merged[severity]}"
+                for severity in (low, high)
+            }
+            return f"{named[low]} is above {named[high]}"
+    return None
 
 
 def thresholds_given(args: argparse.Namespace) -> dict[str, float]:

@@ -122,11 +122,19 @@ def run(
 
 def check(found: options.OptionsParser, args: argparse.Namespace, beam_options: PipelineOptions) -> Manifest:
     """What argparse alone cannot check; ends the program with a message that says what to do."""
-    remote_options.validate_arguments(found, args)
-    wiring.check_write_method(found, args, beam_options)
+    check_arguments(found, args, beam_options)
     if wiring.default_runner(beam_options, LOCAL_RUNNER) == "FnApiRunner":
         found.error(f"--runner=FnApiRunner reads no Pub/Sub; use DataflowRunner, or {LOCAL_RUNNER}")
     return options.resolve_model(found, args)
+
+
+def check_arguments(
+    found: options.OptionsParser, args: argparse.Namespace, beam_options: PipelineOptions
+) -> None:
+    """The part of `check` that needs no model, so that a launch refuses by it too."""
+    options.check_thresholds(found, args)
+    remote_options.validate_arguments(found, args)
+    wiring.check_write_method(found, args, beam_options)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
