@@ -15,6 +15,7 @@ that waits for its timer, a window) still holds at a crash is lost only if held 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,11 @@ from google.cloud.pubsub_v1 import SubscriberClient
 
 from pipelines.local.evaluators import LocalContext, LocalEvaluators, Progress
 from pipelines.local.subscription import Subscription
+
+_LOGGER = logging.getLogger(__name__)
+_STEP_SECONDS = 0.5
+_GRACE_SECONDS = 6.0
+"""For a bundle in progress when a pipeline is to end. An idle worker of Beam's looks up every 5 s."""
 
 STATE_ACK_DELAY = 5.0
 """Seconds for which messages stay unacknowledged in a pipeline that has steps with state."""
@@ -191,7 +197,7 @@ class LocalResult(beam_direct.DirectPipelineResult):
         if PipelineState.is_terminal(self._state):
             return self._state
         try:
-            finished = self._progress.finished.wait(None if duration is None else duration / 1000)
+            finished = self._wait(None if duration is None else duration / 1000)
         except KeyboardInterrupt:
             self.cancel()
             raise
@@ -202,8 +208,21 @@ class LocalResult(beam_direct.DirectPipelineResult):
             raise self._progress.failure
         return self._state
 
+    def _wait(self, seconds: float | None) -> bool:
+        """Wait for the end, in steps: a signal that another thread was given ends no wait of this one."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = _STEP_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
+            if self._progress.finished.wait(min(left, _STEP_SECONDS)):
+                return True
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+
     def cancel(self) -> str:
-        """End the pipeline after the bundle in progress. What is not acknowledged will come again."""
+        """End the pipeline after the bundle in progress, for which it waits some seconds and no more.
+
+        What is not acknowledged will come again.
+        """
         if not PipelineState.is_terminal(self._state):
             self._end(PipelineState.CANCELLED)
         return self._state
@@ -230,13 +249,34 @@ class LocalResult(beam_direct.DirectPipelineResult):
 
     def _end(self, state: str) -> None:
         self._progress.stop.set()
-        self._executor.shutdown()
-        self._progress.tear_down()
+        if self._stop_workers():
+            self._progress.tear_down()
+        else:
+            _LOGGER.warning(
+                "The bundle in progress has not ended; it is given up, and its messages come again"
+            )
         for subscription in self._progress.subscriptions.values():
             subscription.close()
         if self._client is not None:
             self._client.close()
         self._state = state
+
+    def _stop_workers(self) -> bool:
+        """Whether the workers have ended in time.
+
+        Beam's shutdown waits without a limit, and a sink that is out retries for minutes. The threads are
+        daemons: the process ends without them.
+        """
+        service = self._executor._executor.executor_service
+        service.shutdown()
+        self._executor._executor.evaluation_context.shutdown()
+        deadline = time.monotonic() + _GRACE_SECONDS
+        try:
+            while any(worker.is_alive() for worker in service.workers) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        except KeyboardInterrupt:  # a second Ctrl-C: at once, but not without the subscriptions
+            _LOGGER.warning("Interrupted again")
+        return not any(worker.is_alive() for worker in service.workers)
 
 
 def run_until_drained(

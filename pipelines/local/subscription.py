@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from apache_beam.io.gcp.pubsub import PubsubMessage
@@ -23,6 +24,7 @@ _RENEW_SECONDS = 5.0
 _ACK_IDS_PER_REQUEST = 1000
 _GATHER_SECONDS = 0.05
 _OUTAGE_SECONDS = 30.0
+_CLOSE_SECONDS = 10.0
 _TRANSIENT = (
     exceptions.ServiceUnavailable,
     exceptions.DeadlineExceeded,
@@ -129,15 +131,18 @@ class Subscription:
             self.client.acknowledge(subscription=self.name, ack_ids=chunk, timeout=30)
 
     def close(self) -> None:
-        """Hand back what was not acknowledged, and delete a temporary subscription."""
+        """Hand back what was not acknowledged, and delete a temporary subscription.
+
+        Each is tried once: where Pub/Sub does not answer, leases run out by themselves.
+        """
         self._closed.set()
         if self._renewer is not None:
-            self._renewer.join()
+            self._renewer.join(_CLOSE_SECONDS)
         try:
-            self._set_deadlines(0)
+            self._set_deadlines(0, retry=None, timeout=_CLOSE_SECONDS)
             self._pulled.clear()
             if self.topic is not None:
-                self.client.delete_subscription(subscription=self.name, timeout=10)
+                self.client.delete_subscription(subscription=self.name, retry=None, timeout=_CLOSE_SECONDS)
         except exceptions.GoogleAPICallError as error:
             _LOGGER.warning("Could not clean up %s: %s", self.name, error)
 
@@ -148,12 +153,15 @@ class Subscription:
             except exceptions.GoogleAPICallError as error:
                 _LOGGER.warning("Could not renew the leases of %s: %s", self.name, error)
 
-    def _set_deadlines(self, seconds: int) -> None:
+    def _set_deadlines(self, seconds: int, **call: Any) -> None:
         with self._lock:
             ack_ids = [ack_id for _, ids in self._pulled for ack_id in ids]
         for chunk in _chunks(ack_ids):
             self.client.modify_ack_deadline(
-                subscription=self.name, ack_ids=chunk, ack_deadline_seconds=seconds, timeout=10
+                subscription=self.name,
+                ack_ids=chunk,
+                ack_deadline_seconds=seconds,
+                **{"timeout": 10, **call},
             )
 
 

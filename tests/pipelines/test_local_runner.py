@@ -206,19 +206,62 @@ def test_a_topic_is_read_from_the_moment_that_run_returns(pubsub_emulator, chann
     assert subscriptions(channel) == [channel.subscription]
 
 
+@pytest.fixture
+def ctrl_c():
+    """Sends SIGINT, and has Python heed it: `make test &` in a script starts it with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.integration
-def test_ctrl_c_takes_the_subscription_of_a_topic_away(pubsub_emulator, channel):
+def test_ctrl_c_takes_the_subscription_of_a_topic_away(pubsub_emulator, channel, ctrl_c):
     pipeline = new_pipeline()
     pipeline | ReadFromPubSub(topic=channel.topic) | beam.ParDo(Collect())
     result = pipeline.run()
     assert len(subscriptions(channel)) == 2
-    interrupt = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt = threading.Timer(0.5, ctrl_c)
     interrupt.start()
     with pytest.raises(KeyboardInterrupt):
         result.wait_until_finish()
     interrupt.join()
     assert result.state == PipelineState.CANCELLED
     assert subscriptions(channel) == [channel.subscription]
+
+
+@pytest.mark.integration
+def test_a_signal_that_another_thread_was_given_ends_the_wait(channel, ctrl_c):
+    """The kernel may hand a signal to any thread, and Python acts on it when the main thread next runs."""
+    pipeline = new_pipeline()
+    pipeline | ReadFromPubSub(topic=channel.topic) | beam.ParDo(Collect())
+    result = pipeline.run()
+
+    def interrupt():
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    timer = threading.Timer(0.5, interrupt)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        result.wait_until_finish()
+    timer.join()
+    assert result.state == PipelineState.CANCELLED
+
+
+@pytest.mark.integration
+def test_ctrl_c_does_not_wait_for_a_step_that_hangs(channel, ctrl_c, monkeypatch):
+    monkeypatch.setattr("pipelines.local.runner._GRACE_SECONDS", 0.5)
+    publish(channel.topic, [b"held"])
+    pipeline = new_pipeline()
+    pipeline | ReadFromPubSub(subscription=channel.subscription) | beam.ParDo(WaitForGate())
+    result = pipeline.run()
+    until(lambda: SEEN)
+    interrupt = threading.Timer(0.1, ctrl_c)
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        result.wait_until_finish()
+    assert result.state == PipelineState.CANCELLED
+    assert not GATE.is_set()
+    assert left_in(channel.subscription) == [b"held"]
 
 
 @pytest.mark.integration
