@@ -8,10 +8,12 @@ import datetime as dt
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound
 from google.auth.exceptions import GoogleAuthError
@@ -20,6 +22,9 @@ from requests.exceptions import RequestException
 
 from pipelines import options
 from transforms import clients
+
+if TYPE_CHECKING:  # drawing is an extra
+    from matplotlib.figure import Figure
 
 EXAMPLE = """example:
   python -m pipelines.query top_anomalies --dataset my-project.anomaly --since 24h --limit 10
@@ -31,6 +36,38 @@ _LIMIT: Final = re.compile(r"\d+ /\* limit \*/")
 _DATASET: Final = re.compile(r"`anomaly\.")
 _AGE: Final = re.compile(r"(\d+)([mhd])")
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
+_HEADING_WIDTH: Final = 110
+_LABEL_WIDTH: Final = 60
+
+
+@dataclass(frozen=True)
+class Picture:
+    """How --plot draws the rows of a query.
+
+    Attributes:
+      x: the column of the points in time, or, with `bars`, of the names beside the bars.
+      y: the columns with the numbers, an axis each; () for every column of numbers.
+      series: a line, or a colour of bars, for each value of this column.
+      bars: whether a row is a horizontal bar.
+    """
+
+    x: str
+    y: tuple[str, ...] = ()
+    series: str | None = None
+    bars: bool = False
+
+
+PICTURES: Final = {
+    "anomalies_by_account": Picture("account_id", ("alerts", "high", "max_score"), bars=True),
+    "anomalies_by_feature": Picture("feature", ("alerts", "high", "mean_contribution"), bars=True),
+    "anomalies_by_hour": Picture("hour", ("transactions", "medium", "high", "alert_percent")),
+    "dead_letters": Picture("reason", ("messages",), series="stage", bars=True),
+    "latency": Picture("minute"),
+    "score_drift": Picture(
+        "day", ("transactions", "alert_percent", "score_p50", "score_p99"), series="model_version"
+    ),
+}
+"""The queries that can be drawn; the others list single rows."""
 
 
 def names() -> list[str]:
@@ -145,43 +182,64 @@ def _json(value: Any) -> Any:
     return value.isoformat() if isinstance(value, dt.datetime) else value
 
 
-def plot(rows: Sequence[dict[str, Any]], path: Path, heading: str) -> None:
-    """Draws the numeric columns over the first column, and writes a PNG.
+def draw(rows: Sequence[dict[str, Any]], picture: Picture, heading: str) -> Figure:
+    """Draws rows: an axis a number, over time with a line a series, or with a horizontal bar a row.
 
-    Raises:
-      ValueError: there is nothing to draw.
+    Args:
+      rows: at least one.
+      picture: what stands where.
+      heading: wrapped to the width of the figure.
     """
-    import matplotlib
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    columns = [
-        name
-        for name in (list(rows[0])[1:] if rows else [])
-        if all(isinstance(row[name], (int, float)) or row[name] is None for row in rows)
-    ]
-    if not columns:
-        raise ValueError("--plot: the query gave no rows with numbers to draw")
-    first = next(iter(rows[0]))
-    figure, axes = plt.subplots(
-        len(columns), 1, figsize=(9, 1.9 * len(columns) + 0.8), sharex=True, squeeze=False
-    )
-    labels = [row[first] if isinstance(row[first], dt.datetime) else str(row[first]) for row in rows]
-    for axis, name in zip(axes[:, 0], columns, strict=True):
-        values = [float("nan") if row[name] is None else row[name] for row in rows]
-        if isinstance(labels[0], dt.datetime):
-            axis.plot(labels, values, marker=".")
-        else:
-            axis.bar(labels, values)
-        axis.set_ylabel(name.replace("_", "\n"), rotation=0, ha="right", va="center")
-        axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+    names = picture.y or tuple(name for name in rows[0] if _is_number(rows, name))
+    series = [_label(row[picture.series]) if picture.series else "" for row in rows]
+    order = list(dict.fromkeys(series))
+    figure = Figure(layout="constrained")
+    figure.suptitle(textwrap.fill(heading, _HEADING_WIDTH), x=0.01, ha="left")
+    if picture.bars:
+        labels = [textwrap.fill(_label(row[picture.x]), _LABEL_WIDTH) for row in rows]
+        figure.set_size_inches(11, 1.4 + 0.19 * sum(2 + label.count("\n") for label in labels))
+        axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    else:
+        figure.set_size_inches(11, 1.2 + 1.7 * len(names))
+        axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, name in zip(axes, names, strict=True):
+        for number, one in enumerate(order):
+            chosen = [i for i, found in enumerate(series) if found == one]
+            values = [float("nan") if rows[i][name] is None else rows[i][name] for i in chosen]
+            if picture.bars:
+                axis.barh(chosen, values, label=one, color=f"C{number}")
+            else:
+                axis.plot([rows[i][picture.x] for i in chosen], values, marker=".", label=one)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_title(heading, loc="left")
-    axes[-1, 0].tick_params(axis="x", rotation=45)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        if picture.bars:
+            axis.set_yticks(range(len(rows)), labels)
+            axis.set_xlabel(name)
+            axis.set_xlim(left=min(0, axis.get_xlim()[0]))
+        else:
+            axis.set_ylabel(name.replace("_", "\n"), rotation=0, ha="right", va="center")
+            low, high = min(0, axis.get_ylim()[0]), axis.get_ylim()[1]
+            axis.set_ylim(low, high + (high - low) / 20)
+    if picture.bars:
+        axes[0].invert_yaxis()  # the first row on top
+    else:
+        locator = AutoDateLocator()
+        axes[-1].xaxis.set_major_locator(locator)
+        axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        axes[-1].set_xlabel(f"{picture.x}, UTC")
+    if picture.series:
+        axes[0].legend(title=picture.series, fontsize="small")
+    return figure
+
+
+def _is_number(rows: Sequence[dict[str, Any]], name: str) -> bool:
+    return all(isinstance(row[name], (int, float)) or row[name] is None for row in rows)
+
+
+def _label(value: Any) -> str:
+    return "(none)" if value is None else str(value).strip()
 
 
 def _remedy(error: Exception, dataset: str) -> str:
@@ -224,7 +282,9 @@ def parser() -> argparse.ArgumentParser:
         "--limit", type=options.at_least(1), metavar="N", help="most rows; default: what the query says"
     )
     found.add_argument("--format", choices=("table", "json", "csv"), default="table")
-    found.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result as well")
+    found.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help=f"draw the result as well; of {', '.join(PICTURES)}"
+    )
     found.add_argument(
         "--max-bytes",
         type=options.at_least(0),
@@ -241,6 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     found = parser()
     args = found.parse_args(argv)
+    if args.plot and args.name not in PICTURES:
+        found.error(f"--plot: {args.name} has no picture; these have one: {', '.join(PICTURES)}")
     if args.name == "list":
         width = max(len(name) for name in names())
         print("\n".join(f"{name.ljust(width)}  {title(name)}" for name in names()))
@@ -268,13 +330,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (GoogleAPIError, GoogleAuthError, RequestException, ValueError) as error:
         found.exit(1, f"{found.prog}: {args.dataset}: {error}\n{_remedy(error, args.dataset)}")
     write(rows, args.format)
-    if args.plot:
+    if args.plot and not rows:
+        print(f"--plot: no rows, so {args.plot} was not drawn", file=sys.stderr)
+    elif args.plot:
         try:
-            plot(rows, args.plot, title(args.name))
+            draw(rows, PICTURES[args.name], title(args.name)).savefig(args.plot, dpi=110)
         except ModuleNotFoundError:
             found.exit(1, f"{found.prog}: --plot needs matplotlib: pip install 'matplotlib>=3.9'\n")
         except (OSError, ValueError) as error:
-            found.exit(1, f"{found.prog}: {error}\n")
+            found.exit(1, f"{found.prog}: --plot={args.plot}: {error}\n")
         print(f"Wrote {args.plot}", file=sys.stderr)
     return 0
 

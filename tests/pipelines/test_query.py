@@ -5,6 +5,7 @@ import csv
 import datetime as dt
 import io
 import json
+import math
 
 import pytest
 
@@ -73,13 +74,73 @@ def test_json_and_csv(capsys):
     ]
 
 
-def test_plot(tmp_path):
-    rows = [{"hour": NOW + dt.timedelta(hours=i), "alerts": i * i} for i in range(5)]
-    query.plot(rows, tmp_path / "a.png", "Alerts")
-    query.plot([{"kind": "a", "n": 1}, {"kind": "b", "n": None}], tmp_path / "b.png", "Kinds")
-    assert (tmp_path / "a.png").read_bytes()[:4] == (tmp_path / "b.png").read_bytes()[:4] == b"\x89PNG"
-    with pytest.raises(ValueError, match="no rows with numbers"):
-        query.plot([], tmp_path / "c.png", "Nothing")
+def drift_rows():
+    """Five days, two model versions over the last three of them."""
+    return [
+        {
+            "day": NOW + dt.timedelta(days=day),
+            "model_version": version,
+            "transactions": 1000 * number + day,
+            "alert_percent": 0.5 * number,
+            "score_p50": 2.0,
+            "score_p99": None if day == 0 else 11.0,
+        }
+        for number, version in enumerate(["v1", "v2"], 1)
+        for day in range(5)
+        if number == 1 or day > 1
+    ]
+
+
+def test_two_model_versions_are_two_lines_and_not_one_zigzag():
+    figure = query.draw(drift_rows(), query.PICTURES["score_drift"], "Drift")
+    assert len(figure.axes) == 4
+    for axis in figure.axes:
+        assert [line.get_label() for line in axis.lines] == ["v1", "v2"]
+        assert [len(line.get_xdata()) for line in axis.lines] == [5, 3]
+    first = figure.axes[0]
+    assert list(first.lines[1].get_ydata()) == [2002, 2003, 2004]
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["v1", "v2"]
+    assert math.isnan(figure.axes[3].lines[0].get_ydata()[0])
+
+
+def test_each_reason_of_a_stage_is_a_bar_with_its_name():
+    rows = [
+        {"stage": stage, "reason": reason, "messages": n, "first_seen": NOW, "last_seen": NOW}
+        for stage, reason, n in [
+            ("parse", "payload: not JSON", 42),
+            ("parse", "payload: N bytes, over the limit of N", 11),
+            ("score", "anomaly_score: the model gave nan", 7),
+            ("parse", "features: absent, and as named keys incomplete: Object missing required ", 3),
+            ("sink", None, 1),
+        ]
+    ]
+    (axis,) = query.draw(rows, query.PICTURES["dead_letters"], "Dead letters").axes
+    bars = {round(bar.get_y() + bar.get_height() / 2): bar for bar in axis.patches}
+    assert [bars[i].get_width() for i in range(5)] == [42, 11, 7, 3, 1]
+    labels = [label.get_text().replace("\n", " ") for label in axis.get_yticklabels()]
+    assert labels == [(row["reason"] or "(none)").strip() for row in rows]
+    assert bars[0].get_facecolor() == bars[3].get_facecolor() != bars[2].get_facecolor()
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["parse", "score", "sink"]
+    assert axis.yaxis_inverted()
+
+
+def test_a_long_heading_is_wrapped_and_inside_the_picture(tmp_path):
+    heading = query.title("score_drift") + " word" * 40
+    figure = query.draw(drift_rows(), query.PICTURES["score_drift"], heading)
+    figure.savefig(tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    (drawn,) = [text for text in figure.texts if "Alert rate" in text.get_text()]
+    assert drawn.get_text().replace("\n", " ") == heading
+    box = drawn.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+
+
+def test_what_lists_single_rows_is_not_drawn(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        query.main(["top_anomalies", "--dataset=my-project.anomaly", f"--plot={tmp_path / 'a.png'}"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "--plot: top_anomalies has no picture; these have one: anomalies_by_account" in said
 
 
 def score_row(i, score, severity, moment, version="v1"):
@@ -272,6 +333,22 @@ def test_a_picture_that_cannot_be_written_is_told(filled, bigquery_emulator, tmp
         query.main([*argv, "--since=2026-01-01", f"--plot={tmp_path / 'none' / 'a.png'}"])
     assert ended.value.code == 1
     assert "--plot: no directory" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", query.PICTURES)
+def test_every_picture_names_columns_of_its_query(filled, bigquery_emulator, tmp_path, name):
+    argv = [name, f"--dataset={filled[1]}", f"--bigquery_endpoint={bigquery_emulator.bigquery}"]
+    assert query.main([*argv, "--since=2026-01-01", f"--plot={tmp_path / 'a.png'}"]) == 0
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.integration
+def test_without_rows_nothing_is_drawn(filled, bigquery_emulator, tmp_path, capsys):
+    argv = ["score_drift", f"--dataset={filled[1]}", f"--bigquery_endpoint={bigquery_emulator.bigquery}"]
+    assert query.main([*argv, "--since=2030-01-01", f"--plot={tmp_path / 'a.png'}"]) == 0
+    assert "--plot: no rows" in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_the_list(capsys):
