@@ -15,6 +15,7 @@ from model.artifact import Manifest
 from pipelines import options, wiring
 from transforms import metrics, remote_options
 from transforms.bigquery import ReadBatches
+from transforms.compressed import compression
 from transforms.files import ReadJsonLines, ReadParquetBatches
 from transforms.parse import Parse, ParseColumns
 
@@ -55,8 +56,8 @@ def parser() -> options.OptionsParser:
         "--input_format",
         choices=("auto", "jsonl", "parquet"),
         default="auto",
-        help="format of --input; auto goes by the ending, .parquet or .jsonl, .json, .ndjson (default: "
-        "%(default)s)",
+        help="format of --input; auto goes by the ending: .parquet, or .jsonl, .json, .ndjson, which .gz, "
+        ".bz2, .xz, .zst or .deflate may follow (default: %(default)s)",
     )
     group.add_argument(
         "--row_filter",
@@ -96,8 +97,9 @@ def input_format(args: argparse.Namespace) -> str | None:
     """The format of --input: what --input_format says, or what the ending tells; None where neither does."""
     if args.input_format != "auto":
         return str(args.input_format)
+    name = args.input.rpartition(".")[0] if compression(args.input) else args.input
     endings = {"parquet": "parquet", "jsonl": "jsonl", "json": "jsonl", "ndjson": "jsonl"}
-    return endings.get(args.input.rpartition(".")[2])
+    return endings.get(name.rpartition(".")[2].lower())
 
 
 def run(argv: Sequence[str] | None = None) -> PipelineResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple
 
@@ -19,6 +19,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from transforms.columnar import BATCH_ROWS, rebatch
+from transforms.compressed import compression, decompressed
 
 SPLIT_BYTES: Final = 32 * 1024 * 1024
 """Bytes of a file that one worker reads in one go."""
@@ -55,7 +56,7 @@ class ReadJsonLines(beam.PTransform):
     Whatever is in a line comes out unchanged, valid UTF-8 or not, and so does an empty line.
 
     A list, because an element a line would cost more than decoding it. Files that end in .gz, .bz2, .zst and
-    the like are decompressed, and read by one worker each.
+    the like are decompressed, and read by one worker each; one that is cut off or damaged fails the job.
 
     Attributes:
       pattern: path or glob, local or gs://. No match is an error.
@@ -239,7 +240,7 @@ def _repeating(schema: pa.Schema) -> list[str]:
 
 def split_lines(file: FileMetadata, split_bytes: int = SPLIT_BYTES) -> list[Range]:
     """The shares of a file of lines; a compressed file is one share."""
-    if CompressionTypes.detect_compression_type(file.path) != CompressionTypes.UNCOMPRESSED:
+    if compression(file.path):
         return [Range(file.path, 0, None)]
     starts = range(0, file.size_in_bytes, split_bytes)
     return [Range(file.path, start, min(start + split_bytes, file.size_in_bytes)) for start in starts]
@@ -251,10 +252,18 @@ def read_lines(
     """The lines that begin within the share, in lists of `rows`, empty ones too: none is lost unseen.
 
     A share that does not begin at 0 leaves the line under way at its beginning to the share before it.
+
+    Raises:
+      CompressedFileError: the file is compressed, and cut off or damaged.
     """
     held: list[bytes] = []
-    with FileSystems.open(share.path) as file:
-        for lines in _blocks_of_lines(file, share, max_line_bytes, block_bytes):
+    # Beam's own decompression takes a file that was cut off for a whole one.
+    with FileSystems.open(share.path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        if compression(share.path):
+            blocks = decompressed(file, share.path, block_bytes)
+        else:
+            blocks = _blocks(file, share, block_bytes)
+        for lines in _lines(blocks, max_line_bytes):
             held += lines
             while len(held) >= rows:
                 yield held[:rows]
@@ -307,30 +316,35 @@ def read_row_groups(
         yield from rebatch(batches, batch_rows)
 
 
-def _blocks_of_lines(
-    file: BinaryIO, share: Range, max_line_bytes: int, block_bytes: int
-) -> Iterator[list[bytes]]:
+def _blocks(file: BinaryIO, share: Range, block_bytes: int) -> Iterator[bytes]:
+    """The bytes of the lines that begin within the share."""
     left = float("inf") if share.stop is None else share.stop - share.start
     if share.start:
         file.seek(share.start - 1)  # a line end there, and a line begins right at the share
-        left += 1 - _rest_of_line(file, 0, block_bytes)[1]
-    head = b""
+        left += 1 - sum(map(len, _rest_of_line(file, block_bytes)))
+    block = b"\n"
     while left > 0 and (block := file.read(int(min(block_bytes, left)))):
         left -= len(block)
+        yield block
+    if block and not block.endswith(b"\n"):
+        yield from _rest_of_line(file, block_bytes)
+
+
+def _rest_of_line(file: BinaryIO, block_bytes: int) -> Iterator[bytes]:
+    """Reads to the next line end, which is part of it."""
+    while piece := file.readline(block_bytes):
+        yield piece
+        if piece.endswith(b"\n"):
+            break
+
+
+def _lines(blocks: Iterable[bytes], max_line_bytes: int) -> Iterator[list[bytes]]:
+    """The lines of blocks that go on where the one before ended."""
+    head = b""
+    for block in blocks:
         lines = block.split(b"\n")
         lines[0] = (head + lines[0])[:max_line_bytes]
         head = lines.pop()[:max_line_bytes]
         yield lines
     if head:
-        yield [head + _rest_of_line(file, max_line_bytes - len(head), block_bytes)[0]]
-
-
-def _rest_of_line(file: BinaryIO, keep: int, block_bytes: int) -> tuple[bytes, int]:
-    """Reads to the next line end. Returns the first `keep` bytes without it, and how many bytes were read."""
-    kept, count = b"", 0
-    while piece := file.readline(block_bytes):
-        count += len(piece)
-        kept += piece[: keep - len(kept)].removesuffix(b"\n")
-        if piece.endswith(b"\n"):
-            break
-    return kept, count
+        yield [head]
