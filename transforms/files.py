@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from transforms.columnar import BATCH_ROWS, rebatch
 from transforms.compressed import compression, decompressed
+from transforms.message import MAX_LINE_BYTES
 
 SPLIT_BYTES: Final = 32 * 1024 * 1024
 """Bytes of a file that one worker reads in one go."""
 
 BLOCK_BYTES: Final = 1024 * 1024
-MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 ROW_GROUP_ROWS: Final = 64 * 1024
 
 
@@ -53,7 +54,8 @@ class ReadJsonLines(beam.PTransform):
     """Reads files of lines, without looking into the lines.
 
     Input: a pipeline. Output: PCollection of lists of bytes: consecutive lines, without their line ends.
-    Whatever is in a line comes out unchanged, valid UTF-8 or not, and so does an empty line.
+    Whatever is in a line comes out unchanged, valid UTF-8 or not, and so does an empty line. The mark of
+    UTF-8 at the very beginning of a file is no part of its first line.
 
     A list, because an element a line would cost more than decoding it. Files that end in .gz, .bz2, .zst and
     the like are decompressed, and read by one worker each; one that is cut off or damaged fails the job.
@@ -62,7 +64,8 @@ class ReadJsonLines(beam.PTransform):
       pattern: path or glob, local or gs://. No match is an error.
       rows: lines of a list; the last ones of a share of a file may be shorter.
       split_bytes: size of the shares.
-      max_line_bytes: a longer line is cut to this length. It is broken input, and must not fill the memory.
+      max_line_bytes: a longer line is cut to this length, which transforms.message knows as too long. It is
+        broken input, and must not fill the memory.
     """
 
     pattern: str
@@ -263,6 +266,8 @@ def read_lines(
             blocks = decompressed(file, share.path, block_bytes)
         else:
             blocks = _blocks(file, share, block_bytes)
+        if share.start == 0:
+            blocks = _without_mark(blocks)
         for lines in _lines(blocks, max_line_bytes):
             held += lines
             while len(held) >= rows:
@@ -336,6 +341,15 @@ def _rest_of_line(file: BinaryIO, block_bytes: int) -> Iterator[bytes]:
         yield piece
         if piece.endswith(b"\n"):
             break
+
+
+def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same without the mark (BOM) that editors and exports on Windows put before UTF-8."""
+    begin = b""
+    while len(begin) < len(codecs.BOM_UTF8) and (block := next(blocks, b"")):
+        begin += block
+    yield begin.removeprefix(codecs.BOM_UTF8)
+    yield from blocks
 
 
 def _lines(blocks: Iterable[bytes], max_line_bytes: int) -> Iterator[list[bytes]]:

@@ -12,6 +12,7 @@ The rules, each with a test under the same name:
 | not JSON, cut-off JSON, not UTF-8, not an object, empty | rejected |
 | nested deeper than the decoder's limit | rejected |
 | longer than `max_bytes` | rejected before it is decoded |
+| a line of a file of MAX_LINE_BYTES or more | rejected, as the reader cuts it there |
 | a key twice in one object | the last one counts (what JSON parsers in general do) |
 | a key that is not known | ignored, `Class` too: a label never reaches the model |
 | `transaction_id` or `account_id` that is not a text of 1 to 256 characters | rejected |
@@ -37,11 +38,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from model.features import FEATURES, N_FEATURES
-from transforms.dead_letter import dead_letters
+from transforms.dead_letter import MAX_PAYLOAD_BYTES, dead_letters
 from transforms.schema import TRANSACTIONS
 
 MAX_ID_LENGTH: Final = 256
 """Characters in an id: at most 1,024 bytes in UTF-8, which is what a Pub/Sub attribute holds."""
+
+MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+"""Where a reader of files cuts a line: one of this length may have been longer. Pub/Sub allows less."""
 
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
 EventTime = Annotated[dt.datetime, msgspec.Meta(tz=True)]
@@ -131,7 +135,7 @@ def parse_messages(messages: Messages, rules: MessageRules) -> Parsed:
     default_time = rules.default_time or dt.datetime.now(dt.UTC)
     default_bounds = event_time_bounds(default_time, rules)
     # Read once: this loop runs for every message.
-    max_bytes, time_attribute = rules.max_bytes, rules.event_time_attribute
+    max_bytes, time_attribute = min(rules.max_bytes, MAX_LINE_BYTES - 1), rules.event_time_attribute
     for i, payload in enumerate(messages.payloads):
         try:
             row = _decode(payload, max_bytes)
@@ -169,7 +173,7 @@ def parse_messages(messages: Messages, rules: MessageRules) -> Parsed:
     return Parsed(
         _transactions(rows, matrix),
         dead_letters(
-            [messages.payloads[i] for i in rejected],
+            [_whole_or_begin(messages.payloads[i]) for i in rejected],
             [reasons[i] for i in rejected],
             "parse",
             [_traceable(attributes[i], message_ids[i]) for i in rejected],
@@ -188,7 +192,12 @@ def derived_id(payload: bytes, message_id: str) -> str:
 
 def _decode(payload: bytes, max_bytes: int) -> Transaction:
     if len(payload) > max_bytes:
-        raise _RejectedError(f"payload: {len(payload)} bytes, over the limit of {max_bytes}")
+        if len(payload) < MAX_LINE_BYTES:
+            raise _RejectedError(f"payload: {len(payload)} bytes, over the limit of {max_bytes}")
+        raise _RejectedError(
+            f"payload: at least {len(payload)} bytes, over the limit of {max_bytes} (payload cut to "
+            f"{MAX_PAYLOAD_BYTES} bytes)"
+        )
     try:
         if not payload.isascii():
             payload.decode("utf-8")  # the decoder does not look inside the strings that it skips
@@ -240,6 +249,11 @@ def event_time_bounds(published: dt.datetime, rules: MessageRules) -> tuple[dt.d
 def outside_text(moment: str, bounds: tuple[dt.datetime, dt.datetime]) -> str:
     """The reason to reject an event time outside of its bounds."""
     return f"event_time: {moment} is outside {bounds[0]} to {bounds[1]}"
+
+
+def _whole_or_begin(payload: bytes) -> bytes:
+    """The payload for a dead letter, which would call a line that was cut already by its full length."""
+    return payload if len(payload) < MAX_LINE_BYTES else payload[:MAX_PAYLOAD_BYTES]
 
 
 def _attribute_time(name: str, attributes: Mapping[str, str]) -> dt.datetime:

@@ -96,6 +96,26 @@ class TestLines:
         assert split_lines(metadata(path), 4) == [Range(str(path), 0, None)]
         assert all_lines(path, 4) == [b"one", b"\xfftwo"] * 3
 
+    @pytest.mark.parametrize("split_bytes", [1, 2, 5, 1_000])
+    @pytest.mark.parametrize("block_bytes", [1, 2, 1_000])
+    def test_the_mark_of_utf8_at_the_beginning_of_a_file_is_no_part_of_a_line(
+        self, tmp_path, split_bytes, block_bytes
+    ):
+        mark = b"\xef\xbb\xbf"
+        for content, expected in [
+            (mark + b'{"a": 1}\nnext\n', [b'{"a": 1}', b"next"]),
+            (mark + b"\n" + mark + b"x", [b"", mark + b"x"]),
+            (mark, []),
+            (mark[:2], [mark[:2]]),
+            (mark + mark + b"x\n", [mark + b"x"]),
+        ]:
+            path = tmp_path / "lines.jsonl"
+            path.write_bytes(content)
+            assert all_lines(path, split_bytes, block_bytes=block_bytes) == expected
+            zipped = tmp_path / "lines.jsonl.gz"
+            zipped.write_bytes(gzip.compress(content))
+            assert all_lines(zipped, split_bytes, block_bytes=block_bytes) == expected
+
     def test_an_empty_file_has_no_lines(self, tmp_path):
         path = tmp_path / "lines.jsonl"
         path.write_bytes(b"")

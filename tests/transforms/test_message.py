@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model.features import FEATURES
-from transforms.message import MessageRules, Messages, derived_id, parse_messages
+from transforms.message import MAX_LINE_BYTES, MessageRules, Messages, derived_id, parse_messages
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
@@ -165,6 +165,17 @@ def test_ten_megabytes_are_rejected_unread_and_kept_cut():
         "payload: 10000009 bytes, over the limit of 65536 (payload cut from 10000009 bytes)"
     )
     assert row["payloadBytes"] == payload[: 4 * 1024 * 1024]
+
+
+@pytest.mark.parametrize(("max_bytes", "limit"), [(65536, 65536), (2**30, 16777215)])
+def test_a_line_that_its_reader_cut_is_rejected_without_a_claim_about_its_length(max_bytes, limit):
+    cut = b" " * (MAX_LINE_BYTES - len(message())) + message()  # even where what is left is a transaction
+    parsed = parse_messages(Messages([cut]), MessageRules(NOW, max_bytes=max_bytes))
+    (row,) = parsed.dead_letters.to_pylist()
+    assert row["errorMessage"] == (
+        f"payload: at least 16777216 bytes, over the limit of {limit} (payload cut to 4194304 bytes)"
+    )
+    assert row["payloadBytes"] == cut[: 4 * 1024 * 1024]
 
 
 def test_the_limit_in_bytes_is_exact():
