@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pipelines import options
 from pipelines.cloud import caller, checks, workers
-from pipelines.cloud.checks import Finding
+from pipelines.cloud.look import Finding
 from pipelines.cloud.request import PIPELINES, JobRequest, add_arguments, request
 from pipelines.resources.base import Clients
 from transforms.clients import BigQueryEndpoints
@@ -35,29 +35,34 @@ def planned(job: JobRequest, clients: Clients) -> list[Check]:
         _bound(caller.check_act_as, job),
     ]
     for flag in ("temp_location", "staging_location"):
-        found.append(_bound(checks.check_location, clients, getattr(job.args, flag), f"--{flag}"))
+        found.append(
+            _bound(checks.check_location, clients, getattr(job.args, flag), f"--{flag}", job.args.region)
+        )
     if job.args.via == "flex":
         given = [word.removeprefix("--").removeprefix("no-").split("=", 1)[0] for word in job.pipeline_argv]
         flags = [name for name in given if name in vars(args)]
         found.append(_bound(checks.check_template, clients, job.args.template, flags))
-    found.append(_bound(checks.check_model, args.model, True))
+    found.append(_bound(checks.check_model, job.args.project, args, job.names.bucket_url))
     if job.pipeline == "streaming":
         if args.subscription:
-            found.append(_bound(checks.check_subscription, clients, args.subscription))
+            found.append(
+                _bound(checks.check_subscription, clients, args.subscription, job.names.topic("transactions"))
+            )
         for topic in filter(None, (args.topic, args.alert_topic)):
             found.append(_bound(checks.check_topic, clients, topic))
     else:
         if args.input:
-            found.append(_bound(checks.check_files, args.input, "--input"))
+            found.append(_bound(checks.check_files, job.args.project, args.input, "--input"))
         if args.input_table:
             found.append(_bound(checks.check_input_table, clients, args.input_table))
         if args.input_query:
             found.append(_bound(checks.check_input_query, clients, args.input_query))
     if args.output:
-        found.append(_bound(checks.check_location, clients, args.output, "--output"))
+        found.append(_bound(checks.check_location, clients, args.output, "--output", job.args.region))
     if args.output_dataset:
         full = args.output_detail == "full"
-        found.append(_bound(checks.check_dataset, clients, args.output_dataset, full, args.create_tables))
+        where = (args.output_dataset, full, args.create_tables, job.args.region)
+        found.append(_bound(checks.check_dataset, clients, *where))
     scorer = getattr(args, "scorer", "pytorch")
     if scorer == "vertex":
         found.append(_bound(checks.check_vertex, args.vertex_endpoint, args.vertex_api_endpoint))

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from google.api_core.client_options import ClientOptions
-from google.api_core.exceptions import (
-    BadRequest,
-    Forbidden,
-    GoogleAPICallError,
-    MethodNotImplemented,
-    NotFound,
-)
+from google.api_core.exceptions import Forbidden, MethodNotImplemented
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
 
 from model import artifact
 from model.features import FEATURES
-from pipelines.resources.base import LOGIN, UNREACHABLE, Clients
+from pipelines import options
+from pipelines.cloud.look import (
+    AGAIN,
+    Finding,
+    Look,
+    bucket_of,
+    enabling,
+    grant,
+    grant_on_bucket,
+    no_credentials,
+    project_of,
+)
+from pipelines.resources.base import UNREACHABLE, Clients
 from pipelines.resources.tables import table_differences
 from transforms import tables
 from transforms.clients import is_loopback
@@ -34,103 +40,35 @@ RESOURCE_MANAGER_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGE
 """gcloud's own variable for another endpoint of the Resource Manager; obeyed here too."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one check found.
+def check_model(project: str, args: argparse.Namespace, bucket: str) -> list[Finding]:
+    """Manifest, files, sha256 and feature order of the artifact, and that workers can reach it.
 
-    Attributes:
-      what: the thing that was checked.
-      status: "ok"; "note", worth knowing, or not to be found out; "failed".
-      problem: what is wrong.
-      remedy: the command that mends it.
+    Args:
+      project: of the launch.
+      args: of the pipeline; the thresholds among them are compared with the model's.
+      bucket: gs://BUCKET of the installation, for a model that has to be copied.
     """
-
-    what: str
-    status: Literal["ok", "note", "failed"] = "ok"
-    problem: str = ""
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
-class Look:
-    """How to look a thing up, and what to say when that fails.
-
-    Attributes:
-      what: its name.
-      create: the command that makes it.
-      permission: needed to look.
-      role: the narrowest role with that permission.
-      project: in which the role is granted.
-    """
-
-    what: str
-    create: str
-    permission: str
-    role: str
-    project: str
-
-    def up(self, call: Callable[[], Any]) -> tuple[Any, list[Finding]]:
-        """What `call` gives and no finding, or None and the failure."""
-        try:
-            return call(), []
-        except NotFound:
-            return None, [Finding(self.what, "failed", "does not exist", self.create)]
-        except Forbidden as error:
-            problem = f"you lack {self.permission} ({self.role}): {error.message}"
-            return None, [Finding(self.what, "failed", problem, grant(self.project, self.role))]
-        except BadRequest as error:
-            return None, [Finding(self.what, "failed", f"is refused: {error.message}", self.create)]
-        except GoogleAuthError as error:
-            return None, [no_credentials(self.what, error)]
-        except UNREACHABLE as error:
-            return None, [Finding(self.what, "failed", f"no answer: {error}", _AGAIN)]
-        except MethodNotImplemented:
-            raise
-        except GoogleAPICallError as error:
-            return None, [Finding(self.what, "failed", f"cannot be read: {error.message}", _AGAIN)]
-
-
-_AGAIN = "check the network and https://status.cloud.google.com, and run this again"
-
-
-def no_credentials(what: str, error: GoogleAuthError) -> Finding:
-    """The failure where nobody is signed in, or no longer."""
-    return Finding(what, "failed", f"no valid credentials: {error}", LOGIN)
-
-
-def grant(project: str, role: str, member: str = "user:YOUR_EMAIL") -> str:
-    """The command that gives a role on a project."""
-    return (
-        f"gcloud projects add-iam-policy-binding {project} --member={member} --role={role} --condition=None"
-    )
-
-
-def _grant_on_bucket(uri: str, role: str) -> str:
-    bucket = f"gs://{uri.split('/')[2]}"
-    return f"gcloud storage buckets add-iam-policy-binding {bucket} --member=user:YOUR_EMAIL --role={role}"
-
-
-def check_model(uri: str, remote: bool) -> list[Finding]:
-    """Manifest, files, sha256 and feature order of the artifact, and that workers can reach it."""
-    what = f"model {uri}"
-    train = "python -m model.train --output out/model && gcloud storage cp -r out/model/* gs://BUCKET/model/"
-    if remote and not artifact.is_gcs(uri):
-        copy = f"gcloud storage cp -r {uri}/* gs://BUCKET/model/"
+    uri, what = args.model, f"model {args.model}"
+    if not artifact.is_gcs(uri):
+        copy = f"gcloud storage cp -r {uri.rstrip('/')}/* {bucket}/model/"
         return [Finding(what, "failed", "is on this machine, where no worker finds it", copy)]
+    look = Look(what, "", "storage.objects.get", "roles/storage.objectViewer", project, bucket_of(uri))
     try:
         manifest = artifact.verify(uri)
     except artifact.ArtifactError as error:
         cause = error.__cause__  # what Cloud Storage's client raised, where it was that
         if isinstance(cause, Forbidden):
-            problem = f"you lack storage.objects.get (roles/storage.objectViewer): {cause.message}"
-            return [Finding(what, "failed", problem, _grant_on_bucket(uri, "roles/storage.objectViewer"))]
+            return [look.forbidden(cause)]
         if isinstance(cause, GoogleAuthError):
             return [no_credentials(what, cause)]
         if isinstance(cause, UNREACHABLE):
-            return [Finding(what, "failed", f"no answer: {cause}", _AGAIN)]
-        return [Finding(what, "failed", str(error), train.replace("gs://BUCKET/model", uri))]
+            return [Finding(what, "failed", f"no answer: {cause}", AGAIN)]
+        return [Finding(what, "failed", str(error), f"python -m model.train --output {uri}")]
     except UNREACHABLE as error:
-        return [Finding(what, "failed", f"no answer: {error}", _AGAIN)]
+        return [Finding(what, "failed", f"no answer: {error}", AGAIN)]
+    problem = options.threshold_problem(args, manifest.thresholds)
+    if problem:
+        return [Finding(what, "failed", problem, "give thresholds that ascend, or leave them out")]
     return [Finding(f"{what}, version {manifest.model_version}")]
 
 
@@ -143,10 +81,16 @@ def check_topic(clients: Clients, name: str) -> list[Finding]:
     return failed or [Finding(look.what)]
 
 
-def check_subscription(clients: Clients, name: str) -> list[Finding]:
-    """Whether the subscription is there, has a topic, is pulled, and suits Dataflow."""
+def check_subscription(clients: Clients, name: str, topic: str) -> list[Finding]:
+    """Whether the subscription is there, has a topic, is pulled, and suits Dataflow.
+
+    Args:
+      clients: Google's clients.
+      name: projects/PROJECT/subscriptions/SUBSCRIPTION.
+      topic: that a new one would be made for.
+    """
     _, project, _, subscription = name.split("/")
-    create = f"gcloud pubsub subscriptions create {subscription} --project={project} --topic=TOPIC"
+    create = f"gcloud pubsub subscriptions create {subscription} --project={project} --topic={topic}"
     what = f"subscription {name}"
     look = Look(what, create, "pubsub.subscriptions.get", "roles/pubsub.viewer", project)
     found, failed = look.up(lambda: clients.subscriber.get_subscription(subscription=name))
@@ -169,7 +113,9 @@ def check_subscription(clients: Clients, name: str) -> list[Finding]:
     return notes or [Finding(what)]
 
 
-def check_dataset(clients: Clients, dataset: str, full: bool, create: bool) -> list[Finding]:
+def check_dataset(
+    clients: Clients, dataset: str, full: bool, create: bool, region: str = "us-central1"
+) -> list[Finding]:
     """The dataset, and its tables with their columns.
 
     Args:
@@ -177,9 +123,10 @@ def check_dataset(clients: Clients, dataset: str, full: bool, create: bool) -> l
       dataset: "PROJECT.DATASET".
       full: whether the scores table has every output of the model.
       create: whether the launch makes the missing tables.
+      region: where it would be made.
     """
     project, _, name = dataset.rpartition(".")
-    command = f"python -m pipelines.resources create --project {project} --dataset {name}"
+    command = f"python -m pipelines.resources create --project {project} --region {region} --dataset {name}"
     role = "roles/bigquery.metadataViewer"
     look = Look(f"dataset {dataset}", command, "bigquery.datasets.get", role, project)
     _, failed = look.up(lambda: clients.bigquery.get_dataset(dataset))
@@ -194,7 +141,7 @@ def check_dataset(clients: Clients, dataset: str, full: bool, create: bool) -> l
 def _check_table(
     clients: Clients, name: str, spec: tables.TableSpec, create: bool, command: str
 ) -> list[Finding]:
-    project = name.split(".")[0]
+    project = project_of(name)
     look = Look(f"table {name}", command, "bigquery.tables.get", "roles/bigquery.metadataViewer", project)
     found, failed = look.up(lambda: clients.bigquery.get_table(name))
     if failed and create and failed[0].problem == "does not exist":
@@ -215,7 +162,7 @@ def _check_table(
 
 def check_input_table(clients: Clients, name: str) -> list[Finding]:
     """Whether the source table is there and has the features."""
-    project = name.split(".")[0]
+    project = project_of(name)
     look = Look(f"table {name}", "give another --input_table", "bigquery.tables.get",
                 "roles/bigquery.dataViewer", project)  # fmt: skip
     found, failed = look.up(lambda: clients.bigquery.get_table(name))
@@ -237,36 +184,48 @@ def check_input_query(clients: Clients, sql: str) -> list[Finding]:
     look = Look("--input_query", "correct the names in it", "bigquery.jobs.create",
                 "roles/bigquery.jobUser", clients.project)  # fmt: skip
     job, failed = look.up(lambda: clients.bigquery.query(sql, job_config=config))
+    if failed and "Access Denied: " in failed[0].problem:
+        # The query is the job's to run: whoever launches it need not be allowed to read what it reads.
+        return [Finding(look.what, "note", f"not checked, the workers must be able to: {failed[0].problem}")]
     if failed:
         return failed
     return [Finding(f"--input_query, scans {(job.total_bytes_processed or 0) / 1024**2:,.1f} MiB")]
 
 
-def check_location(clients: Clients, uri: str, flag: str) -> list[Finding]:
-    """Whether the bucket is there and may be written."""
+def check_location(clients: Clients, uri: str, flag: str, region: str = "us-central1") -> list[Finding]:
+    """Whether the bucket is there and may be written.
+
+    Only the caller's permissions on it are asked for, which needs none: to read the bucket itself takes
+    storage.buckets.get, which roles/storage.objectAdmin has not. A missing bucket is told all the same.
+
+    Args:
+      clients: Google's clients.
+      uri: gs://BUCKET/PATH.
+      flag: that gave it.
+      region: where it would be made.
+    """
     what = f"{flag}={uri}"
     if not uri.startswith("gs://"):
         return [
             Finding(what, "failed", "is on this machine, where no worker finds it", "give gs://BUCKET/PATH")
         ]
-    name = uri.split("/")[2]
-    create = f"python -m pipelines.resources create --project {clients.project} --bucket {name}"
-    look = Look(what, create, "storage.buckets.get", "roles/storage.legacyBucketReader", clients.project)
-    bucket, failed = look.up(lambda: clients.storage.get_bucket(name))
-    if failed:
-        return failed
+    bucket, role = bucket_of(uri), "roles/storage.objectAdmin"
+    name = bucket.removeprefix("gs://")
+    place = f"--project {clients.project} --region {region}"
+    create = f"python -m pipelines.resources create {place} --bucket {name}"
+    look = Look(what, create, "storage.objects.create", role, clients.project, bucket)
     wanted = ["storage.objects.create", "storage.objects.get", "storage.objects.list"]
-    held, failed = look.up(lambda: bucket.test_iam_permissions(wanted))
+    held, failed = look.up(lambda: clients.storage.bucket(name).test_iam_permissions(wanted))
     if failed:
         return failed
     lacking = [permission for permission in wanted if permission not in held]
     if lacking:
-        problem = f"you lack {', '.join(lacking)} (roles/storage.objectAdmin)"
-        return [Finding(what, "failed", problem, _grant_on_bucket(uri, "roles/storage.objectAdmin"))]
+        problem = f"you lack {', '.join(lacking)} ({role})"
+        return [Finding(what, "failed", problem, grant_on_bucket(bucket, role))]
     return [Finding(what)]
 
 
-def check_files(pattern: str, flag: str) -> list[Finding]:
+def check_files(project: str, pattern: str, flag: str) -> list[Finding]:
     """Whether the pattern has files."""
     from apache_beam.io.filesystems import FileSystems
 
@@ -280,7 +239,10 @@ def check_files(pattern: str, flag: str) -> list[Finding]:
     except GoogleAuthError as error:
         return [no_credentials(what, error)]
     except Exception as error:  # Beam wraps whatever Cloud Storage's client raises
-        return [Finding(what, "failed", f"cannot be read: {error}", f"gcloud storage ls '{pattern}'")]
+        enable = enabling(str(error), project)
+        return [
+            Finding(what, "failed", f"cannot be read: {error}", enable or f"gcloud storage ls '{pattern}'")
+        ]
     if not matched:
         return [Finding(what, "failed", "matches no file", f"gcloud storage ls '{pattern}'")]
     size = sum(file.size_in_bytes for file in matched) / 1024**2
@@ -298,8 +260,9 @@ def check_vertex(endpoint: str, api_endpoint: str | None) -> list[Finding]:
         arguments = {"transport": "rest", "credentials": AnonymousCredentials()}
     base = api_endpoint or f"{region}-aiplatform.googleapis.com"
     options = ClientOptions(api_endpoint=base)
-    create = f"python -m model.serving.vertex deploy --project {project} --region {region}"
-    look = Look(what, create, "aiplatform.endpoints.get", "roles/aiplatform.user", project)
+    # Deploying takes the name of a model, and makes an endpoint by its display name: status shows both.
+    shown = f"python -m model.serving.vertex status --project {project} --region {region}"
+    look = Look(what, shown, "aiplatform.endpoints.get", "roles/aiplatform.user", project)
     found, failed = look.up(
         lambda: aiplatform_v1.EndpointServiceClient(client_options=options, **arguments).get_endpoint(
             name=endpoint
@@ -308,7 +271,7 @@ def check_vertex(endpoint: str, api_endpoint: str | None) -> list[Finding]:
     if failed:
         return failed
     if not found.deployed_models:
-        return [Finding(what, "failed", "has no deployed model", create)]
+        return [Finding(what, "failed", "has no deployed model", shown)]
     return [Finding(f"{what}, {len(found.deployed_models)} models")]
 
 
@@ -336,7 +299,8 @@ def check_template(clients: Clients, uri: str, flags: Sequence[str]) -> list[Fin
     name = uri.split("/")[2]
     build = f"python -m templates.build --project {clients.project} --bucket {name}"
     what = f"template {uri}"
-    look = Look(what, build, "storage.objects.get", "roles/storage.objectViewer", clients.project)
+    role = "roles/storage.objectViewer"
+    look = Look(what, build, "storage.objects.get", role, clients.project, bucket_of(uri))
     path = uri.removeprefix(f"gs://{name}/")
     text, failed = look.up(lambda: clients.storage.bucket(name).blob(path).download_as_bytes())
     if failed:

@@ -10,7 +10,7 @@ from typing import Final
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.exceptions import GoogleAuthError
 
-from pipelines.cloud.checks import Finding
+from pipelines.cloud.look import Finding
 from pipelines.cloud.request import JobRequest
 from pipelines.resources.accounts import Role, ServiceAccount, Target
 from pipelines.resources.base import Clients
