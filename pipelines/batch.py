@@ -15,6 +15,7 @@ from model.artifact import Manifest
 from pipelines import options, wiring
 from transforms import metrics, remote_options
 from transforms.bigquery import ReadBatches
+from transforms.columnar import SOURCE_COLUMNS
 from transforms.compressed import compression
 from transforms.files import ReadJsonLines, ReadParquetBatches
 from transforms.parse import Parse, ParseColumns
@@ -84,13 +85,18 @@ def _source(args: argparse.Namespace, launched: dt.datetime) -> tuple[beam.PTran
     rules = wiring.message_rules(args, default_time=launched)
     if args.input and input_format(args) == "jsonl":
         return ReadJsonLines(args.input), Parse(rules)
-    columns = ParseColumns(launched, rules)
+    parse = ParseColumns(launched, rules)
     if args.input:
-        return ReadParquetBatches(args.input), columns
-    endpoints = wiring.endpoints(args)
-    if args.input_query:
-        return ReadBatches(query=args.input_query, endpoints=endpoints), columns
-    return ReadBatches(table=args.input_table, row_filter=args.row_filter, endpoints=endpoints), columns
+        return ReadParquetBatches(args.input, SOURCE_COLUMNS, optional=True), parse
+    read = ReadBatches(
+        table=args.input_table,
+        query=args.input_query,
+        columns=SOURCE_COLUMNS,
+        optional=True,
+        row_filter=args.row_filter or "",
+        endpoints=wiring.endpoints(args),
+    )
+    return read, parse
 
 
 def input_format(args: argparse.Namespace) -> str | None:

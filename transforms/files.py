@@ -93,23 +93,26 @@ class ReadParquetBatches(beam.PTransform):
 
     Attributes:
       pattern: path or glob, local or gs://. No match is an error.
-      columns: names of the columns to read, in this order; empty reads all.
+      columns: names of the columns to read; empty reads all.
+      optional: whether a file may lack some of `columns`; else that is an error.
       batch_rows: rows of a batch; the last of a share of a file may have fewer.
       split_bytes: size of the shares, which are whole row groups.
     """
 
     pattern: str
     columns: Sequence[str] = ()
+    optional: bool = False
     batch_rows: int = BATCH_ROWS
     split_bytes: int = SPLIT_BYTES
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
         """Files to row groups, spread over the workers, to record batches."""
-        read = beam.FlatMap(read_row_groups, list(self.columns), self.batch_rows)
+        required = () if self.optional else tuple(self.columns)
+        read = beam.FlatMap(read_row_groups, tuple(self.columns), self.batch_rows)
         return (
             begin
             | "Match" >> MatchFiles(self.pattern, EmptyMatchTreatment.DISALLOW)
-            | "Split" >> beam.FlatMap(split_row_groups, list(self.columns), self.split_bytes)
+            | "Split" >> beam.FlatMap(split_row_groups, required, self.split_bytes)
             | "Spread" >> beam.Reshuffle()
             | "Read" >> read.with_output_types(pa.RecordBatch)
         )
@@ -308,14 +311,15 @@ def split_row_groups(
 def read_row_groups(
     share: RowGroups, columns: Sequence[str] = (), batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of some row groups, in batches of `batch_rows`."""
+    """The rows of some row groups, in batches of `batch_rows`. Of `columns` those that the file has."""
     with FileSystems.open(share.path, compression_type=CompressionTypes.UNCOMPRESSED) as source:
         file = pq.ParquetFile(source)
+        names = [name for name in columns if name in file.schema_arrow.names]
         # Decoded in large pieces, which are then cut: many small decodings take a fifth longer.
         batches = file.iter_batches(
             max(batch_rows, ROW_GROUP_ROWS),
             row_groups=share.numbers,
-            columns=list(columns) or None,
+            columns=names or None,
             use_threads=False,
         )
         yield from rebatch(batches, batch_rows)

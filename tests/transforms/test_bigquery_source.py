@@ -114,6 +114,24 @@ class TestOnTheEmulator:
             rows = p | read | beam.FlatMap(lambda rows: rows.to_pylist())
             assert_that(rows, equal_to([{"n": 2, "id": "row 2"}, {"n": 3, "id": "row 3"}]))
 
+    @pytest.mark.parametrize("query", [False, True])
+    def test_of_optional_columns_those_are_read_that_there_are(self, endpoints, client, table, query):
+        what = {"query": f"SELECT * FROM `{table}`"} if query else {"table": table, "row_filter": "x > 0.5"}
+        read = ReadBatches(
+            **what,
+            columns=["gone", "n", "id"],
+            optional=True,
+            project=client.project,
+            max_streams=1,
+            endpoints=endpoints,
+        )
+        (stream,) = create_streams(read)
+        assert set(pa.ipc.read_schema(pa.py_buffer(stream.schema)).names) == {"n", "id"}
+        with pipeline() as p:
+            rows = p | read | beam.FlatMap(lambda rows: rows.to_pylist())
+            kept = range(4) if query else (2, 3)
+            assert_that(rows, equal_to([{"n": i, "id": f"row {i}"} for i in kept]))
+
     def test_no_matching_row_gives_no_batch(self, endpoints, table):
         with pipeline() as p:
             assert_that(p | ReadBatches(table, row_filter="n > 99", endpoints=endpoints), equal_to([]))
@@ -170,6 +188,10 @@ class TestOnTheEmulator:
             (
                 {"table": "{source}.small", "row_filter": "gone > 1"},
                 r"\.source\.small cannot be read with row filter 'gone > 1': ",
+            ),
+            (
+                {"table": "{source}.nowhere", "columns": ["n"], "optional": True},
+                r"\.source\.nowhere cannot be read: ",
             ),
             ({"query": "SELECT gone FROM `{source}.small`"}, r"The query failed: .*gone"),
         ],

@@ -163,6 +163,15 @@ class TestReadParquet:
             rows = batches | beam.FlatMap(lambda found: found.to_pylist())
             assert_that(rows, equal_to([{"n": i} for i in [*range(10), 20, 21]]))
 
+    def test_of_optional_columns_every_file_gives_those_that_it_has(self, path, tmp_path):
+        wide = batch(20, 22).append_column("big", pa.array([b"x" * 100_000] * 2))
+        pq.write_table(pa.Table.from_batches([wide]), tmp_path / "wide.parquet")
+        pq.write_table(pa.table({"name": ["none"], "other": [1]}), tmp_path / "less.parquet")
+        read = ReadParquetBatches(f"{tmp_path}/*.parquet", columns=["absent", "n", "big"], optional=True)
+        with pipeline() as p:
+            names = p | read | beam.Map(lambda found: tuple(sorted(found.schema.names)))
+            assert_that(names, equal_to([("n",), ("big", "n"), ("name", "other")]))
+
     def test_a_missing_column_is_named_with_its_file(self, path):
         with pytest.raises(FileColumnsError, match=r"rows\.parquet: no column Amount; it has n, name"):
             split_row_groups(metadata(path), ["n", "Amount"])

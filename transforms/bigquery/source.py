@@ -49,6 +49,7 @@ class ReadBatches(beam.PTransform):
       table: "PROJECT.DATASET.TABLE"; this or `query`. The Storage Read API reads no views: use a query.
       query: a SQL query. It runs as a query job, whose anonymous result table is then read.
       columns: names of the columns to read; empty reads all. "record.field" selects within a record.
+      optional: whether the table, or the query's result, may lack some of `columns`; else that is an error.
       row_filter: SQL condition on the table's columns, evaluated by BigQuery, as in `Amount > 100`.
       project: pays for the session and the query; the pipeline's project when None.
       max_streams: upper bound of parallel streams; 0 leaves it to BigQuery, which may give up to 1,000.
@@ -62,6 +63,7 @@ class ReadBatches(beam.PTransform):
     table: str | None = None
     query: str | None = None
     columns: Sequence[str] = ()
+    optional: bool = False
     row_filter: str = ""
     project: str | None = None
     max_streams: int = 0
@@ -95,30 +97,42 @@ def create_streams(read: ReadBatches) -> list[Stream]:
     Raises:
       ReadError: no such table or column, a bad filter or query, or no permission.
     """
-    table, project = read.table, read.project
+    table = read.table
     if read.query is not None:
-        table = _run_query(read.query, read.endpoints.client(project))
+        table = _run_query(read.query, read.endpoints.client(read.project))
     assert table is not None, "__post_init__ checked that there is one of the two"
-    reference = table_reference(table, project)
-    request = types.ReadSession(
-        table=table_path(table, project),
-        data_format=types.DataFormat.ARROW,
-        read_options=types.ReadSession.TableReadOptions(
-            selected_fields=list(read.columns), row_restriction=read.row_filter
-        ),
-    )
     client = read.endpoints.read_client()
     try:
-        session = client.create_read_session(
-            parent=f"projects/{project or reference.project}",
-            read_session=request,
-            max_stream_count=read.max_streams,
-        )
+        columns = list(read.columns)
+        if columns and read.optional:
+            # A session tells the columns to whoever may read the table; nothing of it is read, or paid.
+            whole = _open_session(client, read, table, [], max_streams=1)
+            names = pa.ipc.read_schema(pa.py_buffer(whole.arrow_schema.serialized_schema)).names
+            columns = [name for name in columns if name in names]
+        session = _open_session(client, read, table, columns, read.max_streams)
     except exceptions.GoogleAPICallError as error:
         raise ReadError(_explain(read, table, error)) from error
     finally:
         client.transport.close()
     return [Stream(stream.name, session.arrow_schema.serialized_schema) for stream in session.streams]
+
+
+def _open_session(
+    client: BigQueryReadClient, read: ReadBatches, table: str, columns: Sequence[str], max_streams: int
+) -> types.ReadSession:
+    reference = table_reference(table, read.project)
+    request = types.ReadSession(
+        table=table_path(table, read.project),
+        data_format=types.DataFormat.ARROW,
+        read_options=types.ReadSession.TableReadOptions(
+            selected_fields=columns, row_restriction=read.row_filter
+        ),
+    )
+    return client.create_read_session(
+        parent=f"projects/{read.project or reference.project}",
+        read_session=request,
+        max_stream_count=max_streams,
+    )
 
 
 def read_stream(client: BigQueryReadClient, stream: Stream) -> Iterator[pa.RecordBatch]:
@@ -170,6 +184,6 @@ def _run_query(query: str, client: bigquery.Client) -> str:
 
 def _explain(read: ReadBatches, table: str, error: exceptions.GoogleAPICallError) -> str:
     what = f"Table {table}" if read.query is None else "The result of the query"
-    asked = [f"columns {', '.join(read.columns)}"] if read.columns else []
+    asked = [f"columns {', '.join(read.columns)}"] if read.columns and not read.optional else []
     asked += [f"row filter {read.row_filter!r}"] if read.row_filter else []
     return f"{what} cannot be read{' with ' if asked else ''}{' and '.join(asked)}: {error.message}"
