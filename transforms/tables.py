@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
-from google.api_core.exceptions import Conflict, GoogleAPICallError, NotFound
+import requests
+from google.api_core.exceptions import Conflict, GoogleAPICallError, NotFound, RetryError
 from google.cloud import bigquery
+from google.cloud.bigquery.retry import DEFAULT_RETRY
 
 from transforms.schema import ALERTS, ERROR_RECORDS, SCORES, SCORES_FULL, to_bigquery
 
@@ -19,6 +21,16 @@ ERRORS_TABLE: Final = "error_records"
 PARTITION_KEY: Final = "event_time"
 """Part of a row's key, though the id alone would do: copies of a row have the same event time, and BigQuery
 prunes partitions through the view only for a column that the view partitions its window by."""
+
+
+_FIRST_SECONDS: Final = 20.0
+_CALL_SECONDS: Final = 60.0
+"""Google's client would try for ten minutes. The first call tells whether anybody answers."""
+_RETRY: Final = DEFAULT_RETRY.with_timeout(_FIRST_SECONDS)
+
+
+class NoAnswerError(RuntimeError):
+    """BigQuery does not answer; the text names the address."""
 
 
 class TableError(RuntimeError):
@@ -145,6 +157,7 @@ def create_tables(
       location: of a new dataset; the client's default when None.
 
     Raises:
+      NoAnswerError: BigQuery has not answered for 20 s.
       TableError: an existing table has other types, or lacks a REQUIRED column.
     """
     reference = bigquery.DatasetReference.from_string(dataset, default_project=client.project)
@@ -152,7 +165,12 @@ def create_tables(
     new = bigquery.Dataset(reference)
     if location or client.location:
         new.location = location or client.location
-    client.create_dataset(new, exists_ok=True)
+    try:
+        client.create_dataset(new, exists_ok=True, retry=_RETRY, timeout=_FIRST_SECONDS)
+    except (RetryError, requests.exceptions.RequestException) as error:
+        cause = error.cause if isinstance(error, RetryError) else error
+        address = client._connection.API_BASE_URL
+        raise NoAnswerError(f"no answer at {address} for {_FIRST_SECONDS:.0f} s: {cause}") from error
     for spec in tables:
         _create_table(client, spec, full_name)
         _create_view(client, spec, full_name)
@@ -180,13 +198,13 @@ def missing_columns(
 def _create_table(client: bigquery.Client, spec: TableSpec, dataset: str) -> None:
     wanted = spec.table(dataset)
     try:
-        existing = client.get_table(wanted.reference)
+        existing = client.get_table(wanted.reference, retry=_RETRY, timeout=_CALL_SECONDS)
     except NotFound:
         try:
-            client.create_table(wanted)
+            client.create_table(wanted, retry=_RETRY, timeout=_CALL_SECONDS)
             return
         except Conflict:  # another process was faster
-            existing = client.get_table(wanted.reference)
+            existing = client.get_table(wanted.reference, retry=_RETRY, timeout=_CALL_SECONDS)
     try:
         missing = missing_columns(existing.schema, spec.schema)
     except TableError as error:
@@ -199,12 +217,12 @@ def _create_table(client: bigquery.Client, spec: TableSpec, dataset: str) -> Non
         )
     if missing:
         existing.schema = [*existing.schema, *missing]
-        client.update_table(existing, ["schema"])
+        client.update_table(existing, ["schema"], retry=_RETRY, timeout=_CALL_SECONDS)
 
 
 def _create_view(client: bigquery.Client, spec: TableSpec, dataset: str) -> None:
     try:
-        client.query_and_wait(spec.create_view_sql(dataset))
+        client.query_and_wait(spec.create_view_sql(dataset), retry=_RETRY, api_timeout=_CALL_SECONDS)
     except GoogleAPICallError as error:
         raise TableError(f"View {dataset}.{spec.view} cannot be created: {error.message}") from error
 
