@@ -117,6 +117,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
     found = parser()
     args, beam_options = found.parse(argv)
     manifest = check(found, args, beam_options)
+    wiring.local_endpoints(found, args, beam_options)
     wiring.create_tables(found, args)
     pipeline = beam.Pipeline(options=beam_options)
     build(pipeline, args, manifest)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import signal
+import sys
 from collections.abc import Sequence
+from types import FrameType
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from apache_beam.runners.runner import PipelineResult
+from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from model.artifact import Manifest
 from pipelines import options, wiring
@@ -113,6 +114,9 @@ def run(
     found = parser()
     args, beam_options = found.parse(argv)
     manifest = check(found, args, beam_options)
+    wiring.local_endpoints(found, args, beam_options)
+    if beam_options.view_as(StandardOptions).runner == LOCAL_RUNNER:
+        wiring.check_pubsub(found, args)
     wiring.create_tables(found, args)
     beam_options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(runner=runner, options=beam_options)
@@ -137,13 +141,39 @@ def check_arguments(
     wiring.check_write_method(found, args, beam_options)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: starts the job, and stays with it when it runs on this machine."""
+class Stopped(KeyboardInterrupt):
+    """SIGTERM, which ends a job on this machine as Ctrl-C does."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: starts the job, and stays with it when it runs on this machine.
+
+    Ctrl-C and SIGTERM end a job on this machine after the bundle in progress, or some seconds later where a
+    bundle hangs; what was not acknowledged comes again. A job on Dataflow goes on: pipelines.launch ends it.
+
+    Returns:
+      The exit status: 0 for a job that has come to its end in good order, 1 for one that has failed, 130 when
+      it was ended by Ctrl-C, 143 by SIGTERM. (2 is for wrong options.)
+
+    Raises:
+      Exception: what made the job fail; Python ends with 1 then, too.
+    """
     wiring.configure_logging()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end a job on this machine in good order
-    with contextlib.suppress(KeyboardInterrupt):  # a job on Dataflow goes on; see pipelines.launch to end it
-        run(argv).wait_until_finish()
+    signal.signal(signal.SIGTERM, _stop)
+    result: PipelineResult | None = None
+    try:
+        result = run(argv)
+        state = result.wait_until_finish()
+    except KeyboardInterrupt as stopped:
+        if result is not None and result.state == PipelineState.FAILED:
+            return 1
+        return 128 + (signal.SIGTERM if isinstance(stopped, Stopped) else signal.SIGINT)
+    return 1 if state == PipelineState.FAILED else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,6 +17,7 @@ from apache_beam.options.pipeline_options import (
 
 from model.artifact import Manifest
 from pipelines import options
+from pipelines.local import resources
 from transforms import clients, remote_options, tables
 from transforms.alert import Alert
 from transforms.clients import BigQueryEndpoints
@@ -65,6 +66,46 @@ def endpoints(args: argparse.Namespace) -> BigQueryEndpoints:
     return BigQueryEndpoints(args.bigquery_endpoint, args.bigquery_storage_endpoint)
 
 
+def local_endpoints(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, beam_options: PipelineOptions
+) -> None:
+    """Points a job on this machine at the BigQuery that the environment names, and refuses half a one."""
+    runner = beam_options.view_as(StandardOptions).runner or ""
+    # Beam's own connectors are pointed elsewhere by other means, or not at all.
+    if runner.endswith("DataflowRunner") or args.write_method != options.WRITE_METHODS[0]:
+        return
+    clients.take_environment(args)
+    try:
+        found = endpoints(args)
+    except ValueError as error:
+        parser.error(
+            f"{error} (where the flag is not given, {clients.REST_VARIABLE} or {clients.STORAGE_VARIABLE} of "
+            "the environment says so)"
+        )
+    sources = (getattr(args, name, None) for name in ("input_table", "input_query"))
+    if found.half_local and (args.output_dataset or any(sources)):
+        parser.error(
+            f"{clients.REST_FLAG} is {found.rest or 'Google'} and {clients.STORAGE_FLAG} is "
+            f"{found.storage or 'Google'}: tables and rows would be in different places. Give both or "
+            f"neither, by flag or by {clients.REST_VARIABLE} and {clients.STORAGE_VARIABLE}, as "
+            "`python -m pipelines.local up` prints them"
+        )
+
+
+def check_pubsub(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """For a stream on this machine: that its topics and its subscription exist; a job finds that out late."""
+    for flag in ("subscription", "topic", "alert_topic"):
+        name = getattr(args, flag)
+        if not name:
+            continue
+        try:
+            lack = resources.lacks(name)
+        except Exception as error:  # whatever Google's client raises: no credentials, no network
+            parser.error(f"--{flag}: cannot look up {name}: {error}")
+        if lack:
+            parser.error(f"--{flag}: {lack}")
+
+
 def create_tables(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Creates the missing tables and views of --output_dataset, unless --no-create_tables was given."""
     if not (args.output_dataset and args.create_tables):
@@ -73,6 +114,8 @@ def create_tables(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     wanted = (tables.scores_table(full=args.output_detail == "full"), *tables.TABLES[1:])
     try:
         tables.create_tables(endpoints(args).client(project), args.output_dataset, wanted)
+    except tables.NoAnswerError as error:
+        parser.error(f"{clients.REST_FLAG}: {error}; is the address right, and does the server run?")
     except Exception as error:  # whatever Google's client raises: no dataset, no permission, no network
         parser.error(
             f"--output_dataset: cannot create the tables of {args.output_dataset}: {error}\n"

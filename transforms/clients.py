@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,6 +19,11 @@ from google.cloud.bigquery_storage_v1.services.big_query_write.transports import
 
 REST_FLAG: Final = "--bigquery_endpoint"
 STORAGE_FLAG: Final = "--bigquery_storage_endpoint"
+
+REST_VARIABLE: Final = "BIGQUERY_EMULATOR_HOST"
+"""Google's client of the REST API reads this variable, too."""
+STORAGE_VARIABLE: Final = "BIGQUERY_STORAGE_EMULATOR_HOST"
+"""Google's clients read no variable for the Storage APIs; this one is the project's own."""
 
 _UNLIMITED: Final = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
@@ -54,6 +60,15 @@ class BigQueryEndpoints:
                 )
         if self.storage is not None and ("/" in self.storage or not _host(self.storage)):
             raise ValueError(f"{STORAGE_FLAG}={self.storage}: give HOST or HOST:PORT, without a scheme")
+
+    @property
+    def half_local(self) -> bool:
+        """Whether one of the two is on this machine and the other is not: tables here, rows there."""
+        local = [
+            self.rest is not None and is_loopback(urlsplit(self.rest).hostname or ""),
+            self.storage is not None and is_loopback(_host(self.storage)),
+        ]
+        return local[0] != local[1]
 
     def client(self, project: str | None = None) -> bigquery.Client:
         """A client of the REST API; `project` pays for jobs and completes table names."""
@@ -99,6 +114,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="BigQuery Storage Read and Write endpoint other than Google's public one. "
         "Example: 127.0.0.1:9060",
+    )
+
+
+def take_environment(args: argparse.Namespace) -> None:
+    """Fills in those of the flags that were not given from the environment.
+
+    Not a default of the parser: a job on Dataflow must not be sent to a server of this machine, and metadata
+    of templates is made from the defaults.
+    """
+    args.bigquery_endpoint = args.bigquery_endpoint or os.environ.get(REST_VARIABLE) or None
+    args.bigquery_storage_endpoint = (
+        args.bigquery_storage_endpoint or os.environ.get(STORAGE_VARIABLE) or None
     )
 
 

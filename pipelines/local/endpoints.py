@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 BIGQUERY_STORAGE_VARIABLE = "BIGQUERY_STORAGE_EMULATOR_HOST"
-"""Google's clients read no variable for the Storage API; this one is for the pipelines' command lines."""
+"""What transforms.clients reads, which takes a second to import; Google's clients read none for this API."""
 
 
 @dataclass(frozen=True)

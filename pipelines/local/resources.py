@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
-from google.api_core.exceptions import AlreadyExists, NotFound
+from google.api_core.exceptions import AlreadyExists, NotFound, PermissionDenied
+from google.api_core.retry import Retry
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from google.cloud.pubsub_v1.types import Subscription
+
+_LOOKUP_SECONDS = 20.0
 
 
 def create_topic(project: str, topic: str) -> str:
@@ -40,6 +44,48 @@ def create_subscription(project: str, subscription: str, topic: str, ack_deadlin
         with contextlib.suppress(AlreadyExists):
             subscriber.create_subscription(request)
         return name
+
+
+def lacks(name: str) -> str | None:
+    """What is to be done where a topic or a subscription does not exist; None where it does.
+
+    Whoever may use it need not be allowed to look it up: that counts as existing.
+
+    Args:
+      name: "projects/PROJECT/topics/TOPIC" or "projects/PROJECT/subscriptions/SUBSCRIPTION".
+
+    Raises:
+      GoogleAPIError: Pub/Sub does not answer within 20 s.
+    """
+    patience = {"retry": Retry(timeout=_LOOKUP_SECONDS), "timeout": _LOOKUP_SECONDS}
+    try:
+        if "/subscriptions/" in name:
+            with SubscriberClient() as subscriber:
+                subscriber.get_subscription(subscription=name, **patience)
+        else:
+            publisher = PublisherClient()
+            try:
+                publisher.get_topic(topic=name, **patience)
+            finally:
+                publisher.transport.close()
+    except PermissionDenied:
+        return None
+    except NotFound:
+        return f"{name} does not exist. Make it with: {_how_to_make(name)}"
+    return None
+
+
+def _how_to_make(name: str) -> str:
+    _, project, kind, short = name.split("/")
+    emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
+    if emulator is None:
+        topic = " --topic=TOPIC" if kind == "subscriptions" else ""
+        return f"gcloud pubsub {kind} create {short} --project={project}{topic}"
+    body = f'{{"topic": "projects/{project}/topics/TOPIC"}}' if kind == "subscriptions" else "{}"
+    return (
+        f"curl -X PUT -H 'Content-Type: application/json' -d '{body}' http://{emulator}/v1/{name}\n"
+        f"(python -m pipelines.resources create --project={project} --emulators makes the project's own)"
+    )
 
 
 def delete(*names: str) -> None:
