@@ -15,10 +15,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound
+from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, RetryError
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
-from requests.exceptions import RequestException
+from requests.exceptions import ConnectionError as RequestsConnectionError
+from requests.exceptions import RequestException, Timeout
 
 from pipelines import options
 from transforms import clients
@@ -36,6 +37,10 @@ _LIMIT: Final = re.compile(r"\d+ /\* limit \*/")
 _DATASET: Final = re.compile(r"`anomaly\.")
 _AGE: Final = re.compile(r"(\d+)([mhd])")
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
+ANSWER_SECONDS: Final = 20
+"""How long BigQuery may leave a request without an answer, retries included; the client alone waits for ten
+minutes, without a word."""
+_RETRY: Final = bigquery.DEFAULT_RETRY.with_timeout(ANSWER_SECONDS)
 _HEADING_WIDTH: Final = 110
 _LABEL_WIDTH: Final = 60
 
@@ -101,11 +106,15 @@ def sql(name: str, dataset: str, since: dt.datetime | None = None, limit: int | 
     """
     found = _DATASET.sub(f"`{dataset}.", text(name))
     if since is not None:
-        moment = since.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S+00")
-        found = _SINCE.sub(f"TIMESTAMP '{moment}' /* since */", found)
+        found = _SINCE.sub(f"TIMESTAMP '{timestamp(since)}' /* since */", found)
     if limit is not None:
         found = _LIMIT.sub(f"{limit} /* limit */", found)
     return found
+
+
+def timestamp(moment: dt.datetime) -> str:
+    """A point in time as BigQuery reads it; strftime would write the year 1 without its zeros."""
+    return moment.astimezone(dt.UTC).replace(tzinfo=None).isoformat(" ", "seconds") + "+00"
 
 
 def since(value: str, now: dt.datetime | None = None) -> dt.datetime:
@@ -115,27 +124,42 @@ def since(value: str, now: dt.datetime | None = None) -> dt.datetime:
       argparse.ArgumentTypeError: neither of them.
     """
     age = _AGE.fullmatch(value)
-    if age:
-        return (now or dt.datetime.now(dt.UTC)) - dt.timedelta(**{_UNITS[age.group(2)]: int(age.group(1))})
     try:
+        if age:
+            moment = now or dt.datetime.now(dt.UTC)
+            return moment - dt.timedelta(**{_UNITS[age.group(2)]: int(age.group(1))})
         moment = dt.datetime.fromisoformat(value)
+        return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+    except OverflowError:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is before the year 1 or after the year 9999 in UTC; give a time in between"
+        ) from None
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{value!r} is neither an age such as 90m, 24h, 7d nor a time such as 2026-03-01T12:00:00Z"
         ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
 
 
-def run(client: bigquery.Client, statement: str, max_bytes: int | None = None) -> list[dict[str, Any]]:
+def run(
+    client: bigquery.Client,
+    statement: str,
+    max_bytes: int | None = None,
+    parameters: Sequence[bigquery.ScalarQueryParameter] = (),
+) -> list[dict[str, Any]]:
     """Runs a statement and gives its rows; `max_bytes` lets BigQuery refuse a dearer one before it costs."""
-    config = bigquery.QueryJobConfig(maximum_bytes_billed=max_bytes)
-    return [dict(row.items()) for row in client.query(statement, job_config=config).result()]
+    config = bigquery.QueryJobConfig(maximum_bytes_billed=max_bytes, query_parameters=list(parameters))
+    return [dict(row.items()) for row in _start(client, statement, config).result(retry=_RETRY)]
+
+
+def _start(client: bigquery.Client, statement: str, config: bigquery.QueryJobConfig) -> bigquery.QueryJob:
+    # Without job_retry=None the client would start again, for minutes, when _RETRY has given up.
+    return client.query(statement, job_config=config, retry=_RETRY, job_retry=None, timeout=ANSWER_SECONDS)
 
 
 def scanned_bytes(client: bigquery.Client, statement: str) -> int:
     """The bytes that the statement would scan, by a dry run, which is free."""
     config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
-    return int(client.query(statement, job_config=config).total_bytes_processed or 0)
+    return int(_start(client, statement, config).total_bytes_processed or 0)
 
 
 def table_text(rows: Sequence[dict[str, Any]]) -> str:
@@ -242,19 +266,27 @@ def _label(value: Any) -> str:
     return "(none)" if value is None else str(value).strip()
 
 
-def _remedy(error: Exception, dataset: str) -> str:
-    """What to do about an error, on a line of its own; empty where BigQuery's own text must do."""
+def explain(error: Exception, dataset: str, endpoint: str | None) -> str:
+    """What went wrong, and on a line of its own what to do about it, where BigQuery's own text says less."""
+    if isinstance(error, (RetryError, RequestsConnectionError, Timeout)):
+        url = endpoint or "https://bigquery.googleapis.com"
+        return (
+            f"no answer at {url} within {ANSWER_SECONDS} s ({error.__cause__ or error}).\n"
+            f"Check {clients.REST_FLAG} and the network.\n"
+        )
     project, _, name = dataset.rpartition(".")
     if isinstance(error, NotFound):
-        return f"Make it with: python -m pipelines.resources create --project {project} --dataset {name}\n"
-    if isinstance(error, Forbidden):
-        return (
+        remedy = f"Make it with: python -m pipelines.resources create --project {project} --dataset {name}\n"
+    elif isinstance(error, Forbidden):
+        remedy = (
             f"It takes roles/bigquery.jobUser on {project} and roles/bigquery.dataViewer on {dataset}; "
             "ask its owner.\n"
         )
-    if isinstance(error, GoogleAuthError):
-        return "Run `gcloud auth application-default login`.\n"
-    return ""
+    elif isinstance(error, GoogleAuthError):
+        remedy = "Run `gcloud auth application-default login`.\n"
+    else:
+        remedy = ""
+    return f"{dataset}: {error}\n{remedy}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -328,7 +360,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         rows = run(client, statement, args.max_bytes or None)
     except (GoogleAPIError, GoogleAuthError, RequestException, ValueError) as error:
-        found.exit(1, f"{found.prog}: {args.dataset}: {error}\n{_remedy(error, args.dataset)}")
+        found.exit(1, f"{found.prog}: {explain(error, args.dataset, args.bigquery_endpoint)}")
     write(rows, args.format)
     if args.plot and not rows:
         print(f"--plot: no rows, so {args.plot} was not drawn", file=sys.stderr)

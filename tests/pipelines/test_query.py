@@ -49,6 +49,31 @@ def test_since_refuses_anything_else():
         query.since("yesterday'; DROP TABLE x")
 
 
+@pytest.mark.parametrize(
+    "value", ["9999999999d", "99999999999999999999m", "800000d", "0001-01-01T00:00:00+14:00"]
+)
+def test_since_refuses_what_no_calendar_holds(value, capsys):
+    with pytest.raises(argparse.ArgumentTypeError, match="before the year 1 or after the year 9999"):
+        query.since(value, NOW)
+    with pytest.raises(SystemExit) as ended:
+        query.main(["latency", "--dataset=my-project.anomaly", f"--since={value}"])
+    assert ended.value.code == 2
+    assert "argument --since" in capsys.readouterr().err
+
+
+def test_a_year_has_four_digits():
+    assert query.timestamp(query.since("0001-01-01")) == "0001-01-01 00:00:00+00"
+
+
+def test_an_address_without_a_server_is_named_soon(monkeypatch, capsys):
+    monkeypatch.setattr(query, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(query, "_RETRY", query._RETRY.with_timeout(1))
+    with pytest.raises(SystemExit) as ended:
+        query.main(["latency", "--dataset=my-project.anomaly", "--bigquery_endpoint=http://127.0.0.1:1"])
+    assert ended.value.code == 1
+    assert "no answer at http://127.0.0.1:1 within 1 s" in capsys.readouterr().err
+
+
 def test_table_text():
     rows = [
         {"name": "a", "score": 12.5, "at": NOW, "n": 3},
