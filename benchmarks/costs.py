@@ -5,9 +5,12 @@
 
 The rate of one core and the bytes of messages and rows are measured now, on this machine: the batch
 pipeline, JSON lines in, Parquet out, medians of several runs. The prices are list prices of one region, with
-their date, in PRICES below; change them there. What cannot be measured without a Google account is an
-assumption, and is a flag: `--efficiency`, the share of this machine's rate that a Dataflow core gives, which
-has to read Pub/Sub in small bundles and write to BigQuery over the network.
+the date at which they were known, in PRICES below; look up today's and change them there. What cannot be
+measured without a Google account is an assumption, and is a flag: `--efficiency`, the share of this machine's
+rate that a Dataflow core gives, which has to read Pub/Sub in small bundles and write to BigQuery over the
+network; `--scu-million` and `--scu-idle`, the compute units of Streaming Engine. pipelines.launch starts a
+stream at_least_once, which bills Streaming Engine by these units; nobody publishes how many a message takes, so
+read them off the metrics of a job of your own.
 """
 
 from __future__ import annotations
@@ -37,13 +40,15 @@ from publisher.generator import TransactionGenerator
 from publisher.messages import MessageSource
 from publisher.publish import write_jsonl
 
-PRICES_OF = "us-central1, list prices of June 2025 in US dollars, before free tiers and discounts"
+PRICES_OF = "us-central1, list prices as known in June 2025, US dollars, before free tiers and discounts; look up today's"
 PRICES = {
     "batch vCPU hour": 0.056,
     "streaming vCPU hour": 0.069,
     "memory GB hour": 0.003557,
     "batch disk GB hour": 0.000054,
+    "Streaming Engine compute unit hour": 0.089,
     "Pub/Sub TiB": 40.0,
+    "Pub/Sub topic retention GiB month": 0.27,
     "Storage Write API GiB": 0.025,
     "BigQuery storage GiB month": 0.02,
     "Cloud Storage GiB month": 0.02,
@@ -54,6 +59,8 @@ VCPUS, MEMORY_GB = 2, 8
 BATCH_DISK_GB, STREAM_DISK_GB = 25, 30
 GIB = 1024**3
 HOURS_A_MONTH = 730
+RETENTION_MONTHS = 1 / 30.4
+"""Topic transactions keeps its messages for a day, so that a subscription can go back; see pipelines.resources."""
 
 
 @dataclass(frozen=True)
@@ -100,23 +107,31 @@ def worker_hour(streaming: bool) -> float:
     return cpu + MEMORY_GB * PRICES["memory GB hour"] + disk
 
 
-def per_million(found: Measured, efficiency: float) -> dict[str, float]:
-    """Dollars for a million transactions, by what they are spent on."""
+def per_million(found: Measured, efficiency: float, scu: float) -> dict[str, float]:
+    """Dollars for a million transactions, by what they are spent on; `scu` is compute unit hours for them."""
     hours = 1e6 / (found.rate * efficiency * VCPUS) / 3600
     message = found.message_bytes + 60  # Pub/Sub counts id, time and attributes too
     return {
         "batch: workers": hours * worker_hour(streaming=False),
         "streaming: workers, busy": hours * worker_hour(streaming=True),
+        "streaming: Streaming Engine, compute units": scu * PRICES["Streaming Engine compute unit hour"],
         "streaming: Pub/Sub, published and delivered": 2e6 * message / 1024**4 * PRICES["Pub/Sub TiB"],
+        "streaming: Pub/Sub, kept by the topic for a day": 1e6
+        * message
+        / GIB
+        * RETENTION_MONTHS
+        * PRICES["Pub/Sub topic retention GiB month"],
         "BigQuery, rows written": 1e6 * found.row_bytes / GIB * PRICES["Storage Write API GiB"],
         "BigQuery, rows kept for a month": 1e6 * found.row_bytes / GIB * PRICES["BigQuery storage GiB month"],
     }
 
 
-def idle_month() -> dict[str, float]:
-    """Dollars a month for what stands there while nothing is published."""
+def idle_month(scu: float) -> dict[str, float]:
+    """Dollars a month for what stands there while nothing is published; `scu` is compute units an hour."""
+    units = HOURS_A_MONTH * scu * PRICES["Streaming Engine compute unit hour"]
     return {
         "a streaming job with one worker": HOURS_A_MONTH * worker_hour(streaming=True),
+        "its Streaming Engine, compute units": units,
         "no job: topics, subscriptions, dataset, empty": 0.0,
         "no job: bucket with model and specs, 1 GiB": PRICES["Cloud Storage GiB month"],
         "no job: one image, 1.5 GiB": 1.5 * PRICES["Artifact Registry GiB month"],
@@ -131,12 +146,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--efficiency", type=float, default=0.33, help="default: %(default)s")
+    parser.add_argument(
+        "--scu-million",
+        type=float,
+        default=1.0,
+        help="assumed compute unit hours of Streaming Engine a million messages (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--scu-idle",
+        type=float,
+        default=0.1,
+        help="assumed compute units an hour while nothing is published (default: %(default)s)",
+    )
     parser.add_argument("--format", choices=("table", "json"), default="table")
     args = parser.parse_args(argv)
     found = measure(args.rows, args.runs)
-    million, month = per_million(found, args.efficiency), idle_month()
+    million = per_million(found, args.efficiency, args.scu_million)
+    month = idle_month(args.scu_idle)
     if args.format == "json":
-        told = {"measured": vars(found), "per_million": million, "idle_month": month, "prices": PRICES_OF}
+        assumed = {name: getattr(args, name) for name in ("efficiency", "scu_million", "scu_idle")}
+        told = {
+            "measured": vars(found),
+            "assumed": assumed,
+            "per_million": million,
+            "idle_month": month,
+            "prices": PRICES_OF,
+        }
         print(json.dumps(told, indent=1))
         return
     print(
@@ -144,12 +179,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{found.row_bytes:.0f} bytes a row"
     )
     print(f"Assumed:  a Dataflow core does {args.efficiency:.0%} of that; n2-standard-2 workers")
+    print(
+        f"          Streaming Engine takes {args.scu_million:g} compute unit hours a million messages, "
+        f"{args.scu_idle:g} an hour while idle"
+    )
     print(f"Prices:   {PRICES_OF}\n")
     for title, costs in (("A million transactions", million), ("A month without any", month)):
         print(title)
         for name, dollars in costs.items():
             print(f"  {name.ljust(48)} {dollars:9.4f} $")
-    print("\nStreaming Engine's own work comes on top; it depends on the bundles, which only Dataflow shows.")
 
 
 if __name__ == "__main__":
