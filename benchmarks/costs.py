@@ -9,8 +9,8 @@ the date at which they were known, in PRICES below; look up today's and change t
 measured without a Google account is an assumption, and is a flag: `--efficiency`, the share of this machine's
 rate that a Dataflow core gives, which has to read Pub/Sub in small bundles and write to BigQuery over the
 network; `--scu-million` and `--scu-idle`, the compute units of Streaming Engine. pipelines.launch starts a
-stream at_least_once, which bills Streaming Engine by these units; nobody publishes how many a message takes, so
-read them off the metrics of a job of your own.
+stream at_least_once, which bills Streaming Engine by these units; nobody publishes how many a message takes,
+so read them off the metrics of a job of your own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ from publisher.generator import TransactionGenerator
 from publisher.messages import MessageSource
 from publisher.publish import write_jsonl
 
-PRICES_OF = "us-central1, list prices as known in June 2025, US dollars, before free tiers and discounts; look up today's"
+PRICES_OF = (
+    "us-central1, list prices as known in June 2025, US dollars, before free tiers and discounts; "
+    "look up today's"
+)
 PRICES = {
     "batch vCPU hour": 0.056,
     "streaming vCPU hour": 0.069,
@@ -60,7 +63,7 @@ BATCH_DISK_GB, STREAM_DISK_GB = 25, 30
 GIB = 1024**3
 HOURS_A_MONTH = 730
 RETENTION_MONTHS = 1 / 30.4
-"""Topic transactions keeps its messages for a day, so that a subscription can go back; see pipelines.resources."""
+"""The topic keeps its messages for a day, so that a subscription can go back; see pipelines.resources."""
 
 
 @dataclass(frozen=True)
