@@ -106,7 +106,8 @@ def _up(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _suffix(options: argparse.Namespace) -> str:
-    return "" if options.name == "default" else f" --name={shlex.quote(options.name)}"
+    name = "" if options.name == "default" else f" --name={shlex.quote(options.name)}"
+    return name + (f" --state-dir={shlex.quote(str(options.state_dir))}" if options.state_dir else "")
 
 
 def _json(running: Running | None) -> str:
@@ -121,7 +122,9 @@ def _status(options: argparse.Namespace) -> int:
     if options.format == "json":
         print(_json(running))
     elif running is None:
-        print("The local stack does not run. Start it with `python -m pipelines.local up`.")
+        print(
+            f"The local stack does not run. Start it with `python -m pipelines.local up{_suffix(options)}`."
+        )
     else:
         print(f"The local stack runs (process {running.pid}).")
         for label, value in running.endpoints.to_dict().items():

@@ -324,11 +324,14 @@ def test_up_status_down(tmp_path):
 @pytest.mark.integration
 def test_a_killed_stack_is_stale_and_can_be_started_again(tmp_path):
     arguments = ("up", "--no-pubsub", "--format=json")
-    first = json.loads(local(*arguments, state_dir=tmp_path).stdout)
+    started = local(*arguments, state_dir=tmp_path)
+    assert f"`python -m pipelines.local down --state-dir={tmp_path}` stops it." in started.stderr
+    first = json.loads(started.stdout)
     os.kill(first["pid"], signal.SIGKILL)
     until(lambda: not listens(first["endpoints"]["bigquery"]))
     assert (tmp_path / "default.json").exists()
-    assert "does not run" in local("status", state_dir=tmp_path).stdout
+    stale = local("status", state_dir=tmp_path).stdout
+    assert f"does not run. Start it with `python -m pipelines.local up --state-dir={tmp_path}`" in stale
     assert not (tmp_path / "default.json").exists()
     second = json.loads(local(*arguments, state_dir=tmp_path).stdout)
     assert second["pid"] != first["pid"]
