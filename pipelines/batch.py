@@ -12,7 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from model.artifact import Manifest
-from pipelines import options, wiring
+from pipelines import lookups, options, wiring
 from transforms import metrics, remote_options
 from transforms.bigquery import ReadBatches
 from transforms.columnar import SOURCE_COLUMNS
@@ -69,6 +69,13 @@ def parser() -> options.OptionsParser:
     options.add_model_arguments(found)
     remote_options.add_arguments(found)
     options.add_sink_arguments(found, files=True)
+    found.add_argument_group("files").add_argument(
+        "--overwrite",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="replace the files that an earlier job left in --output, once the new ones are complete; else a "
+        "job is refused there",
+    )
     return found
 
 
@@ -132,6 +139,8 @@ def check(found: options.OptionsParser, args: argparse.Namespace, beam_options: 
         found.error(
             f"--input={args.input}: no such file; `python -m publisher --jsonl FILE --count 1000` writes one"
         )
+    if args.output:
+        lookups.check_output(found, args)
     wiring.default_runner(beam_options, "FnApiRunner")
     return options.resolve_model(found, args)
 
@@ -147,6 +156,8 @@ def check_arguments(
         found.error("--row_filter goes with --input_table; put the condition into --input_query instead")
     if args.input and input_format(args) is None:
         found.error(f"--input={args.input}: cannot tell the format; give --input_format=jsonl or parquet")
+    if args.overwrite and not args.output:
+        found.error("--overwrite replaces the files of an earlier job: give their directory as --output")
     wiring.check_write_method(found, args, beam_options)
 
 

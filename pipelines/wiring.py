@@ -58,7 +58,7 @@ def write(detected: Detected, args: argparse.Namespace, streaming: bool) -> None
             temp_location=args.load_location,
         )
     if args.output:
-        _ = detected | "Write files" >> WriteFiles(args.output, schema)
+        _ = detected | "Write files" >> WriteFiles(args.output, schema, args.overwrite)
 
 
 def endpoints(args: argparse.Namespace) -> BigQueryEndpoints:

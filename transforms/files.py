@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -136,17 +137,22 @@ class WriteParquetBatches(beam.PTransform):
       schema: the columns; batches may have them in their order only.
       codec: compression, as pyarrow names it. "zstd" makes files a third smaller, and takes longer.
       window_seconds: for unbounded input.
+      overwrite: whether `shards(prefix)` of an earlier job go, however many they are. They do when all new
+        ones are complete, under their temporary names: a job that fails before leaves the old ones alone.
+        Bounded input only.
     """
 
     prefix: str
     schema: pa.Schema
     codec: str = "snappy"
     window_seconds: int = 60
+    overwrite: bool = False
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
         """Batches to a file sink."""
         if batches.is_bounded:
-            return batches | beam.io.iobase.Write(ParquetSink(self.prefix, self.schema, self.codec))
+            bounded = ParquetSink(self.prefix, self.schema, self.codec, overwrite=self.overwrite)
+            return batches | beam.io.iobase.Write(bounded)
         # The name of a window's file must not be that of a job before this one.
         prefix = f"{self.prefix}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         sink = ParquetSink(prefix, self.schema, self.codec, "-W-SSSSS-of-NNNNN")
@@ -166,7 +172,12 @@ class ParquetSink(FileBasedSink):
     """
 
     def __init__(
-        self, prefix: str, schema: pa.Schema, codec: str = "snappy", shard_name_template: str | None = None
+        self,
+        prefix: str,
+        schema: pa.Schema,
+        codec: str = "snappy",
+        shard_name_template: str | None = None,
+        overwrite: bool = False,
     ) -> None:
         super().__init__(
             prefix,
@@ -179,6 +190,13 @@ class ParquetSink(FileBasedSink):
         )
         self._schema = schema
         self._codec = codec
+        self._overwrite = overwrite
+
+    def pre_finalize(self, init_result: str, writer_results: Iterable[str]) -> None:
+        """Makes way for the new files: Beam itself removes old ones of the same number alone."""
+        if self._overwrite and (old := shards(self.file_path_prefix.get())):
+            FileSystems.delete(old)
+        super().pre_finalize(init_result, writer_results)
 
     def open(self, temp_path: str) -> _RowGroupWriter:
         """A writer of one file."""
@@ -242,6 +260,13 @@ def _repeating(schema: pa.Schema) -> list[str]:
         if pa.types.is_string(kind) and field.name != "transaction_id":
             paths.append(path)
     return paths
+
+
+def shards(prefix: str) -> list[str]:
+    """The files that WriteParquetBatches has left for bounded input, whichever job it was in."""
+    name = re.compile(re.escape(FileSystems.split(prefix)[1]) + r"-\d{5,}-of-\d{5,}\.parquet")
+    matched = FileSystems.match([f"{prefix}-*-of-*.parquet"])[0].metadata_list
+    return sorted(file.path for file in matched if name.fullmatch(FileSystems.split(file.path)[1]))
 
 
 def split_lines(file: FileMetadata, split_bytes: int = SPLIT_BYTES) -> list[Range]:

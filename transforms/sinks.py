@@ -16,7 +16,7 @@ from transforms.bigquery import Commit, WriteBatches
 from transforms.bigquery.sink import Method
 from transforms.clients import BigQueryEndpoints
 from transforms.detect import Detected
-from transforms.files import WriteParquetBatches
+from transforms.files import WriteParquetBatches, shards
 from transforms.schema import ALERTS, ERROR_RECORDS, SCORES
 
 UNSTORED: Final = "dead_letters_unstored"
@@ -83,10 +83,13 @@ class WriteFiles(beam.PTransform):
     Attributes:
       directory: local or gs://.
       scores_schema: SCORES or SCORES_FULL.
+      overwrite: whether the files of an earlier job go; see transforms.files.WriteParquetBatches. Otherwise
+        there must be none, or the rows of both jobs are mixed: see `output_files`.
     """
 
     directory: str
     scores_schema: pa.Schema = SCORES
+    overwrite: bool = False
 
     def expand(self, detected: Detected) -> None:
         """Three sets of files."""
@@ -95,8 +98,18 @@ class WriteFiles(beam.PTransform):
             (tables.ALERTS_TABLE, detected.alerts, ALERTS),
             (tables.ERRORS_TABLE, detected.dead_letters, ERROR_RECORDS),
         ):
-            path = f"{self.directory.rstrip('/')}/{name}"
-            _ = batches | f"Files {name}" >> WriteParquetBatches(path, schema)
+            files = WriteParquetBatches(_prefix(self.directory, name), schema, overwrite=self.overwrite)
+            _ = batches | f"Files {name}" >> files
+
+
+def output_files(directory: str) -> list[str]:
+    """The files that WriteFiles has left in a directory."""
+    names = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE)
+    return [path for name in names for path in shards(_prefix(directory, name))]
+
+
+def _prefix(directory: str, name: str) -> str:
+    return f"{directory.rstrip('/')}/{name}"
 
 
 @dataclass

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import io
+import os
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +15,8 @@ import pytest
 from google.cloud import bigquery
 
 from model.features import FEATURES
-from pipelines import batch
+from pipelines import batch, lookups
+from pipelines.local.gcs import local_gcs
 from transforms import metrics
 from transforms.bigquery.source import create_streams
 from transforms.schema import to_bigquery
@@ -104,3 +108,90 @@ def test_a_column_that_is_no_part_of_a_transaction_is_not_read_from_bigquery(
     (stream,) = create_streams(read)
     names = pa.ipc.read_schema(pa.py_buffer(stream.schema)).names
     assert sorted(names) == sorted(["account_id", *FEATURES])
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a launch says that ends before the job."""
+    with pytest.raises(SystemExit) as stopped:
+        batch.run(argv)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+class TestOutput:
+    @pytest.fixture
+    def argv(self, model_dir, tmp_path) -> list[str]:
+        pq.write_table(ulb(), tmp_path / "in.parquet")
+        return [f"--input={tmp_path}/in.parquet", f"--model={model_dir}"]
+
+    def test_a_second_job_is_refused_unless_it_may_overwrite(self, argv, tmp_path, capsys):
+        output = tmp_path / "scored"
+        argv.append(f"--output={output}")
+        run_batch(argv)
+        (first,) = output.glob("scores-*")
+        # As if there had been more workers: other names than those that the second job gives its files.
+        for name in ("scores", "alerts", "error_records"):
+            (output / f"{name}-00000-of-00001.parquet").rename(output / f"{name}-00001-of-00003.parquet")
+        said = refused(argv, capsys)
+        assert f"--output={output} has 3 files of an earlier job, such as {output}/scores-0000" in said
+        assert "give another directory, or --overwrite" in said
+        pq.write_table(ulb(7), tmp_path / "in.parquet")
+        assert run_batch([*argv, "--overwrite"])[metrics.ROWS_SCORED] == 7
+        assert sorted(path.name for path in output.glob("*.parquet")) == [
+            "alerts-00000-of-00001.parquet",
+            "error_records-00000-of-00001.parquet",
+            "scores-00000-of-00001.parquet",
+        ]
+        assert pq.read_table(first).num_rows == 7
+
+    def test_a_job_that_may_overwrite_and_fails_leaves_what_was_there(self, argv, model_dir, tmp_path):
+        output = tmp_path / "scored"
+        argv.append(f"--output={output}")
+        run_batch(argv)
+        before = {path.name: path.read_bytes() for path in output.glob("*.parquet")}
+        (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(os.urandom(1000))[:-100])
+        with pytest.raises(Exception, match=r"cut\.jsonl\.gz: .* cut off"):
+            run_batch([f"--input={tmp_path}/cut.jsonl.gz", *argv[1:], "--overwrite"])
+        assert {path.name: path.read_bytes() for path in output.glob("*.parquet")} == before
+
+    def test_it_holds_for_cloud_storage(self, argv, tmp_path, capsys):
+        (tmp_path / "bucket").mkdir()
+        with local_gcs(tmp_path):
+            argv.append("--output=gs://bucket/scored/")
+            run_batch(argv)
+            said = refused(argv, capsys)
+            assert "such as gs://bucket/scored/scores-00000-of-00001.parquet" in said
+            run_batch([*argv, "--overwrite"])
+            assert len(list((tmp_path / "bucket/scored").glob("*.parquet"))) == 3
+
+    def test_what_cannot_be_listed_is_left_to_the_job(self, argv, tmp_path, caplog):
+        found = batch.parser()
+        args, beam_options = found.parse([*argv, "--output=no-such-file-system://there/scored"])
+        batch.check(found, args, beam_options)
+        assert "no-such-file-system://there/scored: cannot look for files of an earlier job" in caplog.text
+
+    def test_a_file_in_the_way_is_named(self, argv, tmp_path, capsys):
+        (tmp_path / "file").touch()
+        for output in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
+            said = refused([*argv, f"--output={output}"], capsys)
+            assert f"--output={output}: {tmp_path}/file is a file, not a directory" in said
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    def test_a_directory_that_may_not_be_written_is_named(self, argv, tmp_path, capsys):
+        (tmp_path / "closed").mkdir(mode=0o500)
+        said = refused([*argv, f"--output={tmp_path}/closed/scored"], capsys)
+        assert f"no permission to write in {tmp_path}/closed" in said
+
+    def test_a_pattern_is_no_directory(self, argv, capsys):
+        assert "--output=out[1]: *, ? and [ make a pattern of it" in refused(
+            [*argv, "--output=out[1]"], capsys
+        )
+
+    def test_overwriting_is_for_files(self, argv, capsys):
+        said = refused([*argv, "--output_dataset=my-project.anomaly", "--overwrite"], capsys)
+        assert "give their directory as --output" in said
+
+
+def test_a_look_ends_in_time():
+    with pytest.raises(TimeoutError, match="no answer in 0 seconds"):
+        lookups.within(0.05, lambda: threading.Event().wait(5))
