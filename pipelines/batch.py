@@ -7,8 +7,7 @@ import datetime as dt
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from model.artifact import Manifest
@@ -125,6 +124,9 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
     args, beam_options = found.parse(argv)
     manifest = check(found, args, beam_options)
     wiring.local_endpoints(found, args, beam_options)
+    if args.input_table:
+        project = beam_options.view_as(GoogleCloudOptions).project
+        lookups.check_table(found, args.input_table, project, wiring.endpoints(args))
     wiring.create_tables(found, args)
     pipeline = beam.Pipeline(options=beam_options)
     build(pipeline, args, manifest)
@@ -135,10 +137,8 @@ def check(found: options.OptionsParser, args: argparse.Namespace, beam_options: 
     """What argparse alone cannot check; ends the program with a message that says what to do."""
     check_arguments(found, args, beam_options)
     # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
-    if args.input and "://" not in args.input and not FileSystems.match([args.input])[0].metadata_list:
-        found.error(
-            f"--input={args.input}: no such file; `python -m publisher --jsonl FILE --count 1000` writes one"
-        )
+    if args.input and "://" not in args.input:
+        lookups.check_local_files(found, args.input, parquet=input_format(args) == "parquet")
     if args.output:
         lookups.check_output(found, args)
     wiring.default_runner(beam_options, "FnApiRunner")
@@ -152,6 +152,9 @@ def check_arguments(
     options.require_sink(found, args)
     options.check_thresholds(found, args)
     remote_options.validate_arguments(found, args)
+    for flag, value in (("--input", args.input), ("--input_query", args.input_query)):
+        if value is not None and not value.strip():
+            found.error(f"{flag} is empty; give {'a file' if flag == '--input' else 'a query'}")
     if args.row_filter and not args.input_table:
         found.error("--row_filter goes with --input_table; put the condition into --input_query instead")
     if args.input and input_format(args) is None:

@@ -7,15 +7,76 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeVar
 
+from apache_beam.io.filesystems import FileSystems
+from google.api_core import exceptions
+from google.cloud import bigquery
+
+from transforms.bigquery.source import arrow_schema
+from transforms.bigquery.streams import table_reference
+from transforms.clients import BigQueryEndpoints
+from transforms.columnar import SourceColumnsError, check_columns
+from transforms.files import FileColumnsError, parquet_schema
 from transforms.sinks import output_files
 
 PATIENCE: Final = 20.0
 """Seconds for one look at the cloud. A launch never waits longer for what it could do without."""
 
 _T = TypeVar("_T")
+
+
+def check_local_files(parser: argparse.ArgumentParser, pattern: str, parquet: bool) -> None:
+    """Ends the program where --input matches nothing, or a Parquet file lacks what a transaction needs."""
+    flag = f"--input={pattern}"
+    matched = [file.path for file in FileSystems.match([pattern])[0].metadata_list]
+    if not matched:
+        parser.error(f"{flag}: no such file; `python -m publisher --jsonl FILE --count 1000` writes one")
+    for path in matched:
+        if Path(path).is_dir():
+            parser.error(f"{flag}: {path} is a directory; give the files in it, such as {path}/*.parquet")
+        try:
+            if parquet:
+                check_columns(parquet_schema(path))
+        except SourceColumnsError as error:
+            parser.error(f"{flag}: {path}: {error}")
+        except FileColumnsError as error:
+            parser.error(f"{flag}: {error}; give --input_format=jsonl where it is JSON lines")
+        except OSError as error:
+            parser.error(f"{flag}: {path} cannot be read: {error}")
+
+
+def check_table(
+    parser: argparse.ArgumentParser, name: str, project: str | None, endpoints: BigQueryEndpoints
+) -> None:
+    """Ends the program where --input_table is not there, is a view, or lacks what a transaction needs.
+
+    Whoever launches a job need not be allowed to look at its tables, so what cannot be looked up is left to
+    the job.
+    """
+    flag = f"--input_table={name}"
+    reference = table_reference(name)
+
+    def look() -> bigquery.Table:
+        with closing(endpoints.client(project or reference.project)) as client:
+            return client.get_table(reference, retry=None, timeout=PATIENCE)
+
+    try:
+        table = within(PATIENCE, look)
+    except exceptions.NotFound as error:
+        tables = f"{reference.project}:{reference.dataset_id}"
+        parser.error(f"{flag}: no such table; `bq ls {tables}` lists those that there are ({error.message})")
+    except Exception as error:  # no permission, no credentials, no network
+        logging.warning("%s: cannot look it up, which is left to the job: %s", flag, error)
+        return
+    if table.table_type in ("VIEW", "MATERIALIZED_VIEW"):
+        parser.error(f"{flag} is a view, which has no rows of its own; use --input_query to select from it")
+    try:
+        check_columns(arrow_schema(table.schema))
+    except SourceColumnsError as error:
+        parser.error(f"{flag}: {error}; --input_query can rename and convert columns")
 
 
 def check_output(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

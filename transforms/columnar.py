@@ -94,6 +94,16 @@ def to_transactions(
     )
 
 
+def check_columns(schema: pa.Schema) -> None:
+    """Raises SourceColumnsError for columns that `to_transactions` would refuse, before there are rows."""
+    for name in SOURCE_COLUMNS:
+        if schema.names.count(name) > 1:
+            raise SourceColumnsError(f"Column {name!r} is there {schema.names.count(name)} times")
+    # Of other columns the types do not matter, and not all of them make an empty array.
+    fields = [field if field.name in SOURCE_COLUMNS else pa.field(field.name, pa.null()) for field in schema]
+    to_transactions(empty(pa.schema(fields)), dt.datetime.now(dt.UTC))
+
+
 def rebatch(batches: Iterable[pa.RecordBatch], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
     """The same rows in the same order, in batches of `rows` rows; only the last one may have fewer.
 

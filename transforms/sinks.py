@@ -16,7 +16,8 @@ from transforms.bigquery import Commit, WriteBatches
 from transforms.bigquery.sink import Method
 from transforms.clients import BigQueryEndpoints
 from transforms.detect import Detected
-from transforms.files import WriteParquetBatches, shards
+from transforms.files import WriteParquetBatches
+from transforms.parquet_sink import shards
 from transforms.schema import ALERTS, ERROR_RECORDS, SCORES
 
 UNSTORED: Final = "dead_letters_unstored"

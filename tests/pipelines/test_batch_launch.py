@@ -5,8 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import io
+import json
 import os
+import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +24,7 @@ from pipelines import batch, lookups
 from pipelines.local.gcs import local_gcs
 from transforms import metrics
 from transforms.bigquery.source import create_streams
+from transforms.clients import BigQueryEndpoints
 from transforms.schema import to_bigquery
 
 
@@ -190,6 +196,115 @@ class TestOutput:
     def test_overwriting_is_for_files(self, argv, capsys):
         said = refused([*argv, "--output_dataset=my-project.anomaly", "--overwrite"], capsys)
         assert "give their directory as --output" in said
+
+
+class TestLocalFiles:
+    @pytest.mark.parametrize(
+        ("columns", "reason"),
+        [
+            ({"V3": None}, "two.parquet: The source has no column V3. It needs the 30 feature columns"),
+            ({"V3": ["1"] * 5}, "two.parquet: Column 'V3' is string, not a number"),
+            ({"event_time": ["2026"] * 5}, "two.parquet: Column 'event_time' is string, not a timestamp"),
+        ],
+    )
+    def test_parquet_without_what_a_transaction_needs_is_named(self, tmp_path, capsys, columns, reason):
+        pq.write_table(ulb(), tmp_path / "one.parquet")
+        pq.write_table(ulb(**columns), tmp_path / "two.parquet")
+        said = refused([f"--input={tmp_path}/*.parquet", "--model=m", "--output=o"], capsys)
+        assert f"--input={tmp_path}/*.parquet: {tmp_path}/{reason}" in said
+
+    @pytest.mark.parametrize("name", ["lines.parquet", "rows.parquet.gz"])
+    def test_what_is_not_parquet_is_named(self, tmp_path, capsys, name):
+        (tmp_path / name).write_bytes(gzip.compress(b"{}") if name.endswith("gz") else b"{}\n" * 10)
+        said = refused([f"--input={tmp_path}/{name}", "--model=m", "--output=o"], capsys)
+        assert f"{tmp_path}/{name}: not a Parquet file" in said
+        assert "give --input_format=jsonl where it is JSON lines" in said
+
+    def test_a_directory_is_named(self, tmp_path, capsys):
+        said = refused([f"--input={tmp_path}", "--input_format=jsonl", "--model=m", "--output=o"], capsys)
+        assert f"{tmp_path} is a directory; give the files in it" in said
+
+    @pytest.mark.parametrize("flag", ["--input", "--input_query"])
+    @pytest.mark.parametrize("value", ["", "  "])
+    def test_nothing_is_no_source(self, capsys, flag, value):
+        assert f"{flag} is empty; give a " in refused([f"{flag}={value}", "--model=m", "--output=o"], capsys)
+
+
+class TestTable:
+    @pytest.fixture
+    def argv(self, model_dir, tmp_path, bigquery_flags) -> list[str]:
+        return [f"--model={model_dir}", f"--output={tmp_path}/scored", *bigquery_flags]
+
+    @pytest.mark.integration
+    def test_one_that_is_not_there_is_named(self, argv, bigquery_client, dataset, capsys):
+        for name in (f"{bigquery_client.project}.{dataset}.nowhere", f"{bigquery_client.project}.no.where"):
+            said = refused([f"--input_table={name}", *argv], capsys)
+            assert f"--input_table={name}: no such table; `bq ls " in said
+
+    @pytest.mark.integration
+    @pytest.mark.parametrize(
+        ("columns", "reason"),
+        [
+            ({"V3": None}, "The source has no column V3. It needs the 30 feature columns"),
+            ({"V3": ["1"] * 5}, "Column 'V3' is string, not a number"),
+            ({"features": [1.0] * 5}, "Column 'features' is double, not a list of 30 numbers"),
+        ],
+    )
+    def test_one_without_what_a_transaction_needs_is_named(self, argv, make_table, capsys, columns, reason):
+        table = make_table(ulb(**columns))
+        said = refused([f"--input_table={table}", *argv], capsys)
+        assert f"--input_table={table}: {reason}" in said
+        assert "--input_query can rename and convert columns" in said
+
+    @pytest.mark.integration
+    def test_a_view_is_named(self, argv, make_table, bigquery_client, dataset, capsys):
+        view = bigquery.Table(f"{bigquery_client.project}.{dataset}.seen")
+        view.view_query = f"SELECT * FROM `{make_table(ulb())}`"
+        bigquery_client.create_table(view)
+        said = refused([f"--input_table={bigquery_client.project}.{dataset}.seen", *argv], capsys)
+        assert "is a view, which has no rows of its own; use --input_query" in said
+
+    @pytest.mark.integration
+    def test_one_that_has_all_is_read(self, argv, make_table):
+        table = make_table(ulb(account_id=["a"] * 5, event_time=[dt.datetime.now(dt.UTC)] * 5))
+        assert run_batch([f"--input_table={table}", *argv])[metrics.ROWS_SCORED] == 5
+
+    def test_one_that_may_not_be_looked_up_is_left_to_the_job(self, caplog):
+        answer = {"error": {"code": 403, "message": "Access Denied: bigquery.tables.get", "errors": []}}
+        with answering(403, answer) as url:
+            lookups.check_table(batch.parser(), "my-project.data.table", None, BigQueryEndpoints(url))
+        assert "my-project.data.table: cannot look it up, which is left to the job: 403" in caplog.text
+
+    def test_nobody_waits_for_a_bigquery_that_does_not_answer(self, monkeypatch, caplog):
+        monkeypatch.setattr(lookups, "PATIENCE", 0.2)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            endpoints = BigQueryEndpoints(f"http://127.0.0.1:{silent.getsockname()[1]}")
+            lookups.check_table(batch.parser(), "my-project.data.table", None, endpoints)
+        assert "cannot look it up, which is left to the job" in caplog.text
+
+
+@contextmanager
+def answering(status: int, body: dict) -> Iterator[str]:
+    """A server that gives one answer to every GET."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 def test_a_look_ends_in_time():

@@ -16,7 +16,7 @@ from model.features import FEATURES
 from transforms import metrics
 from transforms.bigquery import ReadBatches
 from transforms.bigquery.append import Appender
-from transforms.bigquery.source import create_streams, read_stream
+from transforms.bigquery.source import arrow_schema, create_streams, read_stream
 from transforms.bigquery.streams import default_stream
 from transforms.clients import BigQueryEndpoints
 from transforms.columnar import to_transactions
@@ -205,6 +205,16 @@ class TestOnTheEmulator:
         _ = p | ReadBatches(**filled, project=client.project, endpoints=endpoints)
         with pytest.raises(Exception, match=message):
             p.run().wait_until_finish()
+
+
+@pytest.mark.integration
+def test_the_schema_of_a_table_in_arrow_is_that_of_its_batches(client, endpoints, table):
+    (stream,) = create_streams(ReadBatches(table, endpoints=endpoints))
+    read = pa.ipc.read_schema(pa.py_buffer(stream.schema))
+    told = arrow_schema(client.get_table(table).schema)
+    assert told.names == read.names
+    assert told.types[:5] == read.types[:5]
+    assert pa.types.is_list(told.field("pairs").type)
 
 
 class TestConstruction:

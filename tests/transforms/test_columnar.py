@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.features import FEATURES, N_FEATURES
-from transforms.columnar import SourceColumnsError, rebatch, row_dicts, to_transactions
+from transforms.columnar import SourceColumnsError, check_columns, rebatch, row_dicts, to_transactions
 from transforms.message import MessageRules, Messages, parse_messages
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS
 
@@ -163,12 +163,37 @@ class TestToTransactions:
         (payload,) = found.dead_letters.column("payloadBytes").to_pylist()
         assert orjson.loads(payload)["event_time"] == "2023-11-14T22:13:20.123456+00:00"
 
+    @pytest.mark.parametrize(
+        "columns",
+        [
+            {},
+            {"Class": [0, 1, 0], "account_id": [1, 2, 3], "event_time": [NOW] * 3},
+            {"V2": [None] * 3, "event_time": [None] * 3, "transaction_id": [None] * 3},
+            {"Amount": pa.array([1, 2, 3], pa.decimal128(9, 2))},
+            {"account_id": pa.array(["a", "a", "b"]).dictionary_encode()},
+            {"notes": pa.array([1, 2, 3]).dictionary_encode(), "nested": [{"V1": "x"}] * 3},
+        ],
+        ids=str,
+    )
+    def test_what_it_takes_passes_the_check_of_columns_alone(self, columns):
+        assert to_transactions(ulb(**columns), NOW)
+        check_columns(ulb(**columns).schema)
+        lists = pa.schema([("features", pa.list_(pa.float32())), ("V1", pa.string())])
+        check_columns(lists)
+
+    def test_a_column_that_is_there_twice_is_named(self):
+        twice = pa.schema([*ulb().schema, pa.field("V2", pa.float64())])
+        with pytest.raises(SourceColumnsError, match="Column 'V2' is there 2 times"):
+            check_columns(twice)
+
     def test_missing_feature_columns_are_named(self):
         batch = ulb().drop_columns(["V3", "Amount"])
         with pytest.raises(
             SourceColumnsError, match=r"no column V3, Amount\. It needs the 30 feature columns"
         ):
             to_transactions(batch, NOW)
+        with pytest.raises(SourceColumnsError, match=r"no column V3, Amount\..* it has Time, V1, V2, V4"):
+            check_columns(batch.schema)
 
     @pytest.mark.parametrize(
         ("columns", "message"),
@@ -184,6 +209,8 @@ class TestToTransactions:
     def test_a_column_of_an_impossible_type_is_named(self, columns, message):
         with pytest.raises(SourceColumnsError, match=re.escape(message)):
             to_transactions(ulb(**columns), NOW)
+        with pytest.raises(SourceColumnsError, match=re.escape(message)):
+            check_columns(ulb(**columns).schema)
 
     def test_no_rows(self):
         found = to_transactions(ulb(0), NOW)

@@ -24,12 +24,13 @@ from transforms.files import (
     ReadParquetBatches,
     RowGroups,
     WriteParquetBatches,
+    parquet_schema,
     read_lines,
     read_row_groups,
-    shards,
     split_lines,
     split_row_groups,
 )
+from transforms.parquet_sink import shards
 from transforms.schema import ALERTS
 
 SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False), pa.field("name", pa.string())])
@@ -182,6 +183,11 @@ class TestReadParquet:
         path.write_text("no parquet in here")
         with pytest.raises(FileColumnsError, match=r"text\.parquet: not a Parquet file"):
             split_row_groups(metadata(path))
+        with pytest.raises(FileColumnsError, match=r"text\.parquet: not a Parquet file"):
+            parquet_schema(str(path))
+
+    def test_the_schema_of_a_file(self, path):
+        assert parquet_schema(str(path)) == SCHEMA
 
     def test_a_file_without_rows_gives_no_share(self, tmp_path):
         pq.write_table(SCHEMA.empty_table(), tmp_path / "empty.parquet")

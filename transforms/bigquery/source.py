@@ -21,6 +21,25 @@ from transforms.metrics import counter
 
 ROWS_READ: Final = "rows_read"
 
+_ARROW_TYPES: Final = {
+    "BOOL": pa.bool_(),
+    "BOOLEAN": pa.bool_(),
+    "BYTES": pa.binary(),
+    "BIGNUMERIC": pa.decimal256(76, 38),
+    "DATE": pa.date32(),
+    "DATETIME": pa.timestamp("us"),
+    "FLOAT": pa.float64(),
+    "FLOAT64": pa.float64(),
+    "INTEGER": pa.int64(),
+    "INT64": pa.int64(),
+    "NUMERIC": pa.decimal128(38, 9),
+    "RECORD": pa.struct([]),
+    "STRUCT": pa.struct([]),
+    "TIME": pa.time64("us"),
+    "TIMESTAMP": pa.timestamp("us", tz="UTC"),
+}
+"""By BigQuery's names, those of its API and those of SQL. What is not here is text."""
+
 
 class ReadError(RuntimeError):
     """BigQuery cannot be read this way; the text names the table, the column or the query."""
@@ -89,6 +108,16 @@ class ReadBatches(beam.PTransform):
             | "Spread" >> beam.Reshuffle()
             | "Read" >> beam.ParDo(_ReadFn(self.endpoints, self.batch_rows)).with_output_types(pa.RecordBatch)
         )
+
+
+def arrow_schema(columns: Iterable[bigquery.SchemaField]) -> pa.Schema:
+    """The schema of the record batches in which a table of these columns is read."""
+    return pa.schema([pa.field(column.name, _arrow_type(column)) for column in columns])
+
+
+def _arrow_type(column: bigquery.SchemaField) -> pa.DataType:
+    kind = _ARROW_TYPES.get(column.field_type, pa.string())
+    return pa.list_(kind) if column.mode == "REPEATED" else kind
 
 
 def create_streams(read: ReadBatches) -> list[Stream]:
