@@ -7,6 +7,7 @@ gcloud), the demo reads and writes files instead, and says what it left out.
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
 import logging
 import subprocess
@@ -14,19 +15,21 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from google.cloud import bigquery, pubsub_v1
+from google.cloud import bigquery
+from google.cloud.pubsub_v1.types import ReceivedMessage
 from tqdm import tqdm
 
 from model import artifact
-from pipelines import batch, query, report, streaming
+from pipelines import batch, options, query, report, streaming
 from pipelines.local import resources
 from pipelines.local.endpoints import Endpoints
+from pipelines.local.findings import Findings, show
 from pipelines.local.process import LocalStackError
 from pipelines.local.runner import LocalStreamingRunner, run_until_drained
 from pipelines.local.stack import LocalStack
@@ -48,25 +51,6 @@ LEFT_OUT: Final = "Pub/Sub, the stream and its latency, BigQuery and the queries
 
 class DemoError(RuntimeError):
     """The demo found that something does not hold; the text says what."""
-
-
-@dataclass
-class Findings:
-    """What the demo saw, for the report and for --format json."""
-
-    mode: str
-    left_out: list[str]
-    published: int = 0
-    counters: dict[str, int] = field(default_factory=dict)
-    alert_messages: int | None = None
-    comparison: dict[str, Any] | None = None
-    throughput: float | None = None
-    latency_ms: dict[str, float] | None = None
-    alerts_by_kind: list[dict[str, Any]] = field(default_factory=list)
-    dead_letters: list[dict[str, Any]] = field(default_factory=list)
-    top_anomalies: list[dict[str, Any]] = field(default_factory=list)
-    picture: str = ""
-    seconds: float = 0.0
 
 
 def say(text: str) -> None:
@@ -161,11 +145,20 @@ class Demo:
         print(f"{totals[metrics.ROWS_IN]:,} messages in {seconds:.1f} s", file=sys.stderr)
         return totals
 
-    def finish(self, findings: Findings, scores: pa.Table, errors: pa.Table) -> None:
-        """Checks that no message was lost, and fills in what both modes report alike."""
-        kept = findings.counters.get(metrics.ROWS_SCORED, 0) + findings.counters.get(metrics.DEAD_LETTERS, 0)
-        if findings.published != kept:
-            raise DemoError(f"{findings.published} messages published, {kept} scored or rejected")
+    def finish(self, findings: Findings, found: dict[str, pa.Table]) -> None:
+        """Checks by what was stored that no message was lost, and fills in what both modes report alike.
+
+        Args:
+          findings: to be completed.
+          found: the rows of the three tables, by name, each row once.
+        """
+        scores, errors = found[tables.SCORES_TABLE], found[tables.ERRORS_TABLE]
+        findings.rows = {name: table.num_rows for name, table in found.items()}
+        if findings.published != scores.num_rows + errors.num_rows:
+            raise DemoError(
+                f"{findings.published} messages were published, {scores.num_rows} scores and "
+                f"{errors.num_rows} dead letters were stored"
+            )
         labels = pq.read_table(self.labels)
         findings.alerts_by_kind = report.alerts_by_kind(scores, labels)
         findings.dead_letters = report.dead_letters_by_reason(errors)
@@ -186,25 +179,60 @@ def with_emulators(demo: Demo) -> Findings:
         alert_subscription = resources.create_subscription(project, "alerts-demo", alert_topic)
         say("Stream: Pub/Sub -> parse -> score -> alert -> BigQuery, alert topic")
         findings.published, findings.counters = stream(demo, endpoints, topic, subscription, alert_topic)
-        findings.alert_messages = pull_all(alert_subscription)
+        client = BigQueryEndpoints(endpoints.bigquery, endpoints.bigquery_storage).client(project)
+        found = read_views(client, f"{project}.{STREAM_DATASET}")
+        streamed = found[tables.SCORES_TABLE]
+        findings.latency_ms["event to score"] = milliseconds(report.latency(streamed))
+        check_alerts(findings, found[tables.ALERTS_TABLE], alert_subscription)
         say("Batch: the same transactions from a file, committed to BigQuery at once")
         demo.run_batch(f"--output_dataset={project}.{BATCH_DATASET}", *bigquery_args(endpoints))
-        client = BigQueryEndpoints(endpoints.bigquery, endpoints.bigquery_storage).client(project)
-        streamed = read_view(client, f"{project}.{STREAM_DATASET}", tables.SCORES_TABLE)
-        batched = read_view(client, f"{project}.{BATCH_DATASET}", tables.SCORES_TABLE)
+        batched = read_views(client, f"{project}.{BATCH_DATASET}")[tables.SCORES_TABLE]
         compared = report.compare(streamed, batched)
         findings.comparison = {**vars(compared), "equal": compared.equal}
         if not compared.equal:
             raise DemoError(f"batch and streaming disagree: {compared}")
-        waited = report.latency(streamed)
-        findings.latency_ms = {"p50": round(waited.p50), "p99": round(waited.p99)}
         findings.throughput = report.throughput(streamed)
         say("Query the tables")
         statement = query.sql("top_anomalies", f"{project}.{STREAM_DATASET}", limit=8)
         findings.top_anomalies = query.run(client, statement)
-        errors = read_view(client, f"{project}.{STREAM_DATASET}", tables.ERRORS_TABLE)
-        demo.finish(findings, streamed, errors)
+        demo.finish(findings, found)
     return findings
+
+
+def check_alerts(findings: Findings, alerts: pa.Table, subscription: str) -> None:
+    """Takes the alerts from their subscription: each row of the table must be there, and nothing else.
+
+    Raises:
+      DemoError: table and topic differ.
+    """
+    stored = set(alerts.column("transaction_id").to_pylist())
+
+    def alert(received: ReceivedMessage) -> tuple[str, dt.datetime, dt.datetime]:
+        body = json.loads(received.message.data)
+        return (
+            body["transaction_id"],
+            dt.datetime.fromisoformat(body["event_time"]),
+            received.message.publish_time,
+        )
+
+    def all_in(found: list[ReceivedMessage]) -> bool:
+        return stored <= {alert(received)[0] for received in found}
+
+    messages = [alert(received) for received in resources.take(subscription, all_in)]
+    sent = {name for name, _, _ in messages}
+    if sent != stored:
+        raise DemoError(
+            f"{len(stored - sent)} alerts of the table are not on the topic, "
+            f"{len(sent - stored)} of the topic are not in the table"
+        )
+    findings.alert_messages = len(sent)
+    if messages:
+        findings.latency_ms["event to alert message"] = milliseconds(report.alert_latency(messages))
+
+
+def milliseconds(waited: report.Latency) -> dict[str, int]:
+    """A latency in whole milliseconds, for JSON and people."""
+    return {"p50": round(waited.p50), "p99": round(waited.p99)}
 
 
 def stream(
@@ -220,6 +248,7 @@ def stream(
     ]
     print(f"$ python -m pipelines.streaming {' '.join(argv)} &", file=sys.stderr, flush=True)
     result = streaming.run(argv, runner=LocalStreamingRunner())
+    client = BigQueryEndpoints(endpoints.bigquery, endpoints.bigquery_storage).client(endpoints.project)
     published: list[int] = []
     sender = threading.Thread(
         target=lambda: published.append(
@@ -236,7 +265,9 @@ def stream(
             bar.update(through - bar.n)
             if not published and not sender.is_alive():
                 return True  # the publisher failed, and has said why
-            return bool(published) and through >= published[0]
+            # The counters count a message that was delivered twice twice; the tables tell.
+            dataset = f"{endpoints.project}.{STREAM_DATASET}"
+            return bool(published) and through >= published[0] and kept(client, dataset) >= published[0]
 
         run_until_drained(result, is_done, timeout=240)
     if not published:
@@ -244,19 +275,14 @@ def stream(
     return published[0], metrics.totals(result)
 
 
-def pull_all(subscription: str) -> int:
-    """Takes what waits in a subscription and gives how many messages there were."""
-    count = 0
-    with pubsub_v1.SubscriberClient() as client:
-        while True:
-            pulled = client.pull(
-                subscription=subscription, max_messages=1000, return_immediately=True, timeout=10
-            )
-            names = [message.ack_id for message in pulled.received_messages]
-            if not names:
-                return count
-            client.acknowledge(subscription=subscription, ack_ids=names)
-            count += len(names)
+def kept(client: bigquery.Client, dataset: str) -> int:
+    """How many messages have become a row, each counted once."""
+    counts = " + ".join(
+        f"(SELECT COUNT(*) FROM `{dataset}.{name}_latest`)"  # noqa: S608 - our own names
+        for name in (tables.SCORES_TABLE, tables.ERRORS_TABLE)
+    )
+    (row,) = client.query(f"SELECT {counts} AS n").result()
+    return int(row.n)
 
 
 def bigquery_args(endpoints: Endpoints) -> list[str]:
@@ -267,10 +293,14 @@ def bigquery_args(endpoints: Endpoints) -> list[str]:
     ]
 
 
-def read_view(client: bigquery.Client, dataset: str, table: str) -> pa.Table:
-    """The deduplicated rows of a table."""
-    rows = client.query(f"SELECT * FROM `{dataset}.{table}_latest`").result()  # noqa: S608 - our own names
-    return rows.to_arrow(create_bqstorage_client=False)
+def read_views(client: bigquery.Client, dataset: str) -> dict[str, pa.Table]:
+    """The deduplicated rows of the three tables, by name of the table."""
+    return {
+        spec.name: client.query(f"SELECT * FROM `{dataset}.{spec.view}`")  # noqa: S608 - our own names
+        .result()
+        .to_arrow(create_bqstorage_client=False)
+        for spec in tables.TABLES
+    }
 
 
 def with_files(demo: Demo, left_out: list[str]) -> Findings:
@@ -281,57 +311,15 @@ def with_files(demo: Demo, left_out: list[str]) -> Findings:
     findings.published = demo.publish("--jsonl", str(demo.lines))
     say("Batch: JSON lines -> parse -> score -> alert -> Parquet")
     findings.counters = demo.run_batch(f"--output={demo.scored}")
-    scores = report.read_parquet(list(demo.scored.glob(f"{tables.SCORES_TABLE}-*.parquet")))
-    errors = report.read_parquet(list(demo.scored.glob(f"{tables.ERRORS_TABLE}-*.parquet")))
+    found = {
+        spec.name: report.read_parquet(list(demo.scored.glob(f"{spec.name}-*.parquet")))
+        for spec in tables.TABLES
+    }
+    scores = found[tables.SCORES_TABLE]
     findings.throughput = report.throughput(scores)
-    findings.top_anomalies = top_anomalies(scores, 8)
-    demo.finish(findings, scores, errors)
+    findings.top_anomalies = report.top_anomalies(scores, 8)
+    demo.finish(findings, found)
     return findings
-
-
-def top_anomalies(scores: pa.Table, limit: int) -> list[dict[str, Any]]:
-    """The highest scores with the features that explain them; what the query of that name gives."""
-    rows = scores.sort_by([("anomaly_score", "descending")]).slice(0, limit).to_pylist()
-    names = ("transaction_id", "account_id", "event_time")
-    return [
-        {name: row[name] for name in names}
-        | {"anomaly_score": round(row["anomaly_score"], 2), "severity": row["severity"]}
-        | {
-            f"{key}_{i}": value if key == "feature" else round(value, 2)
-            for i, item in enumerate(row["top_features"][:2], 1)
-            for key, value in item.items()
-        }
-        for row in rows
-    ]
-
-
-def show(findings: Findings) -> None:
-    """The report for people."""
-    print("\nTop anomalies, and the features that explain them")
-    print(query.table_text(findings.top_anomalies))
-    print("\nAlerts by planted kind")
-    print(query.table_text(findings.alerts_by_kind))
-    print("\nDead letters by reason")
-    print(query.table_text(findings.dead_letters))
-    counters = findings.counters
-    print(
-        f"\nConservation   {findings.published:,} messages = {counters.get(metrics.ROWS_SCORED, 0):,} scored"
-        f" + {counters.get(metrics.DEAD_LETTERS, 0):,} dead letters"
-    )
-    alerts = f"Alerts         {counters.get(metrics.ALERTS, 0):,}"
-    if findings.alert_messages is not None:
-        alerts += f" in the table, {findings.alert_messages:,} messages on the alert topic"
-    print(alerts)
-    if findings.comparison:
-        print(f"Same scores    batch and streaming agree on {findings.comparison['rows']:,} transactions")
-    if findings.throughput:
-        print(f"Throughput     {findings.throughput:,.0f} transactions/s")
-    if findings.latency_ms:
-        print(f"Latency        p50 {findings.latency_ms['p50']} ms, p99 {findings.latency_ms['p99']} ms")
-    print(f"Picture        {findings.picture}")
-    for text in findings.left_out:
-        print(f"Left out       {text}")
-    print(f"Took           {findings.seconds:.0f} s")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -342,9 +330,14 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("--count", type=int, default=12_000, help="messages (default: %(default)s)")
-    found.add_argument("--rate", type=int, default=800, help="messages a second (default: %(default)s)")
-    found.add_argument("--seed", type=int, default=11, help="of the transactions (default: %(default)s)")
+    for name, least, default, text in (
+        ("--count", 1, 12_000, "messages"),
+        ("--rate", 1, 800, "messages a second"),
+        ("--seed", 0, 11, "of the transactions"),
+    ):
+        found.add_argument(
+            name, type=options.at_least(least), default=default, help=f"{text} (default: %(default)s)"
+        )
     found.add_argument(
         "--model", type=Path, default=Path("out/model"), help="artifact (default: %(default)s)"
     )
@@ -356,7 +349,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
+    found = parser()
+    args = found.parse_args(argv)
+    for flag, path in (("--model", args.model), ("--output", args.output)):
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if not there.is_dir():
+            found.error(f"{flag}={path}: {there} is a file; give a directory, which is made if need be")
     started = time.monotonic()
     # Warnings only: Beam's own information would drown the demo's.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,13 +43,13 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether both hold the same transactions with the same scores."""
-        return not (self.only_first or self.only_second or self.largest_difference)
+        """Whether both hold the same transactions, one at least, with the same scores."""
+        return self.rows > 0 and not (self.only_first or self.only_second or self.largest_difference)
 
 
 @dataclass(frozen=True)
 class Latency:
-    """From event to score, in milliseconds."""
+    """How long after the event something was there, in milliseconds."""
 
     p50: float
     p99: float
@@ -74,16 +75,34 @@ def _by_id(table: pa.Table) -> dict[str, float]:
 
 
 def latency(scores: pa.Table) -> Latency:
-    """Latency of the rows of a table of scores that has at least one.
+    """From the event to its score, for the rows of a table of scores that has at least one.
+
+    What comes after the score, the write and the alert, is not in it; see `alert_latency`.
 
     Raises:
       ValueError: the table has no rows.
     """
     if not scores.num_rows:
         raise ValueError("no scores, so there is no latency")
-    waited = (_micros(scores, "scored_at") - _micros(scores, "event_time")) / 1000
-    p50, p99 = np.quantile(waited, [0.5, 0.99])
-    return Latency(float(p50), float(p99), float(waited.max()))
+    return _quantiles((_micros(scores, "scored_at") - _micros(scores, "event_time")) / 1000)
+
+
+def alert_latency(alerts: Sequence[tuple[str, dt.datetime, dt.datetime]]) -> Latency:
+    """From the event to its alert on the topic, the way that a subscriber waits for; the first copy counts.
+
+    Args:
+      alerts: transaction_id, event time and publish time of each alert message, one at least.
+    """
+    first: dict[str, float] = {}
+    for name, event, published in alerts:
+        waited = (published - event) / dt.timedelta(milliseconds=1)
+        first[name] = min(waited, first.get(name, waited))
+    return _quantiles(np.array(list(first.values())))
+
+
+def _quantiles(milliseconds: npt.NDArray[np.float64]) -> Latency:
+    p50, p99 = np.quantile(milliseconds, [0.5, 0.99])
+    return Latency(float(p50), float(p99), float(milliseconds.max()))
 
 
 def throughput(scores: pa.Table) -> float | None:
@@ -112,6 +131,22 @@ def alerts_by_kind(scores: pa.Table, labels: pa.Table) -> list[dict[str, Any]]:
             {"planted_kind": kind, "transactions": total, **counts, "alerted_percent": round(share, 2)}
         )
     return rows
+
+
+def top_anomalies(scores: pa.Table, limit: int) -> list[dict[str, Any]]:
+    """The highest scores with the features that explain them; what the query of that name gives."""
+    rows = scores.sort_by([("anomaly_score", "descending")]).slice(0, limit).to_pylist()
+    names = ("transaction_id", "account_id", "event_time")
+    return [
+        {name: row[name] for name in names}
+        | {"anomaly_score": round(row["anomaly_score"], 2), "severity": row["severity"]}
+        | {
+            f"{key}_{i}": value if key == "feature" else round(value, 2)
+            for i, item in enumerate(row["top_features"][:2], 1)
+            for key, value in item.items()
+        }
+        for row in rows
+    ]
 
 
 def dead_letters_by_reason(errors: pa.Table, longest: int = 72) -> list[dict[str, Any]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+from collections.abc import Callable
 
 from google.api_core.exceptions import AlreadyExists, NotFound, PermissionDenied
 from google.api_core.retry import Retry
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
-from google.cloud.pubsub_v1.types import Subscription
+from google.cloud.pubsub_v1.types import PullRequest, ReceivedMessage, Subscription
 
 _LOOKUP_SECONDS = 20.0
 
@@ -86,6 +88,33 @@ def _how_to_make(name: str) -> str:
         f"curl -X PUT -H 'Content-Type: application/json' -d '{body}' http://{emulator}/v1/{name}\n"
         f"(python -m pipelines.resources create --project={project} --emulators makes the project's own)"
     )
+
+
+def take(
+    subscription: str, all_in: Callable[[list[ReceivedMessage]], bool], timeout: float = 20.0
+) -> list[ReceivedMessage]:
+    """Pulls and acknowledges what waits in a subscription.
+
+    Args:
+      subscription: "projects/PROJECT/subscriptions/SUBSCRIPTION".
+      all_in: as long as it says no, an answer without messages does not count as the end.
+      timeout: in seconds, after which it does.
+    """
+    found: list[ReceivedMessage] = []
+    deadline = time.monotonic() + timeout
+    with SubscriberClient() as client:
+        while True:
+            # The client's own method warns of this flag, the only way not to wait for more.
+            request = PullRequest(subscription=subscription, max_messages=1000, return_immediately=True)
+            pulled = client.transport.pull(request, timeout=10).received_messages
+            if pulled:
+                names = [message.ack_id for message in pulled]
+                client.acknowledge(subscription=subscription, ack_ids=names)
+                found += pulled
+            elif all_in(found) or time.monotonic() > deadline:
+                return found
+            else:
+                time.sleep(0.1)
 
 
 def delete(*names: str) -> None:

@@ -1,4 +1,4 @@
--- End-to-end latency, from the event to its score, in milliseconds, by minute.
+-- Latency from the event to its score, in milliseconds, by minute; the write and the alert follow after it.
 SELECT
   *
 FROM (  -- the latest, oldest first

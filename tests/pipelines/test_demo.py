@@ -1,12 +1,16 @@
 """The demo, whole: with the emulators, and from files to files."""
 
+import argparse
+import datetime as dt
+import functools
 import json
 import shutil
 
+import pyarrow as pa
 import pytest
+from google.cloud import pubsub_v1
 
-from pipelines import demo
-from transforms import metrics
+from pipelines import demo, report
 
 pytestmark = pytest.mark.integration
 
@@ -18,10 +22,11 @@ def run(capsys, model_dir, tmp_path, *args):
 
 
 def check(found):
-    counters = found["counters"]
-    assert found["published"] == counters[metrics.ROWS_SCORED] + counters[metrics.DEAD_LETTERS]
-    assert sum(row["messages"] for row in found["dead_letters"]) == counters[metrics.DEAD_LETTERS] > 0
-    assert sum(row["transactions"] for row in found["alerts_by_kind"]) == counters[metrics.ROWS_SCORED]
+    rows = found["rows"]
+    assert found["published"] == rows["scores"] + rows["error_records"]
+    assert sum(row["messages"] for row in found["dead_letters"]) == rows["error_records"] > 0
+    assert sum(row["transactions"] for row in found["alerts_by_kind"]) == rows["scores"]
+    assert sum(row["medium"] + row["high"] for row in found["alerts_by_kind"]) == rows["alerts"]
     scores = [row["anomaly_score"] for row in found["top_anomalies"]]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 8
@@ -33,8 +38,10 @@ def test_with_the_emulators(local_stack, capsys, model_dir, tmp_path):
     assert found["mode"] == "emulators"
     assert found["published"] == 2000
     assert found["comparison"]["equal"] is True
-    assert found["alert_messages"] == found["counters"][metrics.ALERTS] > 0
-    assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]
+    assert found["alert_messages"] == found["rows"]["alerts"] > 0
+    to_score, to_alert = (found["latency_ms"][f"event to {name}"] for name in ("score", "alert message"))
+    assert 0 < to_score["p50"] <= to_score["p99"]
+    assert 0 < to_alert["p50"] <= to_alert["p99"]
     assert (tmp_path / "demo" / "anomalies.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -81,3 +88,63 @@ def test_the_report_for_people(capsys, model_dir, tmp_path):
         "Left out",
     ):
         assert text in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--count", "0"], "argument --count: 0 is below 1"),
+        (["--rate", "0"], "argument --rate: 0 is below 1"),
+        (["--seed", "-1"], "argument --seed: -1 is below 0"),
+        (["--output", "{}/file"], "--output={}/file: {}/file is a file; give a directory"),
+        (["--output", "{}/file/under"], "--output={}/file/under: {}/file is a file"),
+        (["--model", "{}/file"], "--model={}/file: {}/file is a file"),
+    ],
+)
+def test_options_are_checked_before_anything_runs(flags, reason, capsys, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    argv = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / "demo")]
+    with pytest.raises(SystemExit) as stopped:
+        demo.main([*argv, *(flag.format(tmp_path) for flag in flags)])
+    assert stopped.value.code == 2
+    assert reason.replace("{}", str(tmp_path)) in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def stored(*names):
+    return pa.table({"transaction_id": list(names), "anomaly_score": [1.0] * len(names)})
+
+
+def test_two_empty_tables_are_no_proof():
+    assert report.compare(stored("a", "b"), stored("b", "a", "a")).equal
+    assert not report.compare(stored(), stored()).equal
+
+
+def test_an_alert_that_is_missing_on_the_topic_or_in_the_table_is_an_error(channel, monkeypatch):
+    event = "2026-03-01T12:00:00+00:00"
+    publisher = pubsub_v1.PublisherClient()
+    for name in ("a", "b", "b"):  # delivered twice
+        body = json.dumps({"transaction_id": name, "event_time": event}).encode()
+        publisher.publish(channel.topic, body).result(timeout=30)
+    findings = demo.Findings("emulators", [])
+    demo.check_alerts(findings, stored("a", "b"), channel.subscription)
+    assert findings.alert_messages == 2
+    body = json.dumps({"transaction_id": "c", "event_time": event}).encode()
+    publisher.publish(channel.topic, body).result(timeout=30)
+    monkeypatch.setattr(demo.resources, "take", functools.partial(demo.resources.take, timeout=1))
+    with pytest.raises(demo.DemoError, match="1 alerts of the table are not on the topic, 1 of the topic"):
+        demo.check_alerts(findings, stored("d"), channel.subscription)
+
+
+def test_a_message_without_a_row_is_an_error(tmp_path):
+    run = demo.Demo(argparse.Namespace(output=tmp_path), None)
+    found = {"scores": stored("a"), "alerts": stored(), "error_records": stored("b")}
+    with pytest.raises(demo.DemoError, match="3 messages were published, 1 scores and 1 dead letters"):
+        run.finish(demo.Findings("files", [], published=3), found)
+
+
+def test_the_first_copy_of_an_alert_counts():
+    event = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+    after = [event + dt.timedelta(milliseconds=number) for number in (10, 30, 500)]
+    found = report.alert_latency([("a", event, after[0]), ("b", event, after[2]), ("b", event, after[1])])
+    assert (found.p50, found.largest) == (20, 30)
