@@ -45,6 +45,7 @@ STREAM_DATASET: Final = "anomaly"
 BATCH_DATASET: Final = "anomaly_batch"
 FRAUD_SHARE: Final = 0.02
 MALFORMED_SHARE: Final = 0.02
+STORED: Final = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE)
 LEFT_OUT: Final = "Pub/Sub, the stream and its latency, BigQuery and the queries"
 """What is missing from a demo without the emulators."""
 
@@ -296,10 +297,10 @@ def bigquery_args(endpoints: Endpoints) -> list[str]:
 def read_views(client: bigquery.Client, dataset: str) -> dict[str, pa.Table]:
     """The deduplicated rows of the three tables, by name of the table."""
     return {
-        spec.name: client.query(f"SELECT * FROM `{dataset}.{spec.view}`")  # noqa: S608 - our own names
+        name: client.query(f"SELECT * FROM `{dataset}.{name}_latest`")  # noqa: S608 - our own names
         .result()
         .to_arrow(create_bqstorage_client=False)
-        for spec in tables.TABLES
+        for name in STORED
     }
 
 
@@ -311,10 +312,7 @@ def with_files(demo: Demo, left_out: list[str]) -> Findings:
     findings.published = demo.publish("--jsonl", str(demo.lines))
     say("Batch: JSON lines -> parse -> score -> alert -> Parquet")
     findings.counters = demo.run_batch(f"--output={demo.scored}")
-    found = {
-        spec.name: report.read_parquet(list(demo.scored.glob(f"{spec.name}-*.parquet")))
-        for spec in tables.TABLES
-    }
+    found = {name: report.read_parquet(list(demo.scored.glob(f"{name}-*.parquet"))) for name in STORED}
     scores = found[tables.SCORES_TABLE]
     findings.throughput = report.throughput(scores)
     findings.top_anomalies = report.top_anomalies(scores, 8)
