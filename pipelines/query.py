@@ -40,7 +40,7 @@ _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
 ANSWER_SECONDS: Final = 20
 """How long BigQuery may leave a request without an answer, retries included; the client alone waits for ten
 minutes, without a word."""
-_RETRY: Final = bigquery.DEFAULT_RETRY.with_timeout(ANSWER_SECONDS)
+RETRY: Final = bigquery.DEFAULT_RETRY.with_timeout(ANSWER_SECONDS)
 _HEADING_WIDTH: Final = 110
 _LABEL_WIDTH: Final = 60
 
@@ -140,26 +140,22 @@ def since(value: str, now: dt.datetime | None = None) -> dt.datetime:
         ) from None
 
 
-def run(
-    client: bigquery.Client,
-    statement: str,
-    max_bytes: int | None = None,
-    parameters: Sequence[bigquery.ScalarQueryParameter] = (),
-) -> list[dict[str, Any]]:
+def run(client: bigquery.Client, statement: str, max_bytes: int | None = None) -> list[dict[str, Any]]:
     """Runs a statement and gives its rows; `max_bytes` lets BigQuery refuse a dearer one before it costs."""
-    config = bigquery.QueryJobConfig(maximum_bytes_billed=max_bytes, query_parameters=list(parameters))
-    return [dict(row.items()) for row in _start(client, statement, config).result(retry=_RETRY)]
+    config = bigquery.QueryJobConfig(maximum_bytes_billed=max_bytes)
+    return [dict(row.items()) for row in start(client, statement, config).result(retry=RETRY)]
 
 
-def _start(client: bigquery.Client, statement: str, config: bigquery.QueryJobConfig) -> bigquery.QueryJob:
-    # Without job_retry=None the client would start again, for minutes, when _RETRY has given up.
-    return client.query(statement, job_config=config, retry=_RETRY, job_retry=None, timeout=ANSWER_SECONDS)
+def start(client: bigquery.Client, statement: str, config: bigquery.QueryJobConfig) -> bigquery.QueryJob:
+    """Starts a statement; gives up after ANSWER_SECONDS without an answer."""
+    # Without job_retry=None the client would start again, for minutes, when RETRY has given up.
+    return client.query(statement, job_config=config, retry=RETRY, job_retry=None, timeout=ANSWER_SECONDS)
 
 
 def scanned_bytes(client: bigquery.Client, statement: str) -> int:
     """The bytes that the statement would scan, by a dry run, which is free."""
     config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
-    return int(_start(client, statement, config).total_bytes_processed or 0)
+    return int(start(client, statement, config).total_bytes_processed or 0)
 
 
 def table_text(rows: Sequence[dict[str, Any]]) -> str:

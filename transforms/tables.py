@@ -17,6 +17,19 @@ from transforms.schema import ALERTS, ERROR_RECORDS, SCORES, SCORES_FULL, to_big
 SCORES_TABLE: Final = "scores"
 ALERTS_TABLE: Final = "alerts"
 ERRORS_TABLE: Final = "error_records"
+REPLAYED_TABLE: Final = "replayed_records"
+
+REPLAYED_RECORDS: Final = pa.schema(
+    [
+        pa.field(name, kind, nullable=False, metadata={"description": description})
+        for name, kind, description in (
+            ("letter", pa.string(), "Hash of the columns that tell one dead letter from another"),
+            ("attempt", pa.int64(), "The attempt that the message was sent with, from 1"),
+            ("topic", pa.string(), "The topic that it was sent to"),
+            ("replayed_at", pa.timestamp("us", tz="UTC"), "When the topic had confirmed it"),
+        )
+    ]
+)
 
 PARTITION_KEY: Final = "event_time"
 """Part of a row's key, though the id alone would do: copies of a row have the same event time, and BigQuery
@@ -134,6 +147,21 @@ def error_records_table(name: str = ERRORS_TABLE) -> TableSpec:
         # Two equal messages differ in their attributes, which hold the message id.
         key=("stage", "errorMessage", "attempt", "payloadBytes", "TO_JSON_STRING(attributes)"),
         latest="timestamp",
+    )
+
+
+def replayed_records_table(name: str = REPLAYED_TABLE) -> TableSpec:
+    """The table of the dead letters that pipelines.replay has sent; that command alone creates it."""
+    return TableSpec(
+        name=name,
+        schema=REPLAYED_RECORDS,
+        description="Dead letters that pipelines.replay has sent again",
+        partition_field="replayed_at",
+        clustering=("letter",),
+        view=f"{name}_latest",
+        view_description="The latest replay of each dead letter",
+        key=("letter",),
+        latest="replayed_at",
     )
 
 

@@ -67,7 +67,7 @@ def test_a_year_has_four_digits():
 
 def test_an_address_without_a_server_is_named_soon(monkeypatch, capsys):
     monkeypatch.setattr(query, "ANSWER_SECONDS", 1)
-    monkeypatch.setattr(query, "_RETRY", query._RETRY.with_timeout(1))
+    monkeypatch.setattr(query, "RETRY", query.RETRY.with_timeout(1))
     with pytest.raises(SystemExit) as ended:
         query.main(["latency", "--dataset=my-project.anomaly", "--bigquery_endpoint=http://127.0.0.1:1"])
     assert ended.value.code == 1
