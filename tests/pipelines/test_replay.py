@@ -1,6 +1,7 @@
 """Replay of dead letters: what can be sent and how, and the whole way on the emulators."""
 
 import base64
+import dataclasses
 import datetime as dt
 import json
 
@@ -218,6 +219,26 @@ def test_what_the_topic_does_not_take_stays_for_the_next_run(local_stack, datase
     assert (failed["read"], failed["sent"], failed["left"], failed["failed"]) == (5, 0, 5, 4)
     assert any("create it: gcloud pubsub topics create missing" in why for why in failed["left_by_reason"])
     assert told(capsys, options_of(local_stack, dataset, channel.topic))["sent"] == 4
+
+
+@pytest.mark.integration
+def test_what_was_sent_and_could_not_be_noted_is_told_and_sent_again(
+    local_stack, dataset, channel, letters, bigquery_client, capsys, monkeypatch
+):
+    argv = options_of(local_stack, dataset, channel.topic)
+    spec = tables.replayed_records_table()
+    monkeypatch.setattr(tables, "replayed_records_table", lambda: dataclasses.replace(spec, name="no.table"))
+    monkeypatch.setattr(tables, "create_tables", lambda *_: None)
+    bigquery_client.create_table(spec.table(f"{local_stack.project}.{dataset}"))
+    with pytest.raises(SystemExit) as ended:
+        replay.main(argv)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "4 letters were sent" in said
+    assert "so that the next run sends them again" in said
+    monkeypatch.undo()
+    assert told(capsys, argv)["sent"] == 4
+    assert len(pulled(channel.subscription)) == 8
 
 
 @pytest.mark.integration
