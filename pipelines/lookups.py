@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from apache_beam.io.filesystems import FileSystems
 from google.api_core import exceptions
+from google.api_core.retry import Retry
 from google.cloud import bigquery
 
 from transforms.bigquery.source import arrow_schema
@@ -25,6 +26,7 @@ from transforms.sinks import output_files
 PATIENCE: Final = 20.0
 """Seconds for one look at the cloud. A launch never waits longer for what it could do without."""
 
+_ONCE: Final = Retry(predicate=lambda error: False)
 _T = TypeVar("_T")
 
 
@@ -61,7 +63,7 @@ def check_table(
 
     def look() -> bigquery.Table:
         with closing(endpoints.client(project or reference.project)) as client:
-            return client.get_table(reference, retry=None, timeout=PATIENCE)
+            return client.get_table(reference, retry=_ONCE, timeout=PATIENCE)
 
     try:
         table = within(PATIENCE, look)
