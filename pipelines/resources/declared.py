@@ -19,6 +19,8 @@ APIS: Final = (
     "bigquery.googleapis.com",
     "bigquerystorage.googleapis.com",
     "cloudbuild.googleapis.com",
+    # Preflight asks it which permissions the caller has, on the quota of this project.
+    "cloudresourcemanager.googleapis.com",
     "compute.googleapis.com",
     "dataflow.googleapis.com",
     "iam.googleapis.com",

@@ -51,6 +51,12 @@ def test_a_prefix_of_another_form_is_refused(prefix):
         Names("p-123456", prefix=prefix)
 
 
+def test_every_api_that_the_commands_call_is_declared():
+    apis = declare(NAMES)[0].apis  # type: ignore[attr-defined]
+    called = ("cloudresourcemanager", "dataflow", "iam", "pubsub", "bigquery", "storage", "cloudbuild")
+    assert {f"{api}.googleapis.com" for api in called} <= set(apis)
+
+
 def test_every_name_is_declared_once_and_needs_only_what_stands_before_it():
     declared = declare(NAMES)
     names = [(resource.kind, resource.title) for resource in declared]
