@@ -192,7 +192,7 @@ def with_emulators(demo: Demo) -> Findings:
         findings.comparison = {**vars(compared), "equal": compared.equal}
         if not compared.equal:
             raise DemoError(f"batch and streaming disagree: {compared}")
-        findings.throughput = report.throughput(streamed)
+        findings.throughput = report.throughput(streamed, since="event_time")
         say("Query the tables")
         statement = query.sql("top_anomalies", f"{project}.{STREAM_DATASET}", limit=8)
         findings.top_anomalies = query.run(client, statement)

@@ -105,10 +105,16 @@ def _quantiles(milliseconds: npt.NDArray[np.float64]) -> Latency:
     return Latency(float(p50), float(p99), float(milliseconds.max()))
 
 
-def throughput(scores: pa.Table) -> float | None:
-    """Rows a second, from the first to the last row that was scored; None where all have one moment."""
-    moments = _micros(scores, "scored_at")
-    span = float(moments.max() - moments.min()) / 1e6 if len(moments) else 0.0
+def throughput(scores: pa.Table, since: str = "scored_at") -> float | None:
+    """Rows a second up to the last score; None where all have one moment.
+
+    Args:
+      scores: a table of scores.
+      since: column of the first moment. With event_time, what comes out cannot exceed the rate of the events.
+    """
+    if not scores.num_rows:
+        return None
+    span = float(_micros(scores, "scored_at").max() - _micros(scores, since).min()) / 1e6
     return scores.num_rows / span if span else None
 
 

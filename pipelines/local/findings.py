@@ -21,7 +21,7 @@ class Findings:
       counters: of the pipeline, which count what was delivered twice twice.
       alert_messages: different alerts on the topic.
       comparison: of the scores of stream and batch.
-      throughput: transactions a second.
+      throughput: transactions a second; with the emulators, no more than are published.
       latency_ms: quantiles by what is measured.
       alerts_by_kind: by planted kind.
       dead_letters: by reason.
@@ -66,7 +66,7 @@ def show(findings: Findings) -> None:
     if findings.comparison:
         print(f"Same scores    batch and streaming agree on {findings.comparison['rows']:,} transactions")
     if findings.throughput:
-        bound = ", as they were published (--rate)" if findings.mode == "emulators" else ""
+        bound = ", bounded by the publisher's --rate" if findings.mode == "emulators" else ""
         print(f"Throughput     {findings.throughput:,.0f} transactions/s{bound}")
     for number, (name, waited) in enumerate(findings.latency_ms.items()):
         print(f"{'' if number else 'Latency':<15}{name}: p50 {waited['p50']} ms, p99 {waited['p99']} ms")
