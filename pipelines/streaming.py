@@ -30,6 +30,8 @@ EXAMPLE = """example:
       --temp_location=gs://my-bucket/tmp
 
 Flags that are not listed here go to Beam: --runner, --project, --region, --temp_location and so on.
+
+exit status: 0 ended in good order; 1 failed; 2 wrong options; 130 ended by Ctrl-C, 143 by SIGTERM
 """
 
 

@@ -97,5 +97,6 @@ def test_the_marked_commands_run_as_written(local_stack, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((tmp_path / "out" / "scored").glob("scores-*.parquet"))
-    assert "contribution_1" in done.stdout or "No rows" in done.stdout, done.stdout  # the last on a busy machine
+    # On a busy machine the query may come before the first row.
+    assert "contribution_1" in done.stdout or "No rows" in done.stdout, done.stdout
     assert "Traceback" not in done.stderr, done.stderr

@@ -6,7 +6,14 @@ import pickle
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
-from transforms.clients import BigQueryEndpoints, add_arguments, is_loopback
+from transforms.clients import (
+    REST_VARIABLE,
+    STORAGE_VARIABLE,
+    BigQueryEndpoints,
+    add_arguments,
+    is_loopback,
+    take_environment,
+)
 
 
 def test_a_loopback_endpoint_gets_anonymous_credentials():
@@ -59,3 +66,33 @@ def test_the_flags_default_to_googles_public_endpoints():
     assert BigQueryEndpoints(args.bigquery_endpoint, args.bigquery_storage_endpoint) == BigQueryEndpoints()
     args = parser.parse_args(["--bigquery_storage_endpoint=127.0.0.1:9060"])
     assert args.bigquery_storage_endpoint == "127.0.0.1:9060"
+
+
+def test_the_environment_fills_in_flags_that_were_not_given_and_is_no_default(monkeypatch):
+    monkeypatch.setenv(REST_VARIABLE, "http://127.0.0.1:1")
+    monkeypatch.setenv(STORAGE_VARIABLE, "127.0.0.1:2")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(["--bigquery_storage_endpoint=127.0.0.1:3"])
+    assert args.bigquery_endpoint is None
+    take_environment(args)
+    assert (args.bigquery_endpoint, args.bigquery_storage_endpoint) == ("http://127.0.0.1:1", "127.0.0.1:3")
+    monkeypatch.setenv(REST_VARIABLE, "")
+    args = parser.parse_args([])
+    take_environment(args)
+    assert args.bigquery_endpoint is None
+
+
+@pytest.mark.parametrize(
+    ("rest", "storage", "half"),
+    [
+        (None, None, False),
+        ("http://127.0.0.1:1", "127.0.0.1:2", False),
+        ("http://127.0.0.1:1", None, True),
+        (None, "localhost:2", True),
+        ("http://127.0.0.1:1", "bigquerystorage-x.p.googleapis.com", True),
+        ("https://bigquery-x.p.googleapis.com", None, False),
+    ],
+)
+def test_one_local_address_alone_is_half_local(rest, storage, half):
+    assert BigQueryEndpoints(rest, storage).half_local is half
