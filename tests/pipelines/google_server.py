@@ -38,6 +38,7 @@ class Google:
       granted: the permissions that testIamPermissions of projects answers; None grants all.
       storage: Cloud Storage.
       denied: "launch" refuses Flex launches.
+      failures: answers to the next questions for a job, in place of the job.
       course: states that a job goes through, one step each time it is asked for; the last one stays.
     """
 
@@ -56,6 +57,7 @@ class Google:
     endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
     builds: dict[str, dict[str, Any]] = field(default_factory=dict)
     denied: set[str] = field(default_factory=set)
+    failures: list[Refusal] = field(default_factory=list)
     storage: Storage = field(default_factory=Storage)
 
     def environment(self) -> dict[str, str]:
@@ -156,7 +158,7 @@ class Google:
     def create_job(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         return self.add_job(body, match["location"])
 
-    def add_job(self, body: dict[str, Any], location: str = "us-central1") -> dict[str, Any]:
+    def add_job(self, body: dict[str, Any], location: str = "europe-west1") -> dict[str, Any]:
         """Keeps a job as if it had been submitted."""
         job_id = f"2026-01-01_00_00_00-{len(self.jobs) + 1}"
         given = {"id": job_id, "location": location, "createTime": f"2026-01-01T00:00:0{len(self.jobs)}Z"}
@@ -165,12 +167,17 @@ class Google:
         return self.jobs[job_id]
 
     def list_jobs(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
+        found = [j for j in self.jobs.values() if match["location"] in (j["location"], "")]
         over = ("JOB_STATE_DONE", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_DRAINED")
         if query.get("filter") in ("ACTIVE", "3"):
-            return {"jobs": [job for job in self.jobs.values() if job["currentState"] not in over]}
-        return {"jobs": list(self.jobs.values())}
+            found = [job for job in found if job["currentState"] not in over]
+        # Dataflow's lists are summaries: labels and options are told by a job alone.
+        hidden = ("labels", "environment", "jobMetadata", "tempFiles")
+        return {"jobs": [{k: v for k, v in job.items() if k not in hidden} for job in found]}
 
     def get_job(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
+        if self.failures:
+            raise self.failures.pop(0)
         job = self._job(match)
         wanted = job.get("requestedState")
         course = (wanted.replace("ED", "ING"), wanted) if wanted else self.course
@@ -198,7 +205,10 @@ class Google:
 
     def _job(self, match: re.Match[str]) -> dict[str, Any]:
         try:
-            return self.jobs[match["id"]]
+            job = self.jobs[match["id"]]
+            if match["location"] != job["location"]:
+                raise KeyError(match["id"])
+            return job
         except KeyError:
             raise not_found(f"job {match['id']}") from None
 
@@ -225,6 +235,7 @@ ROUTES: tuple[tuple[str, str, Route], ...] = (
     ("GET", r"/v1/projects/[^/]+/locations/[^/]+/builds/(?P<id>[^/]+)", Google.get_build),
     ("POST", _JOBS, Google.create_job),
     ("GET", _JOBS, Google.list_jobs),
+    ("GET", r"/v1b3/projects/[^/]+/jobs(?P<location>):aggregated", Google.list_jobs),
     ("GET", rf"{_JOBS}/(?P<id>[^/]+)", Google.get_job),
     ("PUT", rf"{_JOBS}/(?P<id>[^/]+)", Google.update_job),
     ("GET", rf"{_JOBS}/(?P<id>[^/]+)/messages", Google.list_messages),
