@@ -11,10 +11,11 @@ from typing import Final
 
 from pipelines.cloud import jobs
 from pipelines.resources.accounts import Apis
-from pipelines.resources.base import Clients, Resource, ResourceError
+from pipelines.resources.base import MISSING, Clients, Resource, ResourceError, explained
 from pipelines.resources.changes import Done, create, delete, inspect_all
 from pipelines.resources.declared import Names, declare
 from pipelines.resources.gcloud import Gcloud, GcloudError
+from pipelines.resources.storage import Bucket
 from transforms import clients as endpoints
 
 EXAMPLE: Final = """examples:
@@ -25,6 +26,9 @@ EXAMPLE: Final = """examples:
 On this machine, after `python -m pipelines.local up` and the exports that it prints:
   python -m pipelines.resources create --project local-project --emulators
 """
+
+_CANCEL_SECONDS: Final = 900.0
+"""A streaming job takes minutes to end; one that takes longer needs somebody to look at it."""
 
 _MARKS: Final = {"ok": "ok", "missing": "missing", "drift": "differs", "unknown": "unknown"}
 
@@ -135,29 +139,57 @@ def confirm(question: str) -> bool:
 def _delete(args: argparse.Namespace, found: Names, wanted: Sequence[Resource], clients: Clients) -> int:
     # APIs stay enabled: other work in the project may need them.
     going = [r for r in wanted if not (isinstance(r, Apis) or (args.keep_tables and r.data))]
-    running = [] if args.emulators and not args.dataflow_endpoint else _using(args, found)
+    running = [] if args.emulators and not args.dataflow_endpoint else _using(args, found, going, clients)
     print(f"This deletes, in project {found.project}, what this command made:", file=sys.stderr)
     for resource in going:
         print(f"  {resource.kind} {resource.title}", file=sys.stderr)
     for job in running:
-        print(f"  and cancels job {job.name} ({job.id})", file=sys.stderr)
+        print(f"  and cancels job {job.name} ({job.id}, {job.location})", file=sys.stderr)
     if not args.dry_run and not args.yes and not confirm("Delete all of this?"):
         print("Nothing was deleted.", file=sys.stderr)
         return 1
     if running and not args.dry_run:
-        client = jobs.Jobs(found.project, found.region, args.dataflow_endpoint)
-        for job in running:
-            client.request_state(job.id, "cancel")
-        for job in running:
-            client.wait(job.id)
+        _end(running, jobs.Jobs(found.project, found.region, args.dataflow_endpoint))
     report(delete(going, clients, args.dry_run), args.format)
     return 0
 
 
-def _using(args: argparse.Namespace, found: Names) -> list[jobs.JobInfo]:
-    """The active jobs that read or write what is about to be deleted."""
+def _using(
+    args: argparse.Namespace, found: Names, going: Sequence[Resource], clients: Clients
+) -> list[jobs.JobInfo]:
+    """The active jobs, in whatever region, that read or write what is about to be deleted."""
     client = jobs.Jobs(found.project, found.region, args.dataflow_endpoint)
-    return [job for job in client.active() if job.uses(found.project, found.dataset, found.prefix)]
+    bucket, ours = found.bucket_url.removeprefix("gs://"), False
+    for resource in going:
+        if isinstance(resource, Bucket):  # one of another hand stays, and so do other people's jobs on it
+            with explained(resource):
+                ours = resource.inspect(clients) != MISSING and resource.owned(clients)
+    return [
+        job
+        for job in client.active()
+        if job.uses(
+            found.project, found.dataset, found.prefix, bucket if ours or job.ours else "", found.account
+        )
+    ]
+
+
+def _end(running: Sequence[jobs.JobInfo], client: jobs.Jobs) -> None:
+    """Cancels jobs and waits until they have ended."""
+    regions = {job.location: client.at(job.location) for job in running}
+    for job in running:
+        regions[job.location].request_state(job.id, "cancel")
+    for job in running:
+        print(f"Waiting for job {job.name} to end ...", file=sys.stderr, flush=True)
+        try:
+            regions[job.location].wait(job.id, _say_state, timeout=_CANCEL_SECONDS)
+        except jobs.JobError as error:
+            raise jobs.JobError(
+                f"{error}\nNothing was deleted. Run this again when the job {job.name} has ended."
+            ) from error
+
+
+def _say_state(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

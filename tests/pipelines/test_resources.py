@@ -331,9 +331,22 @@ def test_delete_cancels_the_jobs_that_read_the_subscription(stack, google: Googl
             "type": "JOB_TYPE_STREAMING",
         }
     )
+    # A batch job in another region, known by its label and by the bucket that it writes.
+    files = google.add_job(
+        {
+            "name": "files",
+            "labels": LABEL,
+            "environment": {"tempStoragePrefix": "gs://it-local-project-anomaly/temp"},
+            "currentState": "JOB_STATE_RUNNING",
+        },
+        "asia-east1",
+    )
     other = google.add_job({"name": "other", "currentState": "JOB_STATE_RUNNING"})
     flag = f"--dataflow_endpoint={google.url}"
     assert main(["delete", *FLAGS, "--emulators", "--yes", flag]) == 0
-    assert "and cancels job mine" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "and cancels job mine" in said
+    assert "Waiting for job files to end" in said
+    assert files["currentState"] == "JOB_STATE_CANCELLED"
     assert ours["currentState"] == "JOB_STATE_CANCELLED"
     assert other["currentState"] == "JOB_STATE_RUNNING"
