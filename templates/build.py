@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--project", required=True, help="Google Cloud project id. Example: my-project")
     found.add_argument("--region", default="us-central1", help="default: %(default)s")
-    found.add_argument("--bucket", default="", help="without gs:// (default: PROJECT-anomaly)")
+    found.add_argument("--bucket", default="", help="without gs:// (default: PREFIX + PROJECT-anomaly)")
     found.add_argument("--prefix", default="", help="as given to pipelines.resources. Example: staging-")
     found.add_argument("--tag", help="of the image (default: the commit of this checkout, or latest)")
     found.add_argument("--image", help="another image, with its tag; default: the project's repository")

@@ -37,7 +37,9 @@ def add_name_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags from which `names` makes Names."""
     parser.add_argument("--project", required=True, help="Google Cloud project id. Example: my-project")
     parser.add_argument("--region", default="us-central1", help="default: %(default)s")
-    parser.add_argument("--bucket", default="", help="bucket without gs:// (default: PROJECT-anomaly)")
+    parser.add_argument(
+        "--bucket", default="", help="bucket without gs:// (default: PREFIX + PROJECT-anomaly)"
+    )
     parser.add_argument("--dataset", default="anomaly", help="BigQuery dataset (default: %(default)s)")
     parser.add_argument(
         "--dataset-location", default="", metavar="LOCATION", help="such as EU (default: the region)"

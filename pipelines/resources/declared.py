@@ -30,6 +30,10 @@ APIS: Final = (
     "storage.googleapis.com",
 )
 VERTEX_API: Final = "aiplatform.googleapis.com"
+_PROJECT: Final = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+_REGION: Final = re.compile(r"[a-z]+(-[a-z]+)+[0-9]+")
+_BUCKET: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{1,220})[a-z0-9]")
+_DATASET: Final = re.compile(r"[A-Za-z0-9_]{1,1024}")
 _PREFIX: Final = re.compile(r"([a-z]([a-z0-9-]{0,18}-)?)?")
 _PUBSUB_AGENT: Final = "serviceAccount:service-{number}@gcp-sa-pubsub.iam.gserviceaccount.com"
 
@@ -41,7 +45,7 @@ class Names:
     Attributes:
       project: Google Cloud project id.
       region: of bucket, repository and jobs.
-      bucket: without gs://; "PROJECT-anomaly" when empty.
+      bucket: without gs://; PREFIX + "PROJECT-anomaly" when empty.
       dataset: BigQuery dataset, without the project.
       dataset_location: the region when empty.
       prefix: set before the names of topics, subscriptions, account and repository, so that two
@@ -60,6 +64,23 @@ class Names:
     full: bool = False
 
     def __post_init__(self) -> None:
+        if not _PROJECT.fullmatch(self.project):
+            raise ValueError(
+                f"--project={self.project}: give the project's id, 6 to 30 lower-case letters, digits and -, "
+                "such as my-project; `gcloud projects list` shows it"
+            )
+        if not _REGION.fullmatch(self.region):
+            raise ValueError(f"--region={self.region}: give a region, such as us-central1 or europe-west1")
+        if self.bucket and not _BUCKET.fullmatch(self.bucket):
+            raise ValueError(
+                f"--bucket={self.bucket}: a bucket's name has 3 or more lower-case letters, digits, -, _ and "
+                "., and no path; leave the flag out for PREFIX + PROJECT-anomaly"
+            )
+        if not _DATASET.fullmatch(self.dataset):
+            raise ValueError(
+                f"--dataset={self.dataset}: a BigQuery dataset has letters, digits and _ alone, such as "
+                "my_dataset; the project is given by --project"
+            )
         if not _PREFIX.fullmatch(self.prefix) or (self.prefix and not self.prefix.endswith("-")):
             raise ValueError(
                 f"--prefix={self.prefix}: lower-case letters, digits and -, 20 at the most, ending in -, "

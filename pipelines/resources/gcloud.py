@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,7 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-_NOT_FOUND = ("NOT_FOUND", "not found", "Not found", "does not exist", "Unknown service account", "404")
+_NOT_FOUND = re.compile(
+    # As a status: a project may be called p404-dev.
+    r"NOT_FOUND|[Nn]ot found|does not exist|Unknown service account|HTTPError 404\b|status=\[?404\b"
+)
+_DENIED = re.compile(r"PERMISSION_DENIED|HTTPError 403\b|SERVICE_DISABLED")
 
 
 class GcloudError(RuntimeError):
@@ -88,7 +93,9 @@ class Gcloud:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
             said = _error(done.stderr)
-            kind = GcloudNotFoundError if any(mark in said for mark in _NOT_FOUND) else GcloudError
+            # Google says of what one may not see that it is forbidden "or does not exist".
+            missing = _NOT_FOUND.search(said) and not _DENIED.search(said)
+            kind = GcloudNotFoundError if missing else GcloudError
             raise kind(f"{text}\nended with {done.returncode}: {said}")
         return done.stdout
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 from google.cloud import bigquery
@@ -13,7 +14,7 @@ from pipelines.local.endpoints import Endpoints
 from pipelines.resources.__main__ import main
 from pipelines.resources.base import Clients, ResourceError
 from pipelines.resources.declared import Names, declare, roles
-from pipelines.resources.gcloud import Gcloud, GcloudError
+from pipelines.resources.gcloud import Gcloud, GcloudError, GcloudNotFoundError
 from pipelines.resources.storage import Bucket
 from pipelines.resources.tables import Table, table_differences
 from pipelines.resources.topics import Subscription
@@ -49,6 +50,46 @@ def test_names_follow_from_project_region_and_prefix():
 def test_a_prefix_of_another_form_is_refused(prefix):
     with pytest.raises(ValueError, match="--prefix"):
         Names("p-123456", prefix=prefix)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"project": "Bad Project"},
+        {"region": "us_central"},
+        {"region": "europe"},
+        {"bucket": "My-Bucket"},
+        {"bucket": "b/path"},
+        {"dataset": "my-ds"},
+        {"dataset": "p.d"},
+    ],
+)
+def test_a_name_of_another_form_is_refused_by_its_flag(changes, capsys):
+    (flag, value) = next(iter(changes.items()))
+    flags = [f"--{key}={text}" for key, text in {"project": "p-123456", **changes}.items()]
+    with pytest.raises(SystemExit) as ended:
+        main(["create", *flags])
+    assert ended.value.code == 2
+    assert f"--{flag}={value}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "missing"),
+    [
+        ("ERROR: (gcloud.x) NOT_FOUND: Requested entity was not found.", True),
+        ("ERROR: (gcloud.x) HTTPError 404: The specified bucket does not exist.", True),
+        ("ERROR: (gcloud.x) [me] does not have permission to access p404-dev", False),
+        ("ERROR: (gcloud.x) PERMISSION_DENIED: denied on 'p404-dev' (or it does not exist)", False),
+    ],
+)
+def test_what_gcloud_may_not_see_is_not_missing(tmp_path, monkeypatch, said, missing):
+    program = tmp_path / "gcloud"
+    program.write_text(f"#!/bin/sh\necho {shlex.quote(said)} >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(GcloudError) as raised:
+        Gcloud().read("projects", "describe", "p404-dev")
+    assert isinstance(raised.value, GcloudNotFoundError) is missing
 
 
 def test_every_api_that_the_commands_call_is_declared():
