@@ -28,7 +28,12 @@ _TABLE: Final = re.compile(r"[a-z][a-z0-9.:-]{4,}[a-z0-9]\.\w{1,1024}\.[\w -]{1,
 _CALENDAR: Final = dt.date.max - dt.date.min
 """No two moments lie further apart, and no datetime can hold more."""
 
-WRITE_METHODS: Final = ("storage_arrow", "streaming_inserts", "file_loads", "storage_write_api")
+JAVA_WRITE_METHOD: Final = "storage_write_api"
+"""The method that Beam expands by Java at launch. The image of the templates has no Java: every worker would
+pull a Java runtime that the launcher alone needs, and the launcher would still have to fetch the expansion
+service from Maven, which it cannot without a public address. So this one is launched directly."""
+
+WRITE_METHODS: Final = ("storage_arrow", "streaming_inserts", "file_loads", JAVA_WRITE_METHOD)
 
 
 class OptionsParser(argparse.ArgumentParser):
@@ -196,8 +201,8 @@ def add_sink_arguments(parser: argparse.ArgumentParser, files: bool) -> None:
         choices=WRITE_METHODS,
         default=WRITE_METHODS[0],
         help="how rows reach BigQuery: storage_arrow (Arrow rows to the Storage Write API, the fastest), or "
-        "one of the methods of Beam's WriteToBigQuery; storage_write_api needs Java at launch, file_loads "
-        "needs --temp_location=gs://... (default: %(default)s)",
+        "one of the methods of Beam's WriteToBigQuery; storage_write_api needs Java at launch, which "
+        "templates have not; file_loads needs --temp_location=gs://... (default: %(default)s)",
     )
     group.add_argument(
         "--create_tables",

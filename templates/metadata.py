@@ -38,6 +38,8 @@ _PUBSUB: Final[dict[Any, str]] = {
 # of a BIGQUERY_TABLE, and the pipelines take PROJECT.DATASET.TABLE, as SQL writes it.
 _PATHS: Final = {"model": "GCS_READ_FOLDER", "output": "GCS_WRITE_FOLDER", "input": "GCS_READ_FILE"}
 _GCS_REGEX: Final = r"^gs://[^\n\r]+$"
+_LEFT_OUT: Final = {"write_method": (options.JAVA_WRITE_METHOD,)}
+"""Choices that the command line has and a template has not."""
 _HIDDEN: Final = ("bigquery_endpoint", "bigquery_storage_endpoint", "vertex_api_endpoint")
 
 
@@ -94,7 +96,8 @@ def _parameter(action: argparse.Action, group: str) -> dict[str, Any]:
     if regexes:
         found["regexes"] = regexes
     if action.choices:
-        found["enumOptions"] = [{"value": str(choice), "label": str(choice)} for choice in action.choices]
+        values = [str(choice) for choice in action.choices if choice not in _LEFT_OUT.get(action.dest, ())]
+        found["enumOptions"] = [{"value": value, "label": value} for value in values]
     if action.default is not None:
         boolean = isinstance(action.default, bool)
         found["defaultValue"] = str(action.default).lower() if boolean else str(action.default)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipelines import options
 from pipelines.cloud import jobs
@@ -178,7 +178,7 @@ def request(
     rest: Sequence[str],
     now: dt.datetime | None = None,
 ) -> JobRequest:
-    """Completes the options and has the pipeline's parser check its own.
+    """Completes the options and has the pipeline check its own.
 
     Ends the program with a message that names the flag when something does not fit.
 
@@ -211,7 +211,16 @@ def request(
         if getattr(args, name) is None:
             setattr(args, name, value)
     argv = [*rest, *_defaults(pipeline, names, rest)]
-    own, beam_options = module(pipeline).parser().parse(argv)
+    entry = module(pipeline)
+    own_parser = entry.parser()
+    own, beam_options = own_parser.parse(argv)
+    if own.write_method == options.JAVA_WRITE_METHOD and args.via == "flex":
+        own_parser.error(
+            f"--write_method={own.write_method} needs Java, which the template's image has not: use "
+            f"--write_method={options.WRITE_METHODS[0]}, or --via=direct on a machine with Java"
+        )
+    beam_options.view_as(GoogleCloudOptions).temp_location = args.temp_location
+    entry.check_arguments(own_parser, own, beam_options)
     return JobRequest(pipeline, args, tuple(argv), own, beam_options, names)
 
 

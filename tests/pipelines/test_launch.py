@@ -92,6 +92,35 @@ def test_what_cannot_be_launched_is_refused_before_anything_is_asked(argv, said,
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["batch", "--input_query=SELECT 1", "--row_filter=x"], "--row_filter goes with --input_table"),
+        (["batch", "--input=gs://b-1/data.bin"], "cannot tell the format; give --input_format"),
+        (["batch", "--input=gs://b-1/x.parquet", "--remote_rows=0"], "--remote_rows=0 is below 1"),
+        (["streaming", "--scorer=vertex"], "--scorer=vertex needs --vertex_endpoint"),
+        (["streaming", "--scorer=torchserve"], "--scorer=torchserve needs --torchserve_url"),
+        (
+            ["streaming", "--medium_threshold=50", "--high_threshold=10"],
+            "--medium_threshold=50.0 is above --high_threshold=10.0",
+        ),
+        (["streaming", "--medium_threshold=nan"], "--medium_threshold: nan is no number"),
+        (["streaming", "--write_method=storage_write_api"], "needs Java, which the template's image has not"),
+    ],
+)
+def test_what_the_pipeline_would_refuse_is_refused_by_the_launch(argv, said, capsys):
+    with pytest.raises(SystemExit):
+        launch.main([*argv, *PROJECT, "--dry-run"])
+    assert said in capsys.readouterr().err
+
+
+def test_what_the_launch_knows_the_pipeline_need_not_be_told(capsys):
+    for via in ("flex", "direct"):
+        flags = ["--dry-run", "--write_method=file_loads", f"--via={via}"]
+        assert launch.main(["streaming", *PROJECT, *flags]) == 0  # loads stage files in --temp_location
+        assert "file_loads" in capsys.readouterr().out
+
+
 def test_what_is_for_streams_is_refused_of_a_batch(capsys):
     for flag in ("--update", "--streaming_mode=exactly_once"):
         with pytest.raises(SystemExit):

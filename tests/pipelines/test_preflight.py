@@ -73,7 +73,9 @@ def test_defaults_follow_from_the_project():
     assert found.args.template == f"gs://{BUCKET}/templates/batch.json"
     assert found.pipeline_args.model == f"gs://{BUCKET}/model"
     assert found.pipeline_args.output_dataset == "local-project.anomaly"
-    assert job("batch", "--input=gs://b-1/x", "--output=gs://b-1/y").pipeline_args.output_dataset is None
+    assert (
+        job("batch", "--input=gs://b-1/x.parquet", "--output=gs://b-1/y").pipeline_args.output_dataset is None
+    )
 
 
 # Model
@@ -107,6 +109,18 @@ def test_a_model_that_no_worker_can_reach_or_that_is_not_there(google: Google, m
     finding = check_model(f"gs://{BUCKET}/model")
     assert "manifest.json is missing" in finding.problem
     assert finding.remedy == f"python -m model.train --output gs://{BUCKET}/model"
+
+
+def test_thresholds_are_compared_with_those_of_the_model(google: Google, model_dir: Path):
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    for file in model_dir.iterdir():
+        google.storage.put(BUCKET, f"model/{file.name}", file.read_bytes())
+    assert check_model(f"gs://{BUCKET}/model", "--high_threshold=1e9").status == "ok"
+    finding = check_model(f"gs://{BUCKET}/model", "--medium_threshold=1e9")
+    assert finding.status == "failed"
+    assert finding.problem.startswith(
+        "--medium_threshold=1000000000.0 is above the model's threshold of high"
+    )
 
 
 def test_a_model_that_may_not_be_read_names_the_role(google: Google, model_dir: Path):

@@ -35,9 +35,9 @@ def test_every_option_is_a_parameter_and_every_parameter_an_option(pipeline):
     for name, action in declared.items():
         parameter = parameters[name]
         assert parameter["isOptional"] is not action.required
-        assert [o["value"] for o in parameter.get("enumOptions", ())] == [
-            str(c) for c in action.choices or ()
-        ]
+        # Java is not in the image.
+        choices = [str(c) for c in action.choices or () if c != "storage_write_api"]
+        assert [o["value"] for o in parameter.get("enumOptions", ())] == choices
         if action.default is None:
             assert "defaultValue" not in parameter
         elif not isinstance(action.default, bool):
