@@ -12,7 +12,7 @@ from typing import Final
 from pipelines.cloud import jobs
 from pipelines.resources.accounts import Apis
 from pipelines.resources.base import MISSING, Clients, Resource, ResourceError, explained
-from pipelines.resources.changes import Done, create, delete, inspect_all
+from pipelines.resources.changes import STAYS, Done, create, delete, inspect_all
 from pipelines.resources.declared import Names, declare
 from pipelines.resources.gcloud import Gcloud, GcloudError
 from pipelines.resources.storage import Bucket
@@ -152,8 +152,12 @@ def _delete(args: argparse.Namespace, found: Names, wanted: Sequence[Resource], 
         return 1
     if running and not args.dry_run:
         _end(running, jobs.Jobs(found.project, found.region, args.dataflow_endpoint))
-    report(delete(going, clients, args.dry_run), args.format)
-    return 0
+    done = delete(going, clients, args.dry_run)
+    report(done, args.format)
+    left = [state.details[0] for _, state, what in done if what == STAYS]
+    for reason in left:
+        print(f"Not deleted: {reason}", file=sys.stderr)
+    return 1 if left else 0
 
 
 def _using(

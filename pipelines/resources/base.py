@@ -41,6 +41,10 @@ class ResourceError(RuntimeError):
     """A resource could not be read or changed; the text names it and says what to do."""
 
 
+class StaysError(ResourceError):
+    """A resource cannot be removed for what another hand put into it; everything else can."""
+
+
 @dataclass(frozen=True)
 class State:
     """What `inspect` found.

@@ -7,7 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from pipelines.resources.accounts import Apis, Role
-from pipelines.resources.base import MISSING, Clients, Key, Resource, ResourceError, State, explained
+from pipelines.resources.base import (
+    MISSING,
+    Clients,
+    Key,
+    Resource,
+    ResourceError,
+    State,
+    StaysError,
+    explained,
+)
 from pipelines.resources.gcloud import GcloudError
 
 _THREADS: Final = 4
@@ -15,6 +24,9 @@ _WITH_ITS_THING: Final = State("unknown", ("goes with what it is on",))
 
 Done = tuple[Resource, State, str]
 """A resource, what was found, and what was done."""
+
+STAYS: Final = "stays"
+"""What `delete` says of a resource that it could not remove, with the reason among the details."""
 
 
 def inspect(resource: Resource, clients: Clients) -> State:
@@ -97,7 +109,7 @@ def _create(resource: Resource, state: State, clients: Clients, dry_run: bool) -
 
 
 def delete(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> list[Done]:
-    """Removes what this project made, last first. What lacks its mark is left and said.
+    """Removes what this project made, last first. What lacks its mark, or holds more, is left and said.
 
     Raises:
       ResourceError: a resource could not be removed.
@@ -112,9 +124,13 @@ def delete(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> li
             done.append((resource, state, "goes with it"))
             continue
         printed = resource.by_gcloud and clients.gcloud.print_only
-        with explained(resource):
-            if printed or not dry_run:
-                resource.delete(clients)
+        try:
+            with explained(resource):
+                if printed or not dry_run:
+                    resource.delete(clients)
+        except StaysError as error:
+            done.append((resource, State(state.status, (str(error),)), STAYS))
+            continue
         done.append((resource, state, "printed" if printed else "would delete" if dry_run else "deleted"))
     return done
 

@@ -8,7 +8,16 @@ from typing import Any, ClassVar
 from google.api_core.exceptions import NotFound
 from google.cloud import bigquery
 
-from pipelines.resources.base import LABEL, MISSING, Clients, Resource, ResourceError, State, has_label
+from pipelines.resources.base import (
+    LABEL,
+    MISSING,
+    Clients,
+    Resource,
+    ResourceError,
+    State,
+    StaysError,
+    has_label,
+)
 from transforms import tables
 from transforms.schema import to_bigquery
 
@@ -76,7 +85,7 @@ class Dataset(Resource):
     def delete(self, clients: Clients) -> None:
         """Removes the dataset where nothing is left in it."""
         if any(clients.bigquery.list_tables(self.name)):
-            raise ResourceError(
+            raise StaysError(
                 f"dataset {self.name}: it holds other tables. Remove them, or keep it with --keep-tables."
             )
         clients.bigquery.delete_dataset(self.name, not_found_ok=True)
@@ -126,7 +135,11 @@ class Table(Resource):
             found = clients.bigquery.get_table(self.name)
         except NotFound:
             return MISSING
-        return State.of([*table_differences(found, self.spec), *self._view_differences(clients)])
+        differences = table_differences(found, self.spec)
+        if not clients.local_bigquery:
+            # The emulator stores neither labels nor requirements of tables.
+            differences += _unmarked(found, self.spec)
+        return State.of([*differences, *self._view_differences(clients)])
 
     def create(self, clients: Clients) -> None:
         """Makes table and view where they are missing."""
@@ -134,6 +147,9 @@ class Table(Resource):
             tables.create_tables(clients.bigquery, self.dataset, (self.spec,))
         except tables.TableError as error:
             raise ResourceError(str(error)) from error
+        if not clients.local_bigquery:
+            # Not the view: it goes with its table, and every job that replaces it drops its labels.
+            self._mark(clients, self.name)
 
     def repair(self, clients: Clients, state: State) -> None:
         """Adds columns, sets descriptions, clustering and the view's query. Rows are never touched."""
@@ -149,12 +165,22 @@ class Table(Resource):
         found.schema = [_described(field, described.get(field.name)) for field in found.schema]
         found.description = self.spec.description
         found.clustering_fields = list(self.spec.clustering)
-        clients.bigquery.update_table(found, ["schema", "description", "clustering_fields"])
+        fields = ["schema", "description", "clustering_fields"]
+        partitioning = found.time_partitioning
+        if not clients.local_bigquery and partitioning is not None:
+            if found.require_partition_filter:
+                found.require_partition_filter = False
+                fields.append("require_partition_filter")
+            if partitioning.expiration_ms:
+                partitioning.expiration_ms = None
+                found.time_partitioning = partitioning
+                fields.append("time_partitioning")
+        clients.bigquery.update_table(found, fields)
 
     def owned(self, clients: Clients) -> bool:
-        """By its description, which tells it from a table of that name in a dataset of another hand."""
+        """By its label, or the description that one has which was made before tables had labels."""
         found = clients.bigquery.get_table(self.name)
-        return clients.local_bigquery or found.description == self.spec.description
+        return clients.local_bigquery or has_label(found.labels) or found.description == self.spec.description
 
     def delete(self, clients: Clients) -> None:
         """Removes view and table, rows included."""
@@ -171,9 +197,20 @@ class Table(Resource):
         except NotFound:
             return [f"view {self.spec.view} is missing"]
         # The emulator does not tell the query of a view.
-        if not clients.local_bigquery and view.view_query != self.spec.view_sql(self.dataset):
-            return [f"view {self.spec.view} has another query"]
-        return []
+        if clients.local_bigquery:
+            return []
+        differences = []
+        if view.view_query != self.spec.view_sql(self.dataset):
+            differences.append(f"view {self.spec.view} has another query")
+        if view.description != self.spec.view_description:
+            differences.append(f"view {self.spec.view} has another description")
+        return differences
+
+    def _mark(self, clients: Clients, name: str) -> None:
+        found = clients.bigquery.get_table(name)
+        if not has_label(found.labels):
+            found.labels = {**found.labels, **LABEL}
+            clients.bigquery.update_table(found, ["labels"])
 
 
 def table_differences(found: bigquery.Table, spec: tables.TableSpec) -> list[str]:
@@ -189,6 +226,9 @@ def table_differences(found: bigquery.Table, spec: tables.TableSpec) -> list[str
         differences.append(
             f"partitioned by {partition or 'nothing'}, declared {spec.partition_field}; cannot be changed"
         )
+    elif found.time_partitioning and found.time_partitioning.type_ != bigquery.TimePartitioningType.DAY:
+        kind = found.time_partitioning.type_
+        differences.append(f"partitioned by {kind}, declared DAY; cannot be changed")
     clustering = tuple(found.clustering_fields or ())
     if clustering != spec.clustering:
         differences.append(
@@ -199,6 +239,22 @@ def table_differences(found: bigquery.Table, spec: tables.TableSpec) -> list[str
         field: Any = columns.get(wanted.name)
         if field is not None and field.description != wanted.description:
             differences.append(f"column {wanted.name} has another description")
+    return differences
+
+
+def _unmarked(found: bigquery.Table, spec: tables.TableSpec) -> list[str]:
+    """Differences in what only the real BigQuery stores."""
+    differences = []
+    expiration = found.time_partitioning.expiration_ms if found.time_partitioning else None
+    if expiration:
+        days = int(expiration) / 86_400_000
+        differences.append(f"partitions expire after {days:g} days, declared never")
+    if found.require_partition_filter:
+        differences.append("a query must filter by partition, declared it need not")
+    if found.description != spec.description:
+        differences.append("it has another description")
+    if not has_label(found.labels):
+        differences.append(f"labels lack {LABEL}")
     return differences
 
 

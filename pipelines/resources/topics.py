@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from google.api_core.exceptions import AlreadyExists, NotFound
 from google.protobuf import duration_pb2
 
 from pipelines.resources.base import LABEL, MISSING, Clients, Resource, ResourceError, State, has_label
+
+_BACKOFF: Final = (10, 600)
+"""Least and greatest seconds before an alert that nobody acknowledged comes again."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,21 @@ class Subscription(Resource):
             found = clients.subscriber.get_subscription(subscription=self.name)
         except NotFound:
             return MISSING
+        dead = found.dead_letter_policy
+        retry = found.retry_policy if "retry_policy" in found else None
         actual = {
             "topic": found.topic,
             "ack_deadline_seconds": found.ack_deadline_seconds,
             "message_retention_duration": found.message_retention_duration,
             "enable_exactly_once_delivery": found.enable_exactly_once_delivery,
-            "dead_letter_policy": found.dead_letter_policy.dead_letter_topic or None,
+            "dead_letter_policy": f"{dead.dead_letter_topic} after {dead.max_delivery_attempts} attempts"
+            if dead.dead_letter_topic
+            else None,
+            "retry_policy": f"{retry.minimum_backoff.seconds} to {retry.maximum_backoff.seconds} s"
+            if retry
+            else None,
+            "push_config": found.push_config.push_endpoint or None,
+            "filter": found.filter or None,
             # An empty policy, which is not the absence of one, says "never".
             "expiration_policy": "never"
             if "expiration_policy" in found and not found.expiration_policy.ttl
@@ -115,7 +127,12 @@ class Subscription(Resource):
             "ack_deadline_seconds": int(self.ack_deadline.total_seconds()),
             "message_retention_duration": self.retention,
             "enable_exactly_once_delivery": self.exactly_once,
-            "dead_letter_policy": self.dead_letter_topic,
+            "dead_letter_policy": f"{self.dead_letter_topic} after {self.max_attempts} attempts"
+            if self.dead_letter_topic
+            else None,
+            "retry_policy": "{} to {} s".format(*_BACKOFF) if self.dead_letter_topic else None,
+            "push_config": None,
+            "filter": None,
             "expiration_policy": "never",
         }
         return State.of(
@@ -132,12 +149,13 @@ class Subscription(Resource):
             clients.subscriber.create_subscription(request=self._request())
 
     def repair(self, clients: Clients, state: State) -> None:
-        """Sets what differs; another topic cannot be set."""
+        """Sets what differs; another topic or filter cannot be set."""
         paths = [detail.split(" ", 1)[0] for detail in state.details]
-        if "topic" in paths:
+        fixed = next((path for path in ("topic", "filter") if path in paths), "")
+        if fixed:
             raise ResourceError(
-                f"subscription {self.name}: {state.details[paths.index('topic')]}. A subscription keeps its "
-                f"topic: delete it with `gcloud pubsub subscriptions delete {self.name}`, which loses its "
+                f"subscription {self.name}: {state.details[paths.index(fixed)]}. A subscription keeps its "
+                f"{fixed}: delete it with `gcloud pubsub subscriptions delete {self.name}`, which loses its "
                 "unread messages, and create it again."
             )
         request = {"subscription": self._request(), "update_mask": {"paths": paths}}
@@ -172,7 +190,7 @@ class Subscription(Resource):
                 "max_delivery_attempts": self.max_attempts,
             }
             request["retry_policy"] = {
-                "minimum_backoff": {"seconds": 10},
-                "maximum_backoff": {"seconds": 600},
+                "minimum_backoff": {"seconds": _BACKOFF[0]},
+                "maximum_backoff": {"seconds": _BACKOFF[1]},
             }
         return request

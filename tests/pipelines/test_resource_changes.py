@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.resources import changes
-from pipelines.resources.base import MISSING, Clients, Key, Resource, State
+from pipelines.resources.base import LABEL, MISSING, Clients, Key, Resource, State
 from pipelines.resources.declared import Names, declare, roles
 from pipelines.resources.gcloud import Gcloud
 from pipelines.resources.storage import Bucket
@@ -138,6 +138,7 @@ def test_a_table_of_another_hand_is_left_alone(bigquery_emulator, bigquery_clien
     table.create(clients)
     clients.__class__ = type("InTheCloud", (Clients,), {"local_bigquery": False})
     assert table.owned(clients)
+    assert f"labels lack {LABEL}" in table.inspect(clients).details
     found = bigquery_client.get_table(f"{name}.scores")
     found.description = "Scores of the other team"
     bigquery_client.update_table(found, ["description"])

@@ -16,7 +16,7 @@ from pipelines.resources.base import Clients, ResourceError
 from pipelines.resources.declared import Names, declare, roles
 from pipelines.resources.gcloud import Gcloud, GcloudError, GcloudNotFoundError
 from pipelines.resources.storage import Bucket
-from pipelines.resources.tables import Table, table_differences
+from pipelines.resources.tables import Table, _unmarked, table_differences
 from pipelines.resources.topics import Subscription
 from tests.pipelines.google_server import Google
 from transforms import tables
@@ -172,7 +172,13 @@ def test_status_shows_drift_and_create_mends_it(stack, capsys):
     name = NAMES.subscription("alerts-review")
     with SubscriberClient() as subscriber:
         changed = {"name": name, "ack_deadline_seconds": 33, "enable_exactly_once_delivery": False}
-        mask = {"paths": ["ack_deadline_seconds", "enable_exactly_once_delivery"]}
+        changed["retry_policy"] = {"minimum_backoff": {"seconds": 1}, "maximum_backoff": {"seconds": 60}}
+        changed["dead_letter_policy"] = {
+            "dead_letter_topic": NAMES.topic("alerts-dead-letter"),
+            "max_delivery_attempts": 9,
+        }
+        changed["push_config"] = {"push_endpoint": "https://example.com/push"}
+        mask = {"paths": sorted(set(changed) - {"name"})}
         subscriber.update_subscription(request={"subscription": changed, "update_mask": mask})
     client = bigquery.Client("local-project", client_options={"api_endpoint": stack.bigquery})
     client.delete_table("resources.alerts_latest")
@@ -184,6 +190,10 @@ def test_status_shows_drift_and_create_mends_it(stack, capsys):
         name: [
             "ack_deadline_seconds is 33, declared 60",
             "enable_exactly_once_delivery is False, declared True",
+            f"dead_letter_policy is {NAMES.topic('alerts-dead-letter')} after 9 attempts, declared "
+            f"{NAMES.topic('alerts-dead-letter')} after 5 attempts",
+            "retry_policy is 1 to 60 s, declared 10 to 600 s",
+            "push_config is https://example.com/push, declared None",
         ],
         "local-project.resources.alerts": ["view alerts_latest is missing"],
     }
@@ -256,6 +266,40 @@ def test_every_difference_of_a_table_has_its_line():
         "clustered by account_id, declared severity, account_id",
         "column transaction_id has another description",
     ]
+
+
+def test_another_partition_type_is_a_difference_that_stays():
+    spec = tables.alerts_table()
+    found = spec.table("p-123456.d")
+    found.time_partitioning = bigquery.TimePartitioning(
+        type_="HOUR", field="event_time", expiration_ms=86_400_000
+    )
+    found.require_partition_filter = True
+    found.description = "changed"
+    assert table_differences(found, spec) == ["partitioned by HOUR, declared DAY; cannot be changed"]
+    assert _unmarked(found, spec) == [
+        "partitions expire after 1 days, declared never",
+        "a query must filter by partition, declared it need not",
+        "it has another description",
+        f"labels lack {LABEL}",
+    ]
+
+
+@pytest.mark.integration
+def test_delete_goes_on_past_a_dataset_that_holds_other_tables(stack, capsys):
+    run(capsys, "create", "--emulators")
+    client = bigquery.Client("local-project", client_options={"api_endpoint": stack.bigquery})
+    client.create_table(
+        bigquery.Table("local-project.resources.theirs", [bigquery.SchemaField("a", "INT64")])
+    )
+    code = main(["delete", *FLAGS, "--format=json", "--emulators", "--yes"])
+    said = capsys.readouterr()
+    assert code == 1
+    done = {row["name"]: row["done"] for row in json.loads(said.out)}
+    assert done.pop("local-project.resources") == "stays"
+    assert set(done.values()) == {"deleted"}
+    assert "Not deleted: dataset local-project.resources: it holds other tables" in said.err
+    client.delete_table("local-project.resources.theirs")
 
 
 # A project
