@@ -188,3 +188,16 @@ def test_ctrl_c_is_heeded_while_bigquery_is_out(local_stack, channel, model_dir,
 def has_rows(client):
     found = [dataset.dataset_id for dataset in client.list_datasets()]
     return "anomaly" in found and scored(client, "anomaly") > 0
+
+
+@pytest.mark.integration
+def test_a_stream_that_fails_ends_with_1(local_stack, channel, model_dir, start):
+    publish_some(channel.topic, 10)
+    process, log = start(
+        f"--subscription={channel.subscription}",
+        f"--model={model_dir}",
+        "--output_dataset=local-project.nowhere",
+        "--no-create_tables",
+    )
+    assert process.wait(timeout=120) == 1, log.read_text()
+    assert "nowhere" in log.read_text()
