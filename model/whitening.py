@@ -17,8 +17,16 @@ SUPPORT: Final = 0.99
 """Share of the training rows that the covariance is made of; the most outlying 1 % are left out. The normals
 keep close to a few planes which 1 to 2 % of them leave, and most frauds; see docs/model.md."""
 QUADRATIC_SHARE: Final = 0.01
-"""Weight of the squared whitened residual beside the absolute one. It decides the ranking of strong
-anomalies, the absolute part that of weak ones; the figures hardly change between 0.003 and 0.03."""
+"""Weight of the squared distance from the core of the normals beside the absolute residual. It decides the
+ranking of strong anomalies, the absolute part that of weak ones; the figures hardly change between 0.003 and
+0.03."""
+OUTER_SHARE: Final = 0.01
+"""Share of the training rows that make the second covariance: those farthest from the core, which leave the
+planes and are normal all the same."""
+OUTER_ROWS: Final = 4
+"""At least this many rows for each residual, whatever the share gives."""
+OUTER_FLOOR: Final = 1e-4
+"""Smallest eigenvalue of the second correlation matrix, which few rows estimate."""
 EIGENVALUE_FLOOR: Final = 1e-5
 """Smallest eigenvalue of the residual's correlation matrix. It bounds what the whitening multiplies the
 rounding errors of float32 with; those of real data lie above it."""
@@ -59,13 +67,16 @@ def corr_max(covariance: Matrix, floor: float = EIGENVALUE_FLOOR) -> Matrix:
 def fit(residuals: Matrix, seed: int = 0) -> ScoreScale:
     """Fits the scale of the score to residuals [n, k] of normal transactions.
 
-    With d = r - center, s the standard deviations of r and Q the squared Mahalanobis distance of d under the
+    With d = r - center, s the standard deviations of r, Q the squared Mahalanobis distance of d under the
     minimum covariance determinant (Rousseeuw 1984; scikit-learn's FastMCD, before its reweighting step, which
-    would cut the rows off the planes again), the score is
+    would cut the rows off the planes again), and P that under the second moments of the rows which lie
+    farthest out by Q, the score is
 
-        (sum_j |d_j| / s_j  +  QUADRATIC_SHARE * Q) / k
+        (sum_j |d_j| / s_j  +  QUADRATIC_SHARE * Q  +  P) / k
 
-    Q is scaled so that its median is that of a chi-squared variable with k degrees of freedom.
+    Q is scaled so that its median is that of a chi-squared variable with k degrees of freedom. Q alone would
+    rank the few normals that leave the planes among the frauds; P tells them apart by the way they leave.
+    Both are one quadratic form, and so one whitening.
     """
     # scikit-learn is needed to train, not to score.
     from scipy.stats import chi2
@@ -78,10 +89,29 @@ def fit(residuals: Matrix, seed: int = 0) -> ScoreScale:
     spread = np.where(varies, spread, 1.0)
     rows = residuals[:, varies] / spread[varies]
     estimate = MinCovDet(support_fraction=SUPPORT, random_state=seed).fit(rows)
-    whitening = corr_max(estimate.raw_covariance_)
-    squared = np.square((rows - estimate.raw_location_) @ whitening.T).sum(axis=1)
+    deviations = rows - estimate.raw_location_
+    core = corr_max(estimate.raw_covariance_)
+    squared = np.square(deviations @ core.T).sum(axis=1)
     consistency = chi2.ppf(0.5, rows.shape[1]) / np.median(squared)
+    outer = corr_max(_outer_moments(deviations, squared), OUTER_FLOOR)
+    # The squares of the two whitened vectors add up to one quadratic form, whose own correlation-maximal
+    # whitening keeps its components to the features.
+    form = QUADRATIC_SHARE * consistency * core.T @ core + outer.T @ outer
+    whitening = corr_max(np.linalg.inv(form), floor=0.0)
     center, full = residuals.mean(axis=0), np.zeros((k, k))
     center[varies] = estimate.raw_location_ * spread[varies]
-    full[np.ix_(varies, varies)] = whitening / spread[varies] * np.sqrt(consistency * QUADRATIC_SHARE / k)
+    full[np.ix_(varies, varies)] = whitening / spread[varies] / np.sqrt(k)
     return ScoreScale(center=center, whitening=full, absolute_weight=1.0 / (spread * k))
+
+
+def _outer_moments(deviations: Matrix, squared: Matrix) -> Matrix:
+    """Second moments about the robust centre of the rows that lie farthest out.
+
+    Those beyond their median distance are drawn in to it, so that a few frauds among unlabelled rows do not
+    make the whole form.
+    """
+    n, k = deviations.shape
+    rows = np.argsort(squared)[-max(int(OUTER_SHARE * n), OUTER_ROWS * k) :]
+    distance = np.sqrt(squared[rows])
+    far = deviations[rows] * np.minimum(1.0, np.median(distance) / distance)[:, None]
+    return far.T @ far / len(far)

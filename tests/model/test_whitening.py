@@ -42,14 +42,38 @@ def test_the_floor_bounds_the_amplification():
 
 
 def test_fit_gives_the_documented_score():
+    from sklearn.covariance import MinCovDet
+
     rng = np.random.default_rng(3)
     rows = rng.normal(size=(2000, 5)) @ rng.normal(size=(5, 5)) + 7
     scale = whitening.fit(rows, seed=0)
-    deviation = rows - scale.center
-    quadratic = np.square(deviation @ scale.whitening.T).sum(1)
-    assert np.median(quadratic) == pytest.approx(whitening.QUADRATIC_SHARE * chi2.ppf(0.5, 5) / 5)
     np.testing.assert_allclose(scale.absolute_weight, 1 / (5 * rows.std(axis=0)))
     np.testing.assert_allclose(scale.center, rows.mean(axis=0), atol=0.2)
+    # The definition, by inverses in place of whitenings.
+    unit = rows / rows.std(axis=0)
+    estimate = MinCovDet(support_fraction=whitening.SUPPORT, random_state=0).fit(unit)
+    d = unit - estimate.raw_location_
+    core = np.einsum("ij,jk,ik->i", d, np.linalg.inv(estimate.raw_covariance_), d)
+    order = np.argsort(core)[-20:]
+    radius = np.median(np.sqrt(core[order]))
+    drawn_in = np.minimum(1, radius / np.sqrt(core[order]))
+    far = d[order] * drawn_in[:, None]
+    outer = np.einsum("ij,jk,ik->i", d, np.linalg.inv(far.T @ far / 20), d)
+    core *= chi2.ppf(0.5, 5) / np.median(core)
+    quadratic = np.square((rows - scale.center) @ scale.whitening.T).sum(1)
+    np.testing.assert_allclose(quadratic, (whitening.QUADRATIC_SHARE * core + outer) / 5, rtol=1e-6)
+
+
+def test_normals_that_leave_the_planes_together_score_below_what_leaves_them_otherwise():
+    rng = np.random.default_rng(6)
+    core = rng.normal(size=(4000, 1)) * np.array([1.0, 1.0, 1.0]) + 0.01 * rng.normal(size=(4000, 3))
+    core[:40] += rng.normal(size=(40, 1)) * np.array([2.0, -2.0, 0.0])  # normal, and off the plane
+    scale = whitening.fit(core, seed=0)
+
+    def quadratic(row: list[float]) -> float:
+        return float(np.square((np.array(row) - scale.center) @ scale.whitening.T).sum())
+
+    assert quadratic([0.0, 2.0, -2.0]) > 3 * quadratic([2.0, -2.0, 0.0])
 
 
 def test_a_few_outliers_do_not_move_the_fit():
@@ -57,10 +81,19 @@ def test_a_few_outliers_do_not_move_the_fit():
     rows = rng.normal(size=(2000, 4))
     clean = whitening.fit(rows, seed=0)
     spoiled = rows.copy()
-    spoiled[:10] = 500.0
+    spoiled[:3] = 500.0
     dirty = whitening.fit(spoiled, seed=0)
     np.testing.assert_allclose(dirty.center, clean.center, atol=0.15)
     np.testing.assert_allclose(dirty.whitening, clean.whitening, atol=0.15 * np.abs(clean.whitening).max())
+
+
+def test_outliers_that_are_half_of_the_rows_farthest_out_still_stand_out():
+    rows = np.random.default_rng(4).normal(size=(2000, 4))
+    rows[:10] = 500.0
+    scale = whitening.fit(rows, seed=0)
+    np.testing.assert_allclose(scale.center, 0, atol=0.15)
+    quadratic = np.square((rows - scale.center) @ scale.whitening.T).sum(1)
+    assert quadratic[:10].min() > 1000 * quadratic[10:].max()
 
 
 def test_a_constant_feature_does_not_break_the_fit():
