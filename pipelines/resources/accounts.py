@@ -22,6 +22,8 @@ from pipelines.resources.gcloud import GcloudError, GcloudNotFoundError
 Target = Literal["project", "bucket", "topic", "subscription", "repository"]
 
 _DISPLAY_NAME: Final = "Transaction anomaly pipelines"
+# A service has its account in a project from its first use on, which may be yet to come.
+_AGENTS: Final = {"gcp-sa-pubsub.iam.gserviceaccount.com": "pubsub.googleapis.com"}
 _POLICY_COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "project": ("projects",),
     "bucket": ("storage", "buckets"),
@@ -134,7 +136,7 @@ class Repository(Resource):
 
 @dataclass(frozen=True)
 class ServiceAccount(Resource):
-    """The account that workers and the template launcher run as; `name` is its e-mail address."""
+    """The account that workers and launcher, or builds of the image, run as; `name` is its address."""
 
     kind: ClassVar[str] = "service account"
     by_gcloud: ClassVar[bool] = True
@@ -236,7 +238,14 @@ class Role(Resource):
         return MISSING
 
     def create(self, clients: Clients) -> None:
-        """Gives the role."""
+        """Gives the role; to the account of a Google service, once that has made it."""
+        service = _AGENTS.get(self.member.partition("@")[2])
+        if service:
+            clients.gcloud.once(
+                *("beta", "services", "identity", "create"),
+                f"--service={service}",
+                f"--project={self.project}",
+            )
         self._change(clients, "add-iam-policy-binding")
 
     def repair(self, clients: Clients, state: State) -> None:

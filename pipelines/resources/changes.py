@@ -18,6 +18,7 @@ from pipelines.resources.base import (
     explained,
 )
 from pipelines.resources.gcloud import GcloudError
+from pipelines.resources.patience import patiently, settling
 
 _THREADS: Final = 4
 _WITH_ITS_THING: Final = State("unknown", ("goes with what it is on",))
@@ -73,7 +74,7 @@ def create(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> li
         return [*first, *create(rest, clients, dry_run)]
     found = list(zip(resources, inspect_all(resources, clients), strict=True))
     done = [
-        _create(resource, state, clients, dry_run)
+        _create(resource, _again(resource, state, clients, dry_run), clients, dry_run)
         for resource, state in found
         if not isinstance(resource, Role)
     ]
@@ -84,11 +85,28 @@ def create(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> li
             things.setdefault((resource.target, resource.target_name), []).append((resource, state))
 
     def give(roles: list[tuple[Role, State]]) -> list[Done]:
-        return [_create(role, state, clients, dry_run) for role, state in roles]
+        return [
+            _create(role, _again(role, state, clients, dry_run), clients, dry_run) for role, state in roles
+        ]
 
     # What is printed alone costs nothing, and stands in the order of the declaration.
     with ThreadPoolExecutor(1 if clients.gcloud.print_only else _THREADS) as pool:
         return [*done, *(each for given in pool.map(give, things.values()) for each in given)]
+
+
+def _again(resource: Resource, state: State, clients: Clients, dry_run: bool) -> State:
+    """The state; looked up again and again where an API that was enabled just now is not there yet."""
+    if dry_run or state.status != "unknown" or not settling(state.details[0]):
+        return state
+    found = [state]
+
+    def look() -> None:
+        found[0] = inspect(resource, clients)
+        if found[0].status == "unknown":
+            raise ResourceError(found[0].details[0])
+
+    patiently(look, f"{resource.kind} {resource.title}")
+    return found[0]
 
 
 def _create(resource: Resource, state: State, clients: Clients, dry_run: bool) -> Done:
@@ -100,11 +118,15 @@ def _create(resource: Resource, state: State, clients: Clients, dry_run: bool) -
         verb = "create"  # the administrator's gcloud will see, and most of its commands can be run again
     if not verb or (dry_run and not printed):
         return resource, state, f"would {verb}" if verb else ""
-    with explained(resource):
-        if verb == "create":
-            resource.create(clients)
-        else:
-            resource.repair(clients, state)
+
+    def change() -> None:
+        with explained(resource):
+            if verb == "create":
+                resource.create(clients)
+            else:
+                resource.repair(clients, state)
+
+    patiently(change, f"{resource.kind} {resource.title}")
     return resource, state, "printed" if printed else f"{verb.rstrip('e')}ed"
 
 

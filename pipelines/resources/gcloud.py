@@ -43,6 +43,7 @@ class Gcloud:
     printed: list[str] = field(default_factory=list)
     _answers: dict[tuple[str, ...], Any] = field(default_factory=dict, repr=False)
     _locks: dict[tuple[str, ...], threading.Lock] = field(default_factory=dict, repr=False)
+    _once: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @staticmethod
@@ -81,6 +82,12 @@ class Gcloud:
             sys.stderr.flush()
         if not self.print_only:
             self._run([*words, "--format=none"])
+
+    def once(self, *words: str) -> None:
+        """Runs a command as `change` does, unless it has been run; threads wait for each other."""
+        with self._once:
+            if shlex.join(["gcloud", *words]) not in self.printed:
+                self.change(*words)
 
     def _run(self, words: Sequence[str]) -> str:
         command = ["gcloud", *words, "--quiet"]

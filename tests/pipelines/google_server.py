@@ -86,6 +86,10 @@ class Google:
             return {"name": "operations/acf.1", "done": True, "response": {}}
         return {"services": [{"config": {"name": api}, "state": "ENABLED"} for api in sorted(self.apis)]}
 
+    def service_identity(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
+        email = f"service-123456@gcp-sa-{match['service']}.iam.gserviceaccount.com"
+        return {"name": "operations/finished.1", "done": True, "response": {"email": email, "uniqueId": "1"}}
+
     def get_account(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         if match["email"] not in self.accounts:
             raise Refusal(404, "NOT_FOUND", "Unknown service account")
@@ -158,8 +162,8 @@ class Google:
     def create_job(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         return self.add_job(body, match["location"])
 
-    def add_job(self, body: dict[str, Any], location: str = "europe-west1") -> dict[str, Any]:
-        """Keeps a job as if it had been submitted."""
+    def add_job(self, body: dict[str, Any], location: str = "") -> dict[str, Any]:
+        """Keeps a job as if it had been submitted; without a location every region has it."""
         job_id = f"2026-01-01_00_00_00-{len(self.jobs) + 1}"
         given = {"id": job_id, "location": location, "createTime": f"2026-01-01T00:00:0{len(self.jobs)}Z"}
         self.jobs[job_id] = {"currentState": "JOB_STATE_PENDING", **body, **given}
@@ -167,7 +171,9 @@ class Google:
         return self.jobs[job_id]
 
     def list_jobs(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
-        found = [j for j in self.jobs.values() if match["location"] in (j["location"], "")]
+        found = [
+            j for j in self.jobs.values() if not match["location"] or j["location"] in (match["location"], "")
+        ]
         over = ("JOB_STATE_DONE", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_DRAINED")
         if query.get("filter") in ("ACTIVE", "3"):
             found = [job for job in found if job["currentState"] not in over]
@@ -206,7 +212,7 @@ class Google:
     def _job(self, match: re.Match[str]) -> dict[str, Any]:
         try:
             job = self.jobs[match["id"]]
-            if match["location"] != job["location"]:
+            if job["location"] not in (match["location"], ""):
                 raise KeyError(match["id"])
             return job
         except KeyError:
@@ -220,6 +226,11 @@ _THING = r"/v1/(?P<thing>projects/[^:]+)"
 Route = Callable[[Google, re.Match[str], dict[str, str], Any], Any]
 ROUTES: tuple[tuple[str, str, Route], ...] = (
     ("GET POST", r"/v1/projects/[^/]+/services(?P<verb>:batchEnable)?", Google.services),
+    (
+        "POST",
+        r"/v1beta1/projects/[^/]+/services/(?P<service>[a-z]+)\.googleapis\.com:generateServiceIdentity",
+        Google.service_identity,
+    ),
     ("GET", r"/v1/projects/[^/]+/serviceAccounts/(?P<email>[^/:]+)", Google.get_account),
     ("DELETE", r"/v1/projects/[^/]+/serviceAccounts/(?P<email>[^/:]+)", Google.delete_account),
     ("POST", r"/v1/projects/(?P<project>[^/]+)/serviceAccounts", Google.create_account),

@@ -17,7 +17,7 @@ def client(google: Google, region: str = "europe-west1") -> Jobs:
 
 
 def test_a_region_lists_its_own_jobs_and_active_those_of_all(google: Google):
-    google.add_job({"name": "here", **RUNNING})
+    google.add_job({"name": "here", **RUNNING}, "europe-west1")
     google.add_job({"name": "there", **RUNNING}, "us-east1")
     google.add_job({"name": "over", "currentState": "JOB_STATE_DONE"}, "us-east1")
     assert [job.name for job in client(google).listing()] == ["here"]
