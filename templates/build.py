@@ -59,8 +59,10 @@ def default_tag() -> str:
     return done.stdout.strip() or "latest"
 
 
-def build_image(gcloud: Gcloud, project: str, region: str, image: str) -> None:
-    """Has Cloud Build make and push the image from this checkout.
+def build_image(gcloud: Gcloud, names: Names, image: str) -> None:
+    """Has Cloud Build make and push the image from this checkout, as the account that is declared for it.
+
+    The source goes to temp/ of the bucket, which is emptied by itself.
 
     Raises:
       GcloudError: the build failed, or this is no checkout.
@@ -71,7 +73,14 @@ def build_image(gcloud: Gcloud, project: str, region: str, image: str) -> None:
             "the image is built from a checkout of the project; run this in one, or give --no-image"
         )
     words = ("builds", "submit", str(ROOT), f"--config={config}", f"--substitutions=_IMAGE={image}")
-    gcloud.change(*words, f"--project={project}", f"--region={region}")
+    account = f"projects/{names.project}/serviceAccounts/{names.builder}"
+    gcloud.change(
+        *words,
+        f"--service-account={account}",
+        f"--gcs-source-staging-dir={names.bucket_url}/temp/source",
+        f"--project={names.project}",
+        f"--region={names.region}",
+    )
 
 
 def write(directory: Path, image: str) -> list[Path]:
@@ -114,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"Wrote {file}")
             return 0
         if args.build:
-            build_image(Gcloud(), args.project, args.region, image)
+            build_image(Gcloud(), names, image)
         for uri in upload(Clients(args.project), names.bucket_url, image):
             print(f"Uploaded {uri}")
     except (ValueError, GcloudError) as error:

@@ -112,6 +112,11 @@ class Names:
         """E-mail address of the workers' service account."""
         return f"{self.prefix}anomaly-worker@{self.project}.iam.gserviceaccount.com"
 
+    @property
+    def builder(self) -> str:
+        """E-mail address of the service account that builds of the image run as."""
+        return f"{self.prefix}anomaly-build@{self.project}.iam.gserviceaccount.com"
+
     def topic(self, name: str) -> str:
         """Full name of the topic that is called `name` here."""
         return f"projects/{self.project}/topics/{self.prefix}{name}"
@@ -126,6 +131,7 @@ def declare(names: Names) -> tuple[Resource, ...]:
     return (
         Apis(names.project, apis=(*APIS, VERTEX_API) if names.vertex else APIS),
         ServiceAccount(names.account),
+        ServiceAccount(names.builder),
         Bucket(names.bucket_url, location=names.region),
         Repository(names.repository, project=names.project, location=names.region),
         *_messages(names),
@@ -171,11 +177,12 @@ def _tables(names: Names) -> tuple[Resource, ...]:
 
 
 def roles(names: Names) -> tuple[Role, ...]:
-    """The roles of the workers' account and of Pub/Sub's own, each on the narrowest thing that carries it.
+    """The roles of the workers' account, of the builds' and of Pub/Sub's, each on the narrowest thing.
 
     Writing and reading the dataset's tables is granted on the dataset; see Dataset.
     """
     worker = f"serviceAccount:{names.account}"
+    builder = f"serviceAccount:{names.builder}"
 
     def role(name: str, target: str, target_name: str, why: str, member: str = worker) -> Role:
         return Role(
@@ -210,4 +217,7 @@ def roles(names: Names) -> tuple[Role, ...]:
             _PUBSUB_AGENT,
         ),
         role("pubsub.subscriber", "subscription", review, "Pub/Sub itself takes them off", _PUBSUB_AGENT),
+        role("logging.logWriter", "project", names.project, "write the log of a build", builder),
+        role("storage.objectViewer", "bucket", names.bucket_url, "read the source of a build", builder),
+        role("artifactregistry.writer", "repository", names.repository, "push the image", builder),
     )

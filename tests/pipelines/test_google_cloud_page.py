@@ -109,13 +109,16 @@ def after(line: str, google: Google, run) -> None:
             "roles/dataflow.worker",
             "roles/bigquery.jobUser",
             "roles/bigquery.readSessionUser",
+            "roles/logging.logWriter",
         }
     elif "model.train" in line:
         assert "model/manifest.json" in google.storage.names(BUCKET)
     elif "templates.build" in line:
         (build,) = google.builds.values()
         assert build["steps"][0]["args"][1] == "--file=templates/Dockerfile"
+        assert build["serviceAccount"].endswith("/anomaly-build@local-project.iam.gserviceaccount.com")
         source = build["source"]["storageSource"]
+        assert source["bucket"] == BUCKET
         archive = google.storage.objects[source["bucket"], source["object"]].data
         with tarfile.open(fileobj=BytesIO(archive)) as files:
             sent = {name.removeprefix("./") for name in files.getnames()}
