@@ -22,8 +22,10 @@ _TOPIC: Final = re.compile(r"projects/[a-z][a-z0-9.:-]{4,}[a-z0-9]/topics/[A-Za-
 _SUBSCRIPTION: Final = re.compile(
     r"projects/[a-z][a-z0-9.:-]{4,}[a-z0-9]/subscriptions/[A-Za-z][\w.~+%-]{2,254}"
 )
-_DATASET: Final = re.compile(r"[a-z][a-z0-9.:-]{4,}[a-z0-9]\.\w{1,1024}")
-_TABLE: Final = re.compile(r"[a-z][a-z0-9.:-]{4,}[a-z0-9]\.\w{1,1024}\.[\w -]{1,1024}")
+# Only a project of a domain has dots in its id, and a colon behind them.
+_PROJECT: Final = r"([a-z][a-z0-9.-]*:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
+_DATASET: Final = re.compile(rf"{_PROJECT}\.\w{{1,1024}}")
+_TABLE: Final = re.compile(rf"{_PROJECT}\.\w{{1,1024}}\.[\w -]{{1,1024}}")
 
 _CALENDAR: Final = dt.date.max - dt.date.min
 """No two moments lie further apart, and no datetime can hold more."""

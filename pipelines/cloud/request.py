@@ -13,7 +13,8 @@ from typing import Any, Final
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipelines import options
-from pipelines.cloud import jobs
+from pipelines.cloud import jobs, versions
+from pipelines.cloud.machines import machine_for
 from pipelines.resources.declared import Names
 
 PIPELINES: Final = ("streaming", "batch")
@@ -149,7 +150,7 @@ def _add_worker_arguments(parser: argparse.ArgumentParser) -> None:
         help="autoscaling stops there going up; what bounds the bill (default: %(default)s)",
     )
     group.add_argument(
-        "--machine_type", metavar="TYPE", help=f"default: {MACHINE_TYPE}. Example: n2-highcpu-8"
+        "--machine_type", metavar="TYPE", help=f"default: {MACHINE_TYPE}, or the smallest with --gpu"
     )
     group.add_argument("--network", help="VPC network. Example: default")
     group.add_argument(
@@ -237,8 +238,19 @@ def _check_fit(parser: argparse.ArgumentParser, pipeline: str, args: argparse.Na
         parser.error("--template goes with --via=flex; --via=direct submits from this machine")
     if args.prime and args.machine_type:
         parser.error("--prime chooses the machines itself: leave out --machine_type")
+    if args.prime and args.gpu:
+        # With Prime, GPUs come from resource hints on the steps, and these pipelines have none.
+        parser.error("--prime takes no --gpu: leave out one of them")
     if args.gpu and not args.image:
         parser.error(f"--gpu {GPU_HELP}")
+    if args.gpu:
+        try:
+            args.machine_type = machine_for(args.gpu, args.machine_type)
+        except ValueError as error:
+            parser.error(str(error))
+    differing = versions.difference() if args.via == "direct" and args.image else ""
+    if differing:
+        parser.error(f"--image with --via=direct: {differing}")
     if args.transform_name_mapping and not args.update:
         parser.error("--transform_name_mapping goes with --update")
     mapped = [pair for pair in args.transform_name_mapping if not re.fullmatch(r"[^=]+=[^=]*", pair)]

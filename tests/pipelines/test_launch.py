@@ -11,8 +11,9 @@ from google.cloud.dataflow_v1beta3.types import LaunchFlexTemplateParameter
 from google.protobuf import json_format
 
 from pipelines import launch, streaming
-from pipelines.cloud import flex
+from pipelines.cloud import flex, versions
 from pipelines.cloud.jobs import JobError, Jobs, label_value
+from pipelines.cloud.machines import machine_for
 from templates import build, metadata
 from tests.pipelines.google_server import Google
 
@@ -73,6 +74,13 @@ def test_dry_run_of_a_direct_launch_shows_the_command_line(capsys):
         (["--min_num_workers=5"], "--min_num_workers=5 is above --max_num_workers"),
         (["--num_workers=5"], "--num_workers=5 is above --max_num_workers=4"),
         (["--prime", "--machine_type=n2-highcpu-4"], "leave out --machine_type"),
+        (["--gpu=nvidia-l4:1", "--prime", f"--image={IMAGE}"], "--prime takes no --gpu"),
+        (
+            ["--gpu=nvidia-l4:2", "--machine_type=n2-highcpu-4", f"--image={IMAGE}"],
+            "--machine_type=n2-highcpu-4 has not 2 nvidia-l4: give g2-standard-24",
+        ),
+        (["--gpu=nvidia-l4:3", f"--image={IMAGE}"], "machines have 1, 2, 4, 8 of nvidia-l4"),
+        (["--region=nowhere 1"], "--region=nowhere 1: give a region"),
         (["--gpu=nvidia-l4:1"], "needs an --image with a build of torch for CUDA"),
         (["--via=direct", "--template=gs://b-1/t.json"], "--template goes with --via=flex"),
         (["--transform_name_mapping=a=b"], "--transform_name_mapping goes with --update"),
@@ -121,6 +129,25 @@ def test_what_the_launch_knows_the_pipeline_need_not_be_told(capsys):
         assert "file_loads" in capsys.readouterr().out
 
 
+def test_a_gpu_gets_a_machine_that_carries_it():
+    assert machine_for("nvidia-l4", None) == "g2-standard-4"
+    assert machine_for("nvidia-l4:1", "g2-standard-16") == "g2-standard-16"
+    assert machine_for("nvidia-tesla-a100:2", None) == "a2-highgpu-2g"
+    assert machine_for("nvidia-h100-80gb:8", None) == "a3-highgpu-8g"
+    assert machine_for("nvidia-tesla-t4", None) == "n1-standard-4"
+    with pytest.raises(ValueError, match="takes no nvidia-tesla-t4: give one of N1"):
+        machine_for("nvidia-tesla-t4", "n2-standard-2")
+
+
+def test_an_image_of_other_versions_is_refused_of_a_direct_launch(monkeypatch, capsys):
+    monkeypatch.setattr(versions, "here", lambda: ("3.12", "2.99.0"))
+    argv = ["batch", *PROJECT, "--via=direct", "--input=gs://b/x.parquet", f"--image={IMAGE}", "--dry-run"]
+    with pytest.raises(SystemExit):
+        launch.main(argv)
+    said = capsys.readouterr().err
+    assert "Python is 3.12 here and 3.11 there and apache-beam is 2.99.0 here" in said
+
+
 def test_what_is_for_streams_is_refused_of_a_batch(capsys):
     for flag in ("--update", "--streaming_mode=exactly_once"):
         with pytest.raises(SystemExit):
@@ -137,7 +164,7 @@ def test_labels_have_the_form_that_dataflow_takes():
 
 
 def test_flex_launch_sends_parameters_and_environment(google: Google, capsys):
-    flags = ["--min_num_workers=1", "--max_num_workers=8", "--num_workers=2", "--machine_type=n2-highcpu-4"]
+    flags = ["--min_num_workers=1", "--max_num_workers=8", "--num_workers=2", "--machine_type=g2-standard-24"]
     flags += ["--no_use_public_ips", "--subnetwork=regions/europe-west1/subnetworks/s", "--gpu=nvidia-l4:2"]
     flags += [
         f"--image={IMAGE}",
@@ -164,7 +191,7 @@ def test_flex_launch_sends_parameters_and_environment(google: Google, capsys):
     }
     environment = parameter.environment
     assert (environment.num_workers, environment.max_workers) == (2, 8)
-    assert environment.machine_type == "n2-highcpu-4"
+    assert environment.machine_type == "g2-standard-24"
     assert environment.sdk_container_image == IMAGE
     assert list(environment.additional_experiments) == [
         "min_num_workers=1",

@@ -38,6 +38,7 @@ def refused(module, argv, capsys):
         ([SUBSCRIPTION, "--model=m"], "the following arguments are required: --output_dataset"),
         ([SUBSCRIPTION, "--model=m", DATASET, "--output=o"], "unknown option --output; did you mean"),
         ([SUBSCRIPTION, "--model=m", "--output_dataset=anomaly"], "has not the form PROJECT.DATASET"),
+        ([SUBSCRIPTION, "--model=m", f"{DATASET}.scores"], "has not the form PROJECT.DATASET"),
         ([SUBSCRIPTION, "--model=m", DATASET, "--batch_rows=0"], "--batch_rows: 0 is below 1"),
         ([SUBSCRIPTION, "--model=m", DATASET, "--batch_rows=many"], "'many' is not a whole number"),
         ([SUBSCRIPTION, "--model=m", DATASET, "--runner=FnApiRunner"], "reads no Pub/Sub"),
