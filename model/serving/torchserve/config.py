@@ -11,6 +11,8 @@ from typing import Final
 
 PROFILES: Final = ("local", "cloud")
 _HOST_KEYS: Final = ("host", "management_host")
+_TOKENS_OFF: Final = "disable_token_authorization"
+_KEY: Final = re.compile(r"[A-Za-z0-9_.-]+")
 MAX_SOCKET_PATH: Final = 100
 """Unix sockets of the workers lie under the run directory; the kernel takes 107 bytes of path."""
 
@@ -105,10 +107,24 @@ def read_properties(path: Path) -> dict[str, str]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.lstrip().startswith(("#", "!")):
             key, equals, value = line.partition("=")
-            if not equals:
+            # Java would read an escaped key as another one, which none of our checks has seen.
+            if not equals or not _KEY.fullmatch(key.strip()):
                 raise TorchServeError(f"{path}:{number}: expected key=value, found {line.strip()!r}")
             found[key.strip()] = value.strip()
     return found
+
+
+def tokens_off(properties: dict[str, str]) -> bool:
+    """Whether callers need no key. TorchServe reads `TRUE` as it reads `true`, and so does this.
+
+    Raises:
+      TorchServeError: the value is neither true nor false.
+    """
+    value = properties.get(_TOKENS_OFF, "false")
+    word = value.strip().lower()
+    if word not in ("true", "false"):
+        raise TorchServeError(f"{_TOKENS_OFF}={value}: give true or false, or --tokens or --no-tokens")
+    return word == "true"
 
 
 def profile_path(name: str) -> Path:
@@ -136,11 +152,11 @@ def render(
         store is always allowed, everything else is not.
 
     Raises:
-      TorchServeError: tokens are off and an address is not loopback, or an expression is not valid.
+      TorchServeError: tokens are off and an address is not loopback, or a setting is not valid.
     """
     host = properties.get("host", "127.0.0.1")
     management = properties.get("management_host", host)
-    no_tokens = properties.get("disable_token_authorization", "false") == "true"
+    no_tokens = tokens_off(properties)
     for name, address in (("host", host), ("management_host", management)):
         if no_tokens and not is_loopback(address):
             raise TorchServeError(
@@ -157,6 +173,7 @@ def render(
             raise TorchServeError(f"allowed_urls: {pattern!r} has a comma, which separates expressions")
     values = {
         **{key: value for key, value in properties.items() if key not in _HOST_KEYS},
+        _TOKENS_OFF: "true" if no_tokens else "false",
         "inference_address": f"http://{host}:{ports.inference}",
         "management_address": f"http://{management}:{ports.management}",
         "metrics_address": f"http://{host}:{ports.metrics}",

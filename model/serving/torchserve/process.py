@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from model.serving.torchserve.config import Layout, TorchServeError, read_properties
+from model.serving.torchserve.config import Layout, TorchServeError, read_properties, tokens_off
 from model.serving.torchserve.management import Management, ModelVersion, Server
 
 JAVA_HINT: Final = (
@@ -94,7 +94,6 @@ def server_of(layout: Layout) -> Server:
     if not layout.state.is_file():
         raise TorchServeError(f"--run_dir {layout.root}: no TorchServe was started there")
     values = read_properties(layout.config)
-    no_tokens = values.get("disable_token_authorization") == "true"
 
     def reachable(address: str) -> str:
         return address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104  compared, not bound
@@ -104,7 +103,7 @@ def server_of(layout: Layout) -> Server:
         reachable(values["management_address"]),
         reachable(values["metrics_address"]),
         reachable(f"{values['grpc_inference_address']}:{values['grpc_inference_port']}"),
-        None if no_tokens else layout.key_file,
+        None if tokens_off(values) else layout.key_file,
     )
 
 

@@ -12,6 +12,7 @@ from model.serving.torchserve.config import (
     profile_path,
     read_properties,
     render,
+    tokens_off,
 )
 from model.serving.torchserve.management import read_key
 
@@ -62,6 +63,28 @@ def test_both_serve_prometheus_metrics_and_restrict_urls(profile, tmp_path):
 def test_tokens_cannot_be_turned_off_outside_loopback(key, host, tmp_path):
     with pytest.raises(TorchServeError, match=f"{key}={re.escape(host)} can be reached"):
         rendered("local", tmp_path, **{key: host})
+
+
+@pytest.mark.parametrize("value", ["True", "TRUE", " true "])
+def test_tokens_are_off_however_true_is_written(value, tmp_path):
+    with pytest.raises(TorchServeError, match=r"host=0\.0\.0\.0 can be reached"):
+        rendered("cloud", tmp_path, disable_token_authorization=value)
+    found = rendered("local", tmp_path, disable_token_authorization=value)
+    assert found["disable_token_authorization"] == "true"
+    assert tokens_off({"disable_token_authorization": value})
+
+
+@pytest.mark.parametrize("value", ["yes", "1", ""])
+def test_tokens_are_neither_on_nor_off_by_another_word(value, tmp_path):
+    with pytest.raises(TorchServeError, match=r"disable_token_authorization=.*give true or false"):
+        rendered("local", tmp_path, disable_token_authorization=value)
+
+
+def test_a_key_that_java_would_read_as_another_is_refused(tmp_path):
+    path = tmp_path / "x.properties"
+    path.write_text("host=0.0.0.0\ndisable\\_token_authorization=true\n")
+    with pytest.raises(TorchServeError, match=r"x\.properties:2: expected key=value"):
+        read_properties(path)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
