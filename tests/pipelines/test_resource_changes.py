@@ -83,7 +83,7 @@ def test_a_role_stands_on_its_thing_and_needs_its_account():
 def test_a_repository_and_an_account_of_another_hand_are_left_alone(google: Google, gcloud):
     clients = Clients("local-project")
     mine = [r for r in declare(NAMES) if r.kind in ("service account", "repository")]
-    google.accounts.add(NAMES.account)
+    google.accounts.update((NAMES.account, NAMES.builder))
     google.repositories.add(NAMES.repository)
     assert {what for _, _, what in changes.create(mine, clients, dry_run=False)} == {""}
     assert {what for _, _, what in changes.delete(mine, clients, dry_run=False)} == {"left alone"}
