@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from model.serving.torchserve.config import Layout, TorchServeError, read_properties, tokens_off
 from model.serving.torchserve.management import Management, ModelVersion, Server
+from model.serving.torchserve.ports import require_free
 
 JAVA_HINT: Final = (
     "TorchServe needs Java 17 or newer; install it, for example: apt-get install openjdk-17-jre-headless"
@@ -41,13 +42,15 @@ def start(layout: Layout, timeout: float) -> tuple[subprocess.Popen[bytes], list
     The server gets a session of its own and goes on when this program ends; `stop` ends it.
 
     Raises:
-      TorchServeError: something is missing, a server runs already, or it did not become ready.
+      TorchServeError: something is missing, a server runs already, a port is taken, or the server did not
+        become ready.
     """
     lack = missing()
     if lack:
         raise TorchServeError(lack)
     if find_process(layout) is not None:
         raise TorchServeError(f"--run_dir {layout.root}: a TorchServe runs already; stop it first")
+    require_free(read_properties(layout.config))
     layout.key_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
     command += ["--ts-config", str(layout.config), "--model-store", str(layout.model_store)]
@@ -76,6 +79,9 @@ def start(layout: Layout, timeout: float) -> tuple[subprocess.Popen[bytes], list
     _write_state(layout, process.pid)
     try:
         models = Management(server_of(layout)).wait_ready(timeout, alive=lambda: process.poll() is None)
+        if process.poll() is not None:
+            address = server_of(layout).management
+            raise TorchServeError(f"TorchServe has ended, and another server answers at {address}")
     except TorchServeError as error:
         stop(layout)
         raise TorchServeError(f"{error}\nThe end of {layout.output}:\n{tail(layout.output)}") from error

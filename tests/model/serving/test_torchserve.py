@@ -19,7 +19,7 @@ from model.serving.predictor import Predictor
 from model.serving.request import ANSWER_FIELDS
 from model.serving.torchserve import grpc_client, process
 from model.serving.torchserve.__main__ import main
-from model.serving.torchserve.config import Layout, TorchServeError
+from model.serving.torchserve.config import Layout, TorchServeError, read_properties
 from model.serving.torchserve.management import Management
 from pipelines.local.process import free_port
 from tests.model.serving.artifacts import VERSION, build_artifact, transactions
@@ -216,15 +216,43 @@ def test_start_and_stop_in_the_background_leave_nothing_behind(torchserve, serve
         assert not layout.temporary.exists()
 
 
-def test_a_port_in_use_is_an_error_with_the_end_of_the_log(torchserve, served_artifact, capsys):
-    taken = torchserve.server.inference.rsplit(":", 1)[1]
+def test_ports_in_use_are_named_by_their_flag_and_the_other_server_is_left_alone(
+    torchserve, served_artifact, capsys
+):
+    values = read_properties(torchserve.layout.config)
+    taken = {
+        name: values[f"{name}_address"].rsplit(":", 1)[1] for name in ("inference", "management", "metrics")
+    }
+    taken |= {name: values[f"{name}_port"] for name in ("grpc_inference", "grpc_management")}
+    all_taken = [text for name, port in taken.items() for text in (f"--{name}_port", port)]
+    cases = [(all_taken, "inference")]
+    cases += [([*port_flags(), f"--{name}_port", port], name) for name, port in taken.items()]
+    for flags, name in cases:
+        with tempfile.TemporaryDirectory(prefix="ts-") as directory:
+            start = [
+                "start",
+                "--run_dir",
+                directory,
+                "--model",
+                served_artifact.uri,
+                "--workers",
+                "1",
+                *flags,
+            ]
+            assert main(start) == 1
+            assert f"--{name}_port {taken[name]}: 127.0.0.1:" in capsys.readouterr().err
+            assert process.find_process(Layout(Path(directory))) is None
+    assert all(model.ready for model in Management(torchserve.server).models())
+
+
+def test_a_port_given_twice_or_beyond_the_last_is_named(archived_artifact, capsys):
+    port = str(free_port())
     with tempfile.TemporaryDirectory(prefix="ts-") as directory:
-        flags = [*port_flags(), "--inference_port", taken]
-        start = ["start", "--run_dir", directory, "--model", served_artifact.uri, "--workers", "1", *flags]
-        assert main(start) == 1
-        error = capsys.readouterr().err
-        assert "not ready" in error
-        assert "in use" in error
+        start = ["start", "--run_dir", directory, "--model", archived_artifact.uri, *port_flags()]
+        assert main([*start, "--metrics_port", port, "--grpc_inference_port", port]) == 1
+        assert f"--grpc_inference_port {port}: 127.0.0.1:{port} cannot be bound" in capsys.readouterr().err
+        assert main([*start, "--metrics_port", "65536"]) == 1
+        assert "--metrics_port 65536: no TCP port" in capsys.readouterr().err
 
 
 def test_an_artifact_without_an_archive_says_what_to_do(served_artifact, tmp_path, capsys):
