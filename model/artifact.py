@@ -38,6 +38,10 @@ class ArtifactError(ValueError):
     """The artifact is incomplete, damaged, or was made for other features."""
 
 
+class ArtifactUnavailableError(ArtifactError):
+    """Cloud Storage refuses or does not answer, or credentials are missing; it may be otherwise later."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What `manifest.json` holds.
@@ -272,14 +276,14 @@ def _blob_name(prefix: str, name: str) -> str:
 
 @contextlib.contextmanager
 def _storage_errors(uri: str) -> Iterator[None]:
-    """Cloud Storage's refusals, and missing credentials, as ArtifactError."""
+    """Cloud Storage's refusals, and missing credentials, as ArtifactUnavailableError."""
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
 
     try:
         yield
     except (GoogleAPIError, GoogleAuthError) as e:
-        raise ArtifactError(f"{uri}: Cloud Storage: {e}") from e
+        raise ArtifactUnavailableError(f"{uri}: Cloud Storage: {e}") from e
 
 
 def _download(uri: str) -> Path:
