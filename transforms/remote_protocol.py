@@ -35,6 +35,16 @@ MIN_REQUEST_BYTES: Final = 4096
 """Room for one row with every field asked for."""
 NOT_ABOUT_ROWS: Final = frozenset((401, 403, 404, 405, 408, 425, 429))
 """4xx statuses that no content of a row can cause: credentials, address, time, load."""
+_OVERLOAD_STATES: Final = frozenset(("RESOURCE_EXHAUSTED", "UNAVAILABLE"))
+_SERVER_STATES: Final = _OVERLOAD_STATES | {
+    "FAILED_PRECONDITION",
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
+    "INTERNAL",
+    "DEADLINE_EXCEEDED",
+}
+"""Google's names of errors that no content of a row can cause. One of them, FAILED_PRECONDITION, comes with
+HTTP 400 as a bad row does: an endpoint without a traffic split, for example."""
 _TEXT_LIMIT: Final = 300
 
 
@@ -167,27 +177,38 @@ def check_status(response: Response) -> None:
     """Passes a 200.
 
     Raises:
-      TransientError: 429, 408, 425, 5xx, a redirect, or a status about credentials or the address.
+      TransientError: 429, 408, 425, 5xx, a redirect, a status about credentials or the address, or an error
+        of whatever HTTP status that Google's name for it puts down to the server.
       RejectedError: another 4xx.
     """
     status = response.status
     if status == 200:
         return
-    reason = f"HTTP {status}: {error_message(response.body)}"
-    if 400 <= status < 500 and status not in NOT_ABOUT_ROWS:
+    message, state = _error(response.body)
+    reason = f"HTTP {status}: {message}"
+    if 400 <= status < 500 and status not in NOT_ABOUT_ROWS and state not in _SERVER_STATES:
         raise RejectedError(reason)
-    raise TransientError(reason, _retry_after(response.headers), throttled=status in (429, 503))
+    throttled = status in (429, 503) or state in _OVERLOAD_STATES
+    raise TransientError(reason, _retry_after(response.headers), throttled)
 
 
-def error_message(body: bytes) -> str:
-    """The message in an error answer, in Google's form or TorchServe's, or the beginning of the body."""
+def _error(body: bytes) -> tuple[str, str | None]:
+    """The message in an error answer, in Google's form or TorchServe's, and Google's name of the error.
+
+    Without a message it is the beginning of the body.
+    """
     try:
         found = orjson.loads(body)
-        error = found.get("error", found)
-        message = error if isinstance(error, str) else error["message"]
-        return str(message)[:_TEXT_LIMIT]
-    except (ValueError, AttributeError, KeyError, TypeError):
-        return _excerpt(body)
+    except ValueError:
+        return _excerpt(body), None
+    error = found.get("error", found) if isinstance(found, dict) else found
+    if isinstance(error, str):
+        return error[:_TEXT_LIMIT], None
+    if not isinstance(error, dict):
+        return _excerpt(body), None
+    state = error.get("status")
+    message = str(error["message"])[:_TEXT_LIMIT] if "message" in error else _excerpt(body)
+    return message, state if isinstance(state, str) else None
 
 
 def _excerpt(body: bytes) -> str:

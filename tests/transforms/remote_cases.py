@@ -26,6 +26,11 @@ QUICK = Limits(
 )
 VERSION = "configured"
 BAD = (666_001.0, 666_002.0, 666_003.0)
+NO_TRAFFIC = {
+    "code": 400,
+    "message": f"Endpoint `{ENDPOINT}` doesn't have traffic_split.",
+    "status": "FAILED_PRECONDITION",
+}
 
 TRANSIENT = {
     "429": status(429),
@@ -39,6 +44,8 @@ TRANSIENT = {
     "half an answer": Reply(200, b'{"predictions": [', JSON, declared=5000),
     "403": status(403),
     "404 while a model loads": status(404),
+    "400 about the endpoint": Reply(400, orjson.dumps({"error": NO_TRAFFIC}), JSON),
+    "400 about the endpoint, bare": Reply(400, orjson.dumps(NO_TRAFFIC), JSON),
     "redirect": Reply(302, b"", {"Location": "/elsewhere"}),
 }
 

@@ -64,7 +64,7 @@ def test_a_server_that_dies_and_comes_back_loses_nothing(kind, server, served_ar
     assert server.script == []
 
 
-@pytest.mark.parametrize("fault", ["429", "503", "reset", "403"])
+@pytest.mark.parametrize("fault", ["429", "503", "reset", "403", "400 about the endpoint"])
 def test_a_fault_that_stays_is_raised_after_the_last_attempt(fault, kind, server, served_artifact):
     handler = handler_of(kind, server, served_artifact)
     model = handler.load_model()

@@ -134,6 +134,32 @@ def test_what_is_not_about_the_rows_is_transient(status):
 
 
 @pytest.mark.parametrize(
+    "state",
+    [
+        "FAILED_PRECONDITION",
+        "UNAUTHENTICATED",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "UNAVAILABLE",
+        "INTERNAL",
+        "DEADLINE_EXCEEDED",
+    ],
+)
+@pytest.mark.parametrize("enveloped", [True, False])
+def test_an_error_that_google_puts_down_to_the_server_is_transient_even_as_a_400(state, enveloped):
+    error = {"code": 400, "message": "no traffic_split", "status": state}
+    with pytest.raises(TransientError, match="HTTP 400: no traffic_split") as caught:
+        Contract().read(answered({"error": error} if enveloped else error, 400), 1)
+    assert caught.value.throttled == (state in ("RESOURCE_EXHAUSTED", "UNAVAILABLE"))
+
+
+@pytest.mark.parametrize("state", ["INVALID_ARGUMENT", "", None, 9, ["INTERNAL"]])
+def test_another_error_of_google_is_about_the_rows(state):
+    with pytest.raises(RejectedError, match="HTTP 400: bad"):
+        Contract().read(answered({"error": {"message": "bad", "status": state}}, 400), 1)
+
+
+@pytest.mark.parametrize(
     ("text", "low", "high"), [("7", 7, 7), ("soon", None, None), ("", None, None), ("-3", None, None)]
 )
 def test_retry_after_in_seconds(text, low, high):
@@ -157,6 +183,8 @@ def test_retry_after_as_a_date():
         (b'{"code": 404, "message": "from TorchServe"}', "from TorchServe"),
         (b"<html>\n  bad\tgateway</html>", "<html> bad gateway</html>"),
         (b"", "(empty body)"),
+        (b'{"error": {"status": "INTERNAL"}}', '{"error": {"status": "INTERNAL"}}'),
+        (b'{"error": null}', '{"error": null}'),
         (b"[1]", "[1]"),
         (b"\xff", "\ufffd"),
     ],
