@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,42 +113,37 @@ def server_of(layout: Layout) -> Server:
 
 
 def find_process(layout: Layout) -> Any:
-    """The psutil process of the server in this run directory, or None when it does not run."""
-    import psutil
+    """The psutil process of the server in this run directory, or None when nothing of it runs.
 
-    try:
-        state = json.loads(layout.state.read_text(encoding="utf-8"))
-        process = psutil.Process(state["pid"])
-        # A process id may have gone to another program meanwhile; its start time tells.
-        if abs(process.create_time() - state["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:
-            return process
-    except (OSError, ValueError, KeyError, psutil.Error):
-        pass
-    return None
+    It is the launcher, or what is left of the server where that has died.
+    """
+    members = _family(layout)
+    return members[0] if members else None
 
 
 def stop(layout: Layout) -> bool:
-    """Ends the server and its workers, and forgets its keys. False when none was running."""
-    import psutil
+    """Ends the server and its workers, and forgets its keys. False when none was running.
 
-    launcher = find_process(layout)
-    if launcher is not None:
-        try:
-            family = [*launcher.children(recursive=True), launcher]
-        except psutil.Error:
-            family = [launcher]
-        # Java first: it ends its workers in order. The launcher ends when Java does.
-        for process in family:
-            if _alive(process) and process.name().startswith("java"):
-                _send(process, signal.SIGTERM)
-        _wait(family, STOP_SECONDS)
-        for process in family:
-            _send(process, signal.SIGKILL)
-        _wait(family, 5.0)
+    Raises:
+      TorchServeError: a process does not end; what tells of it stays, so that `stop` can be tried again.
+    """
+    family = _family(layout)
+    # Java first: it ends its workers in order. The launcher ends when Java does.
+    for process in family:
+        if _is_java(process):
+            _send(process, signal.SIGTERM)
+    _wait(layout, STOP_SECONDS)
+    for process in _family(layout):
+        _send(process, signal.SIGKILL)
+    _wait(layout, 5.0)
+    left = _family(layout)
+    if left:
+        ids = ", ".join(str(process.pid) for process in left)
+        raise TorchServeError(f"--run_dir {layout.root}: process {ids} does not end; run stop again")
     layout.state.unlink(missing_ok=True)
     layout.key_file.unlink(missing_ok=True)
     shutil.rmtree(layout.temporary, ignore_errors=True)
-    return launcher is not None
+    return bool(family)
 
 
 def tail(path: Path, lines: int = 25) -> str:
@@ -163,6 +157,48 @@ def _write_state(layout: Layout, pid: int) -> None:
 
     started = psutil.Process(pid).create_time()
     layout.state.write_text(json.dumps({"pid": pid, "started": started}), encoding="utf-8")
+
+
+def _family(layout: Layout) -> list[Any]:
+    """The living processes of the server in this run directory, the launcher first when it lives.
+
+    They are found by their session too, not as the launcher's descendants alone: Java and its workers go on
+    when the launcher is killed.
+    """
+    import psutil
+
+    try:
+        state = json.loads(layout.state.read_text(encoding="utf-8"))
+        pid, started = int(state["pid"]), float(state["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    found: dict[int, Any] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if not _alive(process):
+                continue
+            if process.pid == pid:
+                # A process id may have gone to another program meanwhile; its start time tells.
+                if abs(process.create_time() - started) < 1:
+                    found |= {member.pid: member for member in (process, *process.children(recursive=True))}
+            elif os.getsid(process.pid) == pid and _works_in(process, layout):
+                found[process.pid] = process
+    members = [process for process in found.values() if _alive(process)]
+    return sorted(members, key=lambda process: process.pid != pid)
+
+
+def _works_in(process: Any, layout: Layout) -> bool:
+    """Whether a process was started with this server's environment: a session's id may be used again."""
+    return Path(process.environ().get("TEMP", "")).resolve() == layout.temporary.resolve()
+
+
+def _is_java(process: Any) -> bool:
+    import psutil
+
+    try:
+        return str(process.name()).startswith("java")
+    except psutil.Error:
+        return False
 
 
 def _alive(process: Any) -> bool:
@@ -182,7 +218,7 @@ def _send(process: Any, signum: int) -> None:
             process.send_signal(signum)
 
 
-def _wait(processes: Iterable[Any], seconds: float) -> None:
+def _wait(layout: Layout, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and any(_alive(process) for process in processes):
-        time.sleep(0.05)
+    while time.monotonic() < deadline and _family(layout):
+        time.sleep(0.1)

@@ -216,6 +216,34 @@ def test_start_and_stop_in_the_background_leave_nothing_behind(torchserve, serve
         assert not layout.temporary.exists()
 
 
+def test_stop_ends_a_server_whose_launcher_was_killed(archived_artifact, capsys):
+    import psutil
+
+    with tempfile.TemporaryDirectory(prefix="ts-") as directory:
+        layout = Layout(Path(directory).resolve() / "run")
+        run_dir = ["--run_dir", str(layout.root)]
+        start = ["start", *run_dir, "--model", archived_artifact.uri, "--workers", "1", *port_flags()]
+        assert main(start) == 0
+        try:
+            server = process.server_of(layout)
+            launcher = process.find_process(layout)
+            family = launcher.children(recursive=True)
+            assert any("java" in member.name() for member in family)
+            launcher.kill()
+            psutil.wait_procs([launcher], timeout=30)
+            assert requests.get(f"{server.inference}/ping", timeout=30).ok
+            assert main(start) == 1
+            assert "runs already" in capsys.readouterr().err
+            assert layout.state.exists()
+        finally:
+            assert main(["stop", *run_dir]) == 0
+        assert "TorchServe has stopped" in capsys.readouterr().out
+        assert psutil.wait_procs(family, timeout=10)[1] == []
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{server.inference}/ping", timeout=30)
+        assert not layout.state.exists()
+
+
 def test_ports_in_use_are_named_by_their_flag_and_the_other_server_is_left_alone(
     torchserve, served_artifact, capsys
 ):
