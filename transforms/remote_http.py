@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import quote, urlsplit
@@ -15,11 +16,15 @@ import requests
 import urllib3
 from google.auth import exceptions as auth_exceptions
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from transforms.clients import is_loopback
 from transforms.remote_protocol import Response, TransientError
 
 CONNECT_SECONDS: Final = 10.0
+MAX_ANSWER_BYTES: Final = 256 << 20
+"""Ends an answer that never ends before it has taken the worker's memory: 100,000 rows in full detail."""
+_READ_BYTES: Final = 1 << 20
 _HEADERS: Final = {"Content-Type": "application/json"}
 
 
@@ -53,7 +58,7 @@ class HttpConnection:
         timeout: float,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Takes over `session`; keeps up to `connections` open and waits `timeout` seconds for an answer."""
+        """Takes over `session`; keeps up to `connections` open, gives a whole answer `timeout` seconds."""
         self.name = url
         self._session = session
         self._headers = {**_HEADERS, **(headers or {})}
@@ -67,16 +72,58 @@ class HttpConnection:
         """Sends one request.
 
         Raises:
-          TransientError: no answer: refused, reset, timed out, or no credentials for it.
+          TransientError: no answer: refused, reset, timed out, too long, or no credentials for it.
         """
+        deadline = time.monotonic() + self._timeout[1]
         try:
             answer = self._session.post(
-                self.name, data=body, headers=self._headers, timeout=self._timeout, allow_redirects=False
+                self.name,
+                data=body,
+                headers=self._headers,
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
             )
-        except (requests.RequestException, auth_exceptions.GoogleAuthError) as error:
+            content = self._content(answer, deadline)
+        except (requests.RequestException, HTTPError, auth_exceptions.GoogleAuthError) as error:
             raise TransientError(f"{self.name}: {type(error).__name__}: {error}") from error
         headers = {name.lower(): value for name, value in answer.headers.items()}
-        return Response(answer.status_code, headers, answer.content)
+        return Response(answer.status_code, headers, content)
+
+    def _content(self, answer: requests.Response, deadline: float) -> bytes:
+        """The whole body. The time-out of requests is for the next byte; this one is for the last."""
+        raw = answer.raw
+        if raw.closed:  # without a body, or already read by google-auth, which logs bodies when asked to
+            return answer.content
+        chunks, size = [], 0
+        try:
+            while True:
+                seconds = deadline - time.monotonic()
+                if seconds <= 0:
+                    raise TimeoutError
+                if raw.connection is not None and raw.connection.sock is not None:
+                    raw.connection.sock.settimeout(seconds)
+                # Takes what is there: read() would wait for so many bytes, however slowly they come.
+                chunk = raw.read1(_READ_BYTES, decode_content=True)
+                if not chunk:
+                    break
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > MAX_ANSWER_BYTES:
+                    raise TransientError(
+                        f"{self.name}: an answer of more than {MAX_ANSWER_BYTES} bytes; "
+                        "give fewer --remote_rows if they are predictions"
+                    )
+        except (TimeoutError, ReadTimeoutError) as error:
+            answer.close()
+            raise TransientError(
+                f"{self.name}: no whole answer in {self._timeout[1]:g} seconds; "
+                "give more --remote_timeout_seconds if the server needs them"
+            ) from error
+        except BaseException:
+            answer.close()  # what is left of the answer must not begin the next one
+            raise
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def version_of(self, deployed_model: str | None) -> str | None:
         """None: nothing is known of deployed models here."""

@@ -29,17 +29,28 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer to send: status, body, headers; `declared` is a wrong Content-Length."""
+    """An answer to send: status, body, headers.
+
+    `declared` is a wrong Content-Length; a `chunked` answer declares none, and comes in pieces.
+    """
 
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
     declared: int | None = None
+    chunked: bool = False
 
 
 @dataclass(frozen=True)
 class Hang:
     """Answer nothing for so many seconds, then close."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Drip:
+    """Answer well, one byte each so many seconds."""
 
     seconds: float
 
@@ -55,7 +66,7 @@ class Die:
     seconds: float
 
 
-Fault = Reply | Hang | Reset | Die
+Fault = Reply | Hang | Drip | Reset | Die
 
 
 def status(code: int, message: str = "scripted fault", **headers: str) -> Reply:
@@ -73,6 +84,7 @@ class FaultServer:
       resource: the endpoint that Vertex AI describes.
       sizes: rows of each prediction request that came, in order.
       headers: of the last prediction request.
+      connections: how many were opened, those for the endpoint resource too.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -89,6 +101,7 @@ class FaultServer:
         self.sizes: list[int] = []
         self.paths: list[str] = []
         self.headers: dict[str, str] = {}
+        self.connections = 0
         self._predictor = predictor
         self._lock = threading.Lock()
         self._port = 0
@@ -125,6 +138,7 @@ class FaultServer:
                 super().setup()
                 with owner._lock:
                     owner._open.add(self.connection)
+                    owner.connections += 1
 
             def finish(self) -> None:
                 with owner._lock:
@@ -142,14 +156,27 @@ class FaultServer:
             def do_POST(self) -> None:
                 owner._predict(self, self.rfile.read(int(self.headers["Content-Length"])))
 
-            def reply(self, reply: Reply) -> None:
+            def reply(self, reply: Reply, pause: float = 0.0) -> None:
                 self.send_response(reply.status)
                 for name, value in reply.headers.items():
                     self.send_header(name, value)
-                length = len(reply.body) if reply.declared is None else reply.declared
-                self.send_header("Content-Length", str(length))
+                if reply.chunked:
+                    self.send_header("Transfer-Encoding", "chunked")
+                else:
+                    length = len(reply.body) if reply.declared is None else reply.declared
+                    self.send_header("Content-Length", str(length))
                 self.end_headers()
-                self.wfile.write(reply.body)
+                if reply.chunked:
+                    for piece in (reply.body[i : i + 1000] for i in range(0, len(reply.body), 1000)):
+                        self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                    self.wfile.write(b"0\r\n\r\n")
+                elif pause:
+                    for i in range(len(reply.body)):
+                        self.wfile.write(reply.body[i : i + 1])
+                        self.wfile.flush()
+                        time.sleep(pause)
+                else:
+                    self.wfile.write(reply.body)
                 self.close_connection = reply.declared is not None
 
             def log_message(self, *args: object) -> None:
@@ -195,6 +222,8 @@ class FaultServer:
         if isinstance(fault, Hang):
             time.sleep(fault.seconds)
             handler.close_connection = True
+        elif isinstance(fault, Drip):
+            handler.reply(self.answer(request), fault.seconds)
         elif isinstance(fault, Reset):
             _reset(handler.connection)
             handler.close_connection = True
@@ -205,7 +234,7 @@ class FaultServer:
             timer.start()
             handler.close_connection = True
         else:
-            handler.reply(fault or self._answer(request))
+            handler.reply(fault or self.answer(request))
 
     def _parse(self, body: bytes) -> PredictRequest:
         if not self.envelope:
@@ -217,7 +246,8 @@ class FaultServer:
             instances = [instance["features"] for instance in instances]
         return PredictRequest(np.array(instances, np.float32), fields)
 
-    def _answer(self, request: PredictRequest) -> Reply:
+    def answer(self, request: PredictRequest) -> Reply:
+        """The good answer."""
         use_one_thread()
         body = orjson.loads(self._predictor.answer(request.features, request.fields))
         body["metadata"] = {"model_version": self.version} if self.version else {}

@@ -21,8 +21,8 @@ from tests.transforms.remote_cases import (
     handler_of,
     score_all,
 )
-from tests.transforms.remote_server import Die, Hang, has_row, status
-from transforms import metrics
+from tests.transforms.remote_server import Die, Drip, Hang, has_row, status
+from transforms import metrics, remote_http
 from transforms.remote import CALLS, OTHER_VERSION, REJECTED, RETRIES, ROWS, THROTTLED
 from transforms.remote_protocol import TransientError
 from transforms.remote_retry import RetryPolicy
@@ -51,6 +51,27 @@ def test_a_time_out_is_retried(kind, server, served_artifact):
     server.plan([Hang(1.5), None, Hang(1.5)])
     scores, dead = score_all(handler, model, elements)
     check_every_row_once(scores, dead, served_artifact, elements)
+
+
+def test_an_answer_that_comes_byte_by_byte_is_a_time_out(kind, server, served_artifact):
+    """Each byte comes in time; all of them would take a quarter of an hour."""
+    handler = handler_of(kind, server, served_artifact, limits=replace(QUICK, timeout=1.0))
+    model = handler.load_model()
+    elements = batches(50)
+    server.plan([Drip(0.1), None, Drip(0.1)])
+    scores, dead = score_all(handler, model, elements)
+    check_every_row_once(scores, dead, served_artifact, elements)
+    server.plan([Drip(0.1)] * 100)
+    with pytest.raises(TransientError, match="--remote_timeout_seconds"):
+        handler.run_inference(elements[0], model)
+
+
+def test_an_answer_without_end_does_not_fill_the_memory(kind, server, served_artifact, monkeypatch):
+    handler = handler_of(kind, server, served_artifact)
+    model = handler.load_model()
+    monkeypatch.setattr(remote_http, "MAX_ANSWER_BYTES", 5_000)
+    with pytest.raises(TransientError, match="--remote_rows"):
+        handler.run_inference(batches()[0], model)
 
 
 def test_a_server_that_dies_and_comes_back_loses_nothing(kind, server, served_artifact):

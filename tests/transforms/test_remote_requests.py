@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 from dataclasses import replace
 
 import pytest
 
 from tests.transforms.remote_cases import QUICK, VERSION, batches, check_every_row_once, handler_of, score_all
+from tests.transforms.remote_server import status
 from transforms.schema import SCORES
 
 pytest_plugins = ("tests.model.serving.fixtures", "tests.transforms.remote_fixtures")
@@ -45,6 +47,35 @@ def test_several_requests_are_in_flight(kind, server, served_artifact):
     server.judge = wait
     scores, _ = score_all(handler, model, batches(48, size=48))
     assert len(scores) == 48
+
+
+def test_a_connection_is_used_again(kind, server, served_artifact):
+    handler = handler_of(kind, server, served_artifact, limits=replace(QUICK, rows=200, in_flight=1))
+    model = handler.load_model()
+    opened = server.connections
+    server.plan([None, status(503), status(400), None])
+    score_all(handler, model, batches(2000, size=200))
+    assert len(server.sizes) > 10
+    assert server.connections == opened
+
+
+@pytest.mark.parametrize("form", ["gzip", "chunked", "both"])
+def test_an_answer_may_be_compressed_and_in_pieces(form, kind, server, served_artifact):
+    def change(request):
+        reply = server.answer(request)
+        if form != "chunked":
+            headers = {**reply.headers, "Content-Encoding": "gzip"}
+            reply = replace(reply, body=gzip.compress(reply.body), headers=headers)
+        return replace(reply, chunked=form != "gzip")
+
+    server.judge = change
+    handler = handler_of(kind, server, served_artifact, limits=replace(QUICK, in_flight=1))
+    model = handler.load_model()
+    opened = server.connections
+    elements = batches(50)
+    scores, dead = score_all(handler, model, elements)
+    check_every_row_once(scores, dead, served_artifact, elements)
+    assert server.connections == opened
 
 
 def test_an_empty_batch_asks_nobody(kind, server, served_artifact):
