@@ -149,6 +149,38 @@ def test_health_is_503_until_a_model_on_cloud_storage_is_loaded(served_artifact)
             assert requests.post(f"{served.url}/predict", encode(transactions(1)), timeout=30).ok
 
 
+def open_gate() -> threading.Event:
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
+@pytest.mark.parametrize("refusals", [[403], [401, 403], [503, 403]])
+def test_a_model_is_loaded_once_cloud_storage_hands_it_out(served_artifact, refusals):
+    with (
+        gcs_server(served_artifact.local_dir, open_gate(), refusals) as emulator,
+        container("gs://bucket", STORAGE_EMULATOR_HOST=emulator) as served,
+    ):
+        assert "cannot read the model: gs://bucket: Cloud Storage: 40" in served.process.log_text()
+        assert requests.post(f"{served.url}/predict", encode(transactions(1)), timeout=30).ok
+
+
+def test_a_model_whose_upload_is_under_way_is_loaded_when_it_is_whole(served_artifact, tmp_path):
+    shutil.copytree(served_artifact.local_dir, tmp_path / "model")
+    model = tmp_path / "model" / MODEL_FILE
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-1])
+    with (
+        gcs_server(tmp_path / "model", open_gate()) as emulator,
+        container("gs://bucket", ready=503, STORAGE_EMULATOR_HOST=emulator) as served,
+    ):
+        served.process.wait_until(lambda: "sha256" in served.process.log_text(), 60)
+        model.write_bytes(whole)
+        served.process.wait_until(
+            lambda: requests.get(f"{served.url}/health", timeout=30).status_code == 200, 60
+        )
+
+
 def test_a_damaged_model_is_never_served(served_artifact, tmp_path):
     damaged = tmp_path / "model"
     shutil.copytree(served_artifact.local_dir, damaged)
