@@ -58,6 +58,7 @@ def _upload(aiplatform: Any, args: argparse.Namespace) -> None:
 
 def _deploy(aiplatform: Any, args: argparse.Namespace) -> None:
     actions = Actions(args.dry_run)
+    endpoints.check_share(args.traffic)
     machines = Machines(
         args.machine_type,
         args.min_replicas,
@@ -84,12 +85,7 @@ def _deploy(aiplatform: Any, args: argparse.Namespace) -> None:
 
 
 def _traffic(aiplatform: Any, args: argparse.Namespace) -> None:
-    split = {}
-    for pair in args.split:
-        version, _, share = pair.rpartition("=")
-        if not version or not (share.isascii() and share.isdigit()):
-            raise VertexError(f"--split {pair}: give VERSION=PERCENT")
-        split[version] = int(share)
+    split = endpoints.parse_split(args.split)
     changed = endpoints.set_traffic(
         endpoints.require(aiplatform, args.endpoint), split, Actions(args.dry_run)
     )

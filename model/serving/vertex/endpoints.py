@@ -77,6 +77,8 @@ class Machines:
             raise VertexError(
                 f"--min_replicas {self.min_replicas} --max_replicas {self.max_replicas}: give 1 <= min <= max"
             )
+        if self.accelerators < 0:
+            raise VertexError(f"--accelerators {self.accelerators}: give 0 or more")
         if bool(self.accelerator_type) != bool(self.accelerators):
             raise VertexError("--accelerator_type and --accelerators go together")
         for flag, target in (
@@ -85,6 +87,8 @@ class Machines:
         ):
             if target is not None and not 1 <= target <= 100:
                 raise VertexError(f"{flag} {target}: give per cent, 1 to 100")
+        if self.request_target is not None and self.request_target < 1:
+            raise VertexError(f"--request_target {self.request_target}: give requests a minute, 1 or more")
         if self.duty_cycle_target is not None and not self.accelerator_type:
             raise VertexError("--duty_cycle_target needs --accelerator_type and --accelerators")
 
@@ -127,6 +131,35 @@ class Machines:
             "accelerator_type": self.accelerator_type,
             "accelerator_count": self.accelerators or None,
         }
+
+
+def check_share(traffic: int | None) -> None:
+    """Checks a share of the traffic by itself, before anything is asked of Vertex AI.
+
+    Raises:
+      VertexError: it is no per cent.
+    """
+    if traffic is not None and not 0 <= traffic <= 100:
+        raise VertexError(f"--traffic {traffic}: give per cent, 0 to 100")
+
+
+def parse_split(pairs: list[str]) -> dict[str, int]:
+    """VERSION=PERCENT texts as shares of the traffic.
+
+    Raises:
+      VertexError: a text has another form, a version comes twice, or the shares do not add up to 100.
+    """
+    split: dict[str, int] = {}
+    for pair in pairs:
+        version, _, share = pair.rpartition("=")
+        if not version or not (share.isascii() and share.isdigit()):
+            raise VertexError(f"--split {pair}: give VERSION=PERCENT")
+        if version in split:
+            raise VertexError(f"--split {pair}: {version} is given twice; give each version once")
+        split[version] = int(share)
+    if sum(split.values()) != 100:
+        raise VertexError(f"--split: shares must add up to 100, not {sum(split.values())}")
+    return split
 
 
 def find(aiplatform: Any, name: str) -> Any:
@@ -275,17 +308,15 @@ def deployed_models(endpoint: Any) -> dict[str, Any]:
 
 
 def set_traffic(endpoint: Any, split: dict[str, int], actions: Actions) -> bool:
-    """Splits the traffic between versions; False when it is split so already.
+    """Splits the traffic between versions as `parse_split` gives it; False when it is split so already.
 
     Raises:
-      VertexError: a version is not deployed, or the shares do not add up to 100.
+      VertexError: a version is not deployed.
     """
     deployed = deployed_models(endpoint)
     unknown = sorted(set(split) - set(deployed))
     if unknown:
         raise VertexError(f"{unknown[0]} is not deployed there; deployed are {', '.join(sorted(deployed))}")
-    if sum(split.values()) != 100 or min(split.values()) < 0:
-        raise VertexError(f"--split: shares must add up to 100, not {sum(split.values())}")
     wanted = {deployed[version].id: share for version, share in split.items() if share}
     if wanted == {key: share for key, share in dict(endpoint.traffic_split).items() if share}:
         return False

@@ -171,7 +171,7 @@ def delete_model(aiplatform: Any, name: str, actions: Actions) -> bool:
         if kind and not needed:
             prefix = uri.rstrip("/") + "/" + (PREBUILT_ARCHIVE if kind == STAGED_ARCHIVE else "")
             try:
-                actions.do(f"{prefix}: delete objects", lambda prefix=prefix: _delete_objects(prefix))
+                actions.do(f"{prefix}: delete objects", _delete_objects, objects=_objects(prefix))
             except GoogleAPIError as error:
                 left.append(f"{prefix}: {error}; run gcloud storage rm --recursive {prefix}")
     if left:
@@ -194,12 +194,16 @@ def _stage(
         uri = f"{staging.rstrip('/')}/{manifest.model_name}/{manifest.model_version}"
         files = [found.local_dir / name for name in manifest.files]
         target = uri
-        actions.do(f"{uri}: write artifact", lambda: artifact.write(target, manifest, files))
+        actions.do(
+            f"{uri}: write artifact",
+            lambda **_: artifact.write(target, manifest, files),
+            objects=[f"{uri}/{name}" for name in (*manifest.files, artifact.MANIFEST_FILE)],
+        )
         staged = STAGED_ALL
     if prebuilt:
         source = str(found.local_dir / artifact.ARCHIVE_FILE)
         blob = f"{uri}/{PREBUILT_ARCHIVE}"
-        actions.do(f"{blob}: upload", lambda: _blob(blob).upload_from_filename(source))
+        actions.do(f"{blob}: upload", lambda source: _blob(blob).upload_from_filename(source), source=source)
         staged = staged or STAGED_ARCHIVE
     return uri, staged
 
@@ -231,11 +235,18 @@ def _blob(uri: str) -> Any:
     return storage.Client().bucket(bucket).blob(name)
 
 
-def _delete_objects(prefix: str) -> None:
-    """Deletes one object, or with a slash at the end all those below."""
+def _objects(prefix: str) -> list[str]:
+    """The URI of one object if it is there, or with a slash at the end those of all below."""
     from google.cloud import storage
 
     bucket, _, name = prefix.removeprefix("gs://").partition("/")
-    for blob in storage.Client().list_blobs(bucket, prefix=name):
-        if blob.name == name or name.endswith("/"):
-            blob.delete()
+    return [
+        f"gs://{bucket}/{blob.name}"
+        for blob in storage.Client().list_blobs(bucket, prefix=name)
+        if blob.name == name or name.endswith("/")
+    ]
+
+
+def _delete_objects(objects: list[str]) -> None:
+    for uri in objects:
+        _blob(uri).delete()

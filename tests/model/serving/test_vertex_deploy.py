@@ -195,9 +195,13 @@ def test_dry_runs_show_and_send_nothing(uploaded, run, vertex, newer_artifact):
     assert vertex.storage.names("b") == before
     assert f'"serving_container_image_uri": "{PREBUILT}"' in shown[0]
     assert '"gs://b/other/pytorch_autoencoder/20260202.080000/model.mar: upload"' in shown[0]
+    for name in (*newer_artifact.manifest.files, "manifest.json"):
+        assert f'"gs://b/other/pytorch_autoencoder/20260202.080000/{name}"' in shown[0]
     assert '"dedicated_endpoint_enabled": true' in shown[1]
     assert "about $0.11 an hour" in shown[1]
     assert '"deployed_model_display_name": "20260202.080000"' in shown[1]
     assert '"Endpoint.update"' in shown[3]
     assert '"Endpoint.undeploy"' in shown[4]
     assert shown[5].count('"call"') == 5  # undeploy, endpoint, model, the files of two versions
+    for name in before:
+        assert f'"gs://b/{name}"' in shown[5]

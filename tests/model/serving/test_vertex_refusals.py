@@ -26,6 +26,11 @@ pytestmark = pytest.mark.integration
         (["deploy", "--name", "m", "--endpoint", "e", "--min_replicas", "0"], "give 1 <= min <= max"),
         (["deploy", "--name", "m", "--endpoint", "e", "--accelerators", "1"], "go together"),
         (["deploy", "--name", "m", "--endpoint", "e", "--cpu_target", "101"], "--cpu_target 101"),
+        (["deploy", "--name", "m", "--endpoint", "e", "--request_target", "-5"], "--request_target -5: give"),
+        (
+            ["deploy", "--name", "m", "--endpoint", "e", "--accelerator_type", "T4", "--accelerators", "-1"],
+            "--accelerators -1: give 0 or more",
+        ),
         (
             ["deploy", "--name", "m", "--endpoint", "e", "--duty_cycle_target", "50"],
             "needs --accelerator_type",
@@ -74,6 +79,24 @@ def test_what_google_refuses_is_told(run, vertex):
 def test_an_address_where_nobody_answers_is_told(capsys):
     assert main(["status", "--project", "p", "--api_endpoint", "http://127.0.0.1:9"]) == 1
     assert "no answer from http://127.0.0.1:9; is the address right?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["deploy", "--name", "m", "--endpoint", "e", "--traffic", "150"], "--traffic 150: give per cent"),
+        (["deploy", "--name", "m", "--endpoint", "e", "--traffic", "-5"], "--traffic -5: give per cent"),
+        (["deploy", "--name", "m", "--endpoint", "e", "--request_target", "0"], "--request_target 0: give"),
+        (["traffic", "--endpoint", "e", "--split", "V=60", "--split", "V=40"], "V is given twice"),
+        (["traffic", "--endpoint", "e", "--split", "V=60", "--split", "W=50"], "add up to 100, not 110"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_numbers_that_cannot_be_are_refused_without_asking_anybody(run, vertex, command, words, dry):
+    vertex.refusal = Refusal(403, "PERMISSION_DENIED", "nobody was to be asked")
+    code, _, err = run(*command, *dry)
+    assert code == 1
+    assert words in err
 
 
 @pytest.mark.parametrize(
