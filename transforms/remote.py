@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +80,8 @@ class RemoteModel:
         self._caller = caller
         self._threads = ThreadPoolExecutor(limits.in_flight, thread_name_prefix="remote-scorer")
         self.warned: set[str] = set()
+        # No __del__: that of a model that lives as long as the process runs when modules are already gone.
+        weakref.finalize(self, _close, self._threads, connection)
 
     def probe(self) -> None:
         """Asks for the score of a plain transaction, and finds out how the server takes the fields' names.
@@ -135,10 +138,6 @@ class RemoteModel:
         if answer.model_version is None:
             return answer._replace(model_version=self.connection.version_of(answer.deployed_model))
         return answer
-
-    def __del__(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self.connection.close()
 
 
 @dataclass
@@ -300,6 +299,11 @@ def assemble_parts(
     if not dead:
         dead.append(empty(ERROR_RECORDS))
     return Scored(pa.concat_batches(scores), pa.concat_batches(dead))
+
+
+def _close(threads: ThreadPoolExecutor, connection: Connection) -> None:
+    threads.shutdown(wait=False, cancel_futures=True)
+    connection.close()
 
 
 def _runs(parts: Sequence[Part[Answer]], default: str) -> list[list[Part[Answer]]]:

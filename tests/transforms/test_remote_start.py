@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
+
 import orjson
 import pytest
 
-from tests.transforms.remote_cases import REFUSALS, batches, handler_of, score_all
+from tests.model.serving.artifacts import transactions
+from tests.transforms.remote_cases import REFUSALS, TIME, batches, handler_of, score_all
 from tests.transforms.remote_server import ENDPOINT
+from transforms.remote_http import HttpConnection
 from transforms.remote_protocol import RejectedError, TransientError
 
 pytest_plugins = ("tests.model.serving.fixtures", "tests.transforms.remote_fixtures")
@@ -20,6 +26,29 @@ def test_a_server_that_cannot_serve_fails_at_the_start_and_no_row_is_condemned(
     server.judge = REFUSALS[fault]
     with pytest.raises(RejectedError, match="does not answer a plain transaction"):
         handler_of(kind, server, served_artifact).load_model()
+
+
+def test_a_program_ends_without_a_traceback(server, served_artifact, tmp_path):
+    source, output = tmp_path / "transactions.jsonl", tmp_path / "scored"
+    row = {"transaction_id": "t", "features": transactions(1)[0].tolist(), "event_time": TIME.isoformat()}
+    source.write_bytes(orjson.dumps(row))
+    command = [sys.executable, "-m", "pipelines.batch", f"--input={source}", f"--output={output}"]
+    command += [f"--model={served_artifact.uri}", "--scorer=torchserve", f"--torchserve_url={server.url}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(server.sizes) == 2  # the probe, and the transaction
+    assert "Exception ignored" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_connections_close_with_the_model(kind, server, served_artifact, monkeypatch):
+    closed = []
+    monkeypatch.setattr(HttpConnection, "close", lambda connection: closed.append(connection))
+    model = handler_of(kind, server, served_artifact).load_model()
+    connection = model.connection
+    del model
+    gc.collect()
+    assert closed == [connection]
 
 
 @pytest.mark.parametrize("endpoint", ["dedicated", "psc", "psa"])
