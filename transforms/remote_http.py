@@ -221,14 +221,16 @@ class VertexConnection(HttpConnection):
           TransientError: the endpoint cannot be read, or nothing is deployed to it.
         """
         self._endpoint = endpoint
+        self._psc_address = psc_address
         self._base = (api_endpoint or f"https://{endpoint.split('/')[3]}-aiplatform.googleapis.com").rstrip(
             "/"
         )
         self._credentials = _credentials(self._base)
         self._lock = threading.Lock()
-        resource = self._look_up()
-        url, private = _predict_url(resource, endpoint, self._base, psc_address)
+        url, private = self._find()
         session: requests.Session
+        # A peered endpoint has the address of the model deployed to it: another model, another address.
+        self._moves = private == "psa"
         if private == "psa":
             session = requests.Session()  # peered networks are the authorisation there
         else:
@@ -240,6 +242,30 @@ class VertexConnection(HttpConnection):
             session.verify = False
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         super().__init__(url, session, connections, timeout)
+
+    def post(self, body: bytes) -> Response:
+        """Sends one request, once more to the new address when the endpoint has moved to another one."""
+        sent = self.name
+        try:
+            response = super().post(body)
+        except TransientError:
+            if not self._moved_from(sent):
+                raise
+        else:
+            if response.status != 404 or not self._moved_from(sent):
+                return response
+        return super().post(body)
+
+    def _moved_from(self, url: str) -> bool:
+        if not self._moves:
+            return False
+        with self._lock:
+            if self.name == url:  # no other thread has found the new one
+                self.name = self._find()[0]
+            return self.name != url
+
+    def _find(self) -> tuple[str, str | None]:
+        return _predict_url(self._look_up(), self._endpoint, self._base, self._psc_address)
 
     def version_of(self, deployed_model: str | None) -> str | None:
         """The display name of a deployed model, which `model.serving.vertex deploy` sets to the version."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+from dataclasses import replace
 
 import orjson
 import pytest
 
 from tests.model.serving.artifacts import transactions
-from tests.transforms.remote_cases import REFUSALS, TIME, batches, handler_of, score_all
-from tests.transforms.remote_server import ENDPOINT
+from tests.transforms.remote_cases import QUICK, REFUSALS, TIME, batches, handler_of, score_all
+from tests.transforms.remote_server import ENDPOINT, FaultServer, status
 from transforms.remote_http import HttpConnection
 from transforms.remote_protocol import RejectedError, TransientError
+from transforms.remote_retry import RetryPolicy
 
 pytest_plugins = ("tests.model.serving.fixtures", "tests.transforms.remote_fixtures")
 pytestmark = pytest.mark.integration
@@ -51,6 +53,11 @@ def test_connections_close_with_the_model(kind, server, served_artifact, monkeyp
     assert closed == [connection]
 
 
+def peered(model, uri):
+    deployed = {"id": model, "displayName": f"deployed-{model}", "privateEndpoints": {"predictHttpUri": uri}}
+    return {"network": "projects/1/global/networks/n", "deployedModels": [deployed]}
+
+
 @pytest.mark.parametrize("endpoint", ["dedicated", "psc", "psa"])
 def test_every_kind_of_vertex_endpoint(endpoint, server, served_artifact):
     address = server.url.removeprefix("http://")
@@ -59,13 +66,7 @@ def test_every_kind_of_vertex_endpoint(endpoint, server, served_artifact):
     elif endpoint == "psc":
         server.resource |= {"privateServiceConnectConfig": {"enablePrivateServiceConnect": True}}
     else:
-        uri = f"{server.url}/private/predict"
-        server.resource |= {
-            "network": "projects/1/global/networks/n",
-            "deployedModels": [
-                {"id": "1", "displayName": "deployed-1", "privateEndpoints": {"predictHttpUri": uri}}
-            ],
-        }
+        server.resource |= peered("1", f"{server.url}/private/predict")
     handler = handler_of(
         "vertex", server, served_artifact, psc_address=address if endpoint == "psc" else None
     )
@@ -74,6 +75,31 @@ def test_every_kind_of_vertex_endpoint(endpoint, server, served_artifact):
     path = "/private/predict" if endpoint == "psa" else f"/v1/{ENDPOINT}:rawPredict"
     assert set(server.paths) == {path}
     assert {row["model_version"] for row in scores} == {"deployed-1"}
+
+
+@pytest.mark.parametrize("left", ["404", "nobody"])
+def test_a_peered_endpoint_is_followed_to_its_new_address(left, server, predictor, served_artifact):
+    """A deployed model takes its address with it; what is left there answers 404, or nobody listens."""
+    once = replace(QUICK, policy=RetryPolicy(attempts=1))
+    with FaultServer(predictor) as former:
+        server.resource |= peered("1", f"{former.url}/models/1")
+        handler = handler_of("vertex", server, served_artifact, limits=once)
+        model = handler.load_model()
+        score_all(handler, model, batches(40))
+        server.resource |= peered("2", f"{server.url}/models/2")
+        if left == "404":
+            former.judge = lambda request: status(404)
+            scores, dead = score_all(handler, model, batches(40))
+    if left == "nobody":
+        scores, dead = score_all(handler, model, batches(40))
+    assert (len(scores), len(dead)) == (40, 0)
+    assert {row["model_version"] for row in scores} == {"deployed-2"}
+    assert set(server.paths) == {"/models/2"}
+    asked = len(server.paths)
+    server.plan([status(404)])
+    with pytest.raises(TransientError, match="HTTP 404"):  # it has not moved: the caller waits, and repeats
+        score_all(handler, model, batches(5))
+    assert len(server.paths) == asked + 1
 
 
 def test_a_private_service_connect_endpoint_needs_its_address(server, served_artifact):
