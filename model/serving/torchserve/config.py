@@ -11,6 +11,16 @@ from typing import Final
 
 PROFILES: Final = ("local", "cloud")
 _HOST_KEYS: Final = ("host", "management_host")
+_ADDRESSES: Final = {
+    "inference_address": "host= or --host, and --inference_port",
+    "management_address": "management_host=, and --management_port",
+    "metrics_address": "host= or --host, and --metrics_port",
+    "grpc_inference_address": "host= or --host",
+    "grpc_inference_port": "--grpc_inference_port",
+    "grpc_management_address": "management_host=",
+    "grpc_management_port": "--grpc_management_port",
+}
+"""What `render` writes itself, and how to choose it."""
 _TOKENS_OFF: Final = "disable_token_authorization"
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]+")
 MAX_SOCKET_PATH: Final = 100
@@ -127,6 +137,19 @@ def tokens_off(properties: dict[str, str]) -> bool:
     return word == "true"
 
 
+def uses_tls(properties: dict[str, str]) -> bool:
+    """Whether the properties name a certificate.
+
+    Raises:
+      TorchServeError: a key without its certificate, or the other way round.
+    """
+    key, certificate = (bool(properties.get(name)) for name in ("private_key_file", "certificate_file"))
+    if key != certificate:
+        # TorchServe would make a certificate of its own, and not say so.
+        raise TorchServeError("private_key_file and certificate_file go together: give both, or a keystore")
+    return key or bool(properties.get("keystore"))
+
+
 def profile_path(name: str) -> Path:
     """The file of one of PROFILES, or the path itself."""
     return Path(__file__).with_name(f"{name}.properties") if name in PROFILES else Path(name)
@@ -143,7 +166,8 @@ def render(
     """The text of the configuration file.
 
     Args:
-      properties: of a profile; `host` and `management_host` are ours and become the addresses.
+      properties: of a profile; `host` and `management_host` are ours and become the addresses, with https
+        where there is a certificate.
       layout: where the server keeps its files.
       ports: its ports.
       archives: file names in the model store to load at the start.
@@ -154,6 +178,9 @@ def render(
     Raises:
       TorchServeError: tokens are off and an address is not loopback, or a setting is not valid.
     """
+    for key, instead in _ADDRESSES.items():
+        if key in properties:
+            raise TorchServeError(f"{key}={properties[key]}: leave it out, and choose it by {instead}")
     host = properties.get("host", "127.0.0.1")
     management = properties.get("management_host", host)
     no_tokens = tokens_off(properties)
@@ -163,6 +190,9 @@ def render(
                 f"{name}={address} can be reached from other machines: disable_token_authorization=true is "
                 "for loopback only; leave tokens on and pass the key, or bind to 127.0.0.1"
             )
+    outside = "https" if uses_tls(properties) else "http"
+    # A certificate is made out to the name by which others call, which is not this machine's loopback.
+    inside = "http" if is_loopback(management) else outside
     patterns = [f"file://{re.escape(str(layout.model_store))}/.*", *allowed_urls]
     for pattern in patterns:
         try:
@@ -174,9 +204,9 @@ def render(
     values = {
         **{key: value for key, value in properties.items() if key not in _HOST_KEYS},
         _TOKENS_OFF: "true" if no_tokens else "false",
-        "inference_address": f"http://{host}:{ports.inference}",
-        "management_address": f"http://{management}:{ports.management}",
-        "metrics_address": f"http://{host}:{ports.metrics}",
+        "inference_address": f"{outside}://{host}:{ports.inference}",
+        "management_address": f"{inside}://{management}:{ports.management}",
+        "metrics_address": f"{outside}://{host}:{ports.metrics}",
         "grpc_inference_address": host,
         "grpc_inference_port": str(ports.grpc_inference),
         "grpc_management_address": management,

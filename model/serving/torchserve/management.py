@@ -207,6 +207,11 @@ def error_text(body: bytes) -> str:
 
 def no_answer(url: str, error: requests.RequestException) -> TorchServeError:
     """The error for a request that got no answer."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return TorchServeError(
+            f"{url}: its certificate is not trusted; set REQUESTS_CA_BUNDLE to its issuer's certificates, "
+            f"and call it by the name that it is made out to ({error})"
+        )
     return TorchServeError(f"{url}: no answer ({type(error).__name__}); is TorchServe running there?")
 
 

@@ -19,12 +19,13 @@ from model.serving.predictor import Predictor
 from model.serving.request import ANSWER_FIELDS
 from model.serving.torchserve import grpc_client, process
 from model.serving.torchserve.__main__ import main
-from model.serving.torchserve.config import Layout, TorchServeError, read_properties
+from model.serving.torchserve.config import Layout, TorchServeError, profile_path, read_properties
 from model.serving.torchserve.management import Management
 from pipelines.local.process import free_port
 from tests.model.serving.artifacts import VERSION, build_artifact, transactions
 from tests.model.serving.gcs import gcs_server
 from tests.model.serving.servers import port_flags
+from tests.model.serving.tls import rsa_certificate
 
 pytest_plugins = ("tests.model.serving.fixtures",)
 pytestmark = pytest.mark.integration
@@ -242,6 +243,29 @@ def test_stop_ends_a_server_whose_launcher_was_killed(archived_artifact, capsys)
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{server.inference}/ping", timeout=30)
         assert not layout.state.exists()
+
+
+def test_a_properties_file_with_a_certificate_serves_https(archived_artifact, tmp_path, capsys, monkeypatch):
+    certificate, key = rsa_certificate(tmp_path)
+    config = tmp_path / "tls.properties"
+    local = profile_path("local").read_text()
+    config.write_text(f"{local}private_key_file={key}\ncertificate_file={certificate}\n")
+    request = tmp_path / "request.json"
+    request.write_bytes(encode(transactions(2)))
+    with tempfile.TemporaryDirectory(prefix="ts-") as directory:
+        run_dir = ["--run_dir", str(Path(directory) / "run")]
+        start = ["start", *run_dir, "--config", str(config), "--model", archived_artifact.uri, *port_flags()]
+        assert main([*start, "--workers", "1"]) == 0
+        try:
+            assert "inference   https://127.0.0.1:" in capsys.readouterr().out
+            predict = ["predict", *run_dir, "--input", str(request)]
+            assert main(predict) == 1
+            assert "set REQUESTS_CA_BUNDLE" in capsys.readouterr().err
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+            assert main(predict) == 0
+            assert len(json.loads(capsys.readouterr().out)["predictions"]) == 2
+        finally:
+            assert main(["stop", *run_dir]) == 0
 
 
 def test_ports_in_use_are_named_by_their_flag_and_the_other_server_is_left_alone(

@@ -87,6 +87,39 @@ def test_a_key_that_java_would_read_as_another_is_refused(tmp_path):
         read_properties(path)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"private_key_file": "k.pem", "certificate_file": "c.pem"}, {"keystore": "keys.p12"}]
+)
+def test_with_a_certificate_what_others_reach_is_https(changes, tmp_path):
+    values = rendered("cloud", tmp_path, **changes)
+    assert values["inference_address"] == "https://0.0.0.0:8080"
+    assert values["metrics_address"] == "https://0.0.0.0:8082"
+    assert values["management_address"] == "http://127.0.0.1:8081"
+    values = rendered("cloud", tmp_path, management_host="10.0.0.7", **changes)
+    assert values["management_address"] == "https://10.0.0.7:8081"
+
+
+@pytest.mark.parametrize("key", ["private_key_file", "certificate_file"])
+def test_half_a_certificate_is_refused(key, tmp_path):
+    with pytest.raises(TorchServeError, match="private_key_file and certificate_file go together"):
+        rendered("cloud", tmp_path, **{key: "x.pem"})
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("inference_address", "host= or --host, and --inference_port"),
+        ("management_address", "--management_port"),
+        ("metrics_address", "--metrics_port"),
+        ("grpc_inference_address", "host= or --host"),
+        ("grpc_management_port", "--grpc_management_port"),
+    ],
+)
+def test_an_address_in_the_file_is_refused_with_what_to_give_instead(key, words, tmp_path):
+    with pytest.raises(TorchServeError, match=f"{key}=x: leave it out.*{words}"):
+        rendered("local", tmp_path, **{key: "x"})
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
 def test_any_loopback_address_may_go_without_tokens(host, tmp_path):
     assert host in rendered("local", tmp_path, host=host)["inference_address"]

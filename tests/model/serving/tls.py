@@ -14,7 +14,7 @@ from pathlib import Path
 import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 HOST = "127.0.0.1"
@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 @contextmanager
 def tls_in_front_of(url: str, directory: Path) -> Iterator[tuple[str, Path]]:
     """Passes every POST on to the server at `url`; gives its host:port, and the certificate to trust."""
-    certificate, key = _certificate(directory)
+    certificate, key = _certificate(directory, ec.generate_private_key(ec.SECP256R1()))
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -52,8 +52,16 @@ def tls_in_front_of(url: str, directory: Path) -> Iterator[tuple[str, Path]]:
         thread.join()
 
 
-def _certificate(directory: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
+def rsa_certificate(directory: Path) -> tuple[Path, Path]:
+    """A certificate and its key in the only form that TorchServe reads."""
+    return _certificate(directory, rsa.generate_private_key(65537, 2048), serialization.PrivateFormat.PKCS8)
+
+
+def _certificate(
+    directory: Path,
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
+    form: serialization.PrivateFormat = serialization.PrivateFormat.TraditionalOpenSSL,
+) -> tuple[Path, Path]:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
     now = dt.datetime.now(dt.UTC)
     built = (
@@ -72,7 +80,7 @@ def _certificate(directory: Path) -> tuple[Path, Path]:
     paths[1].write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,
-            serialization.PrivateFormat.TraditionalOpenSSL,
+            form,
             serialization.NoEncryption(),
         )
     )
