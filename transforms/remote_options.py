@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from transforms.remote_protocol import MIN_REQUEST_BYTES
 from transforms.remote_retry import RetryPolicy
 from transforms.score import PytorchHandler
 
+_LOG: Final = logging.getLogger(__name__)
 SCORERS: Final = ("pytorch", "vertex", "torchserve")
 _ENDPOINT: Final = re.compile(
     r"projects/[a-z0-9][a-z0-9.:-]*/locations/[a-z]+(-[a-z]+)+[0-9]+/endpoints/[a-z0-9][a-z0-9-]*"
@@ -126,6 +128,18 @@ def validate_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
     api = urlsplit(args.vertex_api_endpoint or "")
     if api.scheme == "http" and not is_loopback(api.hostname or ""):
         parser.error(f"--vertex_api_endpoint={args.vertex_api_endpoint}: tokens would travel in clear text")
+    torchserve = urlsplit(args.torchserve_url or "")
+    if (
+        args.torchserve_key_file
+        and torchserve.scheme == "http"
+        and not is_loopback(torchserve.hostname or "")
+    ):
+        # No error, unlike with Vertex AI's tokens: TorchServe inside a VPC is commonly served like this.
+        _LOG.warning(
+            "--torchserve_url=%s: the key of --torchserve_key_file travels in clear text; give an https URL "
+            "unless the network between the workers and TorchServe is private",
+            args.torchserve_url,
+        )
     for flag, minimum in (
         ("remote_rows", 1),
         ("remote_bytes", MIN_REQUEST_BYTES),

@@ -95,3 +95,18 @@ def test_a_wrong_option_ends_the_program_with_its_name(flags, words, capsys):
     with pytest.raises(SystemExit):
         parsed(*flags)
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "key_file", "warned"),
+    [
+        ("http://10.0.0.5:8080", "gs://b/key_file.json", True),
+        ("http://10.0.0.5:8080", None, False),
+        ("https://10.0.0.5:8080", "gs://b/key_file.json", False),
+        ("http://127.0.0.1:8080", "gs://b/key_file.json", False),
+    ],
+)
+def test_a_key_in_clear_text_is_warned_of(url, key_file, warned, caplog):
+    flags = ["--scorer=torchserve", f"--torchserve_url={url}"]
+    parsed(*flags, *([f"--torchserve_key_file={key_file}"] if key_file else []))
+    assert (f"--torchserve_url={url}: the key of --torchserve_key_file" in caplog.text) == warned
