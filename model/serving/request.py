@@ -59,7 +59,7 @@ class _Parameters(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     fields: list[str] | None = None
 
 
-class _Rows(msgspec.Struct, gc=False):
+class _Rows(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     instances: list[list[float]]
     parameters: _Parameters | None = None
 
@@ -89,6 +89,10 @@ def _parse_slowly(body: bytes) -> PredictRequest:
     request = _decode_json(body)
     if not isinstance(request, dict):
         raise BadRequestError('the body must be a JSON object such as {"instances": [[...]]}')
+    unknown = sorted(set(request) - set(_Rows.__struct_fields__))
+    if unknown:
+        # A misspelt member would otherwise be answered as if it were not there.
+        raise BadRequestError(f"unknown member {unknown[0]!r:.60}; known are instances and parameters")
     instances = request.get("instances")
     if not isinstance(instances, list) or not instances:
         raise BadRequestError("expected a list of at least one instance", field="instances")

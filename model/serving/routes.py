@@ -30,6 +30,7 @@ _REQUEST_SCHEMA: Final[dict[str, Any]] = {
                 "schema": {
                     "type": "object",
                     "required": ["instances"],
+                    "additionalProperties": False,
                     "properties": {
                         "instances": {
                             "type": "array",

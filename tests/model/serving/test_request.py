@@ -167,5 +167,8 @@ def test_any_bytes_are_a_request_or_a_reason(raw):
         assert len(parse_request(raw).features)
 
 
-def test_other_members_of_the_request_are_ignored():
-    assert len(parse_request(orjson.dumps({"instances": [ROW], "signature_name": "x"})).features) == 1
+@pytest.mark.parametrize("name", ["paramters", "signature_name", "\ud800"])
+def test_a_member_of_the_request_that_is_not_known_is_named(name):
+    error = rejected(json.dumps({"instances": [ROW], name: {"fields": ["encoded"]}}).encode())
+    assert f"unknown member {name!r}; known are instances and parameters" in str(error)
+    orjson.dumps(str(error))
