@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 DEFAULT_PORT: Final = 8080
@@ -97,8 +99,50 @@ class Settings:
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on; a container's CPU set counts, the whole machine does not."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use: a container's CPU set and quota count, not the whole machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, cpu_quota() or cores)
+
+
+def cpu_quota(mount: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """The CPU quota of this process in whole cores, rounded up; None where there is none.
+
+    Args:
+      mount: where control groups are mounted, version 2 or 1.
+      own: the file that tells the groups of this process.
+    """
+    limits = [limit for limit in map(_limit, _groups(mount, own)) if limit is not None]
+    return max(1, math.ceil(min(limits))) if limits else None
+
+
+def _groups(mount: Path, own: Path) -> Iterator[Path]:
+    """The directories with the limits: of this process's group, and of all above, which bind it, too."""
+    # A container sees its own group at the mount itself, whatever its path is.
+    yield from (mount, mount / "cpu")
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            root = mount / "cpu" if controllers else mount
+            group = root / path.lstrip("/")
+            yield from (above for above in (group, *group.parents) if root in above.parents)
+
+
+def _limit(group: Path) -> float | None:
+    try:
+        if (group / "cpu.max").is_file():
+            quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            quota, period = (
+                (group / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period")
+            )
+        limit = int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
+        return None
+    return limit if limit > 0 else None  # -1 in version 1
 
 
 def _positive(env: Mapping[str, str], name: str, default: int) -> int:

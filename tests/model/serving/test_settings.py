@@ -1,6 +1,6 @@
 import pytest
 
-from model.serving.settings import Settings, SettingsError, usable_cores
+from model.serving.settings import Settings, SettingsError, cpu_quota, usable_cores
 
 
 def test_defaults():
@@ -40,3 +40,31 @@ def test_every_variable_is_obeyed_and_written_back():
 def test_a_wrong_value_names_its_variable(name, value):
     with pytest.raises(SettingsError, match=name):
         Settings.from_env({"AIP_STORAGE_URI": "out/model", name: value})
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, "0::/", 2),
+        ({"cpu.max": "max 100000"}, "0::/", None),
+        ({"cpu.max": "10000 100000"}, "0::/", 1),
+        ({"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, "0::/a/b", 3),
+        ({"a/cpu.max": "300000 100000", "a/b/cpu.max": "100000 100000"}, "0::/a/b", 1),
+        ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, "4:cpu,cpuacct:/docker/x", 2),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "4:cpu:/", None),
+        ({"cpu/d/cpu.cfs_quota_us": "50000", "cpu/d/cpu.cfs_period_us": "100000"}, "4:cpu:/d\n3:pids:/d", 1),
+        ({}, None, None),
+    ],
+)
+def test_a_quota_of_the_control_group_counts_in_whole_cores(files, own, cores, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    groups = tmp_path / "own"
+    if own is not None:
+        groups.write_text(own + "\n")
+    assert cpu_quota(tmp_path, groups) == cores
+
+
+def test_there_is_always_a_core():
+    assert usable_cores() >= 1
