@@ -50,7 +50,8 @@ class Limits:
     """How requests are cut and sent.
 
     Attributes:
-      rows: instances a request at most.
+      rows: instances a request at most; on shared endpoints of Vertex AI no more than those whose answer,
+        too, stays under 1.5 MB, by estimate: 573 with detail "full".
       bytes: bytes of a request's body at most; Vertex AI takes 1.5 MB on shared endpoints.
       in_flight: requests of one worker process on their way at the same time.
       timeout: seconds for an answer.
@@ -112,7 +113,7 @@ class RemoteModel:
           TransientError: some request kept failing for a reason that is not in its rows.
         """
         features = np.ascontiguousarray(features)
-        requests = list(self.contract.requests(features, self._limits.rows, self._limits.bytes))
+        requests = list(self.contract.requests(features, self._rows(), self._limits.bytes))
 
         def ask(low: int, high: int) -> Answer:
             return self._ask(features[low:high])
@@ -129,6 +130,12 @@ class RemoteModel:
         finally:
             for future in pending:
                 future.cancel()
+
+    def _rows(self) -> int:
+        limit = self.connection.answer_limit
+        if limit is None:
+            return self._limits.rows
+        return max(1, min(self._limits.rows, limit // self.contract.answer_bytes))
 
     def _ask(self, features: npt.NDArray[np.float32]) -> Answer:
         return self._send(self.contract.encode(features), len(features))

@@ -24,14 +24,22 @@ from transforms.remote_protocol import Response, TransientError
 CONNECT_SECONDS: Final = 10.0
 MAX_ANSWER_BYTES: Final = 256 << 20
 """Ends an answer that never ends before it has taken the worker's memory: 100,000 rows in full detail."""
+SHARED_ANSWER_BYTES: Final = 1_500_000
+"""What a shared endpoint of Vertex AI lets through, in either direction."""
 _READ_BYTES: Final = 1 << 20
 _HEADERS: Final = {"Content-Type": "application/json"}
 
 
 class Connection(Protocol):
-    """One server."""
+    """One server.
+
+    Attributes:
+      name: what to call it in messages.
+      answer_limit: bytes of the longest answer that it lets through; None when unknown.
+    """
 
     name: str
+    answer_limit: int | None
 
     def post(self, body: bytes) -> Response:
         """Sends one request; raises TransientError where there is no answer."""
@@ -48,7 +56,10 @@ class HttpConnection:
 
     Attributes:
       name: the URL, for messages.
+      answer_limit: None, unless a kind of server is known to have one.
     """
+
+    answer_limit: int | None = None
 
     def __init__(
         self,
@@ -227,17 +238,19 @@ class VertexConnection(HttpConnection):
         )
         self._credentials = _credentials(self._base)
         self._lock = threading.Lock()
-        url, private = self._find()
+        url, kind = self._find()
+        if kind == "shared":
+            self.answer_limit = SHARED_ANSWER_BYTES
         session: requests.Session
         # A peered endpoint has the address of the model deployed to it: another model, another address.
-        self._moves = private == "psa"
-        if private == "psa":
+        self._moves = kind == "psa"
+        if kind == "psa":
             session = requests.Session()  # peered networks are the authorisation there
         else:
             from google.auth.transport.requests import AuthorizedSession
 
             session = AuthorizedSession(self._credentials)
-        if private == "psc":
+        if kind == "psc":
             # Google's certificate is for its own names, not for the address in the customer's network.
             session.verify = False
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
@@ -264,7 +277,7 @@ class VertexConnection(HttpConnection):
                 self.name = self._find()[0]
             return self.name != url
 
-    def _find(self) -> tuple[str, str | None]:
+    def _find(self) -> tuple[str, str]:
         return _predict_url(self._look_up(), self._endpoint, self._base, self._psc_address)
 
     def version_of(self, deployed_model: str | None) -> str | None:
@@ -312,8 +325,8 @@ def _credentials(base: str) -> Any:
         raise TransientError(f"no credentials for Vertex AI: {error}") from error
 
 
-def _predict_url(resource: Any, endpoint: str, base: str, psc_address: str | None) -> tuple[str, str | None]:
-    """The URL that takes predictions, and "psa", "psc" or None for the kind of private endpoint."""
+def _predict_url(resource: Any, endpoint: str, base: str, psc_address: str | None) -> tuple[str, str]:
+    """The URL that takes predictions, and the endpoint's kind: "psa", "psc", "dedicated" or "shared"."""
     if resource.network:
         return str(resource.deployed_models[0].private_endpoints.predict_http_uri), "psa"
     path = f"/v1/{endpoint}:rawPredict"
@@ -325,8 +338,8 @@ def _predict_url(resource: Any, endpoint: str, base: str, psc_address: str | Non
             )
         return _origin(psc_address) + path, "psc"
     if resource.dedicated_endpoint_enabled:
-        return _origin(resource.dedicated_endpoint_dns) + path, None
-    return base + path, None
+        return _origin(resource.dedicated_endpoint_dns) + path, "dedicated"
+    return base + path, "shared"
 
 
 def _origin(address: str) -> str:

@@ -46,6 +46,8 @@ _SERVER_STATES: Final = _OVERLOAD_STATES | {
 """Google's names of errors that no content of a row can cause. One of them, FAILED_PRECONDITION, comes with
 HTTP 400 as a bad row does: an endpoint without a traffic split, for example."""
 _TEXT_LIMIT: Final = 300
+_NAME_BYTES: Final = 4  # quotes, colon, comma or bracket
+_NUMBER_BYTES: Final = 14  # a float32 in its fewest digits, with a comma and perhaps a blank; 12 on average
 
 
 class TransientError(Exception):
@@ -117,6 +119,11 @@ class Contract:
     def fields(self) -> tuple[str, ...]:
         """The fields that are asked for and that every prediction must have."""
         return FULL_FIELDS if self.detail == "full" else COMPACT_FIELDS
+
+    @property
+    def answer_bytes(self) -> int:
+        """Bytes of one row's prediction, estimated high: half a kilobyte, and 2.6 with every field."""
+        return sum(len(name) + _NAME_BYTES + _NUMBER_BYTES * (_width(name) or 1) for name in self.fields)
 
     def encode(self, features: npt.NDArray[np.float32]) -> bytes:
         """The body for raw features [n, 30], each number in the fewest digits that give the same float32."""

@@ -35,6 +35,36 @@ def test_requests_keep_to_rows_and_bytes(kind, server, served_artifact):
     assert sum(server.sizes[1:]) == 200
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "detail", "wanted"),
+    [
+        ("shared", "full", [573, 427]),
+        ("shared", "compact", [1000]),
+        ("dedicated", "full", [1000]),
+        ("torchserve", "full", [1000]),
+    ],
+)
+def test_answers_keep_to_the_limit_of_a_shared_endpoint(endpoint, detail, wanted, server, served_artifact):
+    if endpoint == "dedicated":
+        address = server.url.removeprefix("http://")
+        server.resource |= {"dedicatedEndpointEnabled": True, "dedicatedEndpointDns": address}
+    kind = "torchserve" if endpoint == "torchserve" else "vertex"
+    limits = replace(QUICK, rows=1000, in_flight=1)
+    handler = handler_of(kind, server, served_artifact, detail=detail, limits=limits)
+    answers = []
+
+    def watch(request):
+        answers.append(server.answer(request))
+        return answers[-1]
+
+    server.judge = watch
+    scores, dead = score_all(handler, handler.load_model(), batches(1000, size=1000))
+    assert (len(scores), len(dead)) == (1000, 0)
+    assert server.sizes[1:] == wanted
+    if endpoint == "shared":
+        assert max(len(answer.body) for answer in answers) < 1_500_000
+
+
 def test_several_requests_are_in_flight(kind, server, served_artifact):
     handler = handler_of(kind, server, served_artifact)
     model = handler.load_model()
