@@ -50,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (TorchServeError, ArtifactError) as error:
         print(f"model.serving.torchserve: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as error:
+        print("model.serving.torchserve: interrupted", file=sys.stderr)
+        # As a shell tells it.
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
 
 
 def _start(args: argparse.Namespace, layout: Layout) -> int:
@@ -76,7 +80,9 @@ def _start(args: argparse.Namespace, layout: Layout) -> int:
     print(f"Starting TorchServe in {layout.root}", file=sys.stderr)
 
     def leave(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        # Another one must not interrupt the clearing up.
+        signal.signal(signum, signal.SIG_IGN)
+        raise KeyboardInterrupt(signum)
 
     # From before the start on: whoever ends this program while it waits must not leave a server behind.
     signal.signal(signal.SIGTERM, leave)

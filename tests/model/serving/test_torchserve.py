@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +217,25 @@ def test_start_and_stop_in_the_background_leave_nothing_behind(torchserve, serve
         assert main(["stop", *run_dir]) == 0
         assert "No TorchServe runs" in capsys.readouterr().out
         assert not layout.temporary.exists()
+
+
+def test_a_start_that_is_terminated_leaves_neither_a_server_nor_a_traceback(archived_artifact):
+    with tempfile.TemporaryDirectory(prefix="ts-") as directory:
+        layout = Layout(Path(directory).resolve() / "run")
+        command = [sys.executable, "-m", "model.serving.torchserve", "start", "--workers", "1", *port_flags()]
+        command += ["--run_dir", str(layout.root), "--model", archived_artifact.uri]
+        starting = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while not (layout.state.exists() and layout.state.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        family = [launcher := process.find_process(layout), *launcher.children(recursive=True)]
+        starting.terminate()
+        err = starting.communicate(timeout=60)[1]
+        assert starting.returncode == 128 + signal.SIGTERM
+        assert "interrupted" in err
+        assert "Traceback" not in err
+        assert process.find_process(layout) is None
+        assert not any(member.is_running() for member in family)
 
 
 def test_stop_ends_a_server_whose_launcher_was_killed(archived_artifact, capsys):
