@@ -153,7 +153,7 @@ def delete_model(aiplatform: Any, name: str, actions: Actions) -> bool:
     Files that another model of the registry was uploaded from stay, and go with that one.
 
     Raises:
-      VertexError: the model is gone, and its files could not be deleted.
+      VertexError: the model is gone, and its files could not be deleted; or in a dry run, not be listed.
     """
     from google.api_core.exceptions import GoogleAPIError
 
@@ -173,6 +173,8 @@ def delete_model(aiplatform: Any, name: str, actions: Actions) -> bool:
             try:
                 actions.do(f"{prefix}: delete objects", _delete_objects, objects=_objects(prefix))
             except GoogleAPIError as error:
+                if actions.dry_run:
+                    raise VertexError(f"{prefix}: what would be deleted cannot be listed: {error}") from error
                 left.append(f"{prefix}: {error}; run gcloud storage rm --recursive {prefix}")
     if left:
         # Another run would not find them.
