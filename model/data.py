@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.features import FEATURES, LABEL, N_FEATURES
+from model.features import FEATURES, LABEL, N_FEATURES, TIME_INDEX
 
 SYNTHETIC: Final = "synthetic"
 BIGQUERY_SCHEME: Final = "bigquery://"
@@ -122,11 +122,17 @@ def _read_file(source: str) -> pa.Table:
         )
     try:
         if path.suffix.lower() == ".parquet":
-            return parquet.read_table(path)
+            # As a file: a directory reader would give up on a column that is there twice.
+            return parquet.ParquetFile(path).read()
         if path.suffix.lower() == ".csv":
-            return csv.read_csv(path)
-    except pa.ArrowInvalid as e:
-        raise DataError(f"--data {source}: {e}") from e
+            table = csv.read_csv(path)
+            # Arrow decodes the names of the columns only when they are asked for.
+            _ = table.column_names
+            return table
+    except UnicodeDecodeError as e:
+        raise DataError(f"--data {source}: the names of the columns are not UTF-8: {e}") from e
+    except (pa.ArrowException, OSError) as e:
+        raise DataError(f"--data {source}: cannot be read: {e}") from e
     raise DataError(f"--data {source}: expected a name that ends in .csv or .parquet")
 
 
@@ -134,13 +140,17 @@ def from_arrow(table: pa.Table, source: str) -> Dataset:
     """The dataset of a table in the ULB layout: Time, V1..V28, Amount, and Class when it is there.
 
     Raises:
-      DataError: a column is missing or not numeric, a value is null, NaN or infinite, a label not 0 or 1.
+      DataError: a column is missing, there twice, or not numeric, a value is null, NaN or infinite, a label
+        not 0 or 1.
     """
     missing = [name for name in FEATURES if name not in table.column_names]
     if missing:
         raise DataError(
             f"{source}: column(s) missing: {', '.join(missing)}; needed are Time, V1..V28, Amount"
         )
+    twice = [name for name in (*FEATURES, LABEL) if table.column_names.count(name) > 1]
+    if twice:
+        raise DataError(f"{source}: column(s) there more than once: {', '.join(twice)}; keep one of each")
     features = np.empty((table.num_rows, N_FEATURES), dtype=np.float32)
     for i, name in enumerate(FEATURES):
         features[:, i] = _column(table, name, source)
@@ -174,12 +184,18 @@ def _labels(table: pa.Table, source: str) -> npt.NDArray[np.int8]:
 
 
 def check_enough(dataset: Dataset) -> None:
-    """Raises DataError where there are fewer than MIN_NORMALS normal transactions."""
+    """Raises DataError where there are fewer than MIN_NORMALS normal transactions, or they are all equal."""
     n_normal = int(dataset.is_normal.sum())
     if n_normal < MIN_NORMALS:
         raise DataError(
             f"{n_normal} normal transactions are too few: at least {MIN_NORMALS} are needed to train and to "
             "calibrate the alert thresholds"
+        )
+    normals = np.delete(dataset.features[dataset.is_normal], TIME_INDEX, axis=1)
+    if not (normals != normals[0]).any():
+        raise DataError(
+            "columns V1..V28 and Amount do not vary among the normal transactions; there is nothing to learn "
+            "from equal rows"
         )
 
 
@@ -189,7 +205,7 @@ def split(dataset: Dataset, seed: int) -> Split:
     Equal rows stay together, so that no row of the test part has its copy in the training part.
 
     Raises:
-      DataError: fewer than MIN_NORMALS normal transactions.
+      DataError: fewer than MIN_NORMALS normal transactions, or equal ones only.
     """
     check_enough(dataset)
     rng = np.random.default_rng(seed)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,10 @@ from tqdm import tqdm
 
 from model import artifact, baselines, data, evaluation, fitting, metrics, plots, torchscript
 from model.thresholds import ScoreQuantiles, calibrate
+
+MIN_NORMALS: Final = 200
+"""Of data other than the training data. Half of them fit the baselines, whose covariances of 30 features need
+a few rows for each."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
     other data, half of the normals fit the baselines, and the other half and all frauds are judged.
 
     Raises:
-      DataError: the data has no labels, or lacks one of the classes.
+      DataError: the data has no labels, lacks one of the classes, or has fewer than MIN_NORMALS normals.
     """
     labels = required_labels(dataset)
     trained_on = (dataset, dataclasses.replace(dataset, labels=None))
@@ -63,6 +67,12 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
             dataset.features[parts.test],
             labels[parts.test],
             f"test part (seed {split_seed}) of the data that the model was trained on",
+        )
+    n_normal = int((labels == 0).sum())
+    if n_normal < MIN_NORMALS:
+        raise data.DataError(
+            f"--data has {n_normal} normal transactions (column Class 0), at least {MIN_NORMALS} are needed: "
+            "half of them fit the baselines, the others are judged"
         )
     normals = np.random.default_rng(seed).permutation(np.flatnonzero(labels == 0))
     fit, judged = np.array_split(normals, 2)

@@ -77,6 +77,40 @@ def test_a_broken_parquet_file_is_named(tmp_path):
         data.load(str(tmp_path / "rows.parquet"))
 
 
+def test_a_truncated_parquet_file_is_named(tmp_path):
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(table(2_000), path)
+    content = path.read_bytes()
+    # The footer is whole, what it points to is not.
+    path.write_bytes(content[:4] + b"\xff" * 3_000 + content[-8_000:])
+    with pytest.raises(DataError, match=r"rows.parquet: cannot be read"):
+        data.load(str(path))
+
+
+def test_a_header_that_is_not_utf_8_is_named(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"Time,V1,Betr\xe4ge\n1,2,3\n")
+    with pytest.raises(DataError, match=r"rows.csv: the names of the columns are not UTF-8"):
+        data.load(str(path))
+
+
+@pytest.mark.parametrize("name", ["V4", LABEL])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_column_that_is_there_twice_is_named(tmp_path, suffix, name):
+    content, path = table(), tmp_path / f"rows{suffix}"
+    content = content.append_column(name, content[name])
+    (csv.write_csv if suffix == ".csv" else parquet.write_table)(content, path)
+    with pytest.raises(DataError, match=rf"rows.*: column\(s\) there more than once: {name}"):
+        data.load(str(path))
+
+
+def test_equal_rows_are_refused():
+    rows = np.ones((6_000, 30), np.float32)
+    rows[:, 0] = np.arange(6_000)
+    with pytest.raises(DataError, match=r"V1\.\.V28 and Amount do not vary"):
+        data.check_enough(Dataset(rows, None))
+
+
 def test_a_bigquery_name_needs_three_parts():
     with pytest.raises(DataError, match=r"expected bigquery://project.dataset.table"):
         data.load("bigquery://dataset.table")

@@ -122,6 +122,15 @@ def test_data_without_labels_is_refused(trained_dir, other_data, tmp_path, capsy
     assert "no column Class" in capsys.readouterr().err
 
 
+def test_too_few_rows_are_refused(trained_dir, other_data, tmp_path, capsys):
+    path = tmp_path / "few.parquet"
+    rows = parquet.read_table(other_data)
+    frauds = np.flatnonzero(rows[LABEL].to_numpy())[:1]
+    parquet.write_table(rows.take(np.r_[np.flatnonzero(rows[LABEL].to_numpy() == 0)[:3], frauds]), path)
+    assert evaluate.main(["--model", str(trained_dir), "--data", str(path)]) == 2
+    assert "--data has 3 normal transactions (column Class 0), at least 200" in capsys.readouterr().err
+
+
 def test_a_missing_model_is_named(tmp_path, other_data, capsys):
     assert evaluate.main(["--model", str(tmp_path), "--data", other_data]) == 2
     assert "manifest.json" in capsys.readouterr().err
