@@ -211,7 +211,7 @@ def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifac
 
     Raises:
       ArtifactError: MODEL_FILE is not among the files, the manifest is not consistent, or `uri` cannot be
-        written to.
+        written to; where an upload failed it names the local directory in which the artifact is kept.
     """
     uri = str(uri)
     local_dir = _temporary_directory() if is_gcs(uri) else Path(uri)
@@ -227,19 +227,30 @@ def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifac
     except OSError as e:
         raise ArtifactError(f"{uri}: cannot be written: {e}") from e
     if is_gcs(uri):
-        _upload(local_dir, uri, [*manifest.files, MANIFEST_FILE])
+        try:
+            _upload(local_dir, uri, [*manifest.files, MANIFEST_FILE])
+        except Exception as e:
+            # Whatever went wrong, a training must not be lost with it.
+            kept = _keep(local_dir)
+            raise ArtifactUnavailableError(
+                f"{e}; the artifact is kept in {kept}: copy it with gcloud storage cp {kept}/* "
+                f"{uri.rstrip('/')}/"
+            ) from e
     return Artifact(uri=uri, manifest=manifest, local_dir=local_dir)
 
 
 def check_writable(uri: str | Path) -> None:
     """Makes the local directory `uri` when it is missing, and checks that files can be made in it.
 
-    Nothing is checked of gs:// here: whoever may write an object need not be allowed to ask about its bucket.
+    Of gs:// only the form and the credentials are checked: whoever may write an object need not be allowed to
+    ask about its bucket.
 
     Raises:
-      ArtifactError: it is no directory, or cannot be written to.
+      ArtifactError: it is no directory, cannot be written to, or names no bucket; there are no credentials.
     """
     if is_gcs(str(uri)):
+        with _storage_errors(str(uri)):
+            _bucket(str(uri))
         return
     try:
         Path(uri).mkdir(parents=True, exist_ok=True)
@@ -259,6 +270,14 @@ _TEMPORARY: list[tempfile.TemporaryDirectory[str]] = []
 """Kept alive until the interpreter ends, which removes them."""
 
 
+def _keep(local_dir: Path) -> Path:
+    """Moves the files of a temporary directory to one that nothing removes."""
+    kept = Path(tempfile.mkdtemp(prefix="model-artifact-kept-"))
+    for file in local_dir.iterdir():
+        shutil.move(file, kept / file.name)
+    return kept
+
+
 def _bucket(uri: str) -> tuple[Any, str]:
     """Bucket and prefix (without a slash at its end) of a gs:// URI."""
     # Deferred: a local artifact needs neither the client nor credentials.
@@ -267,7 +286,14 @@ def _bucket(uri: str) -> tuple[Any, str]:
     bucket, _, prefix = uri.removeprefix("gs://").partition("/")
     if not bucket:
         raise ArtifactError(f"{uri}: expected gs://bucket/prefix")
-    return storage.Client().bucket(bucket), prefix.strip("/")
+    try:
+        client = storage.Client()
+    except OSError as e:
+        raise ArtifactUnavailableError(f"{uri}: {e}; set GOOGLE_CLOUD_PROJECT") from e
+    try:
+        return client.bucket(bucket), prefix.strip("/")
+    except ValueError as e:
+        raise ArtifactError(f"{uri}: {e}; name a bucket as gs://bucket/prefix") from e
 
 
 def _blob_name(prefix: str, name: str) -> str:

@@ -198,3 +198,34 @@ def test_a_missing_object_on_cloud_storage_is_named(trained, storage):
         artifact.read("gs://some-bucket")
     with pytest.raises(ArtifactError, match="expected gs://bucket"):
         artifact.read("gs:///x")
+
+
+def test_a_failed_upload_keeps_the_artifact(trained, storage, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def refuse(*args: object) -> None:
+        raise artifact.ArtifactUnavailableError("gs://some-bucket/m: Cloud Storage: 403")
+
+    monkeypatch.setattr(artifact, "_upload", refuse)
+    with pytest.raises(artifact.ArtifactUnavailableError, match=r"403; the artifact is kept in ") as caught:
+        artifact.write("gs://some-bucket/m", trained.manifest, [trained.model_path])
+    kept = str(caught.value).split("kept in ")[1].split(":")[0]
+    assert artifact.verify(kept).model_version == trained.manifest.model_version
+
+
+def test_a_cloud_output_is_checked_before_anything_is_written(storage, monkeypatch):
+    artifact.check_writable("gs://some-bucket/models")
+    with pytest.raises(ArtifactError, match="expected gs://bucket"):
+        artifact.check_writable("gs://")
+    with pytest.raises(ArtifactError, match=r"gs://_x_/m: .*name a bucket"):
+        artifact.check_writable("gs://_x_/m")
+
+    def none(*args: object, **kwargs: object) -> None:
+        from google.auth.exceptions import DefaultCredentialsError
+
+        raise DefaultCredentialsError("no credentials")
+
+    monkeypatch.setattr("google.cloud.storage.Client", none)
+    with pytest.raises(artifact.ArtifactUnavailableError, match=r"gs://some-bucket/models: .*no credentials"):
+        artifact.check_writable("gs://some-bucket/models")
+    assert not storage
