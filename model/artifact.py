@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from model.features import FEATURES
-from model.thresholds import SEVERITIES, ScoreQuantiles
+from model.thresholds import SEVERITIES, ScoreQuantiles, severity_codes
 
 if TYPE_CHECKING:
     import torch
@@ -80,11 +80,11 @@ class Manifest:
 
         Raises:
           ArtifactError: not JSON, a field missing or of the wrong kind, another feature order, or thresholds
-            that do not cover the severities.
+            that do not cover the severities or are not finite and ascending.
         """
         try:
             raw = json.loads(text)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise ArtifactError(f"{MANIFEST_FILE} is not valid JSON: {e}") from e
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise ArtifactError(f"{MANIFEST_FILE}: expected an object with format {FORMAT}")
@@ -95,13 +95,14 @@ class Manifest:
                 features=tuple(raw["features"]),
                 thresholds={str(k): float(v) for k, v in raw["thresholds"].items()},
                 quantiles=ScoreQuantiles(
-                    tuple(raw["quantiles"]["probabilities"]), tuple(raw["quantiles"]["scores"])
+                    tuple(map(float, raw["quantiles"]["probabilities"])),
+                    tuple(map(float, raw["quantiles"]["scores"])),
                 ),
                 **{k: dict(raw[k]) for k in ("files", "training", "provenance", "figures", "versions")},
             )
         except KeyError as e:
             raise ArtifactError(f"{MANIFEST_FILE}: field {e.args[0]!r} is missing") from e
-        except (TypeError, ValueError, AttributeError) as e:
+        except (TypeError, ValueError, AttributeError, OverflowError) as e:
             raise ArtifactError(f"{MANIFEST_FILE}: {e}") from e
         manifest._check()
         return manifest
@@ -121,6 +122,10 @@ class Manifest:
         missing = [name for name in SEVERITIES[1:] if name not in self.thresholds]
         if missing:
             raise ArtifactError(f"{MANIFEST_FILE}: thresholds lack severity {', '.join(missing)}")
+        try:
+            severity_codes([], self.thresholds)
+        except ValueError as e:
+            raise ArtifactError(f"{MANIFEST_FILE}: {e}; train the model again") from e
         if MODEL_FILE not in self.files:
             raise ArtifactError(f"{MANIFEST_FILE}: files does not list {MODEL_FILE}")
         for name in self.files:

@@ -50,6 +50,10 @@ class ScoreQuantiles:
     def __post_init__(self) -> None:
         if len(self.probabilities) != len(self.scores) or len(self.scores) < 2:
             raise ValueError("quantiles: needs as many probabilities as scores, and two of them at least")
+        if not np.isfinite([*self.probabilities, *self.scores]).all():
+            raise ValueError("quantiles: probabilities and scores must be finite numbers")
+        if self.probabilities[0] < 0 or self.probabilities[-1] > 1:
+            raise ValueError("quantiles: probabilities must lie between 0 and 1")
         if np.any(np.diff(self.probabilities) <= 0) or np.any(np.diff(self.scores) < 0):
             raise ValueError("quantiles: probabilities must increase and scores must not decrease")
 
@@ -97,12 +101,14 @@ def severity_codes(scores: npt.ArrayLike, thresholds: Mapping[str, float]) -> np
       int8 [n]: 0 normal, 1 medium (score >= its threshold), 2 high.
 
     Raises:
-      ValueError: a severity lacks its threshold, or the thresholds do not ascend.
+      ValueError: a severity lacks its threshold, or the thresholds are not finite or do not ascend.
     """
     try:
         steps = [float(thresholds[name]) for name in SEVERITIES[1:]]
     except KeyError as e:
         raise ValueError(f"thresholds: no threshold for severity {e.args[0]!r}") from None
+    if not np.isfinite(steps).all():
+        raise ValueError(f"thresholds must be finite numbers, got {steps}")
     if not all(low <= high for low, high in itertools.pairwise(steps)):
         raise ValueError(f"thresholds must ascend from {SEVERITIES[1]} to {SEVERITIES[-1]}, got {steps}")
     values = np.asarray(scores)

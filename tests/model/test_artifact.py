@@ -79,6 +79,12 @@ def test_a_directory_without_manifest_says_how_to_train(tmp_path):
         ({"files": {}}, f"does not list {MODEL_FILE}"),
         ({"files": {MODEL_FILE: "0" * 64, "../secret": "0" * 64}}, "not a plain file name"),
         ({"quantiles": {"probabilities": [0.0, 1.0], "scores": [2.0, 1.0]}}, "must not decrease"),
+        ({"quantiles": {"probabilities": [0.0, 1.5], "scores": [1.0, 2.0]}}, "between 0 and 1"),
+        ({"quantiles": {"probabilities": [0.0, 1.0], "scores": [1.0, float("inf")]}}, "must be finite"),
+        ({"quantiles": {"probabilities": [[0.0], [1.0]], "scores": [1.0, 2.0]}}, "float"),
+        ({"thresholds": {"medium": 2.0, "high": 1.0}}, "must ascend"),
+        ({"thresholds": {"medium": float("nan"), "high": 1.0}}, "must be finite"),
+        ({"thresholds": {"medium": 1.0, "high": int("9" * 400)}}, "too large"),
         ({"format": 99}, "format 1"),
         ({"model_version": None}, "'model_version' is missing"),
     ],
@@ -89,7 +95,7 @@ def test_a_wrong_manifest_is_refused(copy, changes, text):
         artifact.read(copy)
 
 
-@pytest.mark.parametrize("text", [b"{", b"[]", b"\xff\xfe", b"null"])
+@pytest.mark.parametrize("text", [b"{", b"[]", b"\xff\xfe", b"null", b"[" * 100_000])
 def test_a_manifest_that_is_not_an_object_is_refused(copy, text):
     (copy / MANIFEST_FILE).write_bytes(text)
     with pytest.raises(ArtifactError, match=MANIFEST_FILE):
