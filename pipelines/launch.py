@@ -54,8 +54,9 @@ def parser() -> argparse.ArgumentParser:
             "--wait", action="store_true", help="follow the job to its end; Ctrl-C lets it run"
         )
         _add_common(group)
-    listing = actions.add_parser("list", help="show the jobs of the project")
+    listing = actions.add_parser("list", help="show the jobs that this launched")
     listing.add_argument("--active", action="store_true", help="those that have not ended")
+    listing.add_argument("--all", action="store_true", help="everybody's jobs in the project and region")
     _add_place(listing)
     for name, text in (
         ("drain", "end a streaming job after what it has read"),
@@ -160,7 +161,7 @@ def launch(job: JobRequest, client: Jobs) -> int:
 
 
 def _list(args: argparse.Namespace, client: Jobs) -> int:
-    found = client.listing(args.active)
+    found = client.listing(args.active) if args.all else client.mine(args.active)
     print(
         json.dumps([_dict(job, client) for job in found], indent=1) if args.format == "json" else table(found)
     )

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from google.api_core.client_options import ClientOptions
-from google.api_core.exceptions import Forbidden, MethodNotImplemented
+from google.api_core.exceptions import Forbidden, GoogleAPICallError, MethodNotImplemented
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
@@ -22,6 +22,7 @@ from model.features import FEATURES
 from pipelines import options
 from pipelines.cloud.look import (
     AGAIN,
+    BIGQUERY_PATIENCE,
     Finding,
     Look,
     bucket_of,
@@ -129,7 +130,7 @@ def check_dataset(
     command = f"python -m pipelines.resources create --project {project} --region {region} --dataset {name}"
     role = "roles/bigquery.metadataViewer"
     look = Look(f"dataset {dataset}", command, "bigquery.datasets.get", role, project)
-    _, failed = look.up(lambda: clients.bigquery.get_dataset(dataset))
+    _, failed = look.up(lambda: clients.bigquery.get_dataset(dataset, **BIGQUERY_PATIENCE))
     if failed:
         return failed
     findings = [Finding(f"dataset {dataset}")]
@@ -143,7 +144,7 @@ def _check_table(
 ) -> list[Finding]:
     project = project_of(name)
     look = Look(f"table {name}", command, "bigquery.tables.get", "roles/bigquery.metadataViewer", project)
-    found, failed = look.up(lambda: clients.bigquery.get_table(name))
+    found, failed = look.up(lambda: clients.bigquery.get_table(name, **BIGQUERY_PATIENCE))
     if failed and create and failed[0].problem == "does not exist":
         return [Finding(look.what, "note", "does not exist, and will be created at launch")]
     if failed:
@@ -165,7 +166,7 @@ def check_input_table(clients: Clients, name: str) -> list[Finding]:
     project = project_of(name)
     look = Look(f"table {name}", "give another --input_table", "bigquery.tables.get",
                 "roles/bigquery.dataViewer", project)  # fmt: skip
-    found, failed = look.up(lambda: clients.bigquery.get_table(name))
+    found, failed = look.up(lambda: clients.bigquery.get_table(name, **BIGQUERY_PATIENCE))
     if failed:
         return failed
     columns = {field.name.lower() for field in found.schema}
@@ -315,6 +316,16 @@ def check_template(clients: Clients, uri: str, flags: Sequence[str]) -> list[Fin
         problem = f"does not know {', '.join(unknown)}: it was built from another version"
         return [Finding(what, "failed", problem, build)]
     return [Finding(f"{what}, image {spec.get('image')}")]
+
+
+def template_image(clients: Clients, uri: str) -> str:
+    """The image that a template's container spec names; "" where that cannot be read."""
+    bucket = bucket_of(uri)
+    blob = clients.storage.bucket(bucket.removeprefix("gs://")).blob(uri.removeprefix(f"{bucket}/"))
+    try:
+        return str(json.loads(blob.download_as_bytes())["image"])
+    except (GoogleAPICallError, GoogleAuthError, *UNREACHABLE, ValueError, KeyError, TypeError):
+        return ""
 
 
 def check_project(project: str) -> list[Finding]:

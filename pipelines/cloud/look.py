@@ -20,12 +20,19 @@ from google.api_core.exceptions import (
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import AuthorizedSession
+from google.cloud import bigquery
 
 from pipelines.resources.base import LOGIN, UNREACHABLE
 from pipelines.resources.gcloud import Gcloud, GcloudError
 from transforms.clients import is_loopback
 
 AGAIN: Final = "check the network and https://status.cloud.google.com, and run this again"
+
+BIGQUERY_PATIENCE: Final[dict[str, Any]] = {
+    "retry": bigquery.DEFAULT_RETRY.with_timeout(20.0),
+    "timeout": 20.0,
+}
+"""For one question to BigQuery, whose client alone would ask for ten minutes, without a word."""
 
 _SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
 _DISABLED: Final = ("SERVICE_DISABLED", "has not been used in project")

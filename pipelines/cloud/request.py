@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("project")
     group.add_argument("--project", required=True, help="Google Cloud project id. Example: my-project")
     group.add_argument("--region", default="us-central1", help="default: %(default)s")
-    group.add_argument("--bucket", default="", help="without gs:// (default: PROJECT-anomaly)")
+    group.add_argument("--bucket", default="", help="without gs:// (default: PREFIX, PROJECT and -anomaly)")
     group.add_argument("--dataset", default="anomaly", help="BigQuery dataset (default: %(default)s)")
     group.add_argument("--prefix", default="", help="as given to pipelines.resources. Example: staging-")
     jobs.add_endpoint_argument(group)

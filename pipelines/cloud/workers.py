@@ -10,16 +10,18 @@ from typing import Final
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.exceptions import GoogleAuthError
 
-from pipelines.cloud.look import Finding
+from pipelines.cloud.checks import template_image
+from pipelines.cloud.look import BIGQUERY_PATIENCE, Finding
 from pipelines.cloud.request import JobRequest
 from pipelines.resources.accounts import Role, ServiceAccount, Target
-from pipelines.resources.base import Clients
+from pipelines.resources.base import UNREACHABLE, Clients
 from pipelines.resources.gcloud import Gcloud, GcloudError
 from pipelines.resources.tables import may_write
 
 _WIDER: Final = {
     "roles/pubsub.subscriber": ("roles/pubsub.editor", "roles/pubsub.admin"),
     "roles/pubsub.publisher": ("roles/pubsub.editor", "roles/pubsub.admin"),
+    "roles/pubsub.viewer": ("roles/pubsub.editor", "roles/pubsub.admin", "roles/viewer"),
     "roles/pubsub.editor": ("roles/pubsub.admin",),
     "roles/storage.objectAdmin": ("roles/storage.admin",),
     "roles/storage.objectViewer": ("roles/storage.objectAdmin", "roles/storage.admin"),
@@ -36,8 +38,13 @@ _IMAGE: Final = re.compile(
 )
 
 
-def needed(request: JobRequest) -> list[Role]:
-    """The roles that the account needs for this job, each on the narrowest thing."""
+def needed(request: JobRequest, image: str = "") -> list[Role]:
+    """The roles that the account needs for this job, each on the narrowest thing.
+
+    Args:
+      request: the job.
+      image: of the template, for a job that names none.
+    """
     member = f"serviceAccount:{request.args.service_account_email}"
     own = request.args.project
     found: dict[tuple[str, str, str], Role] = {}
@@ -60,11 +67,13 @@ def needed(request: JobRequest) -> list[Role]:
     if getattr(args, "subscription", None):
         _, project, _, name = args.subscription.split("/")
         need("pubsub.subscriber", "subscription", name, project)
+        need("pubsub.viewer", "subscription", name, project)  # Dataflow looks it up
     if getattr(args, "topic", None):  # Dataflow makes a subscription for the job
         need("pubsub.editor", "project", args.topic.split("/")[1])
     if getattr(args, "alert_topic", None):
         _, project, _, name = args.alert_topic.split("/")
         need("pubsub.publisher", "topic", name, project)
+        need("pubsub.viewer", "topic", name, project)
     written = (request.args.temp_location, request.args.staging_location, args.output or "")
     for uri in written:
         if uri.startswith("gs://"):
@@ -79,9 +88,11 @@ def needed(request: JobRequest) -> list[Role]:
         need("bigquery.jobUser", "project", own)
     if getattr(args, "scorer", "") == "vertex":
         need("aiplatform.user", "project", args.vertex_endpoint.split("/")[1])
-    image = _IMAGE.fullmatch(request.args.image or "")
-    if image:
-        need("artifactregistry.reader", "repository", image["repository"], image["project"], image["region"])
+    for name in {request.args.image or image, image}:  # the launcher pulls the template's in any case
+        parts = _IMAGE.fullmatch(name)
+        if parts:
+            repository = (parts["repository"], parts["project"], parts["region"])
+            need("artifactregistry.reader", "repository", *repository)
     return list(found.values())
 
 
@@ -92,9 +103,10 @@ def check_worker(clients: Clients, request: JobRequest) -> list[Finding]:
     if not Gcloud.available():
         return [Finding(what, "note", "not checked, its roles neither: no gcloud on the PATH")]
     create = f"python -m pipelines.resources create --project {request.args.project}"
+    image = template_image(clients, request.args.template) if request.args.via == "flex" else ""
     # gcloud takes a second or more for each question; the same question is asked once.
     with ThreadPoolExecutor(_THREADS) as pool:
-        roles = pool.map(lambda role: _check_role(clients, role), needed(request))
+        roles = pool.map(lambda role: _check_role(clients, role), needed(request, image))
         try:
             state = ServiceAccount(account).inspect(clients)
         except GcloudError as error:
@@ -115,9 +127,9 @@ def _check_dataset(clients: Clients, request: JobRequest) -> list[Finding]:
     role = "roles/bigquery.dataEditor"
     what = f"{role} on dataset {dataset} for the workers"
     try:
-        if may_write(clients.bigquery.get_dataset(dataset), account):
+        if may_write(clients.bigquery.get_dataset(dataset, **BIGQUERY_PATIENCE), account):
             return [Finding(what)]
-    except (GoogleAPICallError, GoogleAuthError):
+    except (GoogleAPICallError, GoogleAuthError, *UNREACHABLE):
         return []  # checks.check_dataset tells why
     project = dataset.rpartition(".")[0]
     on_project = Role(

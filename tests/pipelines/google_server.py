@@ -21,6 +21,9 @@ from google.cloud.dataflow_v1beta3 import JobState
 
 from tests.pipelines.storage_server import Raw, Refusal, Request, Storage
 
+OVER = ("JOB_STATE_DONE", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_DRAINED", "JOB_STATE_UPDATED")
+"""States that a job never leaves."""
+
 
 def not_found(what: str) -> Refusal:
     return Refusal(404, "NOT_FOUND", f"{what} not found")
@@ -174,9 +177,8 @@ class Google:
         found = [
             j for j in self.jobs.values() if not match["location"] or j["location"] in (match["location"], "")
         ]
-        over = ("JOB_STATE_DONE", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_DRAINED")
         if query.get("filter") in ("ACTIVE", "3"):
-            found = [job for job in found if job["currentState"] not in over]
+            found = [job for job in found if job["currentState"] not in OVER]
         # Dataflow's lists are summaries: labels and options are told by a job alone.
         hidden = ("labels", "environment", "jobMetadata", "tempFiles")
         return {"jobs": [{k: v for k, v in job.items() if k not in hidden} for job in found]}
@@ -185,6 +187,8 @@ class Google:
         if self.failures:
             raise self.failures.pop(0)
         job = self._job(match)
+        if job["currentState"] in OVER:
+            return job
         wanted = job.get("requestedState")
         course = (wanted.replace("ED", "ING"), wanted) if wanted else self.course
         at = course.index(job["currentState"]) if job["currentState"] in course else -1

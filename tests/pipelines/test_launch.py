@@ -276,13 +276,17 @@ def test_wait_tells_a_failed_job_by_its_exit_code(google: Google, capsys):
 
 
 def test_list_status_drain_and_cancel(google: Google, capsys):
-    google.add_job({"name": "old", "currentState": "JOB_STATE_DONE", "type": "JOB_TYPE_BATCH"})
-    stream = {"name": "stream", "currentState": "JOB_STATE_RUNNING", "type": "JOB_TYPE_STREAMING"}
+    ours = {"labels": {"app": "transaction-anomaly"}}
+    google.add_job({"name": "old", "currentState": "JOB_STATE_DONE", "type": "JOB_TYPE_BATCH"} | ours)
+    stream = {"name": "stream", "currentState": "JOB_STATE_RUNNING", "type": "JOB_TYPE_STREAMING"} | ours
     google.add_job(stream)
-    google.add_job({"name": "load", "currentState": "JOB_STATE_RUNNING", "type": "JOB_TYPE_BATCH"})
+    google.add_job({"name": "load", "currentState": "JOB_STATE_RUNNING", "type": "JOB_TYPE_BATCH"} | ours)
+    google.add_job({"name": "theirs", "currentState": "JOB_STATE_RUNNING", "type": "JOB_TYPE_BATCH"})
     assert run(google, "list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[4] for line in lines[1:]] == ["load", "stream", "old"]
+    assert run(google, "list", "--all") == 0
+    assert "theirs" in capsys.readouterr().out
     assert run(google, "list", "--active", "--format=json") == 0
     assert [job["name"] for job in json.loads(capsys.readouterr().out)] == ["load", "stream"]
 

@@ -7,6 +7,7 @@ from google.cloud import bigquery
 
 from pipelines.cloud import workers
 from pipelines.resources.base import Clients
+from templates import build
 from tests.pipelines.google_server import Google
 from tests.pipelines.test_preflight import BUCKET, job, only
 
@@ -16,7 +17,9 @@ def test_the_workers_need_roles_for_what_the_job_touches_and_no_more():
     assert needed == {
         ("roles/dataflow.worker", "project", "local-project"),
         ("roles/pubsub.subscriber", "subscription", "transactions-pipeline"),
+        ("roles/pubsub.viewer", "subscription", "transactions-pipeline"),
         ("roles/pubsub.publisher", "topic", "alerts"),
+        ("roles/pubsub.viewer", "topic", "alerts"),
         ("roles/storage.objectAdmin", "bucket", f"gs://{BUCKET}"),
     }
     image = "--image=europe-west1-docker.pkg.dev/other-project/images/pipelines:1"
@@ -31,7 +34,9 @@ def test_the_workers_need_roles_for_what_the_job_touches_and_no_more():
 
 
 @pytest.mark.integration
-def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud):
+def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud, monkeypatch):
+    # The emulator does not tell who may write a dataset, so with one it is not asked.
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:1")
     stream = job("streaming")
     member = f"serviceAccount:{stream.args.service_account_email}"
     finding = only(workers.check_worker(Clients("local-project"), stream))
@@ -41,6 +46,8 @@ def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud)
     )
     google.accounts.add(stream.args.service_account_email)
     google.storage.buckets[BUCKET] = {"name": BUCKET}
+    image = "us-central1-docker.pkg.dev/local-project/anomaly/pipelines:v1"
+    build.upload(Clients("local-project"), f"gs://{BUCKET}", image)
     google.policies["projects/local-project"] = {
         "bindings": [{"role": "roles/dataflow.worker", "members": [member]}]
     }
@@ -52,7 +59,8 @@ def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud)
     assert found.pop("roles/dataflow.worker on project local-project for the workers").status == "ok"
     assert found.pop(f"roles/storage.objectAdmin on bucket gs://{BUCKET} for the workers").status == "ok"
     assert found.pop(f"service account {stream.args.service_account_email}").status == "ok"
-    assert [finding.status for finding in found.values()] == ["failed", "failed"]
+    assert [finding.status for finding in found.values()] == ["failed"] * 5
+    assert "roles/artifactregistry.reader on repository anomaly for the workers" in found
     assert found["roles/pubsub.publisher on topic alerts for the workers"].remedy == (
         "gcloud pubsub topics add-iam-policy-binding alerts --project=local-project "
         f"--member={member} --role=roles/pubsub.publisher"
@@ -72,7 +80,7 @@ class Datasets:
         self.found = bigquery.Dataset("local-project.anomaly")
         self.found.access_entries = list(entries)
 
-    def get_dataset(self, name: str) -> bigquery.Dataset:
+    def get_dataset(self, name: str, **patience: object) -> bigquery.Dataset:
         assert name == "local-project.anomaly"
         return self.found
 
