@@ -153,10 +153,25 @@ class Artifact:
         return self.local_dir / MODEL_FILE
 
     def load_model(self, freeze: bool = True, device: str = "cpu") -> torch.jit.ScriptModule:
-        """Loads the TorchScript module in eval mode; see `model.torchscript.load`."""
+        """Loads the TorchScript module in eval mode; see `model.torchscript.load`.
+
+        Raises:
+          ArtifactError: the file is no TorchScript module with `forward` and `score`.
+        """
         # Deferred: reading a manifest must not cost the import of torch.
         from model import torchscript
 
+        try:
+            # Unfrozen first: freezing a module without `score` fails in words that name no cause.
+            module = torchscript.load(self.model_path, freeze=False, device="cpu")
+        except RuntimeError as e:
+            raise ArtifactError(f"{self.uri}: {MODEL_FILE} is no TorchScript module: {e}") from e
+        missing = [name for name in torchscript.METHODS if not hasattr(module, name)]
+        if missing:
+            raise ArtifactError(
+                f"{self.uri}: the module in {MODEL_FILE} has no method {' and no '.join(missing)}; train it "
+                "with python -m model.train"
+            )
         return torchscript.load(self.model_path, freeze=freeze, device=device)
 
 

@@ -102,6 +102,21 @@ def test_a_manifest_that_is_not_an_object_is_refused(copy, text):
         artifact.read(copy)
 
 
+def test_a_file_that_is_no_module_is_named(trained, tmp_path):
+    (tmp_path / MODEL_FILE).write_bytes(b"garbage")
+    written = artifact.write(tmp_path / "out", trained.manifest, [tmp_path / MODEL_FILE])
+    with pytest.raises(ArtifactError, match=f"{MODEL_FILE} is no TorchScript module"):
+        written.load_model()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
+def test_a_foreign_module_is_named(trained, tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(30, 1)), tmp_path / MODEL_FILE)
+    written = artifact.write(tmp_path / "out", trained.manifest, [tmp_path / MODEL_FILE])
+    with pytest.raises(ArtifactError, match=f"module in {MODEL_FILE} has no method score"):
+        written.load_model()
+
+
 def test_write_needs_the_model_file(trained, tmp_path):
     other = tmp_path / "notes.txt"
     other.write_text("x")
