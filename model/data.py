@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.features import FEATURES, LABEL, N_FEATURES, TIME_INDEX
+from model.thresholds import MIN_CALIBRATION_ROWS
 
 SYNTHETIC: Final = "synthetic"
 BIGQUERY_SCHEME: Final = "bigquery://"
@@ -205,7 +206,8 @@ def split(dataset: Dataset, seed: int) -> Split:
     Equal rows stay together, so that no row of the test part has its copy in the training part.
 
     Raises:
-      DataError: fewer than MIN_NORMALS normal transactions, or equal ones only.
+      DataError: fewer than MIN_NORMALS normal transactions, equal ones only, or so many copies that fewer
+        than MIN_CALIBRATION_ROWS normals come into the validation part.
     """
     check_enough(dataset)
     rng = np.random.default_rng(seed)
@@ -219,4 +221,11 @@ def split(dataset: Dataset, seed: int) -> Split:
         part_of_group[groups] = rng.permutation(parts)
     part = part_of_group[group]
     train, validation, test = (np.flatnonzero(part == i) for i in range(3))
+    n_calibration = int(dataset.is_normal[validation].sum())
+    if n_calibration < MIN_CALIBRATION_ROWS:
+        raise DataError(
+            f"{n_calibration} normal transactions are left to calibrate the alert thresholds, at least "
+            f"{MIN_CALIBRATION_ROWS} are needed: equal rows stay together in a split, and there are only "
+            f"{len(part_of_group)} different ones; give more data or remove the copies"
+        )
     return Split(train, validation, test)

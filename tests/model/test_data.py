@@ -149,6 +149,14 @@ def test_too_few_normals_are_refused():
         data.split(rows_of(5_199), seed=0)
 
 
+def test_too_few_rows_to_calibrate_with_are_refused():
+    """Half of the rows are one and the same, which is in one part only."""
+    rows = rows_of(6_000)
+    rows.features[:3_000] = rows.features[0]
+    with pytest.raises(DataError, match=r"left to calibrate .* at least 1000 .* only 3001 different"):
+        data.split(Dataset(rows.features, None), seed=0)
+
+
 def test_fingerprint_knows_the_data_again():
     assert data.fingerprint(rows_of()) == data.fingerprint(rows_of())
     assert data.fingerprint(rows_of()) != data.fingerprint(rows_of(seed=1))
