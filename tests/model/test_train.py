@@ -13,7 +13,9 @@ from pyarrow import parquet
 from model import artifact, data, evaluation, fitting, package, torchscript, train
 from model.features import FEATURES, LABEL
 from model.network import TransactionAutoencoder
+from model.thresholds import ALERT_BUDGETS
 from publisher.generator import TransactionGenerator
+from tests.model.conftest import ROWS
 
 
 def write(path: Path, n: int, label: bool = True, **replaced: np.ndarray) -> str:
@@ -123,6 +125,17 @@ def test_thresholds_hold_on_the_test_part(trained):
     """2,400 test normals: 0.5 % of them are 12."""
     shares = trained.manifest.figures["alert_share_of_test_normals"]
     assert shares["high"] <= shares["medium"] <= 0.015
+    assert shares["medium"] > 0
+
+
+def test_thresholds_are_quantiles_of_the_validation_scores(trained, module):
+    dataset = data.load(data.SYNTHETIC, rows=ROWS)
+    validation = data.split(dataset, 0).validation
+    scores = evaluation.anomaly_scores(module, dataset.features[validation[dataset.labels[validation] == 0]])
+    for name, budget in ALERT_BUDGETS.items():
+        expected = np.quantile(scores, 1 - budget)
+        assert trained.manifest.thresholds[name] == pytest.approx(expected, rel=1e-4)
+        assert (scores >= trained.manifest.thresholds[name]).mean() == pytest.approx(budget, abs=1e-3)
 
 
 def test_json_output_is_the_manifest(trained, tmp_path, capsys, monkeypatch):
