@@ -24,8 +24,8 @@ from model import artifact, baselines, data, evaluation, fitting, metrics, plots
 from model.thresholds import ScoreQuantiles, calibrate
 
 MIN_NORMALS: Final = 200
-"""Of data other than the training data. Half of them fit the baselines, whose covariances of 30 features need
-a few rows for each."""
+"""Of data not recognised as the training data. Half of them fit the baselines, whose covariances of 30 features
+need a few rows for each."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,12 @@ class Rows:
 
 
 def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -> Rows:
-    """The rows to judge a model on, none of which it was trained on as far as its manifest tells.
+    """The rows to judge a model on; none of them was trained on where the whole training data is recognised.
 
     On the data that the model was trained on, these are the test part of the same split, and the baselines
     are fitted to its training part; the same where it was trained on these rows without their labels. On
-    other data, half of the normals fit the baselines, and the other half and all frauds are judged.
+    other data, half of the normals fit the baselines, and the other half and all frauds are judged. A part of
+    the training data, or more than it, is not recognised: the manifest has a fingerprint of the whole alone.
 
     Raises:
       DataError: the data has no labels, lacks one of the classes, or has fewer than MIN_NORMALS normals.
@@ -81,7 +82,8 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
         dataset.features[fit],
         dataset.features[judged],
         labels[judged],
-        "data other than the training data: half of its normals and all its frauds",
+        "data not recognised as the training data (rows of it may be among them): half of its normals "
+        "and all its frauds",
     )
 
 

@@ -65,6 +65,7 @@ def test_other_data_keeps_fitted_and_judged_normals_apart(trained, other_data):
     judged = rows.rows[rows.labels == 0]
     assert len(rows.fit) + len(judged) == (dataset.labels == 0).sum()
     assert rows.labels.sum() == dataset.labels.sum()
+    assert "not recognised as the training data (rows of it may be among them)" in rows.description
     assert not {row.tobytes() for row in rows.fit} & {row.tobytes() for row in judged}
 
 
