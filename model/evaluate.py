@@ -24,8 +24,8 @@ from model import artifact, baselines, data, evaluation, fitting, metrics, plots
 from model.thresholds import ScoreQuantiles, calibrate
 
 MIN_NORMALS: Final = 200
-"""Of data not recognised as the training data. Half of them fit the baselines, whose covariances of 30 features
-need a few rows for each."""
+"""Of data not recognised as the training data. Half of them fit the baselines, whose covariances of 30
+features need a few rows for each."""
 
 
 @dataclass(frozen=True)
