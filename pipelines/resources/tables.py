@@ -83,11 +83,15 @@ class Dataset(Resource):
         return clients.local_bigquery or has_label(clients.bigquery.get_dataset(self.name).labels)
 
     def delete(self, clients: Clients) -> None:
-        """Removes the dataset where nothing is left in it."""
-        if any(clients.bigquery.list_tables(self.name)):
+        """Removes the dataset where nothing is left in it but the notes of pipelines.replay."""
+        notes = tables.replayed_records_table()
+        left = {table.table_id for table in clients.bigquery.list_tables(self.name)}
+        if left - {notes.name, notes.view}:
             raise StaysError(
                 f"dataset {self.name}: it holds other tables. Remove them, or keep it with --keep-tables."
             )
+        for name in (notes.view, notes.name):
+            clients.bigquery.delete_table(f"{self.name}.{name}", not_found_ok=True)
         clients.bigquery.delete_dataset(self.name, not_found_ok=True)
 
     def remedy(self) -> str:

@@ -6,6 +6,7 @@ import json
 import shlex
 
 import pytest
+from google.api_core.exceptions import NotFound
 from google.cloud import bigquery
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 
@@ -300,6 +301,16 @@ def test_delete_goes_on_past_a_dataset_that_holds_other_tables(stack, capsys):
     assert set(done.values()) == {"deleted"}
     assert "Not deleted: dataset local-project.resources: it holds other tables" in said.err
     client.delete_table("local-project.resources.theirs")
+
+
+@pytest.mark.integration
+def test_delete_takes_the_notes_of_replays_along(stack, capsys):
+    run(capsys, "create", "--emulators")
+    client = bigquery.Client("local-project", client_options={"api_endpoint": stack.bigquery})
+    tables.create_tables(client, "local-project.resources", [tables.replayed_records_table()])
+    assert main(["delete", *FLAGS, "--format=json", "--emulators", "--yes"]) == 0
+    with pytest.raises(NotFound):
+        client.get_dataset("local-project.resources")
 
 
 # A project
