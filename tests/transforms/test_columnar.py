@@ -173,7 +173,7 @@ class TestToTransactions:
             {"account_id": pa.array(["a", "a", "b"]).dictionary_encode()},
             {"notes": pa.array([1, 2, 3]).dictionary_encode(), "nested": [{"V1": "x"}] * 3},
         ],
-        ids=str,
+        ids=" ".join,
     )
     def test_what_it_takes_passes_the_check_of_columns_alone(self, columns):
         assert to_transactions(ulb(**columns), NOW)
