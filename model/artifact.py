@@ -162,8 +162,8 @@ class Artifact:
         from model import torchscript
 
         try:
-            # Unfrozen first: freezing a module without `score` fails in words that name no cause.
-            module = torchscript.load(self.model_path, freeze=False, device="cpu")
+            # Frozen below: freezing a module without `score` fails in words that name no cause.
+            module = torchscript.load(self.model_path, freeze=False, device=device)
         except RuntimeError as e:
             raise ArtifactError(f"{self.uri}: {MODEL_FILE} is no TorchScript module: {e}") from e
         missing = [name for name in torchscript.METHODS if not hasattr(module, name)]
@@ -172,7 +172,7 @@ class Artifact:
                 f"{self.uri}: the module in {MODEL_FILE} has no method {' and no '.join(missing)}; train it "
                 "with python -m model.train"
             )
-        return torchscript.load(self.model_path, freeze=freeze, device=device)
+        return torchscript.frozen(module) if freeze else module
 
 
 def sha256(path: Path) -> str:

@@ -57,4 +57,10 @@ def load(path: str | os.PathLike[str], freeze: bool = True, device: str = "cpu")
     """
     with _quiet():
         module = torch.jit.load(os.fspath(path), map_location=device).eval()
-        return torch.jit.freeze(module, preserved_attrs=["score"]) if freeze else module
+    return frozen(module) if freeze else module
+
+
+def frozen(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """A loaded module with its weights inlined as constants; `forward` and `score` are kept."""
+    with _quiet():
+        return torch.jit.freeze(module, preserved_attrs=["score"])
