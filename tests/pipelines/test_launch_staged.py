@@ -1,18 +1,17 @@
 """The real DataflowRunner submits both pipelines; what it staged then runs in a fresh environment.
 
-The fresh environment has the packages of templates/requirements.txt in their locked versions, file by file
-through links to what is installed here, and of the project only the staged package. STAGED_PYTHON names
+The fresh environment has what setup.py requires in the versions of constraints.txt, file by file through
+links to what is installed here, and of the project only the staged package. On the image's Python these are
+the packages of templates/requirements.txt, no more and no fewer. STAGED_PYTHON names
 another one, such as one into which templates/requirements.txt was installed from the registry by hash.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -22,17 +21,22 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.portability.api import beam_runner_api_pb2 as proto
 from google.cloud.dataflow_v1beta3.types import Job
 from google.cloud.pubsub_v1 import PublisherClient
 from google.protobuf import json_format
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from pipelines import batch, launch, streaming
+from pipelines.cloud import versions
 from pipelines.local.endpoints import Endpoints
 from pipelines.local.runner import LocalStreamingRunner, run_until_drained
+from templates import lock
 from tests.pipelines.google_server import Google
-from tests.templates.test_image import LOCKED
+from tests.templates.test_image import LOCKED, pinned
 from transforms import metrics
 from transforms.clients import BigQueryEndpoints
 
@@ -55,9 +59,26 @@ def payloads(count: int = 40) -> list[bytes]:
     return [*(json.dumps(row).encode() for row in rows), b'{"features": [1, 2]}']
 
 
-def plain(name: str) -> str:
-    """The name of a package in the one spelling that all others mean."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+def required(project: str) -> dict[str, metadata.Distribution]:
+    """Everything that a project requires on this interpreter, directly or not, by canonical name.
+
+    The lock holds for the image's Python and for torch without CUDA. Another interpreter or another build
+    of torch requires more or less, and its packages' metadata say what.
+    """
+    reached: dict[str, metadata.Distribution] = {}
+    todo = [(project, "")]
+    seen = set(todo)
+    while todo:
+        name, extra = todo.pop()
+        reached[name] = metadata.distribution(name)
+        for requirement in map(Requirement, reached[name].requires or ()):
+            if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+                continue
+            wanted = {(canonicalize_name(requirement.name), more) for more in ("", *requirement.extras)}
+            todo += wanted - seen
+            seen |= wanted
+    del reached[project]
+    return reached
 
 
 def link(distribution: metadata.Distribution, packages: Path) -> None:
@@ -79,25 +100,21 @@ def fresh_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("fresh") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
     (packages,) = place.glob("lib/python*/site-packages")
-    for name, version in LOCKED.items():
-        installed = metadata.distribution(name)
-        # Another build of torch will do; it brings its libraries along as packages of their own.
-        assert installed.version.partition("+")[0] == version.partition("+")[0], (
-            f"{name} is {installed.version} here and {version} in templates/requirements.txt"
-        )
-        link(installed, packages)
-        if installed.version != version:
-            wanted = {re.split(r"[^\w-]", line)[0] for line in installed.requires or ()}
-            for extra in {plain(name) for name in wanted} - {plain(name) for name in LOCKED}:
-                with contextlib.suppress(metadata.PackageNotFoundError):
-                    link(metadata.distribution(extra), packages)
+    distributions = required("beam-transaction-anomaly")
+    here = pinned(f"{sys.version_info.major}.{sys.version_info.minor}")
+    for name, distribution in distributions.items():
+        # Another build of torch will do: its version differs by what follows the plus sign.
+        installed, pin = distribution.version.partition("+")[0], here.get(name)
+        assert pin in (None, installed), f"{name} is {installed} here and {pin} in constraints.txt"
+        link(distribution, packages)
     python = place / "bin" / "python"
     listing = "from importlib import metadata; print(*(d.name for d in metadata.distributions()))"
-    seen = subprocess.run(
+    listed = subprocess.run(
         [python, "-I", "-c", listing], cwd=place, capture_output=True, text=True, check=True
     )
-    found = {plain(name) for name in seen.stdout.split()}
-    assert {name for name in found if not name.startswith(("nvidia-", "triton"))} == set(map(plain, LOCKED))
+    assert {canonicalize_name(name) for name in listed.stdout.split()} == distributions.keys()
+    if versions.here()[0] == lock.PYTHON and not torch.version.cuda:
+        assert distributions.keys() == LOCKED.keys()
     return python
 
 

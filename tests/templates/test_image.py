@@ -8,6 +8,8 @@ from pathlib import Path
 import apache_beam
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from templates import lock
 
@@ -17,15 +19,18 @@ _REQUIREMENT = re.compile(
     r"^([A-Za-z0-9._-]+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE
 )
 LOCKED = {
-    name.lower().replace("_", "-"): version
-    for name, version, _ in _REQUIREMENT.findall(lock.OUTPUT.read_text())
+    canonicalize_name(name): version for name, version, _ in _REQUIREMENT.findall(lock.OUTPUT.read_text())
 }
 
 
-def pinned() -> dict[str, str]:
+def pinned(python: str = lock.PYTHON) -> dict[str, str]:
+    """The pins of constraints.txt that hold on a version of Python, the image's by default."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pairs = (line.split("==") for line in lines if "==" in line)
-    return {name.lower().replace("_", "-").replace(".", "-"): version for name, version in pairs}
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    holding = [pin for pin in pins if not pin.marker or pin.marker.evaluate({"python_version": python})]
+    names = [canonicalize_name(pin.name) for pin in holding]
+    assert len(set(names)) == len(names), "a package is pinned twice"
+    return {name: str(pin.specifier).removeprefix("==") for name, pin in zip(names, holding, strict=True)}
 
 
 def test_launcher_worker_and_tests_have_the_same_beam():
@@ -47,11 +52,16 @@ def test_every_requirement_has_a_hash_and_the_version_that_the_tests_run_with():
     assert len(LOCKED) == len(re.findall(r"^[A-Za-z0-9][^\n]*==", text, re.M)) > 100
     versions = pinned()
     differing = {
-        name: (version, versions.get(name.replace(".", "-")))
+        name: (version, versions.get(name))
         for name, version in LOCKED.items()
-        if name not in ("torch", "setuptools") and version != versions.get(name.replace(".", "-"))
+        if name not in ("torch", "setuptools") and version != versions.get(name)
     }
     assert differing == {}
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_each_python_has_one_pin_a_package(python):
+    assert pinned(python).keys() == pinned().keys()
 
 
 def test_torch_is_the_build_without_cuda():
@@ -63,7 +73,7 @@ def test_torch_is_the_build_without_cuda():
 def test_what_setup_py_requires_is_locked():
     block = (ROOT / "setup.py").read_text().partition("install_requires=[")[2].partition("]\n")[0]
     block = block.partition("extras_require")[0]
-    required = {name.lower() for name in re.findall(r'"([A-Za-z0-9_-]+)(?:\[gcp)?', block)}
+    required = {canonicalize_name(name) for name in re.findall(r'"([A-Za-z0-9_-]+)(?:\[gcp)?', block)}
     assert required >= {"apache-beam", "torch", "msgspec", "jsonschema"}
     assert required - set(LOCKED) == set()
 
