@@ -4,6 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOMS = ("cloud", "local", "model", "operations", "pipelines", "publisher", "templates", "transforms")
 EXPORT = ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "onnxscript>=0.5,<1"]
 
 setup(
@@ -14,18 +15,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=find_packages(
-        include=[
-            f"{name}{suffix}"
-            for name in ("pipelines", "transforms", "model", "publisher", "templates")
-            for suffix in ("", ".*")
-        ]
-    ),
+    packages=find_packages(include=[f"{name}{suffix}" for name in ROOMS for suffix in ("", ".*")]),
     include_package_data=True,
     package_data={
         "": ["*.json", "*.properties", "*.yaml", "py.typed"],
         # Folders without modules are no packages: their files are named from the package above.
-        "pipelines": ["queries/*.sql"],
+        "operations": ["queries/*.sql"],
         "templates": ["Dockerfile", "requirements.txt", "*/metadata.json"],
     },
     install_requires=[
@@ -87,7 +82,7 @@ setup(
         "console_scripts": [
             "anomaly-batch=pipelines.batch:main",
             "anomaly-streaming=pipelines.streaming:main",
-            "anomaly-query=pipelines.query:main",
+            "anomaly-query=operations.query:main",
             "anomaly-publish=publisher.__main__:main",
             "anomaly-train=model.train:main",
         ]

@@ -8,7 +8,7 @@ pipeline, JSON lines in, Parquet out, medians of several runs. The prices are li
 the date at which they were known, in PRICES below; look up today's and change them there. What cannot be
 measured without a Google account is an assumption, and is a flag: `--efficiency`, the share of this machine's
 rate that a Dataflow core gives, which has to read Pub/Sub in small bundles and write to BigQuery over the
-network; `--scu-million` and `--scu-idle`, the compute units of Streaming Engine. pipelines.launch starts a
+network; `--scu-million` and `--scu-idle`, the compute units of Streaming Engine. cloud.launch starts a
 stream at_least_once, which bills Streaming Engine by these units; nobody publishes how many a message takes,
 so read them off the metrics of a job of your own.
 """
@@ -34,9 +34,9 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model.synthetic.generator import TransactionGenerator
 from model.train import main as train
 from pipelines import batch
-from publisher.generator import TransactionGenerator
 from publisher.messages import MessageSource
 from publisher.publish import write_jsonl
 
@@ -57,13 +57,13 @@ PRICES = {
     "Cloud Storage GiB month": 0.02,
     "Artifact Registry GiB month": 0.10,
 }
-# n2-standard-2: the default of pipelines.launch.
+# n2-standard-2: the default of cloud.launch.
 VCPUS, MEMORY_GB = 2, 8
 BATCH_DISK_GB, STREAM_DISK_GB = 25, 30
 GIB = 1024**3
 HOURS_A_MONTH = 730
 RETENTION_MONTHS = 1 / 30.4
-"""The topic keeps its messages for a day, so that a subscription can go back; see pipelines.resources."""
+"""The topic keeps its messages for a day, so that a subscription can go back; see cloud.resources."""
 
 
 @dataclass(frozen=True)

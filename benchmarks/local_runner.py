@@ -28,9 +28,9 @@ from google.pubsub_v1 import PublisherClient as PlainPublisherClient
 from tqdm import tqdm
 
 from benchmarks import local_runner_count as counting
-from pipelines.local import resources
-from pipelines.local.runner import LocalStreamingRunner
-from pipelines.local.stack import LocalStack
+from local import resources
+from local.runner import LocalStreamingRunner
+from local.stack import LocalStack
 from transforms.parse import BatchMessages
 
 RUNNERS: dict[str, Callable[[], beam.runners.PipelineRunner]] = {

@@ -43,10 +43,10 @@ from apache_beam.ml.inference.pytorch_inference import PytorchModelHandlerTensor
 
 from benchmarks.sampling import shares, timed
 from model import artifact
+from model.synthetic.generator import TransactionGenerator
 from model.train import main as train
 from pipelines import batch
 from publisher.files import ParquetFile
-from publisher.generator import TransactionGenerator
 from publisher.messages import MessageSource
 from publisher.publish import publish, write_jsonl
 from transforms.message import MessageRules, Messages, parse_messages

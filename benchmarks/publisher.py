@@ -26,10 +26,10 @@ from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.types import BatchSettings
 from tqdm import tqdm
 
-from pipelines.local import resources
-from pipelines.local.stack import LocalStack
+from local import resources
+from local.stack import LocalStack
+from model.synthetic.generator import TransactionGenerator
 from publisher.files import JsonLinesFile, ParquetFile
-from publisher.generator import TransactionGenerator
 from publisher.messages import MessageSource, default_start_time
 from publisher.publish import BATCH, publish
 from publisher.pubsub import PubSubTopic

@@ -22,10 +22,10 @@ import requests
 from tqdm import tqdm
 
 from benchmarks.http_load import Load, http_request, measure
+from local.process import HOST, ServerProcess, free_port
 from model.serving.request import ANSWER_FIELDS, DEFAULT_FIELDS
 from model.serving.torchserve import process as torchserve_process
 from model.serving.torchserve.config import profile_path
-from pipelines.local.process import HOST, ServerProcess, free_port
 from tests.model.serving.artifacts import build_artifact, transactions
 from tests.model.serving.servers import torchserve_server
 

@@ -31,9 +31,9 @@ from google.cloud.bigquery_storage_v1.writer import AppendRowsStream
 from tqdm import tqdm
 
 from benchmarks import sources_sinks_data as data
-from pipelines.local.adapt import beam_connectors
-from pipelines.local.endpoints import Endpoints
-from pipelines.local.stack import LocalStack
+from local.adapt import beam_connectors
+from local.endpoints import Endpoints
+from local.stack import LocalStack
 from transforms.bigquery import ReadBatches, WriteBatches
 from transforms.bigquery.append import Appender
 from transforms.bigquery.streams import default_stream

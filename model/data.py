@@ -101,7 +101,7 @@ def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0) -> Dataset:
 
 def _synthetic(rows: int, seed: int) -> Dataset:
     # The one import of the publisher from here, and only for this source: the generator is its own.
-    from publisher.generator import TransactionGenerator
+    from model.synthetic.generator import TransactionGenerator
 
     generator = TransactionGenerator(seed=seed, fraud_share=SYNTHETIC_FRAUD_SHARE)
     features, labels = generator.features(rows)

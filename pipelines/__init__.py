@@ -1,1 +1,1 @@
-"""Entry points: they wire sources, the shared transforms and sinks, and hold no logic of their own."""
+"""The batch and the streaming pipeline: their options, and the wiring of sources, transforms and sinks."""

@@ -15,6 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 from google.api_core import exceptions
 from google.api_core.retry import Retry
 from google.cloud import bigquery
+from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 
 from transforms.bigquery.source import arrow_schema
 from transforms.bigquery.streams import table_reference
@@ -135,3 +136,45 @@ def within(seconds: float, look: Callable[[], _T]) -> _T:
     if not found:
         raise TimeoutError(f"no answer in {seconds:.0f} seconds")
     return found[0]
+
+
+def missing_pubsub(name: str) -> str | None:
+    """What is to be done where a topic or a subscription does not exist; None where it does.
+
+    Whoever may use it need not be allowed to look it up: that counts as existing.
+
+    Args:
+      name: "projects/PROJECT/topics/TOPIC" or "projects/PROJECT/subscriptions/SUBSCRIPTION".
+
+    Raises:
+      GoogleAPIError: Pub/Sub does not answer within 20 s.
+    """
+    patience = {"retry": Retry(timeout=PATIENCE), "timeout": PATIENCE}
+    try:
+        if "/subscriptions/" in name:
+            with SubscriberClient() as subscriber:
+                subscriber.get_subscription(subscription=name, **patience)
+        else:
+            publisher = PublisherClient()
+            try:
+                publisher.get_topic(topic=name, **patience)
+            finally:
+                publisher.transport.close()
+    except exceptions.PermissionDenied:
+        return None
+    except exceptions.NotFound:
+        return f"{name} does not exist. Make it with: {_how_to_make(name)}"
+    return None
+
+
+def _how_to_make(name: str) -> str:
+    _, project, kind, short = name.split("/")
+    emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
+    if emulator is None:
+        topic = " --topic=TOPIC" if kind == "subscriptions" else ""
+        return f"gcloud pubsub {kind} create {short} --project={project}{topic}"
+    body = f'{{"topic": "projects/{project}/topics/TOPIC"}}' if kind == "subscriptions" else "{}"
+    return (
+        f"curl -X PUT -H 'Content-Type: application/json' -d '{body}' http://{emulator}/v1/{name}\n"
+        f"(python -m cloud.resources create --project={project} --emulators makes the project's own)"
+    )

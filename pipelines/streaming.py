@@ -18,7 +18,7 @@ from transforms import remote_options
 from transforms.parse import BatchMessages, Parse
 from transforms.sinks import PublishAlerts
 
-LOCAL_RUNNER = "pipelines.local.runner.LocalStreamingRunner"
+LOCAL_RUNNER = "local.runner.LocalStreamingRunner"
 """What runs a stream on this machine when no --runner is given; see docs/local-stack.md."""
 
 EXAMPLE = """example:
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: starts the job, and stays with it when it runs on this machine.
 
     Ctrl-C and SIGTERM end a job on this machine after the bundle in progress, or some seconds later where a
-    bundle hangs; what was not acknowledged comes again. A job on Dataflow goes on: pipelines.launch ends it.
+    bundle hangs; what was not acknowledged comes again. A job on Dataflow goes on: cloud.launch ends it.
 
     Returns:
       The exit status: 0 for a job that has come to its end in good order, 1 for one that has failed, 130 when

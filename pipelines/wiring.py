@@ -16,8 +16,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from model.artifact import Manifest
-from pipelines import options
-from pipelines.local import resources
+from pipelines import lookups, options
 from transforms import clients, remote_options, tables
 from transforms.alert import Alert
 from transforms.clients import BigQueryEndpoints
@@ -88,7 +87,7 @@ def local_endpoints(
             f"{clients.REST_FLAG} is {found.rest or 'Google'} and {clients.STORAGE_FLAG} is "
             f"{found.storage or 'Google'}: tables and rows would be in different places. Give both or "
             f"neither, by flag or by {clients.REST_VARIABLE} and {clients.STORAGE_VARIABLE}, as "
-            "`python -m pipelines.local up` prints them"
+            "`python -m local up` prints them"
         )
 
 
@@ -99,7 +98,7 @@ def check_pubsub(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         if not name:
             continue
         try:
-            lack = resources.lacks(name)
+            lack = lookups.missing_pubsub(name)
         except Exception as error:  # whatever Google's client raises: no credentials, no network
             parser.error(f"--{flag}: cannot look up {name}: {error}")
         if lack:

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 import orjson
 
+from model.synthetic.generator import BLOCK, TransactionGenerator, Transactions
+from model.synthetic.parameters import CYCLE_SECONDS
 from publisher import malformed
-from publisher.generator import BLOCK, TransactionGenerator, Transactions
-from publisher.parameters import CYCLE_SECONDS
 
 EVENT_TIME: Final = "event_time"
 PLANTED_KIND: Final = "planted_kind"

@@ -7,9 +7,10 @@ import datetime as dt
 from pathlib import Path
 from typing import Final
 
-from publisher import frauds, malformed, patterns
+from model.synthetic import frauds
+from model.synthetic.generator import CYCLE_TRANSACTIONS, FRAUD_SHARE, TransactionGenerator
+from publisher import malformed, patterns
 from publisher.files import JsonLinesFile, ParquetFile
-from publisher.generator import CYCLE_TRANSACTIONS, FRAUD_SHARE, TransactionGenerator
 from publisher.messages import MessageSource, default_start_time
 from publisher.patterns import Pattern
 from publisher.pubsub import PubSubTopic

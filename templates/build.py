@@ -12,9 +12,9 @@ from typing import Final
 from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound
 from google.auth.exceptions import GoogleAuthError
 
-from pipelines.resources.base import LOGIN, Clients
-from pipelines.resources.declared import Names
-from pipelines.resources.gcloud import Gcloud, GcloudError
+from cloud.resources.base import LOGIN, Clients
+from cloud.resources.declared import Names
+from cloud.resources.gcloud import Gcloud, GcloudError
 from templates import metadata, spec
 
 EXAMPLE: Final = """examples:
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--project", required=True, help="Google Cloud project id. Example: my-project")
     found.add_argument("--region", default="us-central1", help="default: %(default)s")
     found.add_argument("--bucket", default="", help="without gs:// (default: PREFIX + PROJECT-anomaly)")
-    found.add_argument("--prefix", default="", help="as given to pipelines.resources. Example: staging-")
+    found.add_argument("--prefix", default="", help="as given to cloud.resources. Example: staging-")
     found.add_argument("--tag", help="of the image (default: the commit of this checkout, or latest)")
     found.add_argument("--image", help="another image, with its tag; default: the project's repository")
     found.add_argument(
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, GcloudError) as error:
         found.exit(1, f"{found.prog}: {error}\n")
     except NotFound:
-        create = f"python -m pipelines.resources create --project {args.project} --region {args.region}"
+        create = f"python -m cloud.resources create --project {args.project} --region {args.region}"
         found.exit(1, f"{found.prog}: no bucket {names.bucket_url}; make it with: {create}\n")
     except Forbidden as error:
         command = f"gcloud storage buckets add-iam-policy-binding {names.bucket_url} --member=user:YOUR_EMAIL"
@@ -138,9 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found.exit(1, f"{found.prog}: no valid credentials: {error}\nRun `{LOGIN}`.\n")
     except GoogleAPICallError as error:
         found.exit(1, f"{found.prog}: {names.bucket_url}: {error.message}\n")
-    print(
-        f"Launch with: python -m pipelines.launch streaming --project {args.project} --region {args.region}"
-    )
+    print(f"Launch with: python -m cloud.launch streaming --project {args.project} --region {args.region}")
     return 0
 
 

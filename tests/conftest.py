@@ -18,9 +18,9 @@ from google.cloud.bigquery_storage_v1 import BigQueryReadClient, BigQueryWriteCl
 from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
 from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
 
-from pipelines.local import resources
-from pipelines.local.endpoints import Endpoints
-from pipelines.local.stack import LocalStack
+from local import resources
+from local.endpoints import Endpoints
+from local.stack import LocalStack
 
 
 def _skip_without(*, pubsub: bool = False, bigquery: bool = False) -> None:

@@ -46,7 +46,7 @@ def test_every_module_and_flag_exists(page, command):
         return
     positional = [word for word in words[1:] if not word.startswith("-")][:1]
     known = help_of(module) + "".join(help_of(module, word) for word in positional)
-    if module in ("pipelines.launch", "pipelines.preflight"):  # they hand on the options of the pipeline
+    if module in ("cloud.launch", "cloud.preflight"):  # they hand on the options of the pipeline
         known += "".join(
             help_of(f"pipelines.{word}") for word in positional if word in ("batch", "streaming")
         )
@@ -84,7 +84,7 @@ def test_the_marked_commands_run_as_written(local_stack, tmp_path):
     blocks = text.split(RUN)[1:]
     assert len(blocks) == 2
     # What is left in the background would keep the output open, and this test waiting.
-    trap = "trap 'kill $(jobs -p) 2>/dev/null || true; python -m pipelines.local down' EXIT"
+    trap = "trap 'kill $(jobs -p) 2>/dev/null || true; python -m local down' EXIT"
     script = f"set -euo pipefail\n{trap}\n" + "".join(BLOCK.search(part).group(1) for part in blocks)
     (runtime := tmp_path / "runtime").mkdir(mode=0o700)
     environment = os.environ | {

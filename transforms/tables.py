@@ -151,11 +151,11 @@ def error_records_table(name: str = ERRORS_TABLE) -> TableSpec:
 
 
 def replayed_records_table(name: str = REPLAYED_TABLE) -> TableSpec:
-    """The table of the dead letters that pipelines.replay has sent; that command alone creates it."""
+    """The table of the dead letters that operations.replay has sent; that command alone creates it."""
     return TableSpec(
         name=name,
         schema=REPLAYED_RECORDS,
-        description="Dead letters that pipelines.replay has sent again",
+        description="Dead letters that operations.replay has sent again",
         partition_field="replayed_at",
         clustering=("letter",),
         view=f"{name}_latest",

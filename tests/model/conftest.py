@@ -10,7 +10,7 @@ import torch
 
 from model import artifact, package, train
 from model.network import TransactionAutoencoder
-from publisher.generator import TransactionGenerator
+from model.synthetic.generator import TransactionGenerator
 
 torch.set_num_threads(1)
 ROWS, EPOCHS = 12_000, 6

@@ -11,7 +11,7 @@ from pyarrow import parquet
 from model import baselines, data, evaluate, evaluation, fitting, plots
 from model.features import FEATURES, LABEL
 from model.network import TransactionAutoencoder
-from publisher.generator import TransactionGenerator
+from model.synthetic.generator import TransactionGenerator
 from tests.model.conftest import ROWS
 
 ONE = baselines.QUICK[1:]

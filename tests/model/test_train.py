@@ -13,8 +13,8 @@ from pyarrow import parquet
 from model import artifact, data, evaluation, fitting, package, torchscript, train
 from model.features import FEATURES, LABEL
 from model.network import TransactionAutoencoder
+from model.synthetic.generator import TransactionGenerator
 from model.thresholds import ALERT_BUDGETS
-from publisher.generator import TransactionGenerator
 from tests.model.conftest import ROWS
 
 

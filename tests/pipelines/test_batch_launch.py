@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from google.cloud import bigquery
 
+from local.gcs import local_gcs
 from model.features import FEATURES
 from pipelines import batch, lookups
-from pipelines.local.gcs import local_gcs
 from transforms import metrics
 from transforms.bigquery.source import create_streams
 from transforms.clients import BigQueryEndpoints

@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from google.cloud import bigquery, pubsub_v1
 
+from local.runner import LocalStreamingRunner, run_until_drained
 from model import artifact
 from model.features import FEATURES, LABEL
-from pipelines import batch, report, streaming
-from pipelines.local.runner import LocalStreamingRunner, run_until_drained
-from publisher.generator import TransactionGenerator
+from model.synthetic.generator import TransactionGenerator
+from operations import report
+from pipelines import batch, streaming
 from publisher.messages import MessageSource
 from publisher.publish import publish, write_jsonl
 from publisher.pubsub import PubSubTopic

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from google.cloud.pubsub_v1 import SubscriberClient
 
-from publisher.generator import TransactionGenerator
+from model.synthetic.generator import TransactionGenerator
 from publisher.messages import MessageSource
 from publisher.publish import publish
 from publisher.pubsub import PubSubTopic

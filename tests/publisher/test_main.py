@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from publisher import frauds, malformed
+from model.synthetic import frauds
+from publisher import malformed
 from publisher.__main__ import main
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.features import FEATURES
-from publisher import frauds, malformed
-from publisher.generator import TransactionGenerator
+from model.synthetic import frauds
+from model.synthetic.generator import TransactionGenerator
+from publisher import malformed
 from publisher.messages import MessageSource, default_start_time
 from transforms.message import MessageRules, parse_messages
 from transforms.message import Messages as Incoming

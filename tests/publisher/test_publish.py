@@ -11,8 +11,8 @@ import pytest
 from google.api_core import exceptions
 
 from model.features import FEATURES
+from model.synthetic.generator import TransactionGenerator
 from publisher.files import LABELS_SCHEMA, TRANSACTIONS_SCHEMA, JsonLinesFile, ParquetFile
-from publisher.generator import TransactionGenerator
 from publisher.messages import MessageSource, default_start_time
 from publisher.patterns import make
 from publisher.publish import publish, write_jsonl

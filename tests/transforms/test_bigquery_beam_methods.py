@@ -21,7 +21,7 @@ from apache_beam.utils.timestamp import Timestamp
 from google.cloud import bigquery
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from pipelines.local.adapt import beam_connectors
+from local.adapt import beam_connectors
 from transforms import metrics
 from transforms.bigquery import WriteBatches
 from transforms.bigquery.beam_methods import failed_row, typed_rows

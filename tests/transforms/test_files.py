@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from pipelines.local.gcs import local_gcs
+from local.gcs import local_gcs
 from transforms.files import (
     FileColumnsError,
     Range,

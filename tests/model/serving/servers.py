@@ -12,10 +12,10 @@ from pathlib import Path
 
 import requests
 
+from local.process import HOST, ServerProcess, free_port
 from model.serving.torchserve import process as torchserve_process
 from model.serving.torchserve.config import Layout, Ports, TorchServeError
 from model.serving.torchserve.management import Management, Server
-from pipelines.local.process import HOST, ServerProcess, free_port
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ import orjson
 import pytest
 import requests
 
+from local.process import free_port
 from model.serving.predictor import Predictor
 from model.serving.request import ANSWER_FIELDS
 from model.serving.torchserve import grpc_client, process
 from model.serving.torchserve.__main__ import main
 from model.serving.torchserve.config import Layout, TorchServeError, profile_path, read_properties
 from model.serving.torchserve.management import Management
-from pipelines.local.process import free_port
 from tests.model.serving.artifacts import VERSION, build_artifact, transactions
 from tests.model.serving.gcs import gcs_server
 from tests.model.serving.servers import port_flags

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from model.serving.vertex.__main__ import main
+from tests.cloud.storage_server import Refusal
 from tests.model.serving.artifacts import VERSION
 from tests.model.serving.vertex_cases import CUSTOM, deploy
-from tests.pipelines.storage_server import Refusal
 
 pytest_plugins = ("tests.model.serving.fixtures", "tests.model.serving.vertex_fixtures")
 pytestmark = pytest.mark.integration

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import requests
 
-from tests.pipelines.storage_server import Raw, Refusal, Request, Storage
+from tests.cloud.storage_server import Raw, Refusal, Request, Storage
 
 TYPES = "type.googleapis.com/google.cloud.aiplatform.v1."
 SERVED = "DEDICATED_RESOURCES"

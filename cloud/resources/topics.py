@@ -1,0 +1,196 @@
+"""Pub/Sub topics and subscriptions."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from google.api_core.exceptions import AlreadyExists, NotFound
+from google.protobuf import duration_pb2
+
+from cloud.resources.base import LABEL, MISSING, Clients, Resource, ResourceError, State, has_label
+
+_BACKOFF: Final = (10, 600)
+"""Least and greatest seconds before an alert that nobody acknowledged comes again."""
+
+
+@dataclass(frozen=True)
+class Topic(Resource):
+    """A topic.
+
+    Attributes:
+      retention: how long published messages can be replayed by a seek; None keeps none for that.
+    """
+
+    kind: ClassVar[str] = "topic"
+    emulated: ClassVar[bool] = True
+
+    retention: dt.timedelta | None = None
+
+    def inspect(self, clients: Clients) -> State:
+        """Retention, and whether it is there."""
+        try:
+            found = clients.publisher.get_topic(topic=self.name)
+        except NotFound:
+            return MISSING
+        kept = found.message_retention_duration or None
+        if kept != self.retention:
+            return State.of([f"retention is {kept or 'none'}, declared {self.retention or 'none'}"])
+        return State("ok")
+
+    def create(self, clients: Clients) -> None:
+        """Makes the topic."""
+        with contextlib.suppress(AlreadyExists):
+            clients.publisher.create_topic(request=self._request())
+
+    def repair(self, clients: Clients, state: State) -> None:
+        """Sets the retention."""
+        clients.publisher.update_topic(
+            request={"topic": self._request(), "update_mask": {"paths": ["message_retention_duration"]}}
+        )
+
+    def owned(self, clients: Clients) -> bool:
+        """By its label."""
+        return has_label(clients.publisher.get_topic(topic=self.name).labels)
+
+    def delete(self, clients: Clients) -> None:
+        """Removes the topic."""
+        with contextlib.suppress(NotFound):
+            clients.publisher.delete_topic(topic=self.name)
+
+    def remedy(self) -> str:
+        """Pub/Sub's editor."""
+        return "roles/pubsub.editor"
+
+    def _request(self) -> dict[str, Any]:
+        request: dict[str, Any] = {"name": self.name, "labels": LABEL}
+        if self.retention:
+            request["message_retention_duration"] = self.retention
+        return request
+
+
+@dataclass(frozen=True)
+class Subscription(Resource):
+    """A pull subscription that never expires.
+
+    Attributes:
+      topic: full name of its topic.
+      ack_deadline: how long a message that was pulled stays away.
+      retention: how long an unread message is kept, at most 31 days.
+      exactly_once: no redelivery within the deadline of an acknowledged message; for consumers that act on a
+        message. Not for Dataflow, which deduplicates by itself and loses parallelism by it.
+      dead_letter_topic: full name of the topic that takes what was delivered `max_attempts` times in vain;
+        not for Dataflow, which may refuse a message for reasons of its own.
+      max_attempts: 5 to 100.
+    """
+
+    kind: ClassVar[str] = "subscription"
+    emulated: ClassVar[bool] = True
+
+    topic: str = ""
+    ack_deadline: dt.timedelta = dt.timedelta(seconds=60)
+    retention: dt.timedelta = dt.timedelta(days=7)
+    exactly_once: bool = False
+    dead_letter_topic: str | None = None
+    max_attempts: int = 5
+
+    def inspect(self, clients: Clients) -> State:
+        """Every declared setting."""
+        try:
+            found = clients.subscriber.get_subscription(subscription=self.name)
+        except NotFound:
+            return MISSING
+        dead = found.dead_letter_policy
+        retry = found.retry_policy if "retry_policy" in found else None
+        actual = {
+            "topic": found.topic,
+            "ack_deadline_seconds": found.ack_deadline_seconds,
+            "message_retention_duration": found.message_retention_duration,
+            "enable_exactly_once_delivery": found.enable_exactly_once_delivery,
+            "dead_letter_policy": f"{dead.dead_letter_topic} after {dead.max_delivery_attempts} attempts"
+            if dead.dead_letter_topic
+            else None,
+            "retry_policy": f"{retry.minimum_backoff.seconds} to {retry.maximum_backoff.seconds} s"
+            if retry
+            else None,
+            "push_config": found.push_config.push_endpoint or None,
+            "filter": found.filter or None,
+            # An empty policy, which is not the absence of one, says "never".
+            "expiration_policy": "never"
+            if "expiration_policy" in found and not found.expiration_policy.ttl
+            else "after idle days",
+        }
+        wanted = {
+            "topic": self.topic,
+            "ack_deadline_seconds": int(self.ack_deadline.total_seconds()),
+            "message_retention_duration": self.retention,
+            "enable_exactly_once_delivery": self.exactly_once,
+            "dead_letter_policy": f"{self.dead_letter_topic} after {self.max_attempts} attempts"
+            if self.dead_letter_topic
+            else None,
+            "retry_policy": "{} to {} s".format(*_BACKOFF) if self.dead_letter_topic else None,
+            "push_config": None,
+            "filter": None,
+            "expiration_policy": "never",
+        }
+        return State.of(
+            [
+                f"{key} is {actual[key]}, declared {value}"
+                for key, value in wanted.items()
+                if actual[key] != value
+            ]
+        )
+
+    def create(self, clients: Clients) -> None:
+        """Makes the subscription."""
+        with contextlib.suppress(AlreadyExists):
+            clients.subscriber.create_subscription(request=self._request())
+
+    def repair(self, clients: Clients, state: State) -> None:
+        """Sets what differs; another topic or filter cannot be set."""
+        paths = [detail.split(" ", 1)[0] for detail in state.details]
+        fixed = next((path for path in ("topic", "filter") if path in paths), "")
+        if fixed:
+            raise ResourceError(
+                f"subscription {self.name}: {state.details[paths.index(fixed)]}. A subscription keeps its "
+                f"{fixed}: delete it with `gcloud pubsub subscriptions delete {self.name}`, which loses its "
+                "unread messages, and create it again."
+            )
+        request = {"subscription": self._request(), "update_mask": {"paths": paths}}
+        clients.subscriber.update_subscription(request=request)
+
+    def owned(self, clients: Clients) -> bool:
+        """By its label."""
+        return has_label(clients.subscriber.get_subscription(subscription=self.name).labels)
+
+    def delete(self, clients: Clients) -> None:
+        """Removes the subscription with its unread messages."""
+        with contextlib.suppress(NotFound):
+            clients.subscriber.delete_subscription(subscription=self.name)
+
+    def remedy(self) -> str:
+        """Pub/Sub's editor."""
+        return "roles/pubsub.editor"
+
+    def _request(self) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "name": self.name,
+            "topic": self.topic,
+            "ack_deadline_seconds": int(self.ack_deadline.total_seconds()),
+            "message_retention_duration": duration_pb2.Duration(seconds=int(self.retention.total_seconds())),
+            "enable_exactly_once_delivery": self.exactly_once,
+            "expiration_policy": {},
+            "labels": LABEL,
+        }
+        if self.dead_letter_topic:
+            request["dead_letter_policy"] = {
+                "dead_letter_topic": self.dead_letter_topic,
+                "max_delivery_attempts": self.max_attempts,
+            }
+            request["retry_policy"] = {
+                "minimum_backoff": {"seconds": _BACKOFF[0]},
+                "maximum_backoff": {"seconds": _BACKOFF[1]},
+            }
+        return request

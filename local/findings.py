@@ -1,0 +1,76 @@
+"""What the demo saw: kept for --format json, and shown to people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from operations import query
+from transforms import tables
+
+
+@dataclass
+class Findings:
+    """What the demo saw.
+
+    Attributes:
+      mode: "emulators" or "files".
+      left_out: what was not done, and why.
+      published: messages.
+      rows: of each table, each counted once.
+      counters: of the pipeline, which count what was delivered twice twice.
+      alert_messages: different alerts on the topic.
+      comparison: of the scores of stream and batch.
+      throughput: transactions a second; with the emulators, no more than are published.
+      latency_ms: quantiles by what is measured.
+      alerts_by_kind: by planted kind.
+      dead_letters: by reason.
+      top_anomalies: the highest scores.
+      picture: file.
+      seconds: that the demo took.
+    """
+
+    mode: str
+    left_out: list[str]
+    published: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    counters: dict[str, int] = field(default_factory=dict)
+    alert_messages: int | None = None
+    comparison: dict[str, Any] | None = None
+    throughput: float | None = None
+    latency_ms: dict[str, dict[str, int]] = field(default_factory=dict)
+    alerts_by_kind: list[dict[str, Any]] = field(default_factory=list)
+    dead_letters: list[dict[str, Any]] = field(default_factory=list)
+    top_anomalies: list[dict[str, Any]] = field(default_factory=list)
+    picture: str = ""
+    seconds: float = 0.0
+
+
+def show(findings: Findings) -> None:
+    """The report for people."""
+    print("\nTop anomalies, and the features that explain them")
+    print(query.table_text(findings.top_anomalies))
+    print("\nAlerts by planted kind")
+    print(query.table_text(findings.alerts_by_kind))
+    print("\nDead letters by reason")
+    print(query.table_text(findings.dead_letters))
+    rows = findings.rows
+    print(
+        f"\nConservation   {findings.published:,} messages = {rows[tables.SCORES_TABLE]:,} scores"
+        f" + {rows[tables.ERRORS_TABLE]:,} dead letters stored"
+    )
+    alerts = f"Alerts         {rows[tables.ALERTS_TABLE]:,} stored"
+    if findings.alert_messages is not None:
+        alerts += ", the same on the alert topic"
+    print(alerts)
+    if findings.comparison:
+        print(f"Same scores    batch and streaming agree on {findings.comparison['rows']:,} transactions")
+    if findings.throughput:
+        bound = ", bounded by the publisher's --rate" if findings.mode == "emulators" else ""
+        print(f"Throughput     {findings.throughput:,.0f} transactions/s{bound}")
+    for number, (name, waited) in enumerate(findings.latency_ms.items()):
+        print(f"{'' if number else 'Latency':<15}{name}: p50 {waited['p50']} ms, p99 {waited['p99']} ms")
+    print(f"Picture        {findings.picture}")
+    for text in findings.left_out:
+        print(f"Left out       {text}")
+    print(f"Took           {findings.seconds:.0f} s")

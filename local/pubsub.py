@@ -1,0 +1,137 @@
+"""The Pub/Sub emulator of the Google Cloud CLI, started by its own launcher where that is found.
+
+It keeps topics, subscriptions and messages in memory alone. Project ids need 6 characters, topics 3, and
+subscription filters are accepted but not applied.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from local.process import HOST, Emulator, LocalStackError, ServerProcess, free_port
+
+_LAUNCHER: Final = Path("platform", "pubsub-emulator", "bin", "cloud-pubsub-emulator")
+_LISTENING: Final = re.compile(r"Server started, listening on (\d+)")
+_PORT_TAKEN: Final = "Address already in use"
+_ATTEMPTS: Final = 5
+
+
+def find_launcher() -> Path | None:
+    """The emulator's own start script in the installation of gcloud, or None."""
+    gcloud = shutil.which("gcloud")
+    if gcloud is None:
+        return None
+    # Distribution packages put a link or a one-line wrapper on the PATH, and the SDK in /usr/lib.
+    binary = Path(gcloud).resolve()
+    roots = (binary.parent.parent, Path("/usr/lib/google-cloud-sdk"), Path("/usr/share/google-cloud-sdk"))
+    return next((root / _LAUNCHER for root in roots if (root / _LAUNCHER).is_file()), None)
+
+
+def has_java() -> bool:
+    """Whether a Java runtime is there. macOS has a `java` on the PATH that only says there is none."""
+    java = shutil.which("java")
+    return java is not None and subprocess.run([java, "-version"], capture_output=True).returncode == 0
+
+
+def missing() -> list[str]:
+    """What this machine lacks to run the Pub/Sub emulator, in words; empty where it can run."""
+    lacks = []
+    if shutil.which("gcloud") is None:
+        lacks.append(
+            "The Pub/Sub emulator needs the Google Cloud CLI: no `gcloud` on the PATH. "
+            "Install it from https://cloud.google.com/sdk/docs/install, no account is needed."
+        )
+    elif find_launcher() is None and not _component_installed():
+        lacks.append(
+            "The Pub/Sub emulator is not installed. Run `gcloud components install pubsub-emulator beta` "
+            "(or, with apt, install google-cloud-cli-pubsub-emulator)."
+        )
+    if not has_java():
+        lacks.append(
+            "The Pub/Sub emulator needs Java 11 or newer: no working `java` on the PATH "
+            "(on Debian: apt install default-jre-headless)."
+        )
+    return lacks
+
+
+def _component_installed() -> bool:
+    command = ["gcloud", "components", "list", "--only-local-state", "--format=value(id)", "--quiet"]
+    listing = subprocess.run(command, capture_output=True, text=True)
+    return "pubsub-emulator" in listing.stdout.split()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/", timeout=2) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@dataclass
+class PubSubEmulator(Emulator):
+    """One emulator process.
+
+    Attributes:
+      port: The port to listen on at 127.0.0.1; 0 picks a free one.
+      timeout: Seconds to wait for an answer.
+      use_gcloud: Start it through `gcloud beta emulators pubsub start` even where its own launcher is found
+        (about one second slower).
+    """
+
+    port: int = 0
+    timeout: float = 60.0
+    use_gcloud: bool = False
+    _fixed_port: bool = False
+
+    def launch(self) -> None:
+        """Start the process; `wait` returns when it answers."""
+        self._fixed_port = self.port != 0
+        self._launch_on(self.port or free_port())
+
+    def _launch_on(self, port: int) -> None:
+        self.port = port
+        launcher = None if self.use_gcloud else find_launcher()
+        directory = Path(tempfile.mkdtemp(prefix="local-pubsub-"))
+        command = (
+            [str(launcher), f"--host={HOST}", f"--port={port}"]
+            if launcher
+            else [
+                *("gcloud", "beta", "emulators", "pubsub", "start", "--quiet"),
+                *(f"--host-port={HOST}:{port}", f"--data-dir={directory}"),
+            ]
+        )
+        self._process = ServerProcess("The Pub/Sub emulator", command, directory=directory)
+        self._process.start()
+
+    def wait(self) -> str:
+        """Wait until the emulator answers. Returns its address, "127.0.0.1:PORT".
+
+        Raises:
+          LocalStackError: it ended or did not answer in time; the message has the end of its log.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            assert self._process is not None, "launch() comes first"
+            try:
+                self._process.wait_until(self._ready, self.timeout)
+                break
+            except LocalStackError as error:
+                # A free port can be taken by another process before the emulator binds it.
+                if self._fixed_port or _PORT_TAKEN not in str(error) or attempt == _ATTEMPTS:
+                    raise
+                self._launch_on(free_port())
+        return f"{HOST}:{self.port}"
+
+    def _ready(self) -> bool:
+        # The log as well as an answer: another emulator may be answering on this port.
+        assert self._process is not None
+        match = _LISTENING.search(self._process.log_text())
+        return match is not None and int(match[1]) == self.port and _answers(f"{HOST}:{self.port}")

@@ -1,0 +1,86 @@
+"""Topics and subscriptions, made by Google's own client, which finds the emulator by PUBSUB_EMULATOR_HOST."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+from google.api_core.exceptions import AlreadyExists, NotFound
+from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+from google.cloud.pubsub_v1.types import PullRequest, ReceivedMessage, Subscription
+
+
+def create_topic(project: str, topic: str) -> str:
+    """Create a topic, or find that it is there. Returns "projects/PROJECT/topics/TOPIC"."""
+    publisher = PublisherClient()
+    name = publisher.topic_path(project, topic)
+    try:
+        publisher.create_topic(name=name)
+    except AlreadyExists:
+        pass
+    finally:
+        publisher.transport.close()
+    return name
+
+
+def create_subscription(project: str, subscription: str, topic: str, ack_deadline_seconds: int = 60) -> str:
+    """Create a pull subscription, or find that it is there.
+
+    Args:
+      project: The project id.
+      subscription: The id of the subscription.
+      topic: The full name of its topic, as `create_topic` returns it.
+      ack_deadline_seconds: How long a message that was pulled and not acknowledged stays away, 10 to 600.
+
+    Returns:
+      "projects/PROJECT/subscriptions/SUBSCRIPTION".
+    """
+    with SubscriberClient() as subscriber:
+        name = subscriber.subscription_path(project, subscription)
+        request = Subscription(name=name, topic=topic, ack_deadline_seconds=ack_deadline_seconds)
+        with contextlib.suppress(AlreadyExists):
+            subscriber.create_subscription(request)
+        return name
+
+
+def take(
+    subscription: str, all_in: Callable[[list[ReceivedMessage]], bool], timeout: float = 20.0
+) -> list[ReceivedMessage]:
+    """Pulls and acknowledges what waits in a subscription.
+
+    Args:
+      subscription: "projects/PROJECT/subscriptions/SUBSCRIPTION".
+      all_in: as long as it says no, an answer without messages does not count as the end.
+      timeout: in seconds, after which it does.
+    """
+    found: list[ReceivedMessage] = []
+    deadline = time.monotonic() + timeout
+    with SubscriberClient() as client:
+        while True:
+            # The client's own method warns of this flag, the only way not to wait for more.
+            request = PullRequest(subscription=subscription, max_messages=1000, return_immediately=True)
+            pulled = client.transport.pull(request, timeout=10).received_messages
+            if pulled:
+                names = [message.ack_id for message in pulled]
+                client.acknowledge(subscription=subscription, ack_ids=names)
+                found += pulled
+            elif all_in(found) or time.monotonic() > deadline:
+                return found
+            else:
+                time.sleep(0.1)
+
+
+def delete(*names: str) -> None:
+    """Delete topics and subscriptions by full name; one that is gone already is no error."""
+    publisher = PublisherClient()
+    with SubscriberClient() as subscriber:
+        for name in names:
+            try:
+                if "/subscriptions/" in name:
+                    subscriber.delete_subscription(subscription=name)
+                else:
+                    publisher.delete_topic(topic=name)
+            except NotFound:
+                pass
+    publisher.transport.close()

@@ -1,0 +1,158 @@
+"""The local stack from Python: Pub/Sub and BigQuery on this machine, without a Google account.
+
+    with LocalStack() as stack, stack.endpoints.activate():
+        topic = resources.create_topic("local-project", "transactions")
+        ...
+
+The clients are Google's own; only endpoints and credentials differ:
+
+    endpoints = stack.endpoints
+    bigquery.Client(
+        project=endpoints.project,
+        client_options={"api_endpoint": endpoints.bigquery},
+        credentials=AnonymousCredentials(),
+    )
+    BigQueryWriteClient(
+        transport=BigQueryWriteGrpcTransport(channel=grpc.insecure_channel(endpoints.bigquery_storage))
+    )
+
+The Pub/Sub clients and Beam's Pub/Sub transforms read PUBSUB_EMULATOR_HOST, which `activate` sets.
+"""
+
+from __future__ import annotations
+
+import atexit
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from local import bigquery, pubsub
+from local.bigquery import BigQueryEmulator
+from local.credentials import write_service_account
+from local.endpoints import Endpoints
+from local.process import HOST, LocalStackError, require_free
+from local.pubsub import PubSubEmulator
+
+DEFAULT_PROJECT = "local-project"
+
+
+@dataclass
+class LocalStack:
+    """The emulators, as a context manager. Several stacks can run side by side.
+
+    Everything ends with the `with` block, with this process, or when this process is killed.
+
+    Attributes:
+      project: The project id; at least 6 characters, and not `test`, which Beam refuses.
+      pubsub: Whether to run the Pub/Sub emulator.
+      bigquery: Whether to run the BigQuery emulator.
+      pubsub_port: Its port at 127.0.0.1; 0 picks a free one.
+      bigquery_port: The port of BigQuery's REST API; 0 picks a free one.
+      bigquery_storage_port: The port of BigQuery's Storage APIs; 0 picks a free one.
+      data_dir: Where BigQuery's data is kept between runs; None keeps it in memory. Pub/Sub is never kept.
+      gcs_root: A directory that stands for Cloud Storage in BigQuery's load and extract jobs.
+      timeout: Seconds to wait for each emulator.
+    """
+
+    project: str = DEFAULT_PROJECT
+    pubsub: bool = True
+    bigquery: bool = True
+    pubsub_port: int = 0
+    bigquery_port: int = 0
+    bigquery_storage_port: int = 0
+    data_dir: Path | None = None
+    gcs_root: Path | None = None
+    timeout: float = 60.0
+    _endpoints: Endpoints | None = field(default=None, init=False, repr=False)
+    _servers: list[PubSubEmulator | BigQueryEmulator] = field(default_factory=list, init=False, repr=False)
+
+    @staticmethod
+    def missing(*, pubsub_wanted: bool = True, bigquery_wanted: bool = True) -> list[str]:
+        """What this machine lacks to run the stack, each with its cure; empty where all is there."""
+        return [
+            *(pubsub.missing() if pubsub_wanted else ()),
+            *(bigquery.missing() if bigquery_wanted else ()),
+        ]
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Where the stack listens.
+
+        Raises:
+          LocalStackError: the stack is not running.
+        """
+        if self._endpoints is None:
+            raise LocalStackError(
+                "The local stack is not running: use it in a `with` block, or call start()."
+            )
+        return self._endpoints
+
+    def start(self) -> Endpoints:
+        """Start the emulators side by side and wait until each answers.
+
+        Raises:
+          LocalStackError: something is missing, or an emulator did not start. Nothing is left running.
+        """
+        if self._endpoints is not None:
+            return self._endpoints
+        if not (self.pubsub or self.bigquery):
+            raise LocalStackError("Nothing to start: pubsub and bigquery are both off.")
+        lacks = self.missing(pubsub_wanted=self.pubsub, bigquery_wanted=self.bigquery)
+        if lacks:
+            raise LocalStackError("\n".join(lacks))
+        require_free(self.pubsub_port, "Pub/Sub emulator")
+        require_free(self.bigquery_port, "BigQuery emulator")
+        require_free(self.bigquery_storage_port, "BigQuery emulator, Storage APIs")
+        try:
+            self._endpoints = self._launch()
+        except BaseException:
+            self.stop()
+            raise
+        return self._endpoints
+
+    def _launch(self) -> Endpoints:
+        topics = PubSubEmulator(self.pubsub_port, self.timeout) if self.pubsub else None
+        tables = (
+            BigQueryEmulator(
+                self.project,
+                self.bigquery_port,
+                self.bigquery_storage_port,
+                self.data_dir,
+                self.gcs_root,
+                self.timeout,
+            )
+            if self.bigquery
+            else None
+        )
+        self._servers = [server for server in (topics, tables) if server is not None]
+        for server in self._servers:
+            server.launch()
+        atexit.register(self.stop)
+        rest, storage = tables.wait() if tables else (None, None)
+        address = topics.wait() if topics else None
+        # In a server's directory, so that it goes away with that server, whatever becomes of this process.
+        key = write_service_account(
+            self._servers[-1].directory / "service-account.json", self.project, rest or f"http://{HOST}:9"
+        )
+        return Endpoints(address, rest, storage, self.project, str(key))
+
+    def ended(self) -> str:
+        """What to tell of an emulator that has ended by itself; empty while all of them run."""
+        return "\n".join(filter(None, (server.ended() for server in self._servers)))
+
+    def stop(self) -> None:
+        """End the emulators and remove their temporary data. Safe to call twice."""
+        atexit.unregister(self.stop)
+        self._endpoints = None
+        while self._servers:
+            self._servers.pop().stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,123 @@
+"""Dead letters as operations.replay reads them, and the messages that it makes of them. No client here."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+from google.cloud import bigquery
+
+from transforms import tables
+from transforms.dead_letter import ATTEMPT_ATTRIBUTE
+
+MESSAGE_ID: Final = "message_id"
+ORIGINAL_MESSAGE_ID: Final = "original_message_id"
+"""Attribute with the id of the message as it was first published."""
+MAX_ATTRIBUTES: Final = 100
+"""Of a Pub/Sub message."""
+
+_CUT: Final = re.compile(r"\(payload cut from \d+ bytes\)$")
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A dead letter: a row of error_records_latest, and the hash that is noted once it is sent."""
+
+    key: str
+    timestamp: dt.datetime
+    stage: str
+    reason: str
+    attempt: int
+    payload: bytes | None
+    attributes: dict[str, str]
+
+
+def hindrance(letter: Letter, max_attempts: int) -> str | None:
+    """Why a letter cannot be sent; None where it can."""
+    if letter.stage == "sink":
+        return "stage sink: the payload is the row that BigQuery refused, not a message"
+    if letter.payload is None:
+        return "no payload"
+    if _CUT.search(letter.reason):
+        return "payload cut: the letter keeps the first 4 MiB alone; publish it from its source"
+    if letter.attempt >= max_attempts:
+        return f"attempts used up: --max_attempts={max_attempts}"
+    if len(letter.attributes) >= MAX_ATTRIBUTES:
+        return f"attributes: {MAX_ATTRIBUTES} or more, which leaves no room for {ATTEMPT_ATTRIBUTE}"
+    return None
+
+
+def message(letter: Letter) -> tuple[bytes, dict[str, str]]:
+    """Payload and attributes of the message that replays a letter."""
+    # Names that begin with goog are Pub/Sub's own, and it takes none from a publisher.
+    attributes = {name: value for name, value in letter.attributes.items() if not name.startswith("goog")}
+    first_id = attributes.pop(MESSAGE_ID, None)
+    if first_id and len(attributes) < MAX_ATTRIBUTES - 1:
+        attributes.setdefault(ORIGINAL_MESSAGE_ID, first_id)
+    attributes[ATTEMPT_ATTRIBUTE] = str(letter.attempt + 1)
+    return with_event_time(letter.payload or b"", letter.timestamp), attributes
+
+
+def with_event_time(payload: bytes, moment: dt.datetime) -> bytes:
+    """A payload that names its event time.
+
+    A message without one takes its publish time, which would be that of the replay. The letter's timestamp,
+    when the message was rejected, comes closest to the time at which it was first published. It is added at
+    the end, for the last of two equal keys counts: the message may have `"event_time": null`.
+    """
+    try:
+        found = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return payload
+    if not isinstance(found, dict) or not found or found.get("event_time") is not None:
+        return payload
+    return payload.rstrip()[:-1] + b',"event_time":"' + moment.isoformat().encode() + b'"}'
+
+
+def statement(dataset: str, stage: bool, reason: str | None, noted: bool) -> str:
+    """The query of the letters that were not sent yet, the oldest first; its values are parameters.
+
+    Args:
+      dataset: "PROJECT.DATASET".
+      stage: whether one stage is asked for.
+      reason: a LIKE pattern where it has a %, else a part of the reason.
+      noted: whether there is a table of the letters that were sent.
+    """
+    spec = tables.error_records_table()
+    columns = ", ".join(f"{column} AS key_{i}" for i, column in enumerate(spec.key))
+    wanted = ["timestamp >= @since"]
+    if stage:
+        wanted.append("stage = @stage")
+    if reason is not None:
+        wanted.append("errorMessage LIKE @reason" if "%" in reason else "STRPOS(errorMessage, @reason) > 0")
+    replayed = f"`{dataset}.{tables.REPLAYED_TABLE}`"
+    return f"""\
+WITH letters AS (
+  SELECT
+    TO_HEX(SHA256(TO_JSON_STRING(STRUCT({columns})))) AS letter,
+    timestamp, stage, errorMessage, attempt, payloadBytes, attributes
+  FROM `{dataset}.{spec.view}`
+  WHERE {" AND ".join(wanted)}
+)
+SELECT * FROM letters
+{f"WHERE letter NOT IN (SELECT letter FROM {replayed})" if noted else ""}
+ORDER BY timestamp, letter"""  # noqa: S608 - the form of the dataset is checked, values are parameters
+
+
+def letters(rows: Iterable[bigquery.Row]) -> Iterator[Letter]:
+    """Rows of `statement` as letters."""
+    for row in rows:
+        attributes = {pair["key"]: pair["value"] or "" for pair in row["attributes"]}
+        yield Letter(
+            row["letter"],
+            row["timestamp"],
+            row["stage"],
+            row["errorMessage"],
+            row["attempt"],
+            row["payloadBytes"],
+            attributes,
+        )

@@ -1,1 +1,0 @@
-"""Dataflow jobs and templates, through Google's own clients."""

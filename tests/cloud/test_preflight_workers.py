@@ -1,0 +1,112 @@
+"""The workers' service account: which roles a job needs, and which of them are missing."""
+
+from __future__ import annotations
+
+import pytest
+from google.cloud import bigquery
+
+from cloud import workers
+from cloud.resources.base import Clients
+from templates import build
+from tests.cloud.google_server import Google
+from tests.cloud.test_preflight import BUCKET, job, only
+
+
+def test_the_workers_need_roles_for_what_the_job_touches_and_no_more():
+    needed = {(r.name, r.target, r.target_name) for r in workers.needed(job("streaming"))}
+    assert needed == {
+        ("roles/dataflow.worker", "project", "local-project"),
+        ("roles/pubsub.subscriber", "subscription", "transactions-pipeline"),
+        ("roles/pubsub.viewer", "subscription", "transactions-pipeline"),
+        ("roles/pubsub.publisher", "topic", "alerts"),
+        ("roles/pubsub.viewer", "topic", "alerts"),
+        ("roles/storage.objectAdmin", "bucket", f"gs://{BUCKET}"),
+    }
+    image = "--image=europe-west1-docker.pkg.dev/other-project/images/pipelines:1"
+    found = workers.needed(job("batch", "--input_query=SELECT 1", "--model=gs://models/m", image))
+    needed = {(r.name, r.target_name, r.project) for r in found}
+    assert needed >= {
+        ("roles/storage.objectViewer", "gs://models", "local-project"),
+        ("roles/bigquery.readSessionUser", "local-project", "local-project"),
+        ("roles/bigquery.jobUser", "local-project", "local-project"),
+        ("roles/artifactregistry.reader", "images", "other-project"),
+    }
+
+
+@pytest.mark.integration
+def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud, monkeypatch):
+    # The emulator does not tell who may write a dataset, so with one it is not asked.
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:1")
+    stream = job("streaming")
+    member = f"serviceAccount:{stream.args.service_account_email}"
+    finding = only(workers.check_worker(Clients("local-project"), stream))
+    assert (finding.problem, finding.remedy) == (
+        "does not exist",
+        "python -m cloud.resources create --project local-project",
+    )
+    google.accounts.add(stream.args.service_account_email)
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    image = "us-central1-docker.pkg.dev/local-project/anomaly/pipelines:v1"
+    build.upload(Clients("local-project"), f"gs://{BUCKET}", image)
+    google.policies["projects/local-project"] = {
+        "bindings": [{"role": "roles/dataflow.worker", "members": [member]}]
+    }
+    google.storage.policies[BUCKET] = {"bindings": [{"role": "roles/storage.admin", "members": [member]}]}
+    google.policies["projects/local-project/topics/alerts"] = {
+        "bindings": [{"role": "roles/pubsub.publisher", "members": ["serviceAccount:other"]}]
+    }
+    found = {f.what: f for f in workers.check_worker(Clients("local-project"), stream)}
+    assert found.pop("roles/dataflow.worker on project local-project for the workers").status == "ok"
+    assert found.pop(f"roles/storage.objectAdmin on bucket gs://{BUCKET} for the workers").status == "ok"
+    assert found.pop(f"service account {stream.args.service_account_email}").status == "ok"
+    assert [finding.status for finding in found.values()] == ["failed"] * 5
+    assert "roles/artifactregistry.reader on repository anomaly for the workers" in found
+    assert found["roles/pubsub.publisher on topic alerts for the workers"].remedy == (
+        "gcloud pubsub topics add-iam-policy-binding alerts --project=local-project "
+        f"--member={member} --role=roles/pubsub.publisher"
+    )
+
+
+def test_without_gcloud_the_roles_are_not_checked_and_that_is_said(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    finding = only(workers.check_worker(Clients("local-project"), job("streaming")))
+    assert (finding.status, "no gcloud on the PATH" in finding.problem) == ("note", True)
+
+
+class Datasets:
+    """BigQuery with one dataset, of which the emulator would not tell who may write it."""
+
+    def __init__(self, *entries: bigquery.AccessEntry) -> None:
+        self.found = bigquery.Dataset("local-project.anomaly")
+        self.found.access_entries = list(entries)
+
+    def get_dataset(self, name: str, **patience: object) -> bigquery.Dataset:
+        assert name == "local-project.anomaly"
+        return self.found
+
+
+@pytest.mark.integration
+def test_the_workers_must_be_able_to_write_the_dataset(google: Google, gcloud, monkeypatch):
+    monkeypatch.delenv("BIGQUERY_EMULATOR_HOST", raising=False)
+    stream = job("streaming")
+    account = stream.args.service_account_email
+
+    def check(*entries: bigquery.AccessEntry):
+        clients = Clients("local-project")
+        clients.bigquery = Datasets(*entries)
+        return only(workers._check_dataset(clients, stream))
+
+    found = check(bigquery.AccessEntry("READER", "userByEmail", account))
+    assert (found.status, found.problem) == (
+        "failed",
+        "is not granted there, nor a wider one on the project",
+    )
+    assert found.remedy == (
+        "bq query --use_legacy_sql=false 'GRANT `roles/bigquery.dataEditor` ON SCHEMA "
+        f'`local-project.anomaly` TO "serviceAccount:{account}"\''
+    )
+    assert check(bigquery.AccessEntry("WRITER", "userByEmail", account)).status == "ok"
+    google.policies["projects/local-project"] = {
+        "bindings": [{"role": "roles/bigquery.admin", "members": [f"serviceAccount:{account}"]}]
+    }
+    assert check().status == "ok"

@@ -1,0 +1,381 @@
+"""Named queries: the text, the formats, and the real SQL on the BigQuery emulator."""
+
+import argparse
+import csv
+import datetime as dt
+import io
+import json
+import math
+
+import pytest
+
+from operations import query
+from transforms import tables
+
+NOW = dt.datetime(2026, 3, 8, 12, 0, tzinfo=dt.UTC)
+
+
+def test_every_query_has_a_title_and_both_marks():
+    assert "top_anomalies" in query.names()
+    for name in query.names():
+        assert query.text(name).startswith("-- ")
+        changed = query.sql(name, "my-project.fraud", NOW, 7)
+        assert "`anomaly." not in changed
+        assert "`my-project.fraud." in changed
+        assert "TIMESTAMP '2026-03-08 12:00:00+00' /* since */" in changed
+        assert "7 /* limit */" in changed
+
+
+def test_a_query_without_values_is_its_file():
+    assert query.sql("latency", "anomaly") == query.text("latency")
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("90m", NOW - dt.timedelta(minutes=90)),
+        ("24h", NOW - dt.timedelta(hours=24)),
+        ("7d", NOW - dt.timedelta(days=7)),
+        ("2026-03-01T12:00:00+02:00", dt.datetime(2026, 3, 1, 10, tzinfo=dt.UTC)),
+        ("2026-03-01", dt.datetime(2026, 3, 1, tzinfo=dt.UTC)),
+    ],
+)
+def test_since(text, moment):
+    assert query.since(text, NOW) == moment
+
+
+def test_since_refuses_anything_else():
+    with pytest.raises(argparse.ArgumentTypeError, match="neither an age"):
+        query.since("yesterday'; DROP TABLE x")
+
+
+@pytest.mark.parametrize(
+    "value", ["9999999999d", "99999999999999999999m", "800000d", "0001-01-01T00:00:00+14:00"]
+)
+def test_since_refuses_what_no_calendar_holds(value, capsys):
+    with pytest.raises(argparse.ArgumentTypeError, match="before the year 1 or after the year 9999"):
+        query.since(value, NOW)
+    with pytest.raises(SystemExit) as ended:
+        query.main(["latency", "--dataset=my-project.anomaly", f"--since={value}"])
+    assert ended.value.code == 2
+    assert "argument --since" in capsys.readouterr().err
+
+
+def test_a_year_has_four_digits():
+    assert query.timestamp(query.since("0001-01-01")) == "0001-01-01 00:00:00+00"
+
+
+def test_an_address_without_a_server_is_named_soon(monkeypatch, capsys):
+    monkeypatch.setattr(query, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(query, "RETRY", query.RETRY.with_timeout(1))
+    with pytest.raises(SystemExit) as ended:
+        query.main(["latency", "--dataset=my-project.anomaly", "--bigquery_endpoint=http://127.0.0.1:1"])
+    assert ended.value.code == 1
+    assert "no answer at http://127.0.0.1:1 within 1 s" in capsys.readouterr().err
+
+
+def test_table_text():
+    rows = [
+        {"name": "a", "score": 12.5, "at": NOW, "n": 3},
+        {"name": None, "score": 1234.25, "at": NOW, "n": 40},
+    ]
+    assert query.table_text(rows).splitlines() == [
+        "name     score  at                    n",
+        "----  --------  -------------------  --",
+        "a         12.5  2026-03-08 12:00:00   3",
+        "-     1,234.25  2026-03-08 12:00:00  40",
+    ]
+    assert query.table_text([]) == "No rows."
+
+
+def test_json_and_csv(capsys):
+    rows = [{"at": NOW, "n": 1, "text": "a,b"}]
+    query.write(rows, "json")
+    assert json.loads(capsys.readouterr().out) == [{"at": "2026-03-08T12:00:00+00:00", "n": 1, "text": "a,b"}]
+    query.write(rows, "csv")
+    assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [
+        ["at", "n", "text"],
+        ["2026-03-08T12:00:00+00:00", "1", "a,b"],
+    ]
+
+
+def drift_rows():
+    """Five days, two model versions over the last three of them."""
+    return [
+        {
+            "day": NOW + dt.timedelta(days=day),
+            "model_version": version,
+            "transactions": 1000 * number + day,
+            "alert_percent": 0.5 * number,
+            "score_p50": 2.0,
+            "score_p99": None if day == 0 else 11.0,
+        }
+        for number, version in enumerate(["v1", "v2"], 1)
+        for day in range(5)
+        if number == 1 or day > 1
+    ]
+
+
+def test_two_model_versions_are_two_lines_and_not_one_zigzag():
+    figure = query.draw(drift_rows(), query.PICTURES["score_drift"], "Drift")
+    assert len(figure.axes) == 4
+    for axis in figure.axes:
+        assert [line.get_label() for line in axis.lines] == ["v1", "v2"]
+        assert [len(line.get_xdata()) for line in axis.lines] == [5, 3]
+    first = figure.axes[0]
+    assert list(first.lines[1].get_ydata()) == [2002, 2003, 2004]
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["v1", "v2"]
+    assert math.isnan(figure.axes[3].lines[0].get_ydata()[0])
+
+
+def test_each_reason_of_a_stage_is_a_bar_with_its_name():
+    rows = [
+        {"stage": stage, "reason": reason, "messages": n, "first_seen": NOW, "last_seen": NOW}
+        for stage, reason, n in [
+            ("parse", "payload: not JSON", 42),
+            ("parse", "payload: N bytes, over the limit of N", 11),
+            ("score", "anomaly_score: the model gave nan", 7),
+            ("parse", "features: absent, and as named keys incomplete: Object missing required ", 3),
+            ("sink", None, 1),
+        ]
+    ]
+    (axis,) = query.draw(rows, query.PICTURES["dead_letters"], "Dead letters").axes
+    bars = {round(bar.get_y() + bar.get_height() / 2): bar for bar in axis.patches}
+    assert [bars[i].get_width() for i in range(5)] == [42, 11, 7, 3, 1]
+    labels = [label.get_text().replace("\n", " ") for label in axis.get_yticklabels()]
+    assert labels == [(row["reason"] or "(none)").strip() for row in rows]
+    assert bars[0].get_facecolor() == bars[3].get_facecolor() != bars[2].get_facecolor()
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["parse", "score", "sink"]
+    assert axis.yaxis_inverted()
+
+
+def test_a_long_heading_is_wrapped_and_inside_the_picture(tmp_path):
+    heading = query.title("score_drift") + " word" * 40
+    figure = query.draw(drift_rows(), query.PICTURES["score_drift"], heading)
+    figure.savefig(tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    (drawn,) = [text for text in figure.texts if "Alert rate" in text.get_text()]
+    assert drawn.get_text().replace("\n", " ") == heading
+    box = drawn.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+
+
+def test_what_lists_single_rows_is_not_drawn(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        query.main(["top_anomalies", "--dataset=my-project.anomaly", f"--plot={tmp_path / 'a.png'}"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "--plot: top_anomalies has no picture; these have one: anomalies_by_account" in said
+
+
+def score_row(i, score, severity, moment, version="v1"):
+    top = [{"feature": "V14", "contribution": score / 2}, {"feature": "V4", "contribution": score / 4}]
+    return {
+        "transaction_id": f"tx-{i}",
+        "account_id": f"acc-{i % 2}",
+        "event_time": moment.isoformat(),
+        "anomaly_score": score,
+        "severity": severity,
+        "encoded": [0.0] * 4,
+        "top_features": top,
+        "model_version": version,
+        "scored_at": (moment + dt.timedelta(milliseconds=100 * (i + 1))).isoformat(),
+    }
+
+
+@pytest.fixture(scope="module")
+def filled(bigquery_emulator):
+    """A dataset with five scores, one of them stored twice, two alerts and three dead letters."""
+    from transforms.clients import BigQueryEndpoints
+
+    client = BigQueryEndpoints(bigquery_emulator.bigquery).client(bigquery_emulator.project)
+    dataset = f"{bigquery_emulator.project}.queries"
+    tables.create_tables(client, dataset)
+    scores = [
+        score_row(0, 1.0, "normal", NOW),
+        score_row(1, 2.0, "normal", NOW),
+        score_row(2, 30.0, "high", NOW),
+        score_row(3, 15.0, "medium", NOW + dt.timedelta(hours=2)),
+        score_row(4, 3.0, "normal", NOW + dt.timedelta(days=1), "v2"),
+    ]
+    scores.append(scores[2])
+    alerts = [
+        {key: value for key, value in row.items() if key != "encoded"} | {"threshold": 10.0}
+        for row in scores[2:4]
+    ]
+    errors = [
+        {
+            "timestamp": NOW.isoformat(),
+            "payloadString": text,
+            "attributes": [],
+            "errorMessage": message,
+            "stage": "parse",
+            "attempt": 0,
+        }
+        for text, message in [
+            ("a", "payload: not JSON (Input data was truncated)"),
+            ("b", "payload: 70000 bytes, over the limit of 65536"),
+            ("c", "payload: 80000 bytes, over the limit of 65536"),
+        ]
+    ]
+    for name, rows in (("scores", scores), ("alerts", alerts), ("error_records", errors)):
+        assert client.insert_rows_json(f"{dataset}.{name}", rows) == []
+    return client, dataset
+
+
+def rows_of(filled, name, **values):
+    client, dataset = filled
+    return query.run(client, query.sql(name, dataset, **values))
+
+
+@pytest.mark.integration
+def test_top_anomalies(filled):
+    found = rows_of(filled, "top_anomalies", limit=2)
+    assert [
+        (row["transaction_id"], row["anomaly_score"], row["feature_1"], row["contribution_1"])
+        for row in found
+    ] == [
+        ("tx-2", 30.0, "V14", 15.0),
+        ("tx-3", 15.0, "V14", 7.5),
+    ]
+
+
+@pytest.mark.integration
+def test_anomalies_by_hour(filled):
+    found = rows_of(filled, "anomalies_by_hour")
+    assert [tuple(row.values())[1:] for row in found] == [(3, 0, 1, 33.333), (1, 1, 0, 100.0), (1, 0, 0, 0.0)]
+
+
+@pytest.mark.integration
+def test_since_leaves_out_what_is_older(filled):
+    found = rows_of(filled, "anomalies_by_hour", since=NOW + dt.timedelta(hours=1))
+    assert [row["transactions"] for row in found] == [1, 1]
+
+
+@pytest.mark.integration
+def test_anomalies_by_account_and_feature(filled):
+    accounts = rows_of(filled, "anomalies_by_account")
+    assert [(row["account_id"], row["alerts"], row["max_score"]) for row in accounts] == [
+        ("acc-0", 1, 30.0),
+        ("acc-1", 1, 15.0),
+    ]
+    assert rows_of(filled, "anomalies_by_feature") == [
+        {"feature": "V14", "alerts": 2, "high": 1, "mean_contribution": 11.25}
+    ]
+
+
+@pytest.mark.integration
+def test_score_drift(filled):
+    found = rows_of(filled, "score_drift")
+    assert [(row["model_version"], row["transactions"], row["alert_percent"]) for row in found] == [
+        ("v1", 4, 50.0),
+        ("v2", 1, 0.0),
+    ]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["anomalies_by_hour", "latency", "score_drift"])
+def test_a_limit_keeps_the_latest_of_a_course(filled, name):
+    everything = rows_of(filled, name)
+    assert rows_of(filled, name, limit=1) == everything[-1:]
+    assert [next(iter(row.values())) for row in everything] == sorted(
+        next(iter(row.values())) for row in everything
+    )
+
+
+@pytest.mark.integration
+def test_dead_letters(filled):
+    found = rows_of(filled, "dead_letters")
+    assert [(row["stage"], row["reason"].strip(), row["messages"]) for row in found] == [
+        ("parse", "payload: N bytes, over the limit of N", 2),
+        ("parse", "payload: not JSON", 1),
+    ]
+
+
+@pytest.mark.integration
+def test_latency(filled):
+    found = rows_of(filled, "latency")
+    assert [(row["transactions"], row["max_ms"]) for row in found] == [(3, 300), (1, 400), (1, 500)]
+
+
+@pytest.mark.integration
+def test_the_command(filled, bigquery_emulator, capsys):
+    _, dataset = filled
+    argv = [
+        "top_anomalies",
+        "--dataset",
+        dataset,
+        "--since",
+        "2026-01-01",
+        "--limit",
+        "1",
+        "--format",
+        "json",
+    ]
+    assert query.main([*argv, f"--bigquery_endpoint={bigquery_emulator.bigquery}"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)[0]["transaction_id"] == "tx-2"
+    assert "Scans" in err
+
+
+@pytest.mark.integration
+def test_a_dataset_that_is_not_there_is_named_with_the_command_that_makes_it(bigquery_emulator, capsys):
+    argv = ["latency", "--dataset=local-project.none", f"--bigquery_endpoint={bigquery_emulator.bigquery}"]
+    with pytest.raises(SystemExit) as ended:
+        query.main(argv)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "python -m cloud.resources create --project local-project --dataset none" in said
+
+
+def test_without_credentials_the_command_says_how_to_sign_in(monkeypatch, capsys):
+    monkeypatch.delenv("BIGQUERY_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/key.json")
+    with pytest.raises(SystemExit) as ended:
+        query.main(["latency", "--dataset=my-project.anomaly"])
+    assert ended.value.code == 1
+    assert "Run `gcloud auth application-default login`." in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_a_query_that_scans_too_much_is_refused_before_it_runs(
+    filled, bigquery_emulator, monkeypatch, capsys
+):
+    _, dataset = filled
+    monkeypatch.setattr(query, "run", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(query, "scanned_bytes", lambda *_: 2_000)
+    argv = ["latency", f"--dataset={dataset}", f"--bigquery_endpoint={bigquery_emulator.bigquery}"]
+    with pytest.raises(SystemExit) as ended:
+        query.main([*argv, "--max-bytes=1000"])
+    assert ended.value.code == 1
+    assert "would scan 2,000 bytes, over --max-bytes=1000: give a later --since" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_a_picture_that_cannot_be_written_is_told(filled, bigquery_emulator, tmp_path, capsys):
+    argv = ["score_drift", f"--dataset={filled[1]}", f"--bigquery_endpoint={bigquery_emulator.bigquery}"]
+    with pytest.raises(SystemExit) as ended:
+        query.main([*argv, "--since=2026-01-01", f"--plot={tmp_path / 'none' / 'a.png'}"])
+    assert ended.value.code == 1
+    assert "--plot: no directory" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", query.PICTURES)
+def test_every_picture_names_columns_of_its_query(filled, bigquery_emulator, tmp_path, name):
+    argv = [name, f"--dataset={filled[1]}", f"--bigquery_endpoint={bigquery_emulator.bigquery}"]
+    assert query.main([*argv, "--since=2026-01-01", f"--plot={tmp_path / 'a.png'}"]) == 0
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.integration
+def test_without_rows_nothing_is_drawn(filled, bigquery_emulator, tmp_path, capsys):
+    argv = ["score_drift", f"--dataset={filled[1]}", f"--bigquery_endpoint={bigquery_emulator.bigquery}"]
+    assert query.main([*argv, "--since=2030-01-01", f"--plot={tmp_path / 'a.png'}"]) == 0
+    assert "--plot: no rows" in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_the_list(capsys):
+    assert query.main(["list"]) == 0
+    assert "top_anomalies" in capsys.readouterr().out

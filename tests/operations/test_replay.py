@@ -1,0 +1,328 @@
+"""Replay of dead letters: what can be sent and how, and the whole way on the emulators."""
+
+import base64
+import dataclasses
+import datetime as dt
+import json
+
+import orjson
+import pytest
+from google.cloud import pubsub_v1
+
+from local.runner import LocalStreamingRunner, run_until_drained
+from model.synthetic.generator import TransactionGenerator
+from operations import replay
+from operations.letters import Letter, hindrance, message, statement, with_event_time
+from pipelines import streaming
+from publisher.messages import MessageSource
+from transforms import metrics, tables
+from transforms.dead_letter import MAX_PAYLOAD_BYTES, dead_letters
+from transforms.message import MessageRules, Messages, parse_messages
+
+MOMENT = dt.datetime(2026, 3, 8, 12, 0, 0, 250_000, tzinfo=dt.UTC)
+
+
+def letter(**changes):
+    values = {
+        "key": "k",
+        "timestamp": MOMENT,
+        "stage": "parse",
+        "reason": "payload: not JSON",
+        "attempt": 0,
+        "payload": b"{",
+        "attributes": {},
+    }
+    return Letter(**(values | changes))
+
+
+def transactions(count):
+    """Messages of the generator, as dicts."""
+    source = MessageSource(TransactionGenerator(seed=3, cycle=1_000))
+    return [orjson.loads(payload) for payload in source.take(count).payloads]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, None),
+        ({"stage": "score", "attempt": 2}, None),
+        ({"stage": "sink"}, "stage sink: the payload is the row"),
+        ({"payload": None}, "no payload"),
+        ({"attempt": 3}, "attempts used up: --max_attempts=3"),
+        ({"attributes": {str(i): "x" for i in range(100)}}, "attributes: 100 or more"),
+    ],
+)
+def test_what_cannot_be_sent_has_a_reason(changes, why):
+    found = hindrance(letter(**changes), 3)
+    assert found is None if why is None else found.startswith(why)
+
+
+def test_a_payload_that_was_cut_is_not_sent():
+    (row,) = dead_letters([b" " * (MAX_PAYLOAD_BYTES + 1)], ["payload: too long"], "parse").to_pylist()
+    cut = letter(reason=row["errorMessage"], payload=row["payloadBytes"])
+    assert hindrance(cut, 3).startswith("payload cut")
+
+
+def test_a_message_counts_its_attempts_and_keeps_its_first_id():
+    payload, first = message(
+        letter(attributes={"planted_kind": "x", "message_id": "17", "googclient_a": "b"})
+    )
+    assert payload == b"{"
+    assert first == {"planted_kind": "x", "original_message_id": "17", "dead_letter_attempt": "1"}
+    _, second = message(letter(attempt=1, attributes=first | {"message_id": "42"}))
+    assert second == {"planted_kind": "x", "original_message_id": "17", "dead_letter_attempt": "2"}
+
+
+def test_a_message_without_event_time_keeps_the_time_of_its_rejection():
+    (row,) = transactions(1)
+    del row["event_time"]
+    rules = MessageRules()
+    for payload in (orjson.dumps(row), orjson.dumps(row | {"event_time": None}) + b" \r\n"):
+        parsed = parse_messages(Messages([with_event_time(payload, MOMENT)]), rules)
+        assert parsed.transactions.column("event_time").to_pylist() == [MOMENT]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"{",
+        b"{}",
+        b"[1]",
+        b"\xff",
+        b'"text"',
+        b'{"event_time":"2026-01-01T00:00:00Z"}',
+        b'{"event_time":7}',
+    ],
+)
+def test_every_other_payload_stays_as_it_is(payload):
+    assert with_event_time(payload, MOMENT) == payload
+
+
+def test_the_statement_takes_a_part_or_a_pattern():
+    part = statement("my-project.anomaly", stage=True, reason="over the limit", noted=True)
+    assert "STRPOS(errorMessage, @reason) > 0" in part
+    assert "stage = @stage" in part
+    assert "NOT IN (SELECT letter FROM `my-project.anomaly.replayed_records`)" in part
+    pattern = statement("my-project.anomaly", stage=False, reason="payload%", noted=False)
+    assert "errorMessage LIKE @reason" in pattern
+    assert "replayed_records" not in pattern
+
+
+def options_of(local_stack, dataset, topic, *more):
+    return [
+        f"--dataset={local_stack.project}.{dataset}",
+        f"--topic={topic}",
+        f"--bigquery_endpoint={local_stack.bigquery}",
+        "--format=json",
+        "--quiet",
+        *more,
+    ]
+
+
+def told(capsys, argv, code=0):
+    capsys.readouterr()
+    assert replay.main(argv) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def row_of(text, stage="parse", reason="payload: not JSON", attempt=0, moment=None):
+    return {
+        "timestamp": (moment or dt.datetime.now(dt.UTC)).isoformat(),
+        "payloadString": text,
+        "payloadBytes": base64.b64encode(text.encode()).decode(),
+        "attributes": [{"key": "message_id", "value": text}],
+        "errorMessage": reason,
+        "stage": stage,
+        "attempt": attempt,
+    }
+
+
+def pulled(subscription):
+    found = []
+    with pubsub_v1.SubscriberClient() as client:
+        while messages := client.pull(
+            subscription=subscription, max_messages=100, return_immediately=True
+        ).received_messages:
+            client.acknowledge(subscription=subscription, ack_ids=[each.ack_id for each in messages])
+            found += [(each.message.data.decode(), dict(each.message.attributes)) for each in messages]
+    return found
+
+
+@pytest.fixture
+def letters(local_stack, dataset, bigquery_client):
+    """A dataset with five dead letters of the last hours, one of them stored twice, and an old one."""
+    name = f"{local_stack.project}.{dataset}"
+    tables.create_tables(bigquery_client, name)
+    now = dt.datetime.now(dt.UTC)
+    rows = [
+        row_of("a", moment=now - dt.timedelta(hours=3)),
+        row_of("b", reason="payload: 70000 bytes, over the limit of 65536"),
+        row_of("c", stage="sink", reason="event_time: out of range"),
+        row_of("d", attempt=1),
+        row_of("e", stage="score", reason="anomaly_score: the model gave nan"),
+        row_of("old", moment=now - dt.timedelta(days=9)),
+    ]
+    assert bigquery_client.insert_rows_json(f"{name}.error_records", [*rows, rows[0]]) == []
+
+
+@pytest.mark.integration
+def test_a_dry_run_sends_and_notes_nothing(local_stack, dataset, channel, letters, bigquery_client, capsys):
+    argv = options_of(local_stack, dataset, channel.topic, "--dry-run")
+    found = told(capsys, argv)
+    assert (found["read"], found["would_send"], found["left"]) == (5, 4, 1)
+    assert {row["reason"] for row in found["letters"]} == {
+        "payload: not JSON",
+        "payload: 70000 bytes, over the limit of 65536",
+        "anomaly_score: the model gave nan",
+    }
+    assert replay.main([*argv, "--format=text"]) == 0
+    said = capsys.readouterr().out
+    assert "would send 4 to projects/" in said
+    assert "1  stage sink: the payload is the row" in said
+    assert pulled(channel.subscription) == []
+    names = {table.table_id for table in bigquery_client.list_tables(dataset)}
+    assert tables.REPLAYED_TABLE not in names
+
+
+@pytest.mark.integration
+def test_no_letter_is_sent_twice(
+    local_stack, dataset, channel, letters, bigquery_client, capsys, monkeypatch
+):
+    monkeypatch.setattr(replay, "PORTION_LETTERS", 2)
+    argv = options_of(local_stack, dataset, channel.topic)
+    first = told(capsys, [*argv, "--reason=over the limit"])
+    assert (first["read"], first["sent"], first["left"]) == (1, 1, 0)
+    limited = told(capsys, [*argv, "--limit=1", "--stage=parse", "--reason=payload: not%"])
+    assert (limited["read"], limited["sent"]) == (1, 1)
+    rest = told(capsys, argv)
+    assert (rest["read"], rest["sent"], rest["left"]) == (3, 2, 1)
+    assert list(rest["left_by_reason"]) == [
+        "stage sink: the payload is the row that BigQuery refused, not a message"
+    ]
+    again = told(capsys, argv)
+    assert (again["read"], again["sent"], again["left"]) == (1, 0, 1)
+    found = dict(pulled(channel.subscription))
+    assert sorted(found) == ["a", "b", "d", "e"]
+    assert found["a"] == {"dead_letter_attempt": "1", "original_message_id": "a"}
+    assert found["d"]["dead_letter_attempt"] == "2"
+    notes = list(
+        bigquery_client.query(f"SELECT * FROM `{local_stack.project}.{dataset}.replayed_records`").result()
+    )
+    assert sorted(note["attempt"] for note in notes) == [1, 1, 1, 2]
+    assert {note["topic"] for note in notes} == {channel.topic}
+
+
+@pytest.mark.integration
+def test_what_the_topic_does_not_take_stays_for_the_next_run(local_stack, dataset, channel, letters, capsys):
+    missing = f"projects/{local_stack.project}/topics/missing"
+    failed = told(capsys, options_of(local_stack, dataset, missing), code=1)
+    assert (failed["read"], failed["sent"], failed["left"], failed["failed"]) == (5, 0, 5, 4)
+    assert any("create it: gcloud pubsub topics create missing" in why for why in failed["left_by_reason"])
+    assert told(capsys, options_of(local_stack, dataset, channel.topic))["sent"] == 4
+
+
+@pytest.mark.integration
+def test_what_was_sent_and_could_not_be_noted_is_told_and_sent_again(
+    local_stack, dataset, channel, letters, bigquery_client, capsys, monkeypatch
+):
+    argv = options_of(local_stack, dataset, channel.topic)
+    spec = tables.replayed_records_table()
+    monkeypatch.setattr(tables, "replayed_records_table", lambda: dataclasses.replace(spec, name="no.table"))
+    monkeypatch.setattr(tables, "create_tables", lambda *_: None)
+    bigquery_client.create_table(spec.table(f"{local_stack.project}.{dataset}"))
+    with pytest.raises(SystemExit) as ended:
+        replay.main(argv)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "4 letters were sent" in said
+    assert "so that the next run sends them again" in said
+    monkeypatch.undo()
+    assert told(capsys, argv)["sent"] == 4
+    assert len(pulled(channel.subscription)) == 8
+
+
+@pytest.mark.integration
+def test_a_dataset_that_is_not_there_is_not_made(local_stack, channel, bigquery_client, capsys):
+    with pytest.raises(SystemExit) as ended:
+        replay.main(options_of(local_stack, "none", channel.topic))
+    assert ended.value.code == 1
+    assert "python -m cloud.resources create" in capsys.readouterr().err
+    assert "none" not in {each.dataset_id for each in bigquery_client.list_datasets()}
+
+
+def stream(local_stack, dataset, channel, model_dir, count, *more):
+    """Runs the stream until `count` messages are through."""
+    argv = [
+        f"--subscription={channel.subscription}",
+        f"--model={model_dir}",
+        f"--output_dataset={local_stack.project}.{dataset}",
+        f"--bigquery_endpoint={local_stack.bigquery}",
+        f"--bigquery_storage_endpoint={local_stack.bigquery_storage}",
+        *more,
+    ]
+    result = streaming.run(argv, runner=LocalStreamingRunner())
+
+    def is_done():
+        totals = metrics.totals(result)
+        return totals.get(metrics.ROWS_SCORED, 0) + totals.get(metrics.DEAD_LETTERS, 0) >= count
+
+    run_until_drained(result, is_done, timeout=120)
+    totals = metrics.totals(result)
+    return totals.get(metrics.ROWS_SCORED, 0), totals.get(metrics.DEAD_LETTERS, 0)
+
+
+@pytest.mark.integration
+def test_what_was_rejected_is_scored_once_the_rules_are_relaxed(
+    local_stack, dataset, channel, bigquery_client, model_dir, capsys
+):
+    rows = transactions(29)
+    for row in rows[20:26]:
+        row["note"] = "x" * 3_000
+    bare = rows[25]
+    for name in ("transaction_id", "event_time"):
+        del bare[name]
+    old = (dt.datetime.now(dt.UTC) - dt.timedelta(days=100)).isoformat()
+    for row in rows[26:]:
+        row["event_time"] = old
+    payloads = [*map(orjson.dumps, rows), b"not JSON", b'{"features": []}']
+    publisher = pubsub_v1.PublisherClient()
+    for payload in payloads:
+        publisher.publish(channel.topic, payload).result()
+
+    strict = ["--max_message_bytes=1500", "--max_event_age_days=30"]
+    assert stream(local_stack, dataset, channel, model_dir, 31, *strict) == (20, 11)
+    rejected = {row["payloadBytes"]: row for row in stored(bigquery_client, dataset, "error_records_latest")}
+
+    argv = options_of(local_stack, dataset, channel.topic)
+    first = told(capsys, argv)
+    assert (first["read"], first["sent"], first["left"]) == (11, 11, 0)
+    assert told(capsys, argv)["read"] == 0
+
+    assert stream(local_stack, dataset, channel, model_dir, 11) == (9, 2)
+    scores = stored(bigquery_client, dataset, "scores_latest")
+    errors = stored(bigquery_client, dataset, "error_records_latest")
+    assert len(scores) == 29
+    assert sorted(row["attempt"] for row in errors) == [0] * 11 + [1] * 2
+    times = {row["account_id"]: row["event_time"] for row in scores if row["transaction_id"] not in ids(rows)}
+    assert times == {bare["account_id"]: rejected[orjson.dumps(bare)]["timestamp"]}
+    # What was JSON got the time of its rejection, so that it keeps that through every further attempt.
+    moment = rejected[b'{"features": []}']["timestamp"]
+    timed = with_event_time(b'{"features": []}', moment)
+    assert {row["payloadBytes"] for row in errors if row["attempt"]} == {b"not JSON", timed}
+
+    used_up = told(capsys, [*argv, "--max_attempts=1"])
+    assert (used_up["read"], used_up["sent"]) == (2, 0)
+    assert used_up["left_by_reason"] == {"attempts used up: --max_attempts=1": 2}
+    second = told(capsys, argv)
+    assert (second["read"], second["sent"], second["left"]) == (2, 2, 0)
+    assert {attributes["dead_letter_attempt"] for _, attributes in pulled(channel.subscription)} == {"2"}
+    assert told(capsys, argv)["read"] == 0
+
+
+def ids(rows):
+    return {row.get("transaction_id") for row in rows}
+
+
+def stored(client, dataset, view):
+    return [dict(row) for row in client.query(f"SELECT * FROM `{client.project}.{dataset}.{view}`").result()]
