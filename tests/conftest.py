@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 # One thread each for Arrow and BLAS: tests run beside each other and beside the emulators.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -112,3 +113,12 @@ def dataset(bigquery_client: bigquery.Client) -> Iterator[str]:
     bigquery_client.create_dataset(name)
     yield name
     bigquery_client.delete_dataset(name, delete_contents=True, not_found_ok=True)
+
+
+@pytest.fixture(scope="session")
+def ulb_file() -> Path:
+    """The real transactions of the ULB data set, for the tests that compare with them."""
+    path = Path(__file__).parents[2] / "shared" / "data" / "ulb_transactions.parquet"
+    if not path.is_file():
+        pytest.skip("the real transactions are not there (../shared/data/ulb_transactions.parquet)")
+    return path
