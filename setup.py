@@ -4,7 +4,17 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-ROOMS = ("cloud", "local", "model", "operations", "pipelines", "publisher", "templates", "transforms")
+ROOMS = (
+    "cloud",
+    "common",
+    "local",
+    "model",
+    "operations",
+    "pipelines",
+    "publisher",
+    "templates",
+    "transforms",
+)
 EXPORT = ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "onnxscript>=0.5,<1"]
 
 setup(
@@ -38,12 +48,15 @@ setup(
         "numpy>=2,<3",
         "orjson>=3.11,<4",
         "pyarrow>=18",
+        "requests>=2.32,<3",
+        "rich>=14,<16",
+        "tenacity>=9,<10",
         "torch>=2.4,<3",
         "tqdm>=4.66,<5",
     ],
     extras_require={
         # The emulators of the local stack that come from PyPI, and what the demo draws and prints with.
-        "local": ["bqemulator==1.4.0", "matplotlib>=3.9,<4", "rich>=14,<16"],
+        "local": ["bqemulator==1.4.0", "matplotlib>=3.9,<4"],
         # Training, evaluation against baselines, and the TorchServe archive that is part of the artifact.
         "train": [
             "matplotlib>=3.9,<4",
@@ -78,13 +91,5 @@ setup(
             "ruff>=0.17,<0.18",
         ],
     },
-    entry_points={
-        "console_scripts": [
-            "anomaly-batch=pipelines.batch:main",
-            "anomaly-streaming=pipelines.streaming:main",
-            "anomaly-query=operations.query:main",
-            "anomaly-publish=publisher.__main__:main",
-            "anomaly-train=model.train:main",
-        ]
-    },
+    entry_points={"console_scripts": ["anomaly=common.anomaly:main"]},
 )

@@ -9,15 +9,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
-    "model": set(),
-    "transforms": {"model"},
-    "publisher": {"model"},
-    "pipelines": {"transforms", "model"},
-    "operations": {"publisher", "pipelines", "transforms", "model"},
-    "cloud": {"pipelines", "transforms", "model"},
-    "local": {"operations", "publisher", "pipelines", "transforms", "model"},
-    "templates": {"cloud", "pipelines", "transforms", "model"},
-    "benchmarks": {"tests", "local", "publisher", "pipelines", "transforms", "model"},
+    "common": set(),
+    "model": {"common"},
+    "transforms": {"model", "common"},
+    "publisher": {"model", "common"},
+    "pipelines": {"transforms", "model", "common"},
+    "operations": {"publisher", "pipelines", "transforms", "model", "common"},
+    "cloud": {"pipelines", "transforms", "model", "common"},
+    "local": {"operations", "publisher", "pipelines", "transforms", "model", "common"},
+    "templates": {"cloud", "pipelines", "transforms", "model", "common"},
+    "benchmarks": {"tests", "local", "publisher", "pipelines", "transforms", "model", "common"},
 }
 ROOMS = {*MAY_IMPORT, "tests"}
 

@@ -1,0 +1,1 @@
+"""Habits that every room shares: options, commands, output, errors, retries. Imports no other room."""

@@ -1,0 +1,77 @@
+"""The habits of every command: its parser, its exit status, its errors.
+
+    @command
+    def main(argv: Sequence[str] | None = None) -> int:
+        parser = Parser("anomaly query", __doc__, EXAMPLES)
+        ...
+
+Exit status: 0 done; 1 failed (CommandError); 2 wrong options (OptionError); 130 ended by Ctrl-C; 141 nobody
+reads the output any more. An error is one line on stderr that starts with "error: ".
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, ParamSpec
+
+from common.options import OptionError
+
+_P = ParamSpec("_P")
+
+
+class CommandError(RuntimeError):
+    """A command has failed: the text says what was expected, what came, and what to do."""
+
+
+class MissingExtraError(CommandError):
+    """A command needs packages that are not installed; the text names the extra."""
+
+    def __init__(self, purpose: str, extra: str, error: ImportError) -> None:
+        super().__init__(f"{purpose} needs {error.name}: run pip install '.[{extra}]'")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations, with examples below the help and "error: " before an error.
+
+    Args:
+      prog: the command as it is typed, "anomaly query".
+      description: text for people; the docstring of the module.
+      examples: shown as they stand, one command a line.
+    """
+
+    def __init__(
+        self, prog: str = "", description: str | None = None, examples: str = "", **more: Any
+    ) -> None:
+        super().__init__(
+            prog=prog or None,
+            description=description,
+            epilog=f"examples:\n{examples.strip(chr(10))}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **more,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command with status 2."""
+        self.print_usage(sys.stderr)
+        self.exit(2, f"error: {message}\n")
+
+
+def command(main: Callable[_P, int | None]) -> Callable[_P, int]:
+    """Makes errors of a `main` one line and an exit status, as the module says."""
+
+    @functools.wraps(main)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except OptionError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except CommandError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+    return run

@@ -1,0 +1,101 @@
+"""Errors of Google's clients as data: one translation for every command. Who prints it makes the sentence."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from google.api_core.exceptions import (
+    AlreadyExists,
+    BadRequest,
+    DeadlineExceeded,
+    Forbidden,
+    GatewayTimeout,
+    GoogleAPICallError,
+    NotFound,
+    RetryError,
+    ServiceUnavailable,
+    Unauthorized,
+)
+from google.auth.exceptions import GoogleAuthError, TransportError
+from requests.exceptions import RequestException
+
+LOGIN: Final = "gcloud auth application-default login"
+"""Gives Google's clients credentials, or new ones in place of those that ran out."""
+
+Kind = Literal[
+    "missing", "exists", "forbidden", "disabled", "credentials", "unreachable", "refused", "failed"
+]
+ERRORS: Final = (GoogleAPICallError, RetryError, GoogleAuthError, RequestException)
+"""Everything that Google's clients raise about a call: what `explain` takes."""
+
+_UNREACHABLE: Final = (
+    RetryError,
+    RequestException,
+    ServiceUnavailable,
+    DeadlineExceeded,
+    GatewayTimeout,
+    TransportError,
+)
+_DISABLED: Final = ("SERVICE_DISABLED", "has not been used in project")
+_SERVICE: Final = re.compile(r"\b([a-z][a-z0-9-]*\.googleapis\.com)\b")
+
+
+@dataclass(frozen=True)
+class GoogleProblem:
+    """The reason why a call to Google failed.
+
+    Attributes:
+      kind: missing: it does not exist; exists: it is there already; forbidden: a permission is missing;
+        disabled: an API is not enabled; credentials: nobody is signed in; unreachable: no answer;
+        refused: the request is wrong; failed: anything else.
+      text: Google's own words, without the request.
+      service: the API that is not enabled, such as "pubsub.googleapis.com"; "" where the error names none.
+    """
+
+    kind: Kind
+    text: str
+    service: str = ""
+
+
+def explain(error: BaseException) -> GoogleProblem:
+    """Translates an error of Google's clients."""
+    text = str(getattr(error, "message", "") or error)
+    if isinstance(error, _UNREACHABLE):
+        return GoogleProblem("unreachable", str(error.__cause__ or text))
+    if isinstance(error, GoogleAuthError | Unauthorized):
+        return GoogleProblem("credentials", text)
+    if isinstance(error, Forbidden):
+        # The error names the API in its details, or in the address of the console's page.
+        details = f"{error} {error.reason} {error.metadata}"
+        if any(mark in details for mark in _DISABLED):
+            service = _SERVICE.search(details.replace("type.googleapis.com", ""))
+            return GoogleProblem("disabled", text, service[1] if service else "")
+        return GoogleProblem("forbidden", text)
+    if isinstance(error, NotFound):
+        return GoogleProblem("missing", text)
+    if isinstance(error, AlreadyExists):
+        return GoogleProblem("exists", text)
+    return GoogleProblem("refused" if isinstance(error, BadRequest) else "failed", text)
+
+
+def remedy(problem: GoogleProblem, project: str, *, create: str = "", grant: str = "") -> str:
+    """The command or the step that fixes a problem.
+
+    Args:
+      problem: of a call.
+      project: in which it was made.
+      create: the command that makes what is missing.
+      grant: the command that gives the permission that is missing.
+    """
+    if problem.kind == "disabled":
+        if not problem.service:
+            return f"anomaly resources create --project={project}"
+        return f"gcloud services enable {problem.service} --project={project}"
+    return {
+        "missing": create,
+        "forbidden": grant,
+        "credentials": LOGIN,
+        "unreachable": "check the network and https://status.cloud.google.com, and run this again",
+    }.get(problem.kind, "")

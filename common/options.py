@@ -1,0 +1,106 @@
+"""Typed options: one frozen dataclass a concern, declared once, from which argparse gets its flags.
+
+    @dataclass(frozen=True)
+    class SinkOptions:
+        output: str | None = option(None, metavar="DIR", help="directory for Parquet files")
+        overwrite: bool = option(False, help="replace the files of an earlier job")
+
+    add_options(parser, SinkOptions, "sinks")
+    sinks = read_options(SinkOptions, parser.parse_args())
+
+A flag has the name of its field. The type of the field says how its text is read: str, int, float, bool
+(--flag and --no-flag), Literal (choices), each of them `| None` as well. Other types name a `type`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+_FLAG: Final = "flag"
+_T = TypeVar("_T")
+
+
+class OptionError(ValueError):
+    """The options of a command do not fit: the text names the flag, what was expected and what came."""
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,
+    metavar: str | None = None,
+    type: Callable[[str], Any] | None = None,
+    choices: Iterable[Any] | None = None,
+    nargs: str | None = None,
+    action: str | None = None,
+) -> Any:
+    """Declares a field of an options dataclass, and with it a flag.
+
+    Args:
+      default: value where the flag is absent. Without one, the flag is required.
+      help: text for people, with an example. `%(default)s` stands for the default.
+      metavar: name of the value in the help.
+      type: reads the value from its text; by default the type of the field does.
+      choices: values that are accepted; by default those of a Literal.
+      nargs: as in argparse, for a flag with several values; the field is a tuple.
+      action: "append", for a flag that may be repeated; the field is a tuple.
+    """
+    settings = {"help": help, "metavar": metavar, "type": type, "choices": choices}
+    settings |= {"nargs": nargs, "action": action}
+    metadata = {_FLAG: {key: value for key, value in settings.items() if value is not None}}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def add_options(
+    parser: argparse.ArgumentParser, options: type, title: str | None = None, only: Iterable[str] = ()
+) -> None:
+    """Declares the flags of an options dataclass, under a title of their own where one is named.
+
+    Args:
+      parser: takes the flags.
+      options: the dataclass.
+      title: heading of the flags in the help.
+      only: names of the fields to declare; by default all.
+    """
+    group = parser.add_argument_group(title) if title else parser
+    hints = get_type_hints(options)
+    wanted = set(only)
+    for field in dataclasses.fields(options):
+        if _FLAG in field.metadata and (not wanted or field.name in wanted):
+            settings = _settings(hints[field.name]) | field.metadata[_FLAG]
+            if field.default is dataclasses.MISSING:
+                settings["required"] = True
+            else:
+                settings["default"] = field.default
+            group.add_argument(f"--{field.name}", **settings)
+
+
+def read_options(options: type[_T], namespace: argparse.Namespace, **more: Any) -> _T:
+    """Makes the dataclass from what argparse has read. This is where a Namespace ends.
+
+    Args:
+      options: the dataclass; its __post_init__ may raise OptionError.
+      namespace: from a parser with the flags of the dataclass.
+      more: values of fields that have no flag.
+    """
+    values = dict(more)
+    for field in dataclasses.fields(options):  # type: ignore[arg-type]
+        if _FLAG in field.metadata and field.name not in values and hasattr(namespace, field.name):
+            value = getattr(namespace, field.name)
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+    return options(**values)
+
+
+def _settings(hint: Any) -> dict[str, Any]:
+    """What argparse needs to know of a type."""
+    if get_origin(hint) in (Union, types.UnionType):
+        (hint,) = (one for one in get_args(hint) if one is not types.NoneType)
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    return {"type": hint} if hint in (int, float) else {}

@@ -1,0 +1,103 @@
+"""Rows for people and for machines: a table, JSON or CSV, safe against what a stranger wrote into them."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime as dt
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Format = Literal["table", "json", "csv"]
+FORMATS: Final[tuple[Format, ...]] = ("table", "json", "csv")
+
+# C0 and C1 control characters, and those that reorder or hide text.
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_PIPE_WIDTH: Final = 100_000
+"""Columns of a table that is not shown in a terminal: as many as it takes."""
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Declares --format."""
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="table",
+        help="table for people, json (one array) or csv for programs (default: %(default)s)",
+    )
+
+
+def safe_text(text: str) -> str:
+    """Text without characters that a terminal obeys: each stands as its escape, such as \\x1b."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], form: Format = "table", empty: str = "No rows.") -> None:
+    """Prints rows on stdout.
+
+    Args:
+      rows: each with the same keys, which are the names of the columns.
+      form: "table", "json" or "csv".
+      empty: what a table without rows says.
+    """
+    if form == "json":
+        print(json.dumps([dict(row) for row in rows], indent=1, default=_plain))
+    elif form == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerows([list(rows[0])] if rows else [])
+        writer.writerows([_csv_cell(value) for value in row.values()] for row in rows)
+    elif rows:
+        print_table(rows)
+    else:
+        print(empty)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints rows as a table: with colour and as wide as the window in a terminal, plain in a pipe."""
+    is_terminal = sys.stdout.isatty()
+    console = Console(
+        file=sys.stdout, width=None if is_terminal else _PIPE_WIDTH, highlight=False, markup=False
+    )
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for name in rows[0]:
+        numeric = all(isinstance(row[name], int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    if is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, dt.datetime):
+        return value.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, float):
+        return f"{value:g}" if abs(value) < 1e-3 else f"{value:,.3f}".rstrip("0").rstrip(".")
+    return safe_text(str(value))
+
+
+def _csv_cell(value: Any) -> Any:
+    """The value, with text that a spreadsheet would run as a formula behind an apostrophe."""
+    plain = _plain(value) if isinstance(value, dt.datetime) else value
+    if not isinstance(plain, str):
+        return plain
+    return f"'{safe_text(plain)}" if plain.startswith(_FORMULA) else safe_text(plain)
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, dt.datetime | dt.date) else str(value)
