@@ -130,7 +130,7 @@ class Demo:
             "publisher",
             *sink,
             *("--labels", str(self.labels), "--count", str(self.args.count), "--seed", str(self.args.seed)),
-            *("--fraud-share", str(FRAUD_SHARE), "--malformed-share", str(MALFORMED_SHARE)),
+            *("--fraud_share", str(FRAUD_SHARE), "--malformed_share", str(MALFORMED_SHARE)),
             *("--format", "json"),
         )
         return int(json.loads(summary)["confirmed"])

@@ -15,19 +15,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
+import pyarrow as pa
 from google.api_core.exceptions import GoogleAPIError, NotFound
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
 from requests.exceptions import RequestException
 from tqdm import tqdm
 
-from model.features import N_FEATURES
-from model.synthetic.generator import Transactions
 from operations import query
 from operations.letters import Letter, hindrance, letters, message, statement
 from pipelines import options
-from publisher.messages import Messages
+from publisher.messages import Outgoing
 from publisher.pubsub import PubSubTopic
 from publisher.sink import PublishError, Sink
 from transforms import clients, tables
@@ -45,10 +43,6 @@ PORTION_LETTERS: Final = 5_000
 PORTION_BYTES: Final = 32 * 1024**2
 """What is published before it is noted as sent, and sent again if the process dies in between."""
 DRY_ROWS: Final = 50
-
-_NO_TRANSACTIONS: Final = Transactions(
-    np.empty(0, np.int64), [], [], [], np.empty(0), np.empty((0, N_FEATURES)), np.empty(0, np.int8), ()
-)
 
 
 @dataclass
@@ -119,7 +113,8 @@ def replay(
     for portion in _portions(_sendable(found, summary, max_attempts, limit)):
         pairs = [message(letter) for letter in portion]
         payloads, attributes = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        receipts = sink.send(Messages(_NO_TRANSACTIONS, [], payloads, attributes, [], [], []))
+        keys = pa.record_batch({"letter": [letter.key for letter in portion]})
+        receipts = sink.send(Outgoing(payloads, attributes, keys))
         confirmed: list[Letter] = []
         start = 0
         for receipt in [*receipts, *sink.flush()]:  # in the order of sending
