@@ -31,7 +31,7 @@ from google.cloud.bigquery_storage_v1.writer import AppendRowsStream
 from tqdm import tqdm
 
 from benchmarks import sources_sinks_data as data
-from local.adapt import beam_connectors
+from benchmarks.beam_connectors import beam_connectors
 from local.endpoints import Endpoints
 from local.stack import LocalStack
 from transforms.bigquery import ReadBatches, WriteBatches

@@ -21,7 +21,7 @@ from apache_beam.utils.timestamp import Timestamp
 from google.cloud import bigquery
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from local.adapt import beam_connectors
+from benchmarks.beam_connectors import beam_connectors
 from transforms import metrics
 from transforms.bigquery import WriteBatches
 from transforms.bigquery.beam_methods import failed_row, typed_rows

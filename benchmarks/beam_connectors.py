@@ -1,4 +1,4 @@
-"""Points Beam's own BigQuery connectors at the local stack. They take no endpoint option.
+"""Points Beam's own BigQuery connectors at the local stack, to measure them beside ours.
 
     with beam_connectors(stack.endpoints, gcs_root=tmp_path), beam.Pipeline(runner="FnApiRunner") as pipeline:
         pipeline | ... | WriteToBigQuery(..., method="FILE_LOADS", custom_gcs_temp_location="gs://local/tmp")
@@ -30,7 +30,7 @@ _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_l
 
 @contextlib.contextmanager
 def beam_connectors(endpoints: Endpoints, gcs_root: Path | None = None) -> Iterator[None]:
-    """Have WriteToBigQuery and ReadFromBigQuery use `endpoints` in this process.
+    """Makes WriteToBigQuery and ReadFromBigQuery use `endpoints` in this process, while a `with` block runs.
 
     Args:
       endpoints: Of a stack with the BigQuery emulator.
