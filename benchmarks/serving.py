@@ -18,10 +18,10 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import orjson
-import requests
 from tqdm import tqdm
 
 from benchmarks.http_load import Load, http_request, measure
+from common.loopback import urlopen
 from local.process import HOST, ServerProcess, free_port
 from model.serving.request import ANSWER_FIELDS, DEFAULT_FIELDS
 from model.serving.torchserve import process as torchserve_process
@@ -92,8 +92,8 @@ def _process(name: str, module: str, *flags: str) -> Iterator[Target]:
 
     def ready() -> bool:
         try:
-            return requests.get(f"http://{HOST}:{port}/health", timeout=5).ok
-        except requests.ConnectionError:
+            return bool(urlopen(f"http://{HOST}:{port}/health", timeout=5).status == 200)
+        except OSError:
             return False
 
     process = ServerProcess(name, [sys.executable, "-m", module, "--port", str(port), *flags])

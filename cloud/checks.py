@@ -6,10 +6,8 @@ import argparse
 import json
 import os
 import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from google.api_core.client_options import ClientOptions
 from google.api_core.exceptions import Forbidden, GoogleAPICallError, MethodNotImplemented
@@ -31,11 +29,11 @@ from cloud.look import (
 )
 from cloud.resources.base import UNREACHABLE, Clients
 from cloud.resources.tables import table_differences
+from common.loopback import is_loopback_address, urlopen
 from model import artifact
 from model.features import FEATURES
 from pipelines import options
 from transforms import tables
-from transforms.clients import is_loopback
 
 RESOURCE_MANAGER_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER"
 """gcloud's own variable for another endpoint of the Resource Manager; obeyed here too."""
@@ -257,7 +255,7 @@ def check_vertex(endpoint: str, api_endpoint: str | None) -> list[Finding]:
     _, project, _, region, _, _ = endpoint.split("/")
     what = f"Vertex AI endpoint {endpoint}"
     arguments: dict[str, Any] = {}
-    if api_endpoint and is_loopback(urlsplit(api_endpoint).hostname or ""):
+    if api_endpoint and is_loopback_address(api_endpoint):
         arguments = {"transport": "rest", "credentials": AnonymousCredentials()}
     base = api_endpoint or f"{region}-aiplatform.googleapis.com"
     options = ClientOptions(api_endpoint=base)
@@ -280,7 +278,7 @@ def check_torchserve(url: str) -> list[Finding]:
     """Whether TorchServe answers; from here, which says little of the workers' network."""
     what = f"TorchServe {url}"
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/ping", timeout=10) as answer:  # noqa: S310
+        with urlopen(f"{url.rstrip('/')}/ping", timeout=10) as answer:
             if answer.status == 200:
                 return [Finding(what)]
             problem = f"answers {answer.status} to /ping"
@@ -338,7 +336,7 @@ def check_project(project: str) -> list[Finding]:
     other = os.environ.get(RESOURCE_MANAGER_VARIABLE)
     if other:
         arguments = {"transport": "rest", "client_options": ClientOptions(api_endpoint=other.rstrip("/"))}
-        if is_loopback(urlsplit(other).hostname or ""):
+        if is_loopback_address(other):
             arguments["credentials"] = AnonymousCredentials()
     request = {"resource": f"projects/{project}", "permissions": wanted}
     look = Look(what, "gcloud projects list", "resourcemanager.projects.get",

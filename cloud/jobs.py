@@ -21,7 +21,7 @@ from google.cloud import dataflow_v1beta3 as dataflow
 from google.protobuf import json_format
 from requests.exceptions import RequestException
 
-from transforms.clients import is_loopback
+from common.loopback import is_loopback
 
 LABEL: Final = {"app": "transaction-anomaly"}
 DATASET_LABEL: Final = "anomaly_dataset"

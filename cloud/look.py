@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
 
 import google.auth
 from google.api_core.exceptions import (
@@ -24,7 +23,7 @@ from google.cloud import bigquery
 
 from cloud.resources.base import LOGIN, UNREACHABLE
 from cloud.resources.gcloud import Gcloud, GcloudError
-from transforms.clients import is_loopback
+from common.loopback import is_loopback_address
 
 AGAIN: Final = "check the network and https://status.cloud.google.com, and run this again"
 
@@ -171,7 +170,7 @@ def session(variable: str, public: str) -> tuple[AuthorizedSession, str]:
       GoogleAuthError: nobody is signed in.
     """
     base = os.environ.get(variable, public).rstrip("/")
-    local = is_loopback(urlsplit(base).hostname or "")
+    local = is_loopback_address(base)
     return AuthorizedSession(
         AnonymousCredentials() if local else google.auth.default(scopes=_SCOPES)[0]
     ), base

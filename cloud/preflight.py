@@ -13,6 +13,7 @@ from cloud import caller, checks, workers
 from cloud.look import Finding
 from cloud.request import PIPELINES, JobRequest, add_arguments, request
 from cloud.resources.base import Clients
+from common.loopback import bypass_proxies
 from pipelines import options
 from transforms.clients import BigQueryEndpoints
 
@@ -126,6 +127,7 @@ def parser() -> options.OptionsParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 when something failed."""
+    bypass_proxies()
     found = parser()
     args, rest = found.parse_known_args(argv)
     job: JobRequest = request(found, args.pipeline, args, rest)

@@ -10,6 +10,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
+from common.loopback import bypass_proxies
 from model.artifact import Manifest
 from pipelines import lookups, options, wiring
 from transforms import metrics, remote_options
@@ -166,6 +167,7 @@ def check_arguments(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: runs the job to its end."""
+    bypass_proxies()
     wiring.configure_logging()
     result = run(argv)
     result.wait_until_finish()

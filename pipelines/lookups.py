@@ -15,8 +15,8 @@ from apache_beam.io.filesystems import FileSystems
 from google.api_core import exceptions
 from google.api_core.retry import Retry
 from google.cloud import bigquery
-from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 
+from common.pubsub import EMULATOR_VARIABLE, publisher_client, subscriber_client
 from transforms.bigquery.source import arrow_schema
 from transforms.bigquery.streams import table_reference
 from transforms.clients import BigQueryEndpoints
@@ -152,10 +152,10 @@ def missing_pubsub(name: str) -> str | None:
     patience = {"retry": Retry(timeout=PATIENCE), "timeout": PATIENCE}
     try:
         if "/subscriptions/" in name:
-            with SubscriberClient() as subscriber:
+            with subscriber_client() as subscriber:
                 subscriber.get_subscription(subscription=name, **patience)
         else:
-            publisher = PublisherClient()
+            publisher = publisher_client()
             try:
                 publisher.get_topic(topic=name, **patience)
             finally:
@@ -169,7 +169,7 @@ def missing_pubsub(name: str) -> str | None:
 
 def _how_to_make(name: str) -> str:
     _, project, kind, short = name.split("/")
-    emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
+    emulator = os.environ.get(EMULATOR_VARIABLE)
     if emulator is None:
         topic = " --topic=TOPIC" if kind == "subscriptions" else ""
         return f"gcloud pubsub {kind} create {short} --project={project}{topic}"

@@ -12,6 +12,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
+from common.loopback import bypass_proxies
 from model.artifact import Manifest
 from pipelines import options, wiring
 from transforms import remote_options
@@ -164,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
       Exception: what made the job fail; Python ends with 1 then, too.
     """
+    bypass_proxies()
     wiring.configure_logging()
     signal.signal(signal.SIGTERM, _stop)
     result: PipelineResult | None = None

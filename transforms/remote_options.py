@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from apache_beam.ml.inference.base import ModelHandler
 
+from common.loopback import is_loopback
 from model.artifact import MODEL_NAME, Manifest
-from transforms.clients import is_loopback
 from transforms.remote import Limits, RemoteHandler, TorchServeHandler, VertexHandler
 from transforms.remote_protocol import MIN_REQUEST_BYTES
 from transforms.remote_retry import RetryPolicy

@@ -16,6 +16,7 @@ from cloud.resources.changes import STAYS, Done, create, delete, inspect_all
 from cloud.resources.declared import Names, declare
 from cloud.resources.gcloud import Gcloud, GcloudError
 from cloud.resources.storage import Bucket
+from common.loopback import bypass_proxies
 from transforms import clients as endpoints
 
 EXAMPLE: Final = """examples:
@@ -200,6 +201,7 @@ def _say_state(text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 on an error, and for status where something differs."""
+    bypass_proxies()
     found = parser()
     args = found.parse_args(argv)
     try:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
-from urllib.parse import urlsplit
 
 from google.api_core.exceptions import (
     Forbidden,
@@ -23,7 +22,9 @@ from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from requests.exceptions import RequestException
 
 from cloud.resources.gcloud import Gcloud
-from transforms.clients import BigQueryEndpoints, is_loopback
+from common.connections import direct
+from common.loopback import is_loopback_address
+from transforms.clients import BigQueryEndpoints
 
 LABEL: Final = {"app": "transaction-anomaly"}
 """Marks what this project made. `delete` touches nothing without it."""
@@ -89,8 +90,8 @@ class Clients:
     @property
     def local_bigquery(self) -> bool:
         """Whether BigQuery is an emulator, which keeps no locations, accounts and queries of views."""
-        host = urlsplit(self.endpoints.rest or os.environ.get("BIGQUERY_EMULATOR_HOST", "")).hostname
-        return self.emulators or (host is not None and is_loopback(host))
+        rest = self.endpoints.rest or os.environ.get("BIGQUERY_EMULATOR_HOST", "")
+        return self.emulators or is_loopback_address(rest)
 
     @functools.cached_property
     def publisher(self) -> PublisherClient:
@@ -114,7 +115,9 @@ class Clients:
         from google.auth.credentials import AnonymousCredentials
 
         local = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
-        return storage.Client(self.project, credentials=AnonymousCredentials() if local else None)
+        client = storage.Client(self.project, credentials=AnonymousCredentials() if local else None)
+        direct(client._http)
+        return client
 
     def close(self) -> None:
         """Closes the connections that were opened."""

@@ -23,6 +23,7 @@ from typing import Final
 
 import requests
 
+from common.connections import direct
 from model.artifact import MODEL_NAME, ArtifactError
 from model.serving.settings import ENV_MODEL, usable_cores
 from model.serving.torchserve import grpc_client, process
@@ -152,7 +153,8 @@ def _predict(args: argparse.Namespace, layout: Layout) -> int:
         url = f"{server.inference}/predictions/{args.name}" + (f"/{args.version}" if args.version else "")
         headers = {**server.headers("inference"), "Content-Type": "application/json"}
         try:
-            response = requests.post(url, body, headers=headers, timeout=60)
+            with direct(requests.Session()) as session:
+                response = session.post(url, body, headers=headers, timeout=60)
         except requests.RequestException as error:
             raise no_answer(url, error) from error
         if response.status_code != 200:

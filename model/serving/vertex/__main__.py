@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.loopback import bypass_proxies
 from model.artifact import ArtifactError
 from model.serving.vertex import endpoints, prices, registry
 from model.serving.vertex.endpoints import EndpointWish, Machines
@@ -27,6 +28,7 @@ from model.serving.vertex.session import Actions, VertexError, connect, parse_la
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m model.serving.vertex`; gives the exit code."""
+    bypass_proxies()
     args = _parser().parse_args(argv)
     import requests
     from google.api_core.exceptions import GoogleAPIError

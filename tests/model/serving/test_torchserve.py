@@ -29,7 +29,7 @@ from tests.model.serving.gcs import gcs_server
 from tests.model.serving.servers import port_flags
 from tests.model.serving.tls import rsa_certificate
 
-pytest_plugins = ("tests.model.serving.fixtures",)
+pytest_plugins = ("tests.model.serving.fixtures", "tests.proxy_fixtures")
 pytestmark = pytest.mark.integration
 
 NAME = "pytorch_autoencoder"
@@ -193,6 +193,16 @@ def test_another_machine_predicts_without_the_management_api(torchserve, tmp_pat
     request.write_bytes(encode(transactions(2)))
     for flags in (["--inference", server.inference], ["--grpc", "--grpc_address", server.grpc]):
         assert main(["predict", *flags, "--key_file", str(server.key_file), "--input", str(request)]) == 0
+        assert len(json.loads(capsys.readouterr().out)["predictions"]) == 2
+
+
+def test_a_proxy_takes_no_part_in_it(torchserve, dead_proxy, tmp_path, capsys):
+    request = tmp_path / "request.json"
+    request.write_bytes(encode(transactions(2)))
+    assert cli(torchserve, "status") == 0
+    capsys.readouterr()
+    for flags in ([], ["--grpc"]):
+        assert cli(torchserve, "predict", "--input", str(request), *flags) == 0
         assert len(json.loads(capsys.readouterr().out)["predictions"]) == 2
 
 
