@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec
 
 from common.options import OptionError
+from common.streams import ends_quietly
 
 _P = ParamSpec("_P")
 
@@ -64,6 +65,7 @@ def command(main: Callable[_P, int | None]) -> Callable[_P, int]:
     """Makes errors of a `main` one line and an exit status, as the module says."""
 
     @functools.wraps(main)
+    @ends_quietly
     def run(*args: _P.args, **kwargs: _P.kwargs) -> int:
         try:
             return main(*args, **kwargs) or 0
