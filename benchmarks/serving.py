@@ -22,6 +22,7 @@ import requests
 from tqdm import tqdm
 
 from benchmarks.http_load import Load, http_request, measure
+from common.command import command
 from local.process import HOST, ServerProcess, free_port
 from model.serving.request import ANSWER_FIELDS, DEFAULT_FIELDS
 from model.serving.torchserve import process as torchserve_process
@@ -200,6 +201,7 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m benchmarks.serving`."""
     parser = argparse.ArgumentParser(

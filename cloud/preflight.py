@@ -13,6 +13,7 @@ from cloud import caller, checks, workers
 from cloud.look import Finding
 from cloud.request import PIPELINES, JobRequest, add_arguments, request
 from cloud.resources.base import Clients
+from common.command import command
 from pipelines import options
 from transforms.clients import BigQueryEndpoints
 
@@ -124,6 +125,7 @@ def parser() -> options.OptionsParser:
     return found
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 when something failed."""
     found = parser()

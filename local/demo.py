@@ -25,6 +25,7 @@ from google.cloud import bigquery
 from google.cloud.pubsub_v1.types import ReceivedMessage
 from tqdm import tqdm
 
+from common.streams import ends_quietly
 from local import resources
 from local.endpoints import Endpoints
 from local.findings import Findings, show
@@ -346,6 +347,7 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+@ends_quietly
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     found = parser()

@@ -21,6 +21,7 @@ from google.cloud import bigquery
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import RequestException, Timeout
 
+from common.command import command
 from pipelines import options
 from transforms import clients
 
@@ -325,6 +326,7 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     found = parser()

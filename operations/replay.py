@@ -22,6 +22,7 @@ from google.cloud import bigquery
 from requests.exceptions import RequestException
 from tqdm import tqdm
 
+from common.command import command
 from model.features import N_FEATURES
 from model.synthetic.generator import Transactions
 from operations import query
@@ -303,6 +304,7 @@ def _has_notes(client: bigquery.Client, dataset: str) -> bool:
     return True
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     found = parser()

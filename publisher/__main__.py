@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from common.streams import ends_quietly
 from publisher import options as command
 from publisher.publish import Progress, Summary, publish
 from publisher.sink import PublishError
@@ -43,6 +44,7 @@ class _StopOnSignal:
             signal.signal(each, signal.SIG_DFL)
 
 
+@ends_quietly
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit status that --help describes."""
     parser = command.make_parser()

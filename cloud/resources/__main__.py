@@ -16,6 +16,7 @@ from cloud.resources.changes import STAYS, Done, create, delete, inspect_all
 from cloud.resources.declared import Names, declare
 from cloud.resources.gcloud import Gcloud, GcloudError
 from cloud.resources.storage import Bucket
+from common.command import command
 from transforms import clients as endpoints
 
 EXAMPLE: Final = """examples:
@@ -198,6 +199,7 @@ def _say_state(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 on an error, and for status where something differs."""
     found = parser()

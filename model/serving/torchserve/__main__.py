@@ -23,6 +23,7 @@ from typing import Final
 
 import requests
 
+from common.command import command
 from model.artifact import MODEL_NAME, ArtifactError
 from model.serving.settings import ENV_MODEL, usable_cores
 from model.serving.torchserve import grpc_client, process
@@ -41,6 +42,7 @@ from model.serving.torchserve.management import Management, ModelVersion, Server
 DEFAULT_RUN_DIR: Final = "out/torchserve"
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m model.serving.torchserve`; gives the exit code."""
     args = _parser().parse_args(argv)
