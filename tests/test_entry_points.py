@@ -1,4 +1,4 @@
-"""Every entry point ends quietly when its output is cut: its help, and results of some, into a closed pipe."""
+"""Every entry point ends quietly when its output is cut: help and results into a pipe that nobody reads."""
 
 from __future__ import annotations
 

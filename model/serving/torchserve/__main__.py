@@ -89,10 +89,12 @@ def _start(args: argparse.Namespace, layout: Layout) -> int:
     # From before the start on: whoever ends this program while it waits must not leave a server behind.
     signal.signal(signal.SIGTERM, leave)
     launcher, models = process.start(layout, args.timeout)
-    _print_status(process.server_of(layout), models, args.format)
     if not args.foreground:
+        _print_status(process.server_of(layout), models, args.format)
         return 0
     try:
+        _print_status(process.server_of(layout), models, args.format)
+        sys.stdout.flush()
         return launcher.wait()
     except KeyboardInterrupt:
         return 0
