@@ -28,6 +28,7 @@ from google.pubsub_v1 import PublisherClient as PlainPublisherClient
 from tqdm import tqdm
 
 from benchmarks import local_runner_count as counting
+from common.command import command
 from local import resources
 from local.runner import LocalStreamingRunner
 from local.stack import LocalStack
@@ -75,6 +76,7 @@ def drain(runner: str, steps: tuple[int, int] | None, subscription: str, count: 
     return seconds
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print. Returns the exit status."""
     parser = argparse.ArgumentParser(

@@ -26,6 +26,7 @@ from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.types import BatchSettings
 from tqdm import tqdm
 
+from common.command import command
 from local import resources
 from local.stack import LocalStack
 from model.synthetic.generator import TransactionGenerator
@@ -131,6 +132,7 @@ def measure(directory: Path, topic: str | None, runs: int, count: int) -> dict[s
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print. Returns the exit status: 1 where the goal is missed."""
     parser = argparse.ArgumentParser(

@@ -21,6 +21,7 @@ import orjson
 from tqdm import tqdm
 
 from benchmarks.http_load import Load, http_request, measure
+from common.command import command
 from common.loopback import urlopen
 from local.process import HOST, ServerProcess, free_port
 from model.serving.request import ANSWER_FIELDS, DEFAULT_FIELDS
@@ -200,6 +201,7 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m benchmarks.serving`."""
     parser = argparse.ArgumentParser(

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from benchmarks import sources_sinks_data as data
 from benchmarks.beam_connectors import beam_connectors
+from common.command import command
 from local.endpoints import Endpoints
 from local.stack import LocalStack
 from transforms.bigquery import ReadBatches, WriteBatches
@@ -197,6 +198,7 @@ def append_with_helper(endpoints: BigQueryEndpoints, table: str, batches: Sequen
     stream.close()
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print. Returns the exit status."""
     parser = argparse.ArgumentParser(

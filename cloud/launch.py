@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from cloud import direct, flex, preflight
 from cloud.jobs import JobError, JobInfo, Jobs, add_endpoint_argument
 from cloud.request import PIPELINES, JobRequest, add_arguments, request
-from common.loopback import bypass_proxies
+from common.command import command
 from pipelines import options
 
 EXAMPLE: Final = """examples:
@@ -183,9 +183,9 @@ def _act(args: argparse.Namespace, client: Jobs) -> int:
     return _follow(client, job.id, args.format) if args.wait else 0
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 on an error, a failed check or a failed job."""
-    bypass_proxies()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     found = parser()
     args, rest = found.parse_known_args(argv)

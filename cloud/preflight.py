@@ -13,7 +13,7 @@ from cloud import caller, checks, workers
 from cloud.look import Finding
 from cloud.request import PIPELINES, JobRequest, add_arguments, request
 from cloud.resources.base import Clients
-from common.loopback import bypass_proxies
+from common.command import command
 from pipelines import options
 from transforms.clients import BigQueryEndpoints
 
@@ -125,9 +125,9 @@ def parser() -> options.OptionsParser:
     return found
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 when something failed."""
-    bypass_proxies()
     found = parser()
     args, rest = found.parse_known_args(argv)
     job: JobRequest = request(found, args.pipeline, args, rest)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.streams import ends_quietly
 from local.daemon import Daemon, Running, default_state_dir
 from local.endpoints import Endpoints
 from local.process import LocalStackError
@@ -139,6 +140,7 @@ def _down(options: argparse.Namespace) -> int:
     return 0
 
 
+@ends_quietly
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)

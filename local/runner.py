@@ -192,14 +192,14 @@ class LocalResult(beam_direct.DirectPipelineResult):
 
         Raises:
           Exception: what made the pipeline fail.
-          KeyboardInterrupt: Ctrl-C. The pipeline is cancelled: it would end with the process in any case, and
-            leave the subscriptions behind that were made for it.
+          KeyboardInterrupt, SystemExit: the program ends, by Ctrl-C or because its output was cut. The
+            pipeline is cancelled: otherwise it would leave the subscriptions behind that were made for it.
         """
         if PipelineState.is_terminal(self._state):
             return self._state
         try:
             finished = self._wait(None if duration is None else duration / 1000)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             self.cancel()
             raise
         if not finished:

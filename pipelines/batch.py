@@ -10,7 +10,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from common.loopback import bypass_proxies
+from common.command import command
 from model.artifact import Manifest
 from pipelines import lookups, options, wiring
 from transforms import metrics, remote_options
@@ -165,9 +165,9 @@ def check_arguments(
     wiring.check_write_method(found, args, beam_options)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: runs the job to its end."""
-    bypass_proxies()
     wiring.configure_logging()
     result = run(argv)
     result.wait_until_finish()

@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from common.loopback import bypass_proxies
+from common.command import command
 from model.artifact import Manifest
 from pipelines import options, wiring
 from transforms import remote_options
@@ -152,6 +152,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: starts the job, and stays with it when it runs on this machine.
 
@@ -165,7 +166,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
       Exception: what made the job fail; Python ends with 1 then, too.
     """
-    bypass_proxies()
     wiring.configure_logging()
     signal.signal(signal.SIGTERM, _stop)
     result: PipelineResult | None = None

@@ -15,6 +15,7 @@ from google.auth.exceptions import GoogleAuthError
 from cloud.resources.base import LOGIN, Clients
 from cloud.resources.declared import Names
 from cloud.resources.gcloud import Gcloud, GcloudError
+from common.streams import ends_quietly
 from templates import metadata, spec
 
 EXAMPLE: Final = """examples:
@@ -110,6 +111,7 @@ def upload(clients: Clients, bucket_url: str, image: str) -> list[str]:
     return uploaded
 
 
+@ends_quietly
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     found = parser()

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from common.streams import ends_quietly
+
 EXAMPLE: Final = """examples:
   python -m templates.lock
   python -m templates.lock --find-links /path/to/wheels
@@ -54,6 +56,7 @@ def command(overrides: Path, find_links: str | None) -> list[str]:
     ]
 
 
+@ends_quietly
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns uv's exit code."""
     parser = argparse.ArgumentParser(

@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from common.streams import ends_quietly
 from pipelines import batch, streaming
 
 _STREAM_FLAGS = ("--subscription", "--topic")
@@ -43,6 +44,7 @@ def command_line(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[s
     return found
 
 
+@ends_quietly
 def main(argv: Sequence[str] | None = None) -> None:
     """Builds and hands over the pipeline."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

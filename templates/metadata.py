@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import jsonschema
 
+from common.command import command
 from pipelines import batch, options, streaming
 
 EXAMPLE: Final = """examples:
@@ -201,6 +202,7 @@ def path(pipeline: str) -> Path:
     return Path(__file__).with_name(pipeline) / "metadata.json"
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 when --check finds a difference."""
     parser = argparse.ArgumentParser(

@@ -16,7 +16,7 @@ from cloud.resources.changes import STAYS, Done, create, delete, inspect_all
 from cloud.resources.declared import Names, declare
 from cloud.resources.gcloud import Gcloud, GcloudError
 from cloud.resources.storage import Bucket
-from common.loopback import bypass_proxies
+from common.command import command
 from transforms import clients as endpoints
 
 EXAMPLE: Final = """examples:
@@ -199,9 +199,9 @@ def _say_state(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 on an error, and for status where something differs."""
-    bypass_proxies()
     found = parser()
     args = found.parse_args(argv)
     try:

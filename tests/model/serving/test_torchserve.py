@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -246,6 +247,23 @@ def test_a_start_that_is_terminated_leaves_neither_a_server_nor_a_traceback(arch
         assert "Traceback" not in err
         assert process.find_process(layout) is None
         assert not any(member.is_running() for member in family)
+
+
+def test_a_server_in_the_foreground_ends_when_its_output_is_cut(archived_artifact):
+    with tempfile.TemporaryDirectory(prefix="ts-") as directory:
+        layout = Layout(Path(directory).resolve() / "run")
+        command = [sys.executable, "-m", "model.serving.torchserve", "start", "--workers", "1", *port_flags()]
+        command += ["--run_dir", str(layout.root), "--model", archived_artifact.uri, "--foreground"]
+        reader, writer = os.pipe()
+        os.close(reader)
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        done = subprocess.run(
+            command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        )
+        os.close(writer)
+        assert done.returncode == 141
+        assert "Traceback" not in done.stderr
+        assert process.find_process(layout) is None
 
 
 def test_stop_ends_a_server_whose_launcher_was_killed(archived_artifact, capsys):
