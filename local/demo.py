@@ -26,7 +26,7 @@ from google.cloud.pubsub_v1.types import ReceivedMessage
 from tqdm import tqdm
 
 from common.command import command
-from local import resources
+from local import topics
 from local.endpoints import Endpoints
 from local.findings import Findings, show
 from local.process import LocalStackError
@@ -186,10 +186,10 @@ def with_emulators(demo: Demo) -> Findings:
     say("Start the Pub/Sub emulator and the BigQuery emulator")
     with LocalStack() as stack, stack.endpoints.activate() as endpoints:
         project = endpoints.project
-        topic = resources.create_topic(project, "transactions")
-        subscription = resources.create_subscription(project, "transactions-pipeline", topic)
-        alert_topic = resources.create_topic(project, "alerts")
-        alert_subscription = resources.create_subscription(project, "alerts-demo", alert_topic)
+        topic = topics.create_topic(project, "transactions")
+        subscription = topics.create_subscription(project, "transactions-pipeline", topic)
+        alert_topic = topics.create_topic(project, "alerts")
+        alert_subscription = topics.create_subscription(project, "alerts-demo", alert_topic)
         say("Stream: Pub/Sub -> parse -> score -> alert -> BigQuery, alert topic")
         findings.published, findings.counters = stream(demo, endpoints, topic, subscription, alert_topic)
         client = BigQueryEndpoints(endpoints.bigquery, endpoints.bigquery_storage).client(project)
@@ -231,7 +231,7 @@ def check_alerts(findings: Findings, alerts: pa.Table, subscription: str) -> Non
     def all_in(found: list[ReceivedMessage]) -> bool:
         return stored <= {alert(received)[0] for received in found}
 
-    messages = [alert(received) for received in resources.take(subscription, all_in)]
+    messages = [alert(received) for received in topics.take(subscription, all_in)]
     sent = {name for name, _, _ in messages}
     if sent != stored:
         raise DemoError(

@@ -87,7 +87,7 @@ def local_endpoints(
             f"{clients.REST_FLAG} is {found.rest or 'Google'} and {clients.STORAGE_FLAG} is "
             f"{found.storage or 'Google'}: tables and rows would be in different places. Give both or "
             f"neither, by flag or by {clients.REST_VARIABLE} and {clients.STORAGE_VARIABLE}, as "
-            "`python -m local up` prints them"
+            "`anomaly local up` prints them"
         )
 
 

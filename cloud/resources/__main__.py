@@ -24,7 +24,7 @@ EXAMPLE: Final = """examples:
   python -m cloud.resources status --project my-project --region europe-west1 --format json
   python -m cloud.resources delete --project my-project --region europe-west1 --keep-tables
 
-On this machine, after `python -m local up` and the exports that it prints:
+On this machine, after `anomaly local up` and the exports that it prints:
   python -m cloud.resources create --project local-project --emulators
 """
 
@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.emulators and not (rest and os.environ.get("PUBSUB_EMULATOR_HOST")):
         found.error(
             "--emulators needs PUBSUB_EMULATOR_HOST and BIGQUERY_EMULATOR_HOST in the environment: start the "
-            "local stack with `python -m local up` and run the exports that it prints"
+            "local stack with `anomaly local up` and run the exports that it prints"
         )
     gcloud = Gcloud(print_only=args.print_gcloud)
     clients = Clients(args.project, where, gcloud, args.emulators)

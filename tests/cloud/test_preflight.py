@@ -17,7 +17,7 @@ from cloud import checks, launch, preflight
 from cloud.look import Finding
 from cloud.request import request
 from cloud.resources.base import Clients
-from local import resources
+from local import topics
 from local.endpoints import Endpoints
 from model import artifact
 from model.features import FEATURES
@@ -181,7 +181,7 @@ def test_a_subscription_that_would_not_do(channel):
         assert [note.status for note in notes] == ["note", "note"]
         assert "--no-enable-exactly-once-delivery" in notes[0].remedy
         assert "--clear-dead-letter-policy" in notes[1].remedy
-    resources.delete(channel.topic)
+    topics.delete(channel.topic)
     finding = only(checks.check_subscription(clients, channel.subscription, TOPIC))
     assert "its topic was deleted" in finding.problem
     clients.close()

@@ -245,7 +245,7 @@ def test_emulators_without_a_local_stack_is_refused(monkeypatch, capsys):
     monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
     with pytest.raises(SystemExit):
         main(["create", *FLAGS, "--emulators"])
-    assert "python -m local up" in capsys.readouterr().err
+    assert "anomaly local up" in capsys.readouterr().err
 
 
 # Tables
