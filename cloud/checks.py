@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import urllib.error
@@ -31,6 +30,7 @@ from cloud.look import (
 )
 from cloud.resources.base import UNREACHABLE, Clients
 from cloud.resources.tables import table_differences
+from common.options import OptionError
 from model import artifact
 from model.features import FEATURES
 from pipelines import options
@@ -41,15 +41,15 @@ RESOURCE_MANAGER_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGE
 """gcloud's own variable for another endpoint of the Resource Manager; obeyed here too."""
 
 
-def check_model(project: str, args: argparse.Namespace, bucket: str) -> list[Finding]:
+def check_model(project: str, detection: options.DetectionOptions, bucket: str) -> list[Finding]:
     """Manifest, files, sha256 and feature order of the artifact, and that workers can reach it.
 
     Args:
       project: of the launch.
-      args: of the pipeline; the thresholds among them are compared with the model's.
+      detection: of the pipeline; its thresholds are compared with the model's.
       bucket: gs://BUCKET of the installation, for a model that has to be copied.
     """
-    uri, what = args.model, f"model {args.model}"
+    uri, what = detection.model, f"model {detection.model}"
     if not artifact.is_gcs(uri):
         copy = f"gcloud storage cp -r {uri.rstrip('/')}/* {bucket}/model/"
         return [Finding(what, "failed", "is on this machine, where no worker finds it", copy)]
@@ -67,9 +67,10 @@ def check_model(project: str, args: argparse.Namespace, bucket: str) -> list[Fin
         return [Finding(what, "failed", str(error), f"python -m model.train --output {uri}")]
     except UNREACHABLE as error:
         return [Finding(what, "failed", f"no answer: {error}", AGAIN)]
-    problem = options.threshold_problem(args, manifest.thresholds)
-    if problem:
-        return [Finding(what, "failed", problem, "give thresholds that ascend, or leave them out")]
+    try:
+        detection.thresholds(manifest.thresholds)
+    except OptionError as error:
+        return [Finding(what, "failed", str(error), "give thresholds that ascend, or leave them out")]
     return [Finding(f"{what}, version {manifest.model_version}")]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pipelines
 from cloud.jobs import JobError
 from cloud.request import JobRequest, module
+from common.options import OptionError
 
 
 def setup_file() -> Path:
@@ -77,6 +78,8 @@ def submit(job: JobRequest) -> str:
     words = argv(job)
     try:
         result: Any = module(job.pipeline).run(words)
+    except OptionError:
+        raise
     except Exception as error:  # Beam passes on what Google's clients raise, and raises kinds of its own
         raise JobError(f"{job.args.job_name}: not submitted: {error}") from error
     return str(result.job_id())

@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from cloud import direct, flex, preflight
 from cloud.jobs import JobError, JobInfo, Jobs, add_endpoint_argument
 from cloud.request import PIPELINES, JobRequest, add_arguments, request
-from pipelines import options
+from common.command import Parser
 
 EXAMPLE: Final = """examples:
   python -m cloud.launch streaming --project my-project --region europe-west1
@@ -39,9 +39,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions: Any = found.add_subparsers(dest="action", required=True, parser_class=options.OptionsParser)
+    actions: Any = found.add_subparsers(dest="action", required=True, parser_class=Parser)
     for name in PIPELINES:
-        action = actions.add_parser(name, help=f"launch the {name} pipeline", epilog=EXAMPLE)
+        action = actions.add_parser(name, help=f"launch the {name} pipeline", examples=EXAMPLE)
         add_arguments(action)
         group = action.add_argument_group("this command")
         group.add_argument(

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from tqdm import tqdm
 
 from cloud import caller, checks, workers
 from cloud.look import Finding
-from cloud.request import PIPELINES, JobRequest, add_arguments, request
+from cloud.request import PIPELINES, JobRequest, add_arguments, module, request
 from cloud.resources.base import Clients
-from pipelines import options
-from transforms.clients import BigQueryEndpoints
+from common.command import Parser
 
-EXAMPLE: Final = """examples:
+EXAMPLE: Final = """
   python -m cloud.preflight streaming --project my-project --region europe-west1
   python -m cloud.preflight batch --project my-project --input=gs://my-bucket/2026-03-*.parquet
 
@@ -28,7 +27,8 @@ Check = Callable[[], list[Finding]]
 
 def planned(job: JobRequest, clients: Clients) -> list[Check]:
     """The checks that this job needs, none run yet."""
-    args = job.pipeline_args
+    own = job.pipeline_options
+    source: Any = own.source
     found: list[Check] = [
         _bound(checks.check_project, job.args.project),
         _bound(caller.check_job_name, job),
@@ -39,35 +39,36 @@ def planned(job: JobRequest, clients: Clients) -> list[Check]:
             _bound(checks.check_location, clients, getattr(job.args, flag), f"--{flag}", job.args.region)
         )
     if job.args.via == "flex":
+        declared = module(job.pipeline).parser()._option_string_actions
         given = [word.removeprefix("--").removeprefix("no-").split("=", 1)[0] for word in job.pipeline_argv]
-        flags = [name for name in given if name in vars(args)]
+        flags = [name for name in given if f"--{name}" in declared]
         found.append(_bound(checks.check_template, clients, job.args.template, flags))
-    found.append(_bound(checks.check_model, job.args.project, args, job.names.bucket_url))
+    found.append(_bound(checks.check_model, job.args.project, own.detection, job.names.bucket_url))
     if job.pipeline == "streaming":
-        if args.subscription:
-            found.append(
-                _bound(checks.check_subscription, clients, args.subscription, job.names.topic("transactions"))
-            )
-        for topic in filter(None, (args.topic, args.alert_topic)):
+        if source.subscription:
+            topic = job.names.topic("transactions")
+            found.append(_bound(checks.check_subscription, clients, source.subscription, topic))
+        for topic in filter(None, (source.topic, getattr(own, "alert_topic", None))):
             found.append(_bound(checks.check_topic, clients, topic))
     else:
-        if args.input:
-            found.append(_bound(checks.check_files, job.args.project, args.input, "--input"))
-        if args.input_table:
-            found.append(_bound(checks.check_input_table, clients, args.input_table))
-        if args.input_query:
-            found.append(_bound(checks.check_input_query, clients, args.input_query))
-    if args.output:
-        found.append(_bound(checks.check_location, clients, args.output, "--output", job.args.region))
-    if args.output_dataset:
-        full = args.output_detail == "full"
-        where = (args.output_dataset, full, args.create_tables, job.args.region)
+        if source.input:
+            found.append(_bound(checks.check_files, job.args.project, source.input, "--input"))
+        if source.input_table:
+            found.append(_bound(checks.check_input_table, clients, source.input_table))
+        if source.input_query:
+            found.append(_bound(checks.check_input_query, clients, source.input_query))
+        output = getattr(own, "files").output  # noqa: B009
+        if output:
+            found.append(_bound(checks.check_location, clients, output, "--output", job.args.region))
+    if own.tables.output_dataset:
+        full = own.detection.output_detail == "full"
+        where = (own.tables.output_dataset, full, own.tables.create_tables, job.args.region)
         found.append(_bound(checks.check_dataset, clients, *where))
-    scorer = getattr(args, "scorer", "pytorch")
-    if scorer == "vertex":
-        found.append(_bound(checks.check_vertex, args.vertex_endpoint, args.vertex_api_endpoint))
-    if scorer == "torchserve":
-        found.append(_bound(checks.check_torchserve, args.torchserve_url))
+    scorer = own.scorer
+    if scorer.scorer == "vertex":
+        found.append(_bound(checks.check_vertex, scorer.vertex_endpoint, scorer.vertex_api_endpoint))
+    if scorer.scorer == "torchserve":
+        found.append(_bound(checks.check_torchserve, scorer.torchserve_url))
     found.append(_bound(workers.check_worker, clients, job))
     return found
 
@@ -83,9 +84,7 @@ def preflight(job: JobRequest, progress: bool = True) -> list[Finding]:
       job: what is to be launched.
       progress: whether to show a bar on stderr.
     """
-    args = job.pipeline_args
-    endpoints = BigQueryEndpoints(args.bigquery_endpoint, args.bigquery_storage_endpoint)
-    clients = Clients(job.args.project, endpoints)
+    clients = Clients(job.args.project, job.pipeline_options.endpoints.endpoints())
     findings: list[Finding] = []
     try:
         bar = tqdm(planned(job, clients), "Preflight", unit="check", disable=not progress, leave=False)
@@ -115,9 +114,9 @@ def text(findings: Sequence[Finding], verbose: bool = True) -> str:
     return "\n".join(lines)
 
 
-def parser() -> options.OptionsParser:
+def parser() -> Parser:
     """The options of this command."""
-    found = options.OptionsParser(prog="python -m cloud.preflight", description=__doc__, epilog=EXAMPLE)
+    found = Parser("anomaly preflight", __doc__, EXAMPLE)
     found.add_argument("pipeline", choices=PIPELINES)
     add_arguments(found)
     found.add_argument("--format", choices=("table", "json"), default="table")

@@ -8,14 +8,21 @@ import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from cloud import jobs, versions
 from cloud.machines import machine_for
 from cloud.resources.declared import Names
+from common.options import OptionError
+from common.values import at_least
 from pipelines import options
+from transforms.bigquery.methods import METHODS, NEEDS
+
+if TYPE_CHECKING:
+    from pipelines.batch import BatchOptions
+    from pipelines.streaming import StreamingOptions
 
 PIPELINES: Final = ("streaming", "batch")
 STREAMING_MODES: Final = ("at_least_once", "exactly_once")
@@ -50,7 +57,7 @@ class JobRequest:
       pipeline: "streaming" or "batch".
       args: the options of `add_arguments`, defaults filled in.
       pipeline_argv: the pipeline's own flags, defaults filled in.
-      pipeline_args: the same, parsed.
+      pipeline_options: the same, typed.
       beam_options: the flags among them that go to Beam.
       names: of the installation.
     """
@@ -58,7 +65,7 @@ class JobRequest:
     pipeline: str
     args: argparse.Namespace
     pipeline_argv: tuple[str, ...]
-    pipeline_args: argparse.Namespace
+    pipeline_options: BatchOptions | StreamingOptions
     beam_options: PipelineOptions
     names: Names
 
@@ -79,7 +86,7 @@ class JobRequest:
     @property
     def labels(self) -> dict[str, str]:
         """What marks the job as this project's."""
-        dataset = self.pipeline_args.output_dataset
+        dataset = self.pipeline_options.tables.output_dataset
         where = {jobs.DATASET_LABEL: jobs.label_value(dataset.replace(".", "-"))} if dataset else {}
         return {**jobs.LABEL, **where, "pipeline": self.pipeline}
 
@@ -139,7 +146,7 @@ def _add_worker_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--service_account_email", metavar="EMAIL", help="default: anomaly-worker@PROJECT..., see resources"
     )
-    number = options.at_least(1)
+    number = at_least(1)
     group.add_argument("--min_num_workers", type=number, metavar="N", help="what autoscaling keeps")
     group.add_argument("--num_workers", type=number, metavar="N", help="at the start")
     group.add_argument(
@@ -213,15 +220,18 @@ def request(
             setattr(args, name, value)
     argv = [*rest, *_defaults(pipeline, names, rest)]
     entry = module(pipeline)
-    own_parser = entry.parser()
-    own, beam_options = own_parser.parse(argv)
-    if own.write_method == options.JAVA_WRITE_METHOD and args.via == "flex":
-        own_parser.error(
-            f"--write_method={own.write_method} needs Java, which the template's image has not: use "
-            f"--write_method={options.WRITE_METHODS[0]}, or --via=direct on a machine with Java"
-        )
-    beam_options.view_as(GoogleCloudOptions).temp_location = args.temp_location
-    entry.check_arguments(own_parser, own, beam_options)
+    try:
+        own, beam_options = entry.parse(argv)
+        method = own.tables.write_method
+        if NEEDS[method].java and args.via == "flex":
+            raise OptionError(
+                f"--write_method={method} needs Java, which the template's image does not have: use "
+                f"--write_method={METHODS[0]}, or --via=direct on a machine with Java"
+            )
+        beam_options.view_as(GoogleCloudOptions).temp_location = args.temp_location
+        entry.check(own, beam_options)
+    except OptionError as error:
+        parser.error(str(error))
     return JobRequest(pipeline, args, tuple(argv), own, beam_options, names)
 
 

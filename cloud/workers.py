@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.exceptions import GoogleAuthError
@@ -17,6 +17,7 @@ from cloud.resources.accounts import Role, ServiceAccount, Target
 from cloud.resources.base import UNREACHABLE, Clients
 from cloud.resources.gcloud import Gcloud, GcloudError
 from cloud.resources.tables import may_write
+from transforms.bigquery.methods import NEEDS
 
 _WIDER: Final = {
     "roles/pubsub.subscriber": ("roles/pubsub.editor", "roles/pubsub.admin"),
@@ -46,10 +47,10 @@ def needed(request: JobRequest, image: str = "") -> list[Role]:
       image: of the template, for a job that names none.
     """
     member = f"serviceAccount:{request.args.service_account_email}"
-    own = request.args.project
+    project = request.args.project
     found: dict[tuple[str, str, str], Role] = {}
 
-    def need(role: str, target: Target, name: str, project: str = own, location: str = "") -> None:
+    def need(role: str, target: Target, name: str, project: str = project, location: str = "") -> None:
         found.setdefault(
             (role, target, name),
             Role(
@@ -62,32 +63,37 @@ def needed(request: JobRequest, image: str = "") -> list[Role]:
             ),
         )
 
-    args = request.pipeline_args
-    need("dataflow.worker", "project", own)
-    if getattr(args, "subscription", None):
-        _, project, _, name = args.subscription.split("/")
-        need("pubsub.subscriber", "subscription", name, project)
-        need("pubsub.viewer", "subscription", name, project)  # Dataflow looks it up
-    if getattr(args, "topic", None):  # Dataflow makes a subscription for the job
-        need("pubsub.editor", "project", args.topic.split("/")[1])
-    if getattr(args, "alert_topic", None):
-        _, project, _, name = args.alert_topic.split("/")
-        need("pubsub.publisher", "topic", name, project)
-        need("pubsub.viewer", "topic", name, project)
-    written = (request.args.temp_location, request.args.staging_location, args.output or "")
+    own = request.pipeline_options
+    source: Any = own.source
+    need("dataflow.worker", "project", project)
+    subscription, topic = getattr(source, "subscription", None), getattr(source, "topic", None)
+    if subscription:
+        _, owner, _, name = subscription.split("/")
+        need("pubsub.subscriber", "subscription", name, owner)
+        need("pubsub.viewer", "subscription", name, owner)  # Dataflow looks it up
+    if topic:  # Dataflow makes a subscription for the job
+        need("pubsub.editor", "project", topic.split("/")[1])
+    alert_topic = getattr(own, "alert_topic", None)
+    if alert_topic:
+        _, owner, _, name = alert_topic.split("/")
+        need("pubsub.publisher", "topic", name, owner)
+        need("pubsub.viewer", "topic", name, owner)
+    output = own.files.output if hasattr(own, "files") else None
+    written = (request.args.temp_location, request.args.staging_location, output or "")
     for uri in written:
         if uri.startswith("gs://"):
             need("storage.objectAdmin", "bucket", f"gs://{uri.split('/')[2]}")
-    for uri in (args.model, getattr(args, "input", None) or ""):
+    for uri in (own.detection.model, getattr(source, "input", None) or ""):
         bucket = f"gs://{uri.split('/')[2]}" if uri.startswith("gs://") else ""
         if bucket and ("storage.objectAdmin", "bucket", bucket) not in found:
             need("storage.objectViewer", "bucket", bucket)
-    if getattr(args, "input_table", None) or getattr(args, "input_query", None):
-        need("bigquery.readSessionUser", "project", own)
-    if getattr(args, "input_query", None) or args.write_method == "file_loads":
-        need("bigquery.jobUser", "project", own)
-    if getattr(args, "scorer", "") == "vertex":
-        need("aiplatform.user", "project", args.vertex_endpoint.split("/")[1])
+    query = getattr(source, "input_query", None)
+    if getattr(source, "input_table", None) or query:
+        need("bigquery.readSessionUser", "project", project)
+    if query or NEEDS[own.tables.write_method].load_jobs:
+        need("bigquery.jobUser", "project", project)
+    if own.scorer.vertex_endpoint:
+        need("aiplatform.user", "project", own.scorer.vertex_endpoint.split("/")[1])
     for name in {request.args.image or image, image}:  # the launcher pulls the template's in any case
         parts = _IMAGE.fullmatch(name)
         if parts:
@@ -121,7 +127,7 @@ def check_worker(clients: Clients, request: JobRequest) -> list[Finding]:
 
 def _check_dataset(clients: Clients, request: JobRequest) -> list[Finding]:
     """Whether the account may write the tables, by the dataset's own list or by a role on its project."""
-    account, dataset = request.args.service_account_email, request.pipeline_args.output_dataset
+    account, dataset = request.args.service_account_email, request.pipeline_options.tables.output_dataset
     if not dataset or clients.local_bigquery:
         return []
     role = "roles/bigquery.dataEditor"

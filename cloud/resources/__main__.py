@@ -16,6 +16,7 @@ from cloud.resources.changes import STAYS, Done, create, delete, inspect_all
 from cloud.resources.declared import Names, declare
 from cloud.resources.gcloud import Gcloud, GcloudError
 from cloud.resources.storage import Bucket
+from common.options import add_options
 from transforms import clients as endpoints
 
 EXAMPLE: Final = """examples:
@@ -101,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--keep-tables", action="store_true", help="delete: keep the dataset and its tables")
     found.add_argument("--yes", action="store_true", help="delete: do not ask")
     found.add_argument("--format", choices=("table", "json"), default="table")
-    endpoints.add_arguments(found)
+    add_options(found, endpoints.EndpointOptions)
     jobs.add_endpoint_argument(found)
     return found
 
