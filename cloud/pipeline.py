@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,11 +24,18 @@ def module(name: PipelineName) -> Any:
     return importlib.import_module(f"pipelines.{name}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PipelineCommand:
     """The command line of a pipeline, with the options that a launch and its checks look at.
 
     An option that a pipeline does not have is None. The pipelines document the options.
+
+    Attributes:
+      name: of the pipeline.
+      argv: the flags, Beam's among them.
+      bigquery: where BigQuery answers.
+      load_jobs: whether the job runs load jobs of BigQuery.
+      options: all options, as the pipeline has them.
     """
 
     name: PipelineName
@@ -35,8 +43,8 @@ class PipelineCommand:
     bigquery: BigQueryEndpoints
     model: str
     output_detail: str
-    write_method: str
     create_tables: bool
+    load_jobs: bool
     output: str | None = None
     output_dataset: str | None = None
     subscription: str | None = None
@@ -52,10 +60,12 @@ class PipelineCommand:
     options: Any = field(default=None, repr=False)
 
     def threshold_problem(self, calibrated: Mapping[str, float]) -> str | None:
-        """Compares the thresholds among the flags with the model's; the problem as text, or None."""
-        from pipelines import options
-
-        return options.threshold_problem(self.options, calibrated)
+        """Compares the thresholds among the flags with the model's; returns the conflict, or None."""
+        try:
+            self.options.detection.thresholds(calibrated)
+        except OptionError as error:
+            return str(error)
+        return None
 
 
 def parse(name: PipelineName, argv: Sequence[str], temp_location: str, via: str) -> PipelineCommand:
@@ -68,28 +78,31 @@ def parse(name: PipelineName, argv: Sequence[str], temp_location: str, via: str)
       via: "flex" or "direct".
 
     Raises:
-      OptionError: an option does not fit the launch.
-      SystemExit: a flag is unknown or wrong.
+      OptionError: an option is unknown or wrong, or does not fit the launch.
     """
     from apache_beam.options.pipeline_options import GoogleCloudOptions
 
-    from pipelines.options import JAVA_WRITE_METHOD, WRITE_METHODS
+    from transforms.bigquery.methods import METHODS, NEEDS
 
     entry = module(name)
-    parser = entry.parser()
-    options, beam_options = parser.parse(argv)
-    if options.write_method == JAVA_WRITE_METHOD and via == "flex":
+    options, beam_options = entry.parse(argv)
+    needs = NEEDS[options.tables.write_method]
+    if needs.java and via == "flex":
         raise OptionError(
-            f"--write_method: expected a method without Java, which the image of the template does not have, "
-            f"got {options.write_method!r}: use {WRITE_METHODS[0]}, or --via=direct on a machine with Java"
+            "--write_method: expected a method without Java, which the image of the template does not have, "
+            f"got {options.tables.write_method!r}: use {METHODS[0]}, or --via=direct on a machine with Java"
         )
     beam_options.view_as(GoogleCloudOptions).temp_location = temp_location
-    entry.check_arguments(parser, options, beam_options)
-    names = PipelineCommand.__dataclass_fields__.keys() - {"name", "argv", "bigquery", "options"}
+    entry.check(options, beam_options)
+    values: dict[str, Any] = {}
+    for key, value in dataclasses.asdict(options).items():
+        values |= value if isinstance(value, dict) else {key: value}
+    names = {field.name for field in dataclasses.fields(PipelineCommand)}
     return PipelineCommand(
-        name,
-        tuple(argv),
-        BigQueryEndpoints(options.bigquery_endpoint, options.bigquery_storage_endpoint),
-        **{option: getattr(options, option) for option in names if hasattr(options, option)},
+        name=name,
+        argv=tuple(argv),
+        bigquery=options.endpoints.endpoints(),
+        load_jobs=needs.load_jobs,
         options=options,
+        **{key: value for key, value in values.items() if key in names},
     )

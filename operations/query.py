@@ -21,6 +21,8 @@ from google.cloud import bigquery
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import RequestException, Timeout
 
+from common.options import add_options
+from common.values import at_least
 from pipelines import options
 from transforms import clients
 
@@ -307,7 +309,7 @@ def parser() -> argparse.ArgumentParser:
         help="earliest event time: 90m, 24h, 7d, or 2026-03-01T12:00:00Z (default: %(default)s)",
     )
     found.add_argument(
-        "--limit", type=options.at_least(1), metavar="N", help="most rows; default: what the query says"
+        "--limit", type=at_least(1), metavar="N", help="most rows; default: what the query says"
     )
     found.add_argument("--format", choices=("table", "json", "csv"), default="table")
     found.add_argument(
@@ -315,13 +317,13 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument(
         "--max-bytes",
-        type=options.at_least(0),
+        type=at_least(0),
         default=10 * 1024**3,
         metavar="N",
         help="refuse a query that would scan more; 0 for no limit (default: 10 GiB)",
     )
     found.add_argument("--show-sql", action="store_true", help="print the SQL and end")
-    clients.add_arguments(found)
+    add_options(found, clients.EndpointOptions)
     return found
 
 

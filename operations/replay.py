@@ -22,6 +22,8 @@ from google.cloud import bigquery
 from requests.exceptions import RequestException
 from tqdm import tqdm
 
+from common.options import add_options
+from common.values import at_least
 from model.features import N_FEATURES
 from model.synthetic.generator import Transactions
 from operations import query
@@ -258,10 +260,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="letters whose reason has this in it; with %% it is an SQL LIKE pattern",
     )
-    found.add_argument("--limit", type=options.at_least(1), metavar="N", help="the most letters to send")
+    found.add_argument("--limit", type=at_least(1), metavar="N", help="the most letters to send")
     found.add_argument(
         "--max_attempts",
-        type=options.at_least(1),
+        type=at_least(1),
         default=3,
         metavar="N",
         help="letters that were replayed as often stay (default: %(default)s)",
@@ -269,7 +271,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
     found.add_argument("--format", choices=("text", "json"), default="text", help="of the summary, on stdout")
     found.add_argument("--quiet", action="store_true", help="no progress bar")
-    clients.add_arguments(found)
+    add_options(found, clients.EndpointOptions)
     return found
 
 

@@ -148,7 +148,7 @@ def needed_roles(request: JobRequest, image: str = "") -> list[Role]:
             need("storage.objectViewer", "bucket", bucket_of(uri))
     if command.input_table or command.input_query:
         need("bigquery.readSessionUser", "project", own)
-    if command.input_query or command.write_method == "file_loads":
+    if command.input_query or command.load_jobs:
         need("bigquery.jobUser", "project", own)
     if command.scorer == "vertex" and command.vertex_endpoint:
         need("aiplatform.user", "project", command.vertex_endpoint.split("/")[1])

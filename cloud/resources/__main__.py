@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cloud.jobs import JobError, JobInfo, Jobs
@@ -17,9 +17,9 @@ from cloud.resources.declared import Names, declare
 from cloud.resources.gcloud import Gcloud
 from cloud.resources.storage import Bucket
 from common.command import Parser, command
-from common.options import OptionError, add_options, option, read_options
+from common.options import OptionError, add_options, group, option, read_options
 from common.output import Format, add_format, print_rows
-from transforms import clients as endpoints
+from transforms.clients import BigQueryEndpoints, EndpointOptions
 
 EXAMPLES: Final = """
   anomaly resources create --project my-project --region europe-west1
@@ -60,14 +60,20 @@ class ResourceOptions(InstallationOptions):
     )
     keep_tables: bool = option(False, action="store_true", help="delete: keep the dataset and its tables")
     yes: bool = option(False, action="store_true", help="delete: do not ask")
-    bigquery: endpoints.BigQueryEndpoints = field(default_factory=endpoints.BigQueryEndpoints)
+    bigquery: EndpointOptions = group()
 
     def __post_init__(self) -> None:
-        if self.emulators and not (self.bigquery.rest and os.environ.get("PUBSUB_EMULATOR_HOST")):
+        if self.emulators and not (self.endpoints.rest and os.environ.get("PUBSUB_EMULATOR_HOST")):
             raise OptionError(
                 "--emulators: expected PUBSUB_EMULATOR_HOST and BIGQUERY_EMULATOR_HOST in the environment: "
                 "start the local stack with `anomaly local up` and run the exports that it prints"
             )
+
+    @property
+    def endpoints(self) -> BigQueryEndpoints:
+        """Where BigQuery answers; on the local stack, the environment says it."""
+        options = self.bigquery.with_environment(os.environ) if self.emulators else self.bigquery
+        return options.endpoints()
 
     @property
     def names(self) -> Names:
@@ -169,7 +175,7 @@ def _cancel(running: Sequence[JobInfo], client: Jobs) -> None:
 def run(action: str, options: ResourceOptions, form: Format) -> int:
     """Runs "create", "status" or "delete"; returns the exit status."""
     clients = Clients(
-        options.project, options.bigquery, Gcloud(print_only=options.print_gcloud), options.emulators
+        options.project, options.endpoints, Gcloud(print_only=options.print_gcloud), options.emulators
     )
     resources = [r for r in declare(options.names) if r.emulated or not options.emulators]
     try:
@@ -191,14 +197,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("anomaly resources", __doc__, EXAMPLES)
     parser.add_argument("action", choices=("create", "status", "delete"))
     add_options(parser, ResourceOptions)
-    endpoints.add_arguments(parser)
     add_format(parser)
     args = parser.parse_args(argv)
-    rest = args.bigquery_endpoint
-    if args.emulators:
-        rest = rest or os.environ.get("BIGQUERY_EMULATOR_HOST")
-    try:
-        bigquery = endpoints.BigQueryEndpoints(rest, args.bigquery_storage_endpoint)
-    except ValueError as error:
-        raise OptionError(str(error)) from error
-    return run(args.action, read_options(ResourceOptions, args, bigquery=bigquery), args.format)
+    return run(args.action, read_options(ResourceOptions, args), args.format)

@@ -95,7 +95,7 @@ def test_dry_run_of_a_direct_launch_shows_the_command_line(python_of_image, caps
         (["--temp_location=/tmp"], "gs://BUCKET/PATH"),
         (["--prefix=Bad"], "--prefix=Bad"),
         (["--modle=x"], "unknown option --modle; did you mean --model?"),
-        (["--subscription=transactions"], "has not the form projects/PROJECT/subscriptions/SUBSCRIPTION"),
+        (["--subscription=transactions"], "expected projects/PROJECT/subscriptions/SUBSCRIPTION, got"),
         (["--update", "--transform_name_mapping=a"], "has not the form OLD=NEW"),
         (["--dataflow_endpoint=http://example.com"], "use https://"),
     ],
@@ -110,16 +110,22 @@ def test_what_cannot_be_launched_is_refused_before_anything_is_asked(argv, said,
     ("argv", "said"),
     [
         (["batch", "--input_query=SELECT 1", "--row_filter=x"], "--row_filter goes with --input_table"),
-        (["batch", "--input=gs://b-1/data.bin"], "cannot tell the format; give --input_format"),
-        (["batch", "--input=gs://b-1/x.parquet", "--remote_rows=0"], "--remote_rows=0 is below 1"),
+        (["batch", "--input=gs://b-1/data.bin"], "cannot tell the format; pass --input_format"),
+        (
+            ["batch", "--input=gs://b-1/x.parquet", "--remote_rows=0"],
+            "--remote_rows: expected a whole",
+        ),
         (["streaming", "--scorer=vertex"], "--scorer=vertex needs --vertex_endpoint"),
         (["streaming", "--scorer=torchserve"], "--scorer=torchserve needs --torchserve_url"),
         (
             ["streaming", "--medium_threshold=50", "--high_threshold=10"],
             "--medium_threshold=50.0 is above --high_threshold=10.0",
         ),
-        (["streaming", "--medium_threshold=nan"], "--medium_threshold: nan is no number"),
-        (["streaming", "--write_method=storage_write_api"], "needs Java, which the template's image has not"),
+        (["streaming", "--medium_threshold=nan"], "--medium_threshold: expected a number, got 'nan'"),
+        (
+            ["streaming", "--write_method=storage_write_api"],
+            "needs Java, which the template",
+        ),
     ],
 )
 def test_what_the_pipeline_would_refuse_is_refused_by_the_launch(argv, said, capsys):

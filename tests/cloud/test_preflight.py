@@ -42,8 +42,8 @@ def only(findings: list[Finding]) -> Finding:
 
 
 def check_model(uri: str, *flags: str) -> Finding:
-    args = job("batch", "--input=gs://b-1/x.parquet", f"--model={uri}", *flags).pipeline_args
-    return only(checks.check_model("local-project", args, f"gs://{BUCKET}"))
+    options = job("batch", "--input=gs://b-1/x.parquet", f"--model={uri}", *flags).pipeline_options
+    return only(checks.check_model("local-project", options.detection, f"gs://{BUCKET}"))
 
 
 def reroute(monkeypatch, server, pattern: str, route) -> None:
@@ -70,11 +70,10 @@ def test_defaults_follow_from_the_project():
     assert found.args.job_name == "transaction-anomaly-batch-20260102-030405"
     assert found.args.temp_location == f"gs://{BUCKET}/temp"
     assert found.args.template == f"gs://{BUCKET}/templates/batch.json"
-    assert found.pipeline_args.model == f"gs://{BUCKET}/model"
-    assert found.pipeline_args.output_dataset == "local-project.anomaly"
-    assert (
-        job("batch", "--input=gs://b-1/x.parquet", "--output=gs://b-1/y").pipeline_args.output_dataset is None
-    )
+    assert found.pipeline_options.detection.model == f"gs://{BUCKET}/model"
+    assert found.pipeline_options.tables.output_dataset == "local-project.anomaly"
+    to_files = job("batch", "--input=gs://b-1/x.parquet", "--output=gs://b-1/y")
+    assert to_files.pipeline_options.tables.output_dataset is None
 
 
 # Model
