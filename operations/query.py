@@ -274,7 +274,7 @@ def explain(error: Exception, dataset: str, endpoint: str | None) -> str:
         )
     project, _, name = dataset.rpartition(".")
     if isinstance(error, NotFound):
-        remedy = f"Make it with: python -m cloud.resources create --project {project} --dataset {name}\n"
+        remedy = f"Make it with: anomaly resources create --project {project} --dataset {name}\n"
     elif isinstance(error, Forbidden):
         remedy = (
             f"It takes roles/bigquery.jobUser on {project} and roles/bigquery.dataViewer on {dataset}; "

@@ -219,7 +219,9 @@ def missing_columns(
         if field is None:
             missing.append(wanted)
         elif column_kind(field) != column_kind(wanted):
-            raise TableError(f"column {wanted.name!r} is {column_kind(field)}, the rows have {column_kind(wanted)}")
+            raise TableError(
+                f"column {wanted.name!r} is {column_kind(field)}, the rows have {column_kind(wanted)}"
+            )
     return missing
 
 

@@ -325,7 +325,7 @@ def test_a_dataset_that_is_not_there_is_named_with_the_command_that_makes_it(big
         query.main(argv)
     assert ended.value.code == 1
     said = capsys.readouterr().err
-    assert "python -m cloud.resources create --project local-project --dataset none" in said
+    assert "anomaly resources create --project local-project --dataset none" in said
 
 
 def test_without_credentials_the_command_says_how_to_sign_in(monkeypatch, capsys):

@@ -247,7 +247,7 @@ def test_a_dataset_that_is_not_there_is_not_made(local_stack, channel, bigquery_
     with pytest.raises(SystemExit) as ended:
         replay.main(options_of(local_stack, "none", channel.topic))
     assert ended.value.code == 1
-    assert "python -m cloud.resources create" in capsys.readouterr().err
+    assert "anomaly resources create" in capsys.readouterr().err
     assert "none" not in {each.dataset_id for each in bigquery_client.list_datasets()}
 
 
