@@ -8,7 +8,7 @@ pipeline, JSON lines in, Parquet out, medians of several runs. The prices are li
 the date at which they were known, in PRICES below; look up today's and change them there. What cannot be
 measured without a Google account is an assumption, and is a flag: `--efficiency`, the share of this machine's
 rate that a Dataflow core gives, which has to read Pub/Sub in small bundles and write to BigQuery over the
-network; `--scu-million` and `--scu-idle`, the compute units of Streaming Engine. cloud.launch starts a
+network; `--scu-million` and `--scu-idle`, the compute units of Streaming Engine. `anomaly launch` starts a
 stream at_least_once, which bills Streaming Engine by these units; nobody publishes how many a message takes,
 so read them off the metrics of a job of your own.
 """
@@ -58,13 +58,13 @@ PRICES = {
     "Cloud Storage GiB month": 0.02,
     "Artifact Registry GiB month": 0.10,
 }
-# n2-standard-2: the default of cloud.launch.
+# n2-standard-2: the default of `anomaly launch`.
 VCPUS, MEMORY_GB = 2, 8
 BATCH_DISK_GB, STREAM_DISK_GB = 25, 30
 GIB = 1024**3
 HOURS_A_MONTH = 730
 RETENTION_MONTHS = 1 / 30.4
-"""The topic keeps its messages for a day, so that a subscription can go back; see cloud.resources."""
+"""The topic keeps its messages for a day, so that a subscription can go back; see `anomaly resources`."""
 
 
 @dataclass(frozen=True)

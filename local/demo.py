@@ -26,6 +26,7 @@ from google.cloud.pubsub_v1.types import ReceivedMessage
 from tqdm import tqdm
 
 from common.command import command
+from common.values import at_least
 from local import topics
 from local.endpoints import Endpoints
 from local.findings import Findings, show
@@ -34,7 +35,7 @@ from local.runner import LocalStreamingRunner, run_until_drained
 from local.stack import LocalStack
 from model import artifact
 from operations import query, report
-from pipelines import batch, options, streaming
+from pipelines import batch, streaming
 from transforms import metrics, tables
 from transforms.clients import BigQueryEndpoints
 
@@ -352,9 +353,7 @@ def parser() -> argparse.ArgumentParser:
         ("--rate", 1, 800, "messages a second"),
         ("--seed", 0, 11, "of the transactions"),
     ):
-        found.add_argument(
-            name, type=options.at_least(least), default=default, help=f"{text} (default: %(default)s)"
-        )
+        found.add_argument(name, type=at_least(least), default=default, help=f"{text} (default: %(default)s)")
     found.add_argument(
         "--model", type=Path, default=Path("out/model"), help="artifact (default: %(default)s)"
     )

@@ -18,7 +18,9 @@ from typing import Any, Final
 import jsonschema
 
 from common.command import command
+from common.values import Number
 from pipelines import batch, options, streaming
+from transforms.bigquery.methods import METHODS, NEEDS
 
 EXAMPLE: Final = """examples:
   python -m templates.metadata
@@ -39,8 +41,8 @@ _PUBSUB: Final[dict[Any, str]] = {
 # of a BIGQUERY_TABLE, and the pipelines take PROJECT.DATASET.TABLE, as SQL writes it.
 _PATHS: Final = {"model": "GCS_READ_FOLDER", "output": "GCS_WRITE_FOLDER", "input": "GCS_READ_FILE"}
 _GCS_REGEX: Final = r"^gs://[^\n\r]+$"
-_LEFT_OUT: Final = {"write_method": (options.JAVA_WRITE_METHOD,)}
-"""Choices that the command line has and a template has not."""
+_LEFT_OUT: Final = {"write_method": tuple(name for name in METHODS if NEEDS[name].java)}
+"""Choices that the command line has and a template does not."""
 _HIDDEN: Final = ("bigquery_endpoint", "bigquery_storage_endpoint", "vertex_api_endpoint")
 
 
@@ -113,7 +115,7 @@ def param_type(action: argparse.Action) -> str:
         return "BOOLEAN"
     if action.choices:
         return "ENUM"
-    if isinstance(action.type, options.AtLeast) or action.type in (int, float):
+    if isinstance(action.type, Number) or action.type in (int, float):
         return "NUMBER"
     return _PUBSUB.get(action.type, _PATHS.get(action.dest, "TEXT"))
 
@@ -124,7 +126,8 @@ def _regexes(action: argparse.Action, kind: str) -> list[str]:
     if kind.startswith("GCS_"):
         return [_GCS_REGEX]
     if kind == "NUMBER":
-        return [r"^-?[0-9]+(\.[0-9]+)?$" if action.type is float else "^[0-9]+$"]
+        whole = action.type.whole if isinstance(action.type, Number) else action.type is int
+        return ["^[0-9]+$" if whole else r"^-?[0-9]+(\.[0-9]+)?$"]
     return []
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from transforms import metrics, tables
 from transforms.alert import AlertMessages
 from transforms.bigquery import Commit, WriteBatches
-from transforms.bigquery.sink import Method
+from transforms.bigquery.methods import NEEDS, Method
 from transforms.clients import BigQueryEndpoints
 from transforms.detect import Detected
 from transforms.files import WriteParquetBatches
@@ -38,7 +38,6 @@ class WriteTables(beam.PTransform):
       method: see transforms.bigquery.WriteBatches.
       streaming: whether the pipeline is.
       endpoints: where BigQuery answers.
-      temp_location: for file_loads.
     """
 
     dataset: str
@@ -46,7 +45,6 @@ class WriteTables(beam.PTransform):
     method: Method = "storage_arrow"
     streaming: bool = False
     endpoints: BigQueryEndpoints = field(default_factory=BigQueryEndpoints)
-    temp_location: str | None = None
 
     def expand(self, detected: Detected) -> None:
         """Three tables; the refused rows of the first two go to the third; then the commit."""
@@ -61,7 +59,7 @@ class WriteTables(beam.PTransform):
 
     @property
     def _commits_at_the_end(self) -> bool:
-        return self.method == "storage_arrow" and not self.streaming
+        return not (self.streaming or NEEDS[self.method].is_beams)
 
     def _write(self, table: str, schema: pa.Schema) -> WriteBatches:
         return WriteBatches(
@@ -71,7 +69,6 @@ class WriteTables(beam.PTransform):
             streaming=self.streaming,
             endpoints=self.endpoints,
             commit=not self._commits_at_the_end,
-            temp_location=self.temp_location,
         )
 
 

@@ -171,7 +171,7 @@ class TestAgainstAScriptedServer:
 class TestConstruction:
     def test_an_unknown_method_is_an_error_that_lists_the_known_ones(self):
         with pytest.raises(
-            ValueError, match="one of storage_arrow, streaming_inserts, file_loads, storage_w"
+            ValueError, match="expected one of storage_arrow, file_loads, storage_write_api, got"
         ):
             WriteBatches("p.d.t", SCHEMA, method="avro")
 
