@@ -2,67 +2,71 @@
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound
-from google.auth.exceptions import GoogleAuthError
-
-from cloud.resources.base import LOGIN, Clients
+from cloud.resources.base import Clients
 from cloud.resources.declared import Names
 from cloud.resources.gcloud import Gcloud, GcloudError
+from common.command import CommandError, Parser, command
+from common.google import ERRORS, explain, remedy
+from common.options import OptionError, add_options, option, read_options
 from templates import metadata, spec
 
-EXAMPLE: Final = """examples:
-  python -m templates.build --project my-project --region europe-west1
-  python -m templates.build --project my-project --tag v7 --no-image
-  python -m templates.build --project my-project --offline out/templates
+EXAMPLES: Final = """
+  anomaly templates --project=my-project --region=europe-west1
+  anomaly templates --project=my-project --tag=v7 --no_image
+  anomaly templates --project=my-project --offline=out/templates
 """
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options of this command."""
-    found = argparse.ArgumentParser(
-        prog="python -m templates.build",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(frozen=True)
+class TemplateOptions:
+    """The project whose templates are built, and the image that they name."""
+
+    project: str = option(help="Google Cloud project id. Example: my-project")
+    region: str = option("us-central1", help="default: %(default)s")
+    bucket: str = option("", help="without gs:// (default: PREFIX + PROJECT-anomaly)")
+    prefix: str = option("", help="as given to `anomaly resources`. Example: staging-")
+    tag: str | None = option(None, help="of the image (default: the commit of this checkout, or latest)")
+    image: str | None = option(None, help="another image, with its tag; default: the project's repository")
+    no_image: bool = option(False, action="store_true", help="do not have Cloud Build make the image first")
+    offline: Path | None = option(
+        None, type=Path, metavar="DIR", help="write the specs to DIR alone: no image, no upload"
     )
-    found.add_argument("--project", required=True, help="Google Cloud project id. Example: my-project")
-    found.add_argument("--region", default="us-central1", help="default: %(default)s")
-    found.add_argument("--bucket", default="", help="without gs:// (default: PREFIX + PROJECT-anomaly)")
-    found.add_argument("--prefix", default="", help="as given to cloud.resources. Example: staging-")
-    found.add_argument("--tag", help="of the image (default: the commit of this checkout, or latest)")
-    found.add_argument("--image", help="another image, with its tag; default: the project's repository")
-    found.add_argument(
-        "--no-image", dest="build", action="store_false", help="do not have Cloud Build make the image first"
-    )
-    found.add_argument(
-        "--offline", type=Path, metavar="DIR", help="write the specs to DIR alone: no image, no upload"
-    )
-    return found
+
+    def names(self) -> Names:
+        """Returns the names of the installation.
+
+        Raises:
+          OptionError: one of them is not allowed.
+        """
+        try:
+            return Names(self.project, self.region, self.bucket.removeprefix("gs://"), prefix=self.prefix)
+        except ValueError as error:
+            raise OptionError(str(error)) from error
 
 
 def default_tag() -> str:
-    """The commit of this checkout, shortened; "latest" outside of one."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
+    """Returns the commit of this checkout, shortened; "latest" outside of one."""
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(git, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return "latest"
     return done.stdout.strip() or "latest"
 
 
 def build_image(gcloud: Gcloud, names: Names, image: str) -> None:
-    """Has Cloud Build make and push the image from this checkout, as the account that is declared for it.
+    """Has Cloud Build make and push the image from this checkout, as the builder's account.
 
-    The source goes to temp/ of the bucket, which is emptied by itself.
+    The source goes to temp/ of the bucket, whose files expire.
 
     Raises:
       GcloudError: the build failed, or this is no checkout.
@@ -70,7 +74,7 @@ def build_image(gcloud: Gcloud, names: Names, image: str) -> None:
     config = ROOT / "templates" / "cloudbuild.yaml"
     if not (ROOT / "setup.py").is_file():
         raise GcloudError(
-            "the image is built from a checkout of the project; run this in one, or give --no-image"
+            "the image is built from a checkout of the project: run this in one, or pass --no_image"
         )
     words = ("builds", "submit", str(ROOT), f"--config={config}", f"--substitutions=_IMAGE={image}")
     account = f"projects/{names.project}/serviceAccounts/{names.builder}"
@@ -84,7 +88,7 @@ def build_image(gcloud: Gcloud, names: Names, image: str) -> None:
 
 
 def write(directory: Path, image: str) -> list[Path]:
-    """Writes PIPELINE.json for each pipeline into a directory, which is made when missing."""
+    """Writes PIPELINE.json for each pipeline into a directory, which it creates where it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
     files = []
     for pipeline in metadata.PARSERS:
@@ -95,11 +99,10 @@ def write(directory: Path, image: str) -> list[Path]:
 
 
 def upload(clients: Clients, bucket_url: str, image: str) -> list[str]:
-    """Uploads the specs to gs://BUCKET/templates and gives their names.
+    """Uploads the specs to gs://BUCKET/templates; returns their names.
 
     Raises:
-      NotFound: there is no such bucket.
-      Forbidden: you lack storage.objects.create.
+      GoogleAPICallError: the bucket does not exist, or storage.objects.create is missing.
     """
     bucket = clients.storage.bucket(bucket_url.removeprefix("gs://"))
     uploaded = []
@@ -110,36 +113,46 @@ def upload(clients: Clients, bucket_url: str, image: str) -> list[str]:
     return uploaded
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    found = parser()
-    args = found.parse_args(argv)
+    """Entry point: builds the image, and uploads the specs or writes them to files."""
+    parser = Parser("anomaly templates", __doc__, EXAMPLES)
+    add_options(parser, TemplateOptions)
+    options = read_options(TemplateOptions, parser.parse_args(argv))
+    names = options.names()
+    image = options.image or f"{names.image}:{options.tag or default_tag()}"
     try:
-        names = Names(args.project, args.region, args.bucket.removeprefix("gs://"), prefix=args.prefix)
-        image = args.image or f"{names.image}:{args.tag or default_tag()}"
         spec.container_spec("streaming", image)
-        if args.offline:
-            for file in write(args.offline, image):
+        if options.offline:
+            for file in write(options.offline, image):
                 print(f"Wrote {file}")
             return 0
-        if args.build:
+        if not options.no_image:
             build_image(Gcloud(), names, image)
-        for uri in upload(Clients(args.project), names.bucket_url, image):
-            print(f"Uploaded {uri}")
-    except (ValueError, GcloudError) as error:
-        found.exit(1, f"{found.prog}: {error}\n")
-    except NotFound:
-        create = f"python -m cloud.resources create --project {args.project} --region {args.region}"
-        found.exit(1, f"{found.prog}: no bucket {names.bucket_url}; make it with: {create}\n")
-    except Forbidden as error:
-        command = f"gcloud storage buckets add-iam-policy-binding {names.bucket_url} --member=user:YOUR_EMAIL"
-        found.exit(1, f"{found.prog}: {error.message}\n{command} --role=roles/storage.objectAdmin\n")
-    except GoogleAuthError as error:
-        found.exit(1, f"{found.prog}: no valid credentials: {error}\nRun `{LOGIN}`.\n")
-    except GoogleAPICallError as error:
-        found.exit(1, f"{found.prog}: {names.bucket_url}: {error.message}\n")
-    print(f"Launch with: python -m cloud.launch streaming --project {args.project} --region {args.region}")
+    except spec.SpecError as error:
+        raise OptionError(str(error)) from error
+    except GcloudError as error:
+        raise CommandError(str(error)) from error
+    try:
+        uris = upload(Clients(options.project), names.bucket_url, image)
+    except ERRORS as error:
+        raise CommandError(_failure(error, options, names)) from error
+    for uri in uris:
+        print(f"Uploaded {uri}")
+    print(f"Launch with: anomaly launch streaming --project={options.project} --region={options.region}")
     return 0
+
+
+def _failure(error: BaseException, options: TemplateOptions, names: Names) -> str:
+    problem = explain(error)
+    fix = remedy(
+        problem,
+        options.project,
+        create=f"anomaly resources create --project={options.project} --region={options.region}",
+        grant=f"gcloud storage buckets add-iam-policy-binding {names.bucket_url} --member=user:YOUR_EMAIL "
+        "--role=roles/storage.objectAdmin",
+    )
+    return f"{names.bucket_url}: {problem.text}" + (f"\nRun: {fix}" if fix else "")
 
 
 if __name__ == "__main__":
