@@ -49,7 +49,7 @@ from pipelines import batch
 from publisher.files import ParquetFile
 from publisher.messages import MessageSource
 from publisher.publish import publish, write_jsonl
-from transforms.message import MessageRules, Messages, parse_messages
+from transforms.message import MessageColumns, MessageRules, parse_messages
 from transforms.score import PytorchHandler
 from transforms.scores import assemble_scores, feature_matrix
 
@@ -127,7 +127,7 @@ def bare_loop(files: Sequence[Path], model: str) -> None:
     for file in files:
         payloads = file.read_bytes().splitlines()
         for start in range(0, len(payloads), 1024):
-            parsed = parse_messages(Messages(payloads[start : start + 1024]), rules)
+            parsed = parse_messages(MessageColumns(payloads[start : start + 1024]), rules)
             outputs = loaded.outputs(feature_matrix(parsed.transactions))
             assemble_scores(parsed.transactions, outputs, loaded.rules, 0)
 

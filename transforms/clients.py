@@ -31,10 +31,10 @@ _UNLIMITED: Final = [("grpc.max_send_message_length", -1), ("grpc.max_receive_me
 
 @dataclass(frozen=True)
 class BigQueryEndpoints:
-    """Where BigQuery answers. Plain data, so that a worker can make its own clients from it.
+    """Addresses of BigQuery. They are plain data, so that a worker can make its own clients.
 
     A loopback address gets anonymous credentials, and the Storage APIs a channel without TLS: no token ever
-    leaves the machine in clear text. Everything else gets application default credentials and TLS.
+    leaves the machine in clear text. All other addresses get application default credentials and TLS.
 
     Attributes:
       rest: base URL of the REST API, "https://bigquery-name.p.googleapis.com" or "http://127.0.0.1:9050";
@@ -67,7 +67,7 @@ class BigQueryEndpoints:
 
     @property
     def half_local(self) -> bool:
-        """Whether one of the two is on this machine and the other is not: tables here, rows there."""
+        """True where one of the two is on this machine and the other is not: tables here, rows there."""
         local = [
             self.rest is not None and is_loopback(urlsplit(self.rest).hostname or ""),
             self.storage is not None and is_loopback(_host(self.storage)),
@@ -75,7 +75,7 @@ class BigQueryEndpoints:
         return local[0] != local[1]
 
     def client(self, project: str | None = None) -> bigquery.Client:
-        """A client of the REST API; `project` pays for jobs and completes table names."""
+        """Makes a client of the REST API; `project` pays for jobs and completes table names."""
         if self.rest is None:
             return bigquery.Client(project=project)
         credentials = AnonymousCredentials() if is_loopback(urlsplit(self.rest).hostname or "") else None
@@ -83,14 +83,14 @@ class BigQueryEndpoints:
         return bigquery.Client(project=project, credentials=credentials, client_options=options)
 
     def write_client(self) -> BigQueryWriteClient:
-        """A client of the Storage Write API with a connection of its own."""
+        """Makes a client of the Storage Write API with a connection of its own."""
         channel = self._insecure_channel()
         if channel is not None:
             return BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))
         return BigQueryWriteClient(client_options=self._storage_options())
 
     def read_client(self) -> BigQueryReadClient:
-        """A client of the Storage Read API with a connection of its own."""
+        """Makes a client of the Storage Read API with a connection of its own."""
         channel = self._insecure_channel()
         if channel is not None:
             return BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))
@@ -149,7 +149,7 @@ class EndpointOptions:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` can only be this machine."""
+    """Tells whether a host can only be this machine."""
     if host == "localhost":
         return True
     try:

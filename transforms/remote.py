@@ -48,11 +48,11 @@ _LOG: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """How requests are cut and sent.
+    """Limits of requests: how they are cut and sent.
 
     Attributes:
-      rows: instances a request at most; on shared endpoints of Vertex AI no more than those whose answer,
-        too, stays under 1.5 MB, by estimate: 573 with detail "full".
+      rows: instances a request at most; on shared endpoints of Vertex AI fewer, so that the answer also
+        stays under 1.5 MB, by estimate: 573 with detail "full".
       bytes: bytes of a request's body at most; Vertex AI takes 1.5 MB on shared endpoints.
       in_flight: requests of one worker process on their way at the same time.
       timeout: seconds for an answer.
@@ -75,7 +75,7 @@ class Limits:
 
 
 class RemoteModel:
-    """A server in place of a model in memory: connection, threads, and how it wants to be asked."""
+    """A server in place of a model in memory: connection, threads, and the form of its requests."""
 
     def __init__(self, connection: Connection, contract: Contract, limits: Limits, caller: Caller) -> None:
         self.connection = connection
@@ -90,7 +90,7 @@ class RemoteModel:
     def probe(self) -> None:
         """Asks for the score of a plain transaction, and finds out how the server takes the fields' names.
 
-        So a server that cannot serve at all fails here, before any row is held against it.
+        So a server that cannot serve at all fails here, and not at the first row.
 
         Raises:
           TransientError: the server does not answer.
@@ -110,7 +110,7 @@ class RemoteModel:
                 ) from first
 
     def score(self, features: npt.NDArray[np.float32], stats: CallStats) -> list[Part[Answer]]:
-        """The answers for raw features [n, 30]: parts in order, which cover every row once.
+        """Asks for the scores of raw features [n, 30]; returns parts in order, which cover every row once.
 
         Raises:
           TransientError: some request kept failing for a reason that is not in its rows.
@@ -301,9 +301,9 @@ def assemble_parts(
             name: np.concatenate([answer.outputs[name] for answer in answers]) for name in answers[0].outputs
         }
         version = answers[0].model_version or rules.model_version
-        found = assemble_scores(rows, outputs, replace(rules, model_version=version), scored_at)
-        scores.append(found.scores)
-        dead.append(found.dead_letters)
+        scored = assemble_scores(rows, outputs, replace(rules, model_version=version), scored_at)
+        scores.append(scored.scores)
+        dead.append(scored.dead_letters)
     if not scores:
         scores.append(empty(SCORES_FULL if rules.detail == "full" else SCORES))
     if not dead:
