@@ -63,7 +63,12 @@ STEPS = {
     "model": ("transforms/score.py:outputs", "transforms/score.py:_outputs"),
     "assemble scores": ("transforms/scores.py:", "transforms/score.py:process"),
     "pick alerts": ("transforms/alert.py:",),
-    "write Parquet": ("transforms/parquet_sink.py:", "transforms/sinks.py:", "pyarrow/parquet/"),
+    "write Parquet": (
+        "transforms/parquet_sink.py:",
+        "common/parquet.py:",
+        "transforms/sinks.py:",
+        "pyarrow/parquet/",
+    ),
     "check the options, load the model": (
         "model/artifact.py:",
         "transforms/score.py:load",

@@ -32,7 +32,7 @@ class Alert(beam.PTransform):
     min_severity: str = "medium"
 
     def expand(self, scores: beam.PCollection) -> beam.PCollection:
-        """Scores to alerts; a batch without alerts gives nothing."""
+        """Scores to alerts; a batch without alerts has no output."""
         return scores | beam.ParDo(_AlertFn(dict(self.thresholds), self.min_severity)).with_output_types(
             pa.RecordBatch
         )

@@ -1,6 +1,6 @@
-"""Decompression that notices what is missing: a file that was cut off is an error, not a shorter file.
+"""Decompression that notices missing bytes: a file that was cut off is an error, not a shorter file.
 
-Beam's own CompressedFile ends quietly where the bytes end, and so loses what a failed copy left out. No Beam
+Beam's own CompressedFile ends silently where the bytes end, and so loses the rest after a failed copy. No
 pipeline here.
 """
 
@@ -17,8 +17,8 @@ from apache_beam.io.filesystem import CompressionTypes
 
 _READ_BYTES: Final = 128 * 1024
 _PIECE_BYTES: Final = 1024
-"""Of zstd, whose decompressor takes no limit on what it gives. A piece of this size gives 32 MiB at most:
-four bytes may stand for 128 KiB of one and the same."""
+"""Bytes for one call of zstd's decompressor, whose output has no limit. A piece of this size becomes at most
+32 MiB: four bytes may stand for 128 KiB of the same byte."""
 
 _MAX_ZSTD_WINDOW: Final = 2**31
 _GZIP_HEADER: Final = zlib.MAX_WBITS | 16

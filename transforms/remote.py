@@ -1,8 +1,8 @@
 """Scoring of TRANSACTIONS record batches by a server: TorchServe, or a Vertex AI endpoint.
 
 RunInference with its metrics is Beam's, and so is the signal by which Dataflow learns of throttling. Beam's
-remote handlers are replaced. What `RemoteModelHandler` of Beam 2.77 lacks: its retry repeats a whole batch,
-answered parts too, knows no Retry-After, and cannot halve a batch that holds a bad row. And
+remote handlers are replaced. The retry of `RemoteModelHandler` in Beam 2.77 repeats a whole batch, also the
+parts that were answered, knows no Retry-After, and cannot halve a batch that holds a bad row. And
 `VertexAIModelHandlerJSON` calls the endpoint while the pipeline is being built, initialises the SDK there and
 not in the workers, takes `env_vars` and fails on them, retries no 429 of a dedicated endpoint since the SDK
 makes it a ValueError, and takes the error JSON of an invoked route for a prediction.
@@ -152,7 +152,7 @@ class RemoteModel:
 
 @dataclass
 class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
-    """Scores one TRANSACTIONS batch by a server and gives one Scored, as PytorchHandler does.
+    """Scores one TRANSACTIONS batch by a server; returns one Scored, as PytorchHandler does.
 
     Attributes:
       thresholds: the lowest anomaly_score of each alerting severity, from the manifest of the model.
@@ -342,5 +342,5 @@ def _count(stats: CallStats) -> None:
         if amount:
             metrics.counter(name).inc(amount)
     if stats.throttled >= 1:
-        # What Dataflow's autoscaler reads: more workers would not help an overloaded server.
+        # Dataflow's autoscaler reads it: more workers would not help an overloaded server.
         ThrottlingSignaler(NAMESPACE).signal_throttled(int(stats.throttled))

@@ -69,12 +69,12 @@ class HttpConnection:
         timeout: float,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Takes over `session`; keeps up to `connections` open, gives a whole answer `timeout` seconds."""
+        """Takes over `session`, keeps up to `connections` open, and waits `timeout` seconds for an answer."""
         self.name = url
         self._session = session
         self._headers = {**_HEADERS, **(headers or {})}
         self._timeout = (min(CONNECT_SECONDS, timeout), timeout)
-        # Retries are the caller's, which knows what may be repeated and counts it.
+        # No retries here: the caller knows which requests may be repeated, and counts them.
         adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
         for prefix in ("http://", "https://"):
             session.mount(prefix, adapter)
@@ -114,7 +114,7 @@ class HttpConnection:
                     raise TimeoutError
                 if raw.connection is not None and raw.connection.sock is not None:
                     raw.connection.sock.settimeout(seconds)
-                # Takes what is there: read() would wait for so many bytes, however slowly they come.
+                # Returns the bytes that came; read() would wait for all of _READ_BYTES.
                 chunk = raw.read1(_READ_BYTES, decode_content=True)
                 if not chunk:
                     break
@@ -195,7 +195,7 @@ class TorchServeConnection(HttpConnection):
         try:
             with FileSystems.open(self._key_file) as file:
                 key = json.loads(file.read())["inference"]["key"]
-        except Exception as error:  # whatever the file system raises, and what is no key file
+        except Exception as error:  # whatever the file system raises, or the file is no key file
             raise TransientError(
                 f"--torchserve_key_file={self._key_file}: no inference key there ({error})"
             ) from error

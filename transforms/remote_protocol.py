@@ -107,7 +107,7 @@ class Contract:
     """Requests for rows, and the reading of their answers.
 
     Attributes:
-      detail: "compact" for what SCORES needs, "full" for all outputs.
+      detail: "compact" for the outputs that SCORES needs, "full" for all outputs.
       per_instance: ask for the fields in every instance, `{"features": [...], "fields": [...]}`, for servers
         that hand single instances to the model and drop `parameters`: Vertex AI's prebuilt containers.
     """
@@ -143,7 +143,7 @@ class Contract:
           features: raw features [n, 30], C-contiguous.
           max_rows: at least 1.
           max_bytes: at least MIN_REQUEST_BYTES.
-          start: what the first row counts as.
+          start: number of the first row.
         """
         for low in range(0, len(features), max_rows):
             part = features[low : low + max_rows]

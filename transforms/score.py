@@ -48,7 +48,7 @@ class Score(beam.PTransform):
     TRANSACTIONS batch  ->  SCORES batch  +  ERROR_RECORDS batch
 
     Attributes:
-      handler: scores one TRANSACTIONS batch and gives one Scored; PytorchHandler, or a remote one.
+      handler: scores one TRANSACTIONS batch and returns one Scored; PytorchHandler, or a remote one.
     """
 
     handler: ModelHandler
@@ -114,8 +114,8 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
         loaded = LoadedModel(trained.load_model(), rules)
         for _ in range(3):
             loaded.outputs(np.zeros((2, len(trained.manifest.features)), np.float32))
-        # Modules and model live as long as the worker. Without this the garbage collector, which the many
-        # short-lived objects of parsing set going, would look through all of them again and again.
+        # Modules and model live as long as the worker. Without this the garbage collector would scan
+        # all of them again and again, because parsing makes many short-lived objects.
         gc.collect()
         gc.freeze()
         return loaded

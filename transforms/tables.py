@@ -181,7 +181,7 @@ def create_tables(
     Args:
       client: a BigQuery client.
       dataset: "PROJECT.DATASET", or "DATASET" in the client's project.
-      tables: what to create.
+      tables: to create.
       location: of a new dataset; the client's default when None.
 
     Raises:

@@ -318,7 +318,7 @@ class Appender:
     def _permanent(self, status: status_pb2.Status) -> Exception:
         text = f"{self.stream}: {code_pb2.Code.Name(status.code)}: {status.message}"
         if _is_schema_error(status):
-            return SchemaMismatchError(f"{text}. Create the tables again to add what is missing.")
+            return SchemaMismatchError(f"{text}. Create the tables again to add the missing columns.")
         return AppendError(text)
 
 

@@ -19,7 +19,7 @@ MAX_REQUEST_BYTES: Final = 8_000_000
 quotas (20 MB in newer service definitions); the rest is room for the schema and the envelope."""
 
 MAX_REQUEST_ROWS: Final = 50_000
-"""Rows in one request. BigQuery names no such limit; this one bounds what a single bad row can delay."""
+"""Rows in one request. BigQuery names no such limit; it bounds how many rows a single bad one delays."""
 
 STAGE: Final = "sink"
 

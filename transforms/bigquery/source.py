@@ -38,7 +38,7 @@ _ARROW_TYPES: Final = {
     "TIME": pa.time64("us"),
     "TIMESTAMP": pa.timestamp("us", tz="UTC"),
 }
-"""By BigQuery's names, those of its API and those of SQL. What is not here is text."""
+"""By BigQuery's names, those of its API and those of SQL. Other types are read as text."""
 
 
 class ReadError(RuntimeError):
