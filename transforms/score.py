@@ -18,7 +18,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from model import artifact
 from transforms import metrics
-from transforms.parse import DEAD_LETTERS, two_outputs
+from transforms.parse import DEAD_LETTER_TAG, two_outputs
 from transforms.scores import (
     ANOMALY_SCORE,
     CONTRIBUTIONS,
@@ -31,11 +31,11 @@ from transforms.scores import (
 )
 
 CALL_ROWS: Final = 4096
-"""Rows of one call of the model: what its layers pass on then stays in a core's cache."""
+"""Rows of one call of the model: the outputs of its layers then stay in a core's cache."""
 
 
 class ScoreOutput(NamedTuple):
-    """What Score gives: SCORES batches, and ERROR_RECORDS batches."""
+    """Output of Score: SCORES batches, and ERROR_RECORDS batches."""
 
     scores: beam.PCollection
     dead_letters: beam.PCollection
@@ -48,7 +48,7 @@ class Score(beam.PTransform):
     TRANSACTIONS batch  ->  SCORES batch  +  ERROR_RECORDS batch
 
     Attributes:
-      handler: scores one TRANSACTIONS batch and gives one Scored; PytorchHandler, or a remote one.
+      handler: scores one TRANSACTIONS batch and returns one Scored; PytorchHandler, or a remote one.
     """
 
     handler: ModelHandler
@@ -60,13 +60,13 @@ class Score(beam.PTransform):
 
 @dataclass
 class LoadedModel:
-    """A model in memory with what is needed to turn its outputs into rows."""
+    """A model in memory, and the rules that turn its outputs into rows."""
 
     module: torch.jit.ScriptModule
     rules: ScoreRules
 
     def outputs(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.floating]]:
-        """The model's outputs by name for raw features [n, 30]."""
+        """Runs the model on raw features [n, 30]; returns its outputs by name."""
         # Runners start a worker thread or process per core; more threads here would only compete with them.
         # OpenMP keeps the number by thread, so the thread that runs the model must set it, not the one that
         # loaded it.
@@ -108,14 +108,14 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
         Raises:
           model.artifact.ArtifactError: the artifact is incomplete or altered.
         """
-        found = artifact.read(self.model)
-        thresholds = {**found.manifest.thresholds, **self.thresholds}
-        rules = ScoreRules(thresholds, found.manifest.model_version, self.detail)
-        loaded = LoadedModel(found.load_model(), rules)
+        trained = artifact.read(self.model)
+        thresholds = {**trained.manifest.thresholds, **self.thresholds}
+        rules = ScoreRules(thresholds, trained.manifest.model_version, self.detail)
+        loaded = LoadedModel(trained.load_model(), rules)
         for _ in range(3):
-            loaded.outputs(np.zeros((2, len(found.manifest.features)), np.float32))
-        # Modules and model live as long as the worker. Without this the garbage collector, which the many
-        # short-lived objects of parsing set going, would look through all of them again and again.
+            loaded.outputs(np.zeros((2, len(trained.manifest.features)), np.float32))
+        # Modules and model live as long as the worker. Without this the garbage collector would scan
+        # all of them again and again, because parsing makes many short-lived objects.
         gc.collect()
         gc.freeze()
         return loaded
@@ -156,4 +156,4 @@ class _SplitFn(beam.DoFn):
             yield element.scores
         if element.dead_letters.num_rows:
             self._dead.inc(element.dead_letters.num_rows)
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, element.dead_letters)
+            yield beam.pvalue.TaggedOutput(DEAD_LETTER_TAG, element.dead_letters)
