@@ -75,7 +75,9 @@ def add_options(
             if field.default is dataclasses.MISSING:
                 settings["required"] = True
             else:
-                settings["default"] = field.default
+                # argparse appends to a list only.
+                repeated = settings.get("action") == "append"
+                settings["default"] = list(field.default) if repeated else field.default
             group.add_argument(f"--{field.name}", **settings)
 
 

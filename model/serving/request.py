@@ -1,4 +1,4 @@
-"""Decoding of prediction requests: bytes in, a matrix and the wanted fields out, or the reason why not.
+"""Decodes prediction requests: bytes in, a matrix and the wanted fields out, or the reason of a refusal.
 
     {"instances": [INSTANCE, ...], "parameters": {"fields": ["anomaly_score", ...]}}
 
@@ -9,27 +9,21 @@ features by name. Numbers follow the rules of the message parser: finite in floa
 from __future__ import annotations
 
 import json
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from model.features import FEATURES, N_FEATURES
-from model.network import FIELDS, SCORE_FIELD
-
-CONTRIBUTIONS: Final = "contributions"
-ANSWER_FIELDS: Final[tuple[str, ...]] = (*FIELDS, CONTRIBUTIONS)
-"""What `parameters.fields` may name: the 14 fields of the model, and the features' shares of the score."""
-DEFAULT_FIELDS: Final[tuple[str, ...]] = (SCORE_FIELD, "encoded")
-"""What a request without `parameters.fields` is answered."""
+from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
 
 
 class BadRequestError(ValueError):
     """The request cannot be answered.
 
     Attributes:
-      reason: what is wrong.
+      reason: the rule that is broken.
       instance: index of the instance at fault, or None when the fault is elsewhere.
       field: name of the feature or of the member at fault, or None.
     """
@@ -85,7 +79,7 @@ def parse_request(body: bytes) -> PredictRequest:
 
 
 def _parse_slowly(body: bytes) -> PredictRequest:
-    """Takes instances by name too, and finds out what is wrong with a request and where."""
+    """Takes also instances by name, and finds the fault of a request and its place."""
     request = _decode_json(body)
     if not isinstance(request, dict):
         raise BadRequestError('the body must be a JSON object such as {"instances": [[...]]}')

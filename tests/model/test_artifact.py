@@ -64,7 +64,7 @@ def test_a_missing_file_is_named(copy, name):
 
 
 def test_a_directory_without_manifest_says_how_to_train(tmp_path):
-    with pytest.raises(ArtifactError, match=r"python -m model.train --output"):
+    with pytest.raises(ArtifactError, match=r"anomaly train --output"):
         artifact.read(tmp_path)
 
 
@@ -74,7 +74,7 @@ def test_a_directory_without_manifest_says_how_to_train(tmp_path):
         ({"features": [*FEATURES[:-2], "Amount", "V28"]}, "first difference at position 28"),
         ({"features": list(FEATURES[:-1])}, "29 of them"),
         ({"features": None}, "'features' is missing"),
-        ({"thresholds": {"medium": 1.0}}, "lack severity high"),
+        ({"thresholds": {"medium": 1.0}}, "no threshold for severity 'high'"),
         ({"thresholds": {"medium": "low", "high": 2.0}}, "could not convert"),
         ({"files": {}}, f"does not list {MODEL_FILE}"),
         ({"files": {MODEL_FILE: "0" * 64, "../secret": "0" * 64}}, "not a plain file name"),

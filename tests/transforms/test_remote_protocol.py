@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.network import FIELDS
-from model.serving.request import ANSWER_FIELDS, parse_request
+from model.outputs import ANSWER_FIELDS, FIELDS
+from model.serving.request import parse_request
 from transforms.remote_protocol import (
     COMPACT_FIELDS,
     FULL_FIELDS,

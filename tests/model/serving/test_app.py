@@ -15,9 +15,9 @@ import requests
 import uvicorn
 
 from model.artifact import MODEL_FILE
+from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
 from model.serving.app import main
 from model.serving.predictor import Predictor
-from model.serving.request import ANSWER_FIELDS, DEFAULT_FIELDS
 from tests.model.serving.artifacts import VERSION, transactions
 from tests.model.serving.gcs import gcs_server
 from tests.model.serving.servers import container

@@ -61,7 +61,7 @@ def test_every_requirement_is_pinned(folder, modules):
 @IMAGES
 def test_what_the_server_imports_is_installed(folder, modules):
     """Every module of this package that the server loads, and what these import, deferred imports too."""
-    loaded = "(m.__file__ for n, m in sys.modules.items() if n[:5] == 'model')"
+    loaded = "(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] in ('common', 'model'))"
     code = f"import {', '.join(modules)}, sys; print(*{loaded})"
     files = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, timeout=120
@@ -74,7 +74,9 @@ def test_what_the_server_imports_is_installed(folder, modules):
                 imported |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module)
-    foreign = {name for name in imported if name.split(".")[0] not in {*sys.stdlib_module_names, "model"}}
+    foreign = {
+        name for name in imported if name.split(".")[0] not in {*sys.stdlib_module_names, "common", "model"}
+    }
     top = {name.split(".")[0] for name in foreign} - {"google"}
     owners = importlib.metadata.packages_distributions()
     needed = {owners[name][0].lower() for name in top}

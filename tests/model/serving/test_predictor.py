@@ -3,8 +3,8 @@ import orjson
 import pytest
 import torch
 
+from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
 from model.serving.predictor import Predictor
-from model.serving.request import ANSWER_FIELDS, DEFAULT_FIELDS
 from tests.model.serving.artifacts import VERSION, transactions
 
 pytest_plugins = ("tests.model.serving.fixtures",)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.features import FEATURES, N_FEATURES
-from model.serving.request import ANSWER_FIELDS, DEFAULT_FIELDS, BadRequestError, parse_request
+from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
+from model.serving.request import BadRequestError, parse_request
 
 ROW = [float(i) for i in range(N_FEATURES)]
 

@@ -9,8 +9,8 @@ import orjson
 import pytest
 import requests
 
+from model.outputs import ANSWER_FIELDS
 from model.serving.predictor import Predictor
-from model.serving.request import ANSWER_FIELDS
 from tests.model.serving.artifacts import VERSION, transactions
 from tests.model.serving.tls import tls_in_front_of
 from tests.model.serving.vertex_cases import deploy
