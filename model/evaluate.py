@@ -99,7 +99,7 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
     the training data, or more than it, is not recognised: the manifest has a fingerprint of the whole alone.
 
     Raises:
-      DataError: the data has no labels, lacks one of the classes, or has fewer than MIN_NORMALS normals.
+      DataError: the data has no labels, has one class only, or has fewer than MIN_NORMALS normals.
     """
     labels = required_labels(dataset)
     trained_on = (dataset, dataclasses.replace(dataset, labels=None))
@@ -148,7 +148,7 @@ def required_labels(dataset: data.Dataset) -> npt.NDArray[np.int8]:
 def evaluate_model(
     judged: artifact.Artifact, dataset: data.Dataset, prevalence: float, seed: int, png: Path | None
 ) -> dict[str, Any]:
-    """Judges one artifact; writes the picture when asked to. See `evaluation.compare` for the report."""
+    """Judges one artifact; see `evaluation.compare` for the report. With `png` it writes the picture."""
     rows = choose_rows(dataset, judged.manifest, seed)
     report, scores = evaluation.compare(
         judged.load_model(), rows.fit, rows.rows, rows.labels, baselines.available(), prevalence, seed

@@ -28,4 +28,4 @@ SCORE_FIELDS: Final[tuple[str, ...]] = (ANOMALY_SCORE, ENCODED, CONTRIBUTIONS)
 ANSWER_FIELDS: Final[tuple[str, ...]] = (*FIELDS, CONTRIBUTIONS)
 """All outputs: what a request to a server may name."""
 DEFAULT_FIELDS: Final[tuple[str, ...]] = (ANOMALY_SCORE, ENCODED)
-"""What a server answers where a request names no fields."""
+"""The fields of an answer where a request names none."""

@@ -119,7 +119,7 @@ def check_thresholds(thresholds: Mapping[str, float]) -> list[float]:
       thresholds: one score for each severity but "normal", none below that of a lower severity.
 
     Raises:
-      ValueError: a severity lacks its threshold, or the thresholds are not finite or do not ascend.
+      ValueError: a severity has no threshold, or the thresholds are not finite or do not ascend.
     """
     try:
         steps = [float(thresholds[name]) for name in SEVERITIES[1:]]

@@ -17,7 +17,7 @@ DEFAULT_PORT: Final = 8080
 DEFAULT_HEALTH_ROUTE: Final = "/health"
 DEFAULT_PREDICT_ROUTE: Final = "/predict"
 DEFAULT_MAX_BODY_BYTES: Final = 10_000_000
-"""What a dedicated endpoint of Vertex AI lets through; a shared one stops at 1.5 MB before the container."""
+"""The limit of a dedicated endpoint of Vertex AI; a shared one stops at 1.5 MB before the container."""
 
 ENV_MODEL: Final = "AIP_STORAGE_URI"
 VARIABLES: Final[Mapping[str, str]] = {

@@ -65,6 +65,10 @@ _decode_any = msgspec.json.Decoder().decode
 def parse_request(body: bytes) -> PredictRequest:
     """Decodes and checks a request body.
 
+    >>> request = parse_request(b'{"instances": [[%s]]}' % b",".join([b"0.5"] * N_FEATURES))
+    >>> request.features.shape, request.fields
+    ((1, 30), ('anomaly_score', 'encoded'))
+
     Raises:
       BadRequestError: the body is not JSON, or breaks a rule; it names the instance and the field.
     """

@@ -186,7 +186,7 @@ def render(
       archives: file names in the model store to load at the start.
       workers: processes for each model.
       allowed_urls: regular expressions of further URLs from which models may be registered; the model
-        store is always allowed, everything else is not.
+        store is always allowed, and nothing beyond.
 
     Raises:
       TorchServeError: tokens are off and an address is not loopback, or a setting is not valid.

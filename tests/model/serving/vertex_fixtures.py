@@ -27,7 +27,10 @@ def run(vertex, capsys):
 
     def command(*arguments: str):
         name, *rest = arguments
-        code = main([name, "--project", "p", "--api_endpoint", vertex.url, *rest])
+        try:
+            code = main([name, "--project", "p", "--api_endpoint", vertex.url, *rest])
+        except SystemExit as ended:  # a flag that argparse refuses
+            code = ended.code
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

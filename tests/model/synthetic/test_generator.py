@@ -1,4 +1,4 @@
-"""The stream of transactions: reproducible, in order, with the shares and kinds that were asked for."""
+"""The stream of transactions: reproducible, in order, with the shares and kinds of its arguments."""
 
 import numpy as np
 import pytest
@@ -45,11 +45,6 @@ def test_portions_do_not_matter(sizes):
     parts = [columns(generator.transactions(size)) for size in sizes]
     joined = tuple([value for part in parts for value in part[i]] for i in range(7))
     assert columns(whole) == joined
-
-
-def test_batches_end_at_count():
-    sizes = [len(batch) for batch in TransactionGenerator().batches(count=2_500, size=1_000)]
-    assert sizes == [1_000, 1_000, 500]
 
 
 def test_time_runs_forward_and_over_two_days():
