@@ -195,11 +195,25 @@ def test_a_damaged_model_is_never_served(served_artifact, tmp_path):
         assert MODEL_FILE in error["message"]
 
 
-def test_a_wrong_setting_ends_the_program_with_its_name():
-    command = [sys.executable, "-m", "model.serving.app", "--port", "99999"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+@pytest.mark.parametrize(
+    ("flags", "environment", "text"),
+    [
+        ([], {}, "error: --model: expected an artifact directory, or AIP_STORAGE_URI in the environment"),
+        (
+            ["--model", "m"],
+            {"AIP_HTTP_PORT": "99999"},
+            "error: AIP_HTTP_PORT: expected a whole number",
+        ),
+        (["--model", "m", "--port", "99999"], {}, "error: argument --port: expected a whole number from 1"),
+    ],
+)
+def test_a_wrong_option_ends_the_program_with_its_name(flags, environment, text):
+    command = [sys.executable, "-m", "model.serving.app", *flags]
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 2
-    assert "AIP_STORAGE_URI" in done.stderr
+    assert text in done.stderr
 
 
 def test_a_worker_has_time_to_import_torch(monkeypatch):
