@@ -4,8 +4,8 @@
     pytorch_autoencoder.mar   the same model packed for TorchServe
     manifest.json             what the model is, its thresholds, and the sha256 of the files
 
-`read` checks every listed file and the feature order before anything is loaded, so that a damaged or foreign
-artifact is a clear error at start and never a wrong score.
+`read` checks every listed file and the feature order before anything is loaded. So a damaged or foreign
+artifact is a clear error at the start, and never a wrong score.
 """
 
 from __future__ import annotations
@@ -319,13 +319,13 @@ def _blob_name(prefix: str, name: str) -> str:
 @contextlib.contextmanager
 def _storage_errors(uri: str) -> Iterator[None]:
     """Turns refusals of Cloud Storage, and missing credentials, into ArtifactUnavailableError."""
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
+    from common.google import ERRORS, explain
 
     try:
         yield
-    except (GoogleAPIError, GoogleAuthError) as e:
-        raise ArtifactUnavailableError(f"{uri}: Cloud Storage: {e}") from e
+    except ERRORS as error:
+        problem = explain(error)
+        raise ArtifactUnavailableError(f"{uri}: Cloud Storage ({problem.kind}): {problem.text}") from error
 
 
 def _download(uri: str) -> Path:

@@ -81,7 +81,7 @@ class Rows:
       fit: normals that the baselines are fitted to, float32 [n, 30].
       rows: transactions to judge on, float32 [m, 30].
       labels: int8 [m].
-      description: the same in words.
+      description: the same as text.
     """
 
     fit: npt.NDArray[np.float32]

@@ -45,7 +45,7 @@ SCORE_FIELDS = frozenset(("anomaly_score", "encoded", CONTRIBUTIONS))
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _NUMBERS = frozenset((int, float))
 
-# TorchServe takes the one class of this module for the handler, so everything else is functions.
+# TorchServe takes the one class of this module for the handler, so the rest is functions.
 
 
 class TransactionHandler:

@@ -1,7 +1,7 @@
 """The autoencoder as one module: raw features in, the 13 fields of the contract and anomaly_score out.
 
-Everything that stands between a raw transaction and its score is a layer or a buffer of the module, so that
-every server takes raw features and none can disagree on the preprocessing.
+Each step from a raw transaction to its score is a layer or a buffer of the module. So every server takes raw
+features, and no two servers can differ in the preprocessing.
 """
 
 from __future__ import annotations
@@ -123,9 +123,9 @@ class TransactionAutoencoder(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """All 14 fields (`model.outputs.FIELDS`) of raw features x, float32 [n, 30].
 
-        On both scales: `reconstruction` and `reconstruction_errors` (input minus reconstruction) [n, 30]; per
-        row [n] the mean over the 30 features of the absolute (MAE) and squared (MSE) errors, RMSE the root of
-        MSE, and MSLE the mean of (log1p(max(reconstruction, 0)) - log1p(max(input, 0)))^2.
+        On both scales: `reconstruction` and `reconstruction_errors` (input minus reconstruction) [n, 30]. MAE
+        and MSE [n] are the means over the features of the absolute and squared errors, RMSE the root of MSE.
+        MSLE is the mean of (log1p(max(reconstruction, 0)) - log1p(max(input, 0)))^2.
         """
         normalized = self.normalize(x)
         encoded, reconstruction = self.reconstruct(normalized)

@@ -70,10 +70,10 @@ def corr_max(covariance: Matrix, floor: float = EIGENVALUE_FLOOR) -> Matrix:
 def fit(residuals: Matrix, seed: int = 0) -> ScoreScale:
     """Fits the scale of the score to residuals [n, k] of normal transactions.
 
-    With d = r - center, s the standard deviations of r, Q the squared Mahalanobis distance of d under the
-    minimum covariance determinant (Rousseeuw 1984; scikit-learn's FastMCD, before its reweighting step, which
-    would cut the rows off the planes again), and P that under the second moments of the rows which lie
-    farthest out by Q, the score is
+    Let d = r - center, and s the standard deviations of r. Q is the squared Mahalanobis distance of d under
+    the minimum covariance determinant (Rousseeuw 1984; scikit-learn's FastMCD, before its reweighting step,
+    which would cut the rows off the planes again). P is that distance under the second moments of the rows
+    that lie farthest out by Q. The score is
 
         (sum_j |d_j| / s_j  +  QUADRATIC_SHARE * Q  +  P) / k
 

@@ -35,7 +35,7 @@ torch, and uvicorn's own 5 s are not enough where several start on busy cores: n
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `anomaly serve`: runs until it is told to stop."""
+    """Entry point of `anomaly serve`: runs until a signal ends it."""
     parser = Parser("anomaly serve", __doc__, EXAMPLES)
     parser.add_argument(
         "--host",

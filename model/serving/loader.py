@@ -23,8 +23,7 @@ class Loader:
     """Loads and verifies one artifact in a thread of its own.
 
     An artifact that is still damaged at the last of DAMAGED_ATTEMPTS stays an error: no retry heals it.
-    Anything else that goes wrong, such as Cloud Storage out of reach, is tried again for as long as
-    the server runs.
+    After any other failure, such as Cloud Storage out of reach, it tries again as long as the server runs.
 
     Attributes:
       predictor: the loaded model, or None.

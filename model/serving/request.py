@@ -1,4 +1,4 @@
-"""Decodes prediction requests: bytes in, a matrix and the wanted fields out, or the reason of a refusal.
+"""Decodes prediction requests: bytes in, a matrix and the requested fields out, or the reason of a refusal.
 
     {"instances": [INSTANCE, ...], "parameters": {"fields": ["anomaly_score", ...]}}
 
@@ -163,17 +163,21 @@ def _wanted(parameters: Any) -> Any:
     return parameters.get("fields")
 
 
-def _fields(wanted: Any) -> tuple[str, ...]:
-    if wanted is None:
+def _fields(requested: Any) -> tuple[str, ...]:
+    if requested is None:
         return DEFAULT_FIELDS
-    if not isinstance(wanted, list) or not wanted or not all(isinstance(name, str) for name in wanted):
+    if (
+        not isinstance(requested, list)
+        or not requested
+        or not all(isinstance(name, str) for name in requested)
+    ):
         raise BadRequestError("expected a list of at least one name", field="parameters.fields")
-    for name in wanted:
+    for name in requested:
         if name not in ANSWER_FIELDS:
             raise BadRequestError(
                 f"unknown field {name!r:.60}; known are {', '.join(ANSWER_FIELDS)}", field="parameters.fields"
             )
-    return tuple(dict.fromkeys(wanted))
+    return tuple(dict.fromkeys(requested))
 
 
 def _kind(value: Any) -> str:

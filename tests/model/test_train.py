@@ -37,8 +37,8 @@ def test_the_same_seed_gives_the_same_model_whatever_the_frauds_are(tmp_path):
     )
     state = first.load_model(freeze=False).state_dict()
     for same in (again, other):
-        found = same.load_model(freeze=False).state_dict()
-        assert all(torch.equal(state[name], found[name]) for name in state)
+        actual = same.load_model(freeze=False).state_dict()
+        assert all(torch.equal(state[name], actual[name]) for name in state)
         assert same.manifest.thresholds == first.manifest.thresholds
     assert again.manifest.figures == first.manifest.figures
     assert other.manifest.figures != first.manifest.figures

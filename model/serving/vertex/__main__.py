@@ -29,6 +29,11 @@ EXAMPLES: Final = """
   anomaly vertex list --project P
   anomaly vertex delete --project P --endpoint anomaly --name pytorch_autoencoder-prebuilt
 """
+UNDEPLOY: Final = """\
+Stop one version and its cost, by the ids that `anomaly vertex list` shows:
+  gcloud ai endpoints undeploy-model ENDPOINT --deployed-model-id=DEPLOYED_ID --region=us-central1 --project=P
+"""
+"""A test runs this line against a server."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +248,7 @@ def delete(aiplatform: Any, options: DeleteOptions, actions: Actions) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser("anomaly vertex", __doc__, EXAMPLES)
+    parser = Parser("anomaly vertex", f"{__doc__}\n\n{UNDEPLOY}", EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     examples = {line.split()[2]: line for line in EXAMPLES.strip("\n").splitlines()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from common.options import OptionError, option
 from common.values import at_least
@@ -60,6 +60,17 @@ class EndpointOptions:
         return self.kind == SHARED
 
 
+class Change(NamedTuple):
+    """A flag whose value differs from that of a deployed model."""
+
+    flag: str
+    expected: Any
+    actual: Any
+
+    def __str__(self) -> str:
+        return f"{self.flag} {self.actual}, not {self.expected}"
+
+
 @dataclass(frozen=True)
 class MachineOptions:
     """The machines of a deployed model, and the targets of their autoscaling.
@@ -101,8 +112,8 @@ class MachineOptions:
         if self.duty_cycle_target is not None and not self.accelerator_type:
             raise OptionError("--duty_cycle_target: expected together with --accelerator_type")
 
-    def changes(self, deployed: Any) -> list[str]:
-        """Lists the flags whose values differ from those of a deployed model, with both values.
+    def changes(self, deployed: Any) -> list[Change]:
+        """Lists the flags whose values differ from those of a deployed model.
 
         Autoscaling targets count where one is passed: without, Vertex AI fills in its own.
         """
@@ -126,7 +137,7 @@ class MachineOptions:
         ):
             if wanted is not None:
                 pairs.append((flag, wanted, targets.get(metric)))
-        return [f"{flag} {known}, not {wanted}" for flag, wanted, known in pairs if wanted != known]
+        return [Change(*pair) for pair in pairs if pair[1] != pair[2]]
 
     def arguments(self) -> dict[str, Any]:
         """As arguments of the SDK's `deploy`."""
@@ -274,11 +285,11 @@ def deploy(
         known = deployed[model_version]
         changes = machines.changes(known)
         if service_account and service_account != known.service_account:
-            changes.append(f"--service_account {known.service_account or 'not set'}, not {service_account}")
+            changes.append(Change("--service_account", service_account, known.service_account or "not set"))
         if changes:
             raise VertexError(
-                f"{model_version} is deployed with {'; '.join(changes)}. A deployed version is not changed: "
-                "pass the same flags, or undeploy it first"
+                f"{model_version} is deployed with {'; '.join(map(str, changes))}. A deployed version is not "
+                "changed: pass the same flags, or undeploy it first"
             )
         return False
     _check_traffic(deployed, traffic)

@@ -70,12 +70,12 @@ def test_rest_and_grpc_answer_what_the_model_answers(torchserve, served_artifact
     body = encode(features, list(ANSWER_FIELDS))
     by_rest = ask(torchserve, NAME, body)
     by_grpc = grpc_client.predict(torchserve.server.grpc, body, NAME, key=torchserve.server.key("inference"))
-    wanted = Predictor(served_artifact).outputs(features, ANSWER_FIELDS)
+    outputs = Predictor(served_artifact).outputs(features, ANSWER_FIELDS)
     for answer in (by_rest.content, by_grpc):
         rows = orjson.loads(answer)["predictions"]
-        for name, values in wanted.items():
-            found = np.array([row[name] for row in rows], np.float32)
-            np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-5, err_msg=name)
+        for name, values in outputs.items():
+            actual = np.array([row[name] for row in rows], np.float32)
+            np.testing.assert_allclose(actual, values, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_a_bad_instance_is_400_and_named(torchserve):

@@ -69,8 +69,8 @@ def test_tokens_cannot_be_turned_off_outside_loopback(key, host, tmp_path):
 def test_tokens_are_off_however_true_is_written(value, tmp_path):
     with pytest.raises(TorchServeError, match=r"host=0\.0\.0\.0 can be reached"):
         rendered("cloud", tmp_path, disable_token_authorization=value)
-    found = rendered("local", tmp_path, disable_token_authorization=value)
-    assert found["disable_token_authorization"] == "true"
+    actual = rendered("local", tmp_path, disable_token_authorization=value)
+    assert actual["disable_token_authorization"] == "true"
     assert tokens_off({"disable_token_authorization": value})
 
 
@@ -106,7 +106,7 @@ def test_half_a_certificate_is_refused(key, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "words"),
+    ("key", "text"),
     [
         ("inference_address", "host= or --host, and --inference_port"),
         ("management_address", "--management_port"),
@@ -115,8 +115,8 @@ def test_half_a_certificate_is_refused(key, tmp_path):
         ("grpc_management_port", "--grpc_management_port"),
     ],
 )
-def test_an_address_in_the_file_is_refused_with_what_to_give_instead(key, words, tmp_path):
-    with pytest.raises(TorchServeError, match=f"{key}=x: leave it out.*{words}"):
+def test_an_address_in_the_file_is_refused_with_what_to_give_instead(key, text, tmp_path):
+    with pytest.raises(TorchServeError, match=f"{key}=x: leave it out.*{text}"):
         rendered("local", tmp_path, **{key: "x"})
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 
 import pytest
 from google.cloud.aiplatform_v1 import AcceleratorType
 
+from model.serving.vertex.__main__ import UNDEPLOY
 from tests.model.serving.artifacts import VERSION
 from tests.model.serving.vertex_cases import NEWER, PARENT, PREBUILT, deploy
 
@@ -71,7 +75,7 @@ def test_deploying_again_changes_nothing(uploaded, run, vertex):
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "text"),
     [
         (["--machine_type", "n1-standard-4"], "--machine_type n1-standard-2, not n1-standard-4"),
         (["--max_replicas", "2"], "--max_replicas 1, not 2"),
@@ -81,12 +85,12 @@ def test_deploying_again_changes_nothing(uploaded, run, vertex):
         (["--service_account", "a@p.iam.gserviceaccount.com"], "--service_account not set, not a@p"),
     ],
 )
-def test_other_machines_for_a_deployed_version_are_not_passed_over(uploaded, run, vertex, flags, words):
+def test_other_machines_for_a_deployed_version_are_not_passed_over(uploaded, run, vertex, flags, text):
     assert deploy(run, VERSION, "--cpu_target", "60")[0] == 0
     sent = len(vertex.calls)
     code, _, err = deploy(run, VERSION, *flags)
     assert code == 1
-    assert words in err
+    assert text in err
     assert "undeploy it first" in err
     assert len(vertex.calls) == sent
 
@@ -122,6 +126,27 @@ def test_two_versions_share_the_traffic_and_are_taken_down(uploaded, run, vertex
     code, out, _ = run("delete", "--endpoint", "e", "--name", "m")
     assert code == 0
     assert out.count("was not there") == 2
+
+
+@pytest.mark.skipif(not shutil.which("gcloud"), reason="gcloud is not installed")
+def test_the_documented_line_of_gcloud_undeploys_a_version(uploaded, run, vertex, tmp_path):
+    deploy(run, VERSION)
+    deploy(run, NEWER)
+    rows = {row["version"]: row for row in json.loads(run("list", "--format", "json")[1])}
+    _, line, _ = UNDEPLOY.split("\n", 2)
+    ids = {"ENDPOINT": rows[NEWER]["resource"], "DEPLOYED_ID": rows[NEWER]["deployed_id"], "=P": "=p"}
+    for name, value in ids.items():
+        line = line.replace(name, value)
+    environment = {
+        "CLOUDSDK_CONFIG": str(tmp_path / "gcloud"),
+        "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM": f"{vertex.url}/",
+    }
+    done = subprocess.run(
+        line.split(), env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["version"] for row in json.loads(run("list", "--format", "json")[1])] == [VERSION]
 
 
 def test_an_endpoint_without_models_has_a_row(uploaded, run, vertex):

@@ -47,8 +47,8 @@ def predicted(run, tmp_path, features, endpoint="e"):
 def check_predictions(answer, artifact, features):
     expected = Predictor(artifact).outputs(features, ANSWER_FIELDS)
     for name, values in expected.items():
-        found = np.array([row[name] for row in answer["predictions"]], np.float32)
-        np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-5, err_msg=name)
+        actual = np.array([row[name] for row in answer["predictions"]], np.float32)
+        np.testing.assert_allclose(actual, values, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_predict_by_an_endpoint_in_front_of_the_custom_container(

@@ -168,7 +168,7 @@ def test_pools():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "text"),
     [
         ({"fraud_kinds": ["stolen_card", "theft"]}, "fraud_kinds: no kind theft; there are stolen_card"),
         ({"fraud_kinds": []}, "fraud_kinds: name at least one"),
@@ -180,6 +180,6 @@ def test_pools():
         ({"seed": -1}, "seed: -1 is less than 0"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, words):
-    with pytest.raises(ValueError, match=words):
+def test_wrong_arguments_are_named(arguments, text):
+    with pytest.raises(ValueError, match=text):
         TransactionGenerator(**arguments)
