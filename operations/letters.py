@@ -78,24 +78,30 @@ def with_event_time(payload: bytes, moment: dt.datetime) -> bytes:
     return payload.rstrip()[:-1] + b',"event_time":"' + moment.isoformat().encode() + b'"}'
 
 
-def statement(dataset: str, stage: bool, reason: str | None, noted: bool) -> str:
-    """The query of the letters that were not sent yet, the oldest first; its values are parameters.
+def statement(
+    dataset: str, since: dt.datetime, stage: str | None, reason: str | None, noted: bool
+) -> tuple[str, list[bigquery.ScalarQueryParameter]]:
+    """The query of the letters that were not sent yet, the oldest first, and its parameters.
 
     Args:
       dataset: "PROJECT.DATASET".
-      stage: whether one stage is asked for.
-      reason: a LIKE pattern where it has a %, else a part of the reason.
+      since: the earliest rejection.
+      stage: of the letters; any when None.
+      reason: a LIKE pattern where it has a %, otherwise a part of the reason; any when None.
       noted: whether there is a table of the letters that were sent.
     """
     spec = tables.error_records_table()
     columns = ", ".join(f"{column} AS key_{i}" for i, column in enumerate(spec.key))
     wanted = ["timestamp >= @since"]
-    if stage:
+    parameters = [bigquery.ScalarQueryParameter("since", "TIMESTAMP", since)]
+    if stage is not None:
         wanted.append("stage = @stage")
+        parameters.append(bigquery.ScalarQueryParameter("stage", "STRING", stage))
     if reason is not None:
         wanted.append("errorMessage LIKE @reason" if "%" in reason else "STRPOS(errorMessage, @reason) > 0")
+        parameters.append(bigquery.ScalarQueryParameter("reason", "STRING", reason))
     replayed = f"`{dataset}.{tables.REPLAYED_TABLE}`"
-    return f"""\
+    text = f"""\
 WITH letters AS (
   SELECT
     TO_HEX(SHA256(TO_JSON_STRING(STRUCT({columns})))) AS letter,
@@ -106,6 +112,7 @@ WITH letters AS (
 SELECT * FROM letters
 {f"WHERE letter NOT IN (SELECT letter FROM {replayed})" if noted else ""}
 ORDER BY timestamp, letter"""  # noqa: S608 - the form of the dataset is checked, values are parameters
+    return text, parameters
 
 
 def letters(rows: Iterable[bigquery.Row]) -> Iterator[Letter]:

@@ -81,10 +81,7 @@ class NoteError(RuntimeError):
 
 def read(client: bigquery.Client, args: argparse.Namespace, noted: bool) -> bigquery.table.RowIterator:
     """The rows of `statement`, page by page: payloads can be large."""
-    values = [("since", "TIMESTAMP", args.since), ("stage", "STRING", args.stage)]
-    values.append(("reason", "STRING", args.reason))
-    parameters = [bigquery.ScalarQueryParameter(*each) for each in values if each[2] is not None]
-    text = statement(args.dataset, args.stage is not None, args.reason, noted)
+    text, parameters = statement(args.dataset, args.since, args.stage, args.reason, noted)
     return query.start(client, text, bigquery.QueryJobConfig(query_parameters=parameters)).result(
         retry=query.RETRY
     )

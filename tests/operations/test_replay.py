@@ -100,11 +100,16 @@ def test_every_other_payload_stays_as_it_is(payload):
 
 
 def test_the_statement_takes_a_part_or_a_pattern():
-    part = statement("my-project.anomaly", stage=True, reason="over the limit", noted=True)
+    part, parameters = statement("my-project.anomaly", MOMENT, "parse", "over the limit", noted=True)
+    assert [(each.name, each.type_, each.value) for each in parameters] == [
+        ("since", "TIMESTAMP", MOMENT),
+        ("stage", "STRING", "parse"),
+        ("reason", "STRING", "over the limit"),
+    ]
     assert "STRPOS(errorMessage, @reason) > 0" in part
     assert "stage = @stage" in part
     assert "NOT IN (SELECT letter FROM `my-project.anomaly.replayed_records`)" in part
-    pattern = statement("my-project.anomaly", stage=False, reason="payload%", noted=False)
+    pattern, _ = statement("my-project.anomaly", MOMENT, None, "payload%", noted=False)
     assert "errorMessage LIKE @reason" in pattern
     assert "replayed_records" not in pattern
 
