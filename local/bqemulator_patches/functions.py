@@ -15,11 +15,10 @@ from local.bqemulator_patches.replace import replace
 def rewrite_more() -> None:
     r"""Three defects of expressions.
 
-    TO_JSON_STRING writes BYTES as text with escapes; BigQuery writes base64. Columns that are the value itself
-    or a field of a STRUCT(...) are covered; BYTES deeper inside a column are not.
+    TO_JSON_STRING writes BYTES as text with escapes; BigQuery writes base64. Fixed for columns that are the
+    value itself or a field of a STRUCT(...), not for BYTES deeper inside a column.
 
-    LIKE takes a backslash in the pattern for itself; BigQuery takes it for an escape, so that `\%` is a percent
-    sign.
+    LIKE takes a backslash in the pattern for itself; BigQuery takes it for an escape: `\%` is a percent sign.
 
     APPROX_QUANTILES(x, 100)[OFFSET(50)] gives the next element, because the index is made 1-based twice.
     """
@@ -59,7 +58,9 @@ def _json(column: exp.Column) -> exp.Case:
     # The type of a column is known to DuckDB alone, so the statement asks for it.
     kind, blob = exp.func("TYPEOF", column.copy()), exp.DataType.build("BLOB", dialect="duckdb")
     encoded = exp.func("BASE64", exp.TryCast(this=column.copy(), to=blob))
-    return exp.Case(this=kind).when(exp.Literal.string("BLOB"), _to_json(encoded)).else_(_to_json(column.copy()))
+    return (
+        exp.Case(this=kind).when(exp.Literal.string("BLOB"), _to_json(encoded)).else_(_to_json(column.copy()))
+    )
 
 
 def _to_json(value: Any) -> exp.Anonymous:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ NOON: Final = dt.datetime(2026, 3, 8, 12, tzinfo=dt.UTC)
 
 TEXTS: Final = (
     "",
+    "nul\0nul",
     " ",
     "a",
     "A",
@@ -48,8 +49,8 @@ REASONS: Final = (
     "anomaly_score: the model gave nan",
     *TEXTS,
 )
-PAYLOADS: Final = (None, b"", b"{}", b"\x00\xff\xfe", "é\n\"'".encode(), b"a" * 100)
-NUMBERS: Final = (0.0, 0.5, 1.0, 2.25, -3.75, 12.3456, 99.999, 1e-9, 123456.789, 1e300)
+PAYLOADS: Final = (b"", b"{}", b"\x00\xff\xfe", "é\n\"'".encode(), b"a" * 100)
+NUMBERS: Final = (-0.0, 0.0, 0.125, 0.5, 1.0, 2.25, -3.75, 12.3456, 99.999, 1e-9, 123456.789, 1e300)
 TIMES: Final = (
     NOON,
     NOON + dt.timedelta(microseconds=1),
@@ -66,6 +67,24 @@ TIMES: Final = (
 )
 
 
+VALUES: Final[dict[pa.DataType, Sequence[Any]]] = {
+    pa.string(): TEXTS,
+    pa.binary(): PAYLOADS,
+    pa.int64(): range(4),
+    pa.float64(): NUMBERS,
+    pa.timestamp("us", tz="UTC"): TIMES,
+}
+POOLS: Final[dict[str, Sequence[Any]]] = {
+    "account_id": TEXTS[:8],
+    "errorMessage": REASONS,
+    "feature": ("V1", "V14", "Amount"),
+    "model_version": ("v1", "v2", "it's v3"),
+    "severity": SEVERITIES,
+    "stage": ("parse", "score", "sink"),
+}
+"""Columns with few values; others take any of their type."""
+
+
 class Rows:
     """Rows of the tables, the same for the same seed.
 
@@ -78,87 +97,44 @@ class Rows:
         self._random = random.Random(seed)
         self._ambiguous = ambiguous
 
-    def tables(self, count: int) -> dict[str, list[dict[str, Any]]]:
-        """About `count` rows of each table, by its name."""
-        scores = self._stored([self._score() for _ in range(count // 2)], tables.scores_table())
-        alerts = [
-            {name: row[name] for name in tables.alerts_table().schema.names if name != "threshold"}
-            | {"threshold": row["anomaly_score"]}
-            for row in scores
-            if row["severity"] != SEVERITIES[0]
-        ]
-        letters = [self._letter() for _ in range(count // 2)]
-        notes = [self._note() for _ in range(count // 2)]
-        return {
-            tables.SCORES_TABLE: scores,
-            tables.ALERTS_TABLE: alerts,
-            tables.ERRORS_TABLE: self._stored(letters, tables.error_records_table()),
-            tables.REPLAYED_TABLE: self._stored(notes, tables.replayed_records_table()),
-        }
-
-    def _stored(self, rows: list[dict[str, Any]], spec: tables.TableSpec) -> list[dict[str, Any]]:
-        """Rows, some of them twice as they are, some again with another score and time, in any order."""
-        copies = [dict(row) for row in self._random.choices(rows, k=len(rows) // 2)] if rows else []
+    def table(self, spec: tables.TableSpec, count: int) -> list[dict[str, Any]]:
+        """Rows: two thirds new, some of them again as they are, some again scored anew, at another time."""
+        made = [self._record(spec.schema) for _ in range(2 * count // 3)]
+        copies = [dict(row) for row in self._random.choices(made, k=len(made) // 2)] if made else []
+        key = _key_columns(spec)
         for row in copies[: len(copies) // 2]:
-            row[spec.latest] = self._time()
-            if "anomaly_score" in row:
-                row["anomaly_score"] = self._random.choice(NUMBERS)
-        found = [*rows, *copies]
-        self._random.shuffle(found)
-        return found if self._ambiguous else _same_where_equal(found, spec)
+            row |= {name: value for name, value in self._record(spec.schema).items() if name not in key}
+        stored = [*made, *copies]
+        self._random.shuffle(stored)
+        return stored if self._ambiguous else _same_where_equal(stored, spec)
 
-    def _time(self) -> dt.datetime:
-        return self._random.choice(TIMES)
+    def notes(self, letters: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows of the table of what was sent, for these letters."""
+        return [self._record(tables.REPLAYED_RECORDS) | {"letter": letter} for letter in letters]
 
-    def _maybe(self, values: tuple[Any, ...]) -> Any:
-        return None if self._random.random() < 0.2 else self._random.choice(values)
+    def _record(self, fields: Iterable[pa.Field]) -> dict[str, Any]:
+        return {field.name: self._value(field) for field in fields}
 
-    def _score(self) -> dict[str, Any]:
-        moment = self._time()
-        return {
-            "transaction_id": self._random.choice(TEXTS),
-            "account_id": self._maybe(TEXTS[:8]),
-            "event_time": moment,
-            "anomaly_score": self._random.choice(NUMBERS),
-            "severity": self._random.choice(SEVERITIES),
-            "encoded": [self._random.choice(NUMBERS) for _ in range(self._random.choice((0, 4)))],
-            "top_features": [
-                {"feature": self._maybe(("V1", "V14", "Amount")), "contribution": self._maybe(NUMBERS)}
-                for _ in range(self._random.choice((0, 1, 3)))
-            ],
-            "model_version": self._random.choice(("v1", "v2", *TEXTS[10:12])),
-            "scored_at": self._random.choice((moment, self._time())),
-        }
-
-    def _letter(self) -> dict[str, Any]:
-        return {
-            "timestamp": self._time(),
-            "payloadString": self._maybe(TEXTS),
-            "payloadBytes": self._random.choice(PAYLOADS),
-            "attributes": [
-                {"key": self._random.choice(TEXTS), "value": self._maybe(TEXTS)}
-                for _ in range(self._random.choice((0, 1, 2)))
-            ],
-            "errorMessage": self._random.choice(REASONS),
-            "stacktrace": self._maybe(TEXTS),
-            "stage": self._random.choice(("parse", "score", "sink")),
-            "attempt": self._random.randrange(3),
-        }
-
-    def _note(self) -> dict[str, Any]:
-        return {
-            "letter": self._random.choice(TEXTS),
-            "attempt": self._random.randrange(1, 4),
-            "topic": self._random.choice(TEXTS),
-            "replayed_at": self._time(),
-        }
+    def _value(self, field: pa.Field) -> Any:
+        kind = field.type
+        if pa.types.is_list(kind):  # never null in BigQuery, nor has it elements that are
+            items = range(self._random.choice((0, 1, 3)))
+            return [self._value(kind.value_field.with_nullable(False)) for _ in items]
+        if field.nullable and self._random.random() < 0.2:
+            return None
+        if pa.types.is_struct(kind):
+            return self._record(kind)
+        return self._random.choice(POOLS.get(field.name) or VALUES[kind])
 
 
 def identity(row: Mapping[str, Any], spec: tables.TableSpec) -> str:
-    """Of two copies of a row that the view cannot tell apart: its key and its time."""
+    """What two rows share of which the view may show either: key and time."""
+    return repr([row[column] for column in (*_key_columns(spec), spec.latest)])
+
+
+def _key_columns(spec: tables.TableSpec) -> list[str]:
     # A part of the key is a column, or TO_JSON_STRING(column).
-    columns = [re.sub(r"\w+\((\w+)\)", r"\1", part) for part in (*spec.key, spec.latest)]
-    return repr([row[column] for column in columns])
+    return [re.sub(r"\w+\((\w+)\)", r"\1", part) for part in spec.key]
 
 
 def _same_where_equal(rows: list[dict[str, Any]], spec: tables.TableSpec) -> list[dict[str, Any]]:

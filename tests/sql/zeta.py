@@ -1,4 +1,4 @@
-"""ZetaSQL, Google's analyzer of the SQL of BigQuery, and its reference implementation, over tables of ours."""
+"""ZetaSQL over tables of ours: Google's analyzer of BigQuery's SQL, and its reference implementation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from wasmtime import Config
 from zetasql import types
 from zetasql.core import ZetaSqlLocalService, wasm_client
-from zetasql.types import Type, TypeKind, Value
+from zetasql.types import Type, TypeKind
 
 from tests.sql import language
 
@@ -30,19 +30,34 @@ KINDS: Final = {
 }
 """By BigQuery's names, those of its API and those of SQL; more when a table or a parameter needs it."""
 
+_Value: Final = types.Value._PROTO_CLASS
 
-def service(cache: Path) -> ZetaSqlLocalService:
+
+class ZetaSQL:
     """ZetaSQL in this process; its WebAssembly is compiled once, and kept in `cache` for the next run."""
-    settings = cache / "wasmtime.toml"
-    settings.write_text(f'[cache]\ndirectory = "{cache}"\n')
 
-    def config() -> Config:
-        made = Config()
-        made.cache = str(settings)
-        return made
+    def __init__(self, cache: Path) -> None:
+        settings = cache / "wasmtime.toml"
+        settings.write_text(f'[cache]\ndirectory = "{cache}"\n')
 
-    with mock.patch.object(wasm_client, "Config", config):
-        return ZetaSqlLocalService()
+        def config() -> Config:
+            made = Config()
+            made.cache = str(settings)
+            return made
+
+        with mock.patch.object(wasm_client, "Config", config):
+            self.service = ZetaSqlLocalService()
+        self.functions = language.functions(self.service)
+
+    def call(self, method: str, request: Any, answer: type[types.ProtoModel]) -> Any:
+        """The answer, as Google's message.
+
+        The package makes objects of messages, which is slow for rows and loses timestamps. Rows are therefore
+        written into messages and read from them.
+        """
+        message = request.to_proto() if isinstance(request, types.ProtoModel) else request
+        name = f"ZetaSqlLocalService_{method}"
+        return self.service.wasm_client.call_grpc_func(name, message, answer._PROTO_CLASS)
 
 
 def type_of(column: bigquery.SchemaField) -> Type:
@@ -57,45 +72,52 @@ def type_of(column: bigquery.SchemaField) -> Type:
     return kind
 
 
-def value_of(value: Any) -> Value:
-    """A Python value, of a row or of a parameter."""
+def type_name(kind: Type) -> str:
+    """The name of a type, as in an error of BigQuery."""
+    if kind.array_type:
+        return f"ARRAY<{type_name(kind.array_type.element_type)}>"
+    if kind.struct_type:
+        parts = (f"{part.field_name} {type_name(part.field_type)}" for part in kind.struct_type.field)
+        return f"STRUCT<{', '.join(parts)}>"
+    return TypeKind(kind.type_kind).name.removeprefix("TYPE_")
+
+
+def value_of(value: Any) -> Any:
+    """The message of a Python value, of a row or of a parameter."""
     match value:
         case None:
-            return Value()
+            return _Value()
         case bool():
-            return Value(bool_value=value)
+            return _Value(bool_value=value)
         case int():
-            return Value(int64_value=value)
+            return _Value(int64_value=value)
         case float():
-            return Value(double_value=value)
+            return _Value(double_value=value)
         case str():
-            return Value(string_value=value)
+            return _Value(string_value=value)
         case bytes():
-            return Value(bytes_value=value)
+            return _Value(bytes_value=value)
         case dt.datetime():
             moment = Timestamp()
             moment.FromDatetime(value)
-            return Value(timestamp_value=moment)
+            return _Value(timestamp_value=moment)
         case list():
-            return Value(array_value=Value.Array(element=[value_of(each) for each in value]))
+            return _Value(array_value=_Value.Array(element=map(value_of, value)))
         case dict():
-            return Value(struct_value=Value.Struct(field=[value_of(each) for each in value.values()]))
+            return _Value(struct_value=_Value.Struct(field=map(value_of, value.values())))
     raise TypeError(f"{value!r}: no value of ZetaSQL is known for this type")
 
 
-def python_of(value: Any, kind: Type) -> Any:
-    """The Python value of a cell of a result, as Google's client gives it."""
+def python_of(value: Any, kind: Any) -> Any:
+    """The value of a cell of a result, as Google's client gives it; `kind` is the message of its type."""
     name = value.WhichOneof("value")
     if name is None:
         return None
     if name == "array_value":
         return [python_of(each, kind.array_type.element_type) for each in value.array_value.element]
     if name == "struct_value":
-        parts = kind.struct_type.field
-        return {
-            part.field_name: python_of(each, part.field_type)
-            for part, each in zip(parts, value.struct_value.field, strict=True)
-        }
+        parts = zip(kind.struct_type.field, value.struct_value.field, strict=True)
+        return {part.field_name: python_of(each, part.field_type) for part, each in parts}
     if name == "timestamp_value":
         return value.timestamp_value.ToDatetime(dt.UTC)
     return getattr(value, name)
@@ -104,101 +126,103 @@ def python_of(value: Any, kind: Type) -> Any:
 class Catalog:
     """Tables and views as ZetaSQL sees them.
 
-    Attributes:
+    Args:
+      zetasql: the analyzer.
+      tables: the columns of each table by its name.
       views: the query of each view by its name. The analyzer knows a view as a table with the columns of its
         query; where statements are executed, the query stands in its place.
+      rows: of each table; statements are executed only where all are given.
     """
 
     def __init__(
         self,
-        service: ZetaSqlLocalService,
+        zetasql: ZetaSQL,
         tables: Mapping[str, Sequence[bigquery.SchemaField]],
         views: Mapping[str, str] | None = None,
         rows: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     ) -> None:
-        self._service = service
-        self._functions = language.functions(service)
-        self._tables = {
-            name: [(column.name, type_of(column)) for column in columns] for name, columns in tables.items()
-        }
-        self._content = {
-            name: types.TableContent(
-                table_data=types.TableData(
-                    row=[
-                        types.TableData.Row(cell=[value_of(row[column.name]) for column in tables[name]])
-                        for row in stored
-                    ]
-                )
-            )
-            for name, stored in (rows or {}).items()
-        }
-        self._id = self._register()
-        self.views = dict(views or {})
-        for name, query in self.views.items():
-            self._tables[name] = self._columns(query)
-        if self.views:
-            self._id = self._register()
+        self._zetasql = zetasql
+        self._views = dict(views or {})
+        self._tables: dict[str, list[types.SimpleColumn]] = {}
+        self.add(tables)
+        for name, query in self._views.items():
+            columns = self._prepare(query, ()).columns
+            self._tables[name] = [types.parse_proto(each).as_type(types.SimpleColumn) for each in columns]
+        self._id = self._register(
+            {
+                name: [[value_of(row[column.name]) for column in tables[name]] for row in stored]
+                for name, stored in (rows or {}).items()
+            }
+        )
 
-    def _register(self) -> int:
-        made = [
-            types.SimpleTable(
-                name=name, column=[types.SimpleColumn(name=column, type=kind) for column, kind in columns]
-            )
-            for name, columns in self._tables.items()
-        ]
-        catalog = types.SimpleCatalog(name="c", table=made, builtin_function_options=self._functions)
-        answer = self._service.register_catalog(simple_catalog=catalog, table_content=self._content)
-        return int(answer.registered_id)
+    @property
+    def names(self) -> list[str]:
+        """The tables and views."""
+        return list(self._tables)
 
-    def _columns(self, query: str) -> list[tuple[str, Type]]:
-        prepared = self._prepare(query, ())
-        self._service.unprepare_query(prepared_query_id=prepared.prepared_query_id)
-        return [(column.name, column.type) for column in prepared.columns]
+    def columns(self, name: str) -> list[tuple[str, str]]:
+        """The columns of a table or view, with their types."""
+        return [(column.name, type_name(column.type)) for column in self._tables[name]]
 
-    def analyze(self, sql: str, parameters: Iterable[bigquery.ScalarQueryParameter] = ()) -> Any:
-        """The resolved statement.
+    def add(self, tables: Mapping[str, Sequence[bigquery.SchemaField]]) -> None:
+        """Adds tables without rows."""
+        for name, columns in tables.items():
+            self._tables[name] = [types.SimpleColumn(name=each.name, type=type_of(each)) for each in columns]
+        self._id = self._register({})
+
+    def _register(self, rows: Mapping[str, Sequence[Sequence[Any]]]) -> int:
+        catalog = types.SimpleCatalog(
+            name="c",
+            table=[types.SimpleTable(name=name, column=columns) for name, columns in self._tables.items()],
+            builtin_function_options=self._zetasql.functions,
+        )
+        message = types.RegisterCatalogRequest(simple_catalog=catalog).to_proto()
+        for name, cells in rows.items():
+            content = message.table_content[name].table_data
+            content.SetInParent()  # a table without rows has a content, too
+            for row in cells:
+                content.row.add().cell.extend(row)
+        return int(self._zetasql.call("RegisterCatalog", message, types.RegisterResponse).registered_id)
+
+    def analyze(self, sql: str, parameters: Iterable[bigquery.ScalarQueryParameter] = ()) -> None:
+        """Judges a statement.
 
         Raises:
           zetasql.core.ServerError: BigQuery would refuse the statement.
         """
-        answer = self._service.analyze(
+        request = types.AnalyzeRequest(
             sql_statement=sql, options=_options(parameters), registered_catalog_id=self._id
         )
-        return answer.resolved_statement
+        self._zetasql.call("Analyze", request, types.AnalyzeResponse)
 
-    def analyze_condition(self, sql: str, table: str) -> Type:
-        """The type of a row filter over the columns of a table.
+    def analyze_condition(self, sql: str, table: str) -> None:
+        """Judges a row filter on a table: an expression over its columns, true or false.
 
         Raises:
-          zetasql.core.ServerError: BigQuery would refuse the expression.
+          zetasql.core.ServerError: BigQuery would refuse the condition.
         """
         options = _options(())
         options.expression_columns = [
-            types.AnalyzerOptions.QueryParameter(name=name, type=kind) for name, kind in self._tables[table]
+            types.AnalyzerOptions.QueryParameter(name=each.name, type=each.type)
+            for each in self._tables[table]
         ]
-        answer = self._service.analyze(
-            sql_expression=sql, options=options, registered_catalog_id=self._id
-        )
-        return answer.resolved_expression.type
+        for expression in (sql, f"(\n{sql}\n) IS TRUE"):
+            request = types.AnalyzeRequest(
+                sql_expression=expression, options=options, registered_catalog_id=self._id
+            )
+            self._zetasql.call("Analyze", request, types.AnalyzeResponse)
 
     def execute(
         self, sql: str, parameters: Sequence[bigquery.ScalarQueryParameter] = ()
     ) -> list[dict[str, Any]]:
         """The rows of a query, by the reference implementation."""
-        for name, query in self.views.items():
+        for name, query in self._views.items():
             sql = sql.replace(f"`{name}`", f"({query})")
         prepared = self._prepare(sql, parameters)
-        request = types.EvaluateQueryRequest(
-            prepared_query_id=prepared.prepared_query_id,
-            params=[types.Parameter(name=each.name, value=value_of(each.value)) for each in parameters],
-        )
-        # The package's own reading of an answer loses timestamps.
-        answer = self._service.wasm_client.call_grpc_func(
-            "ZetaSqlLocalService_EvaluateQuery",
-            request.to_proto(),
-            types.EvaluateQueryResponse._PROTO_CLASS,
-        )
-        self._service.unprepare_query(prepared_query_id=prepared.prepared_query_id)
+        message = types.EvaluateQueryRequest(prepared_query_id=prepared.prepared_query_id).to_proto()
+        for parameter in parameters:
+            message.params.add(name=parameter.name, value=value_of(parameter.value))
+        answer = self._zetasql.call("EvaluateQuery", message, types.EvaluateQueryResponse)
         return [
             {
                 column.name: python_of(cell, column.type)
@@ -208,9 +232,10 @@ class Catalog:
         ]
 
     def _prepare(self, sql: str, parameters: Iterable[bigquery.ScalarQueryParameter]) -> Any:
-        return self._service.prepare_query(
+        request = types.PrepareQueryRequest(
             sql=sql, options=_options(parameters), registered_catalog_id=self._id
-        ).prepared
+        )
+        return self._zetasql.call("PrepareQuery", request, types.PrepareQueryResponse).prepared
 
 
 def _options(parameters: Iterable[bigquery.ScalarQueryParameter]) -> types.AnalyzerOptions:
