@@ -297,12 +297,17 @@ def confirmed(publisher: subprocess.Popen[str]) -> int:
 
 def kept(client: bigquery.Client, dataset: str) -> int:
     """How many messages have become a row, each counted once."""
+    (row,) = client.query(kept_sql(dataset)).result()
+    return int(row.n)
+
+
+def kept_sql(dataset: str) -> str:
+    """The query that counts the rows and the dead letters of a dataset."""
     counts = " + ".join(
         f"(SELECT COUNT(*) FROM `{dataset}.{name}_latest`)"  # noqa: S608 - our own names
         for name in (tables.SCORES_TABLE, tables.ERRORS_TABLE)
     )
-    (row,) = client.query(f"SELECT {counts} AS n").result()
-    return int(row.n)
+    return f"SELECT {counts} AS n"
 
 
 def bigquery_args(endpoints: Endpoints) -> list[str]:
@@ -316,11 +321,14 @@ def bigquery_args(endpoints: Endpoints) -> list[str]:
 def read_views(client: bigquery.Client, dataset: str) -> dict[str, pa.Table]:
     """The deduplicated rows of the three tables, by name of the table."""
     return {
-        name: client.query(f"SELECT * FROM `{dataset}.{name}_latest`")  # noqa: S608 - our own names
-        .result()
-        .to_arrow(create_bqstorage_client=False)
+        name: client.query(rows_sql(dataset, name)).result().to_arrow(create_bqstorage_client=False)
         for name in STORED
     }
+
+
+def rows_sql(dataset: str, stored: str) -> str:
+    """The query that reads the deduplicated rows of a table, one of STORED."""
+    return f"SELECT * FROM `{dataset}.{stored}_latest`"  # noqa: S608 - our own names
 
 
 def with_files(demo: Demo, left_out: list[str]) -> Findings:
