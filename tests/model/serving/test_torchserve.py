@@ -316,7 +316,10 @@ def test_stop_ends_a_server_whose_launcher_was_killed(archived_artifact, capsys)
         assert not layout.state.exists()
 
 
-def test_a_properties_file_with_a_certificate_serves_https(archived_artifact, tmp_path, capsys, monkeypatch):
+def test_a_properties_file_with_a_certificate_serves_https(
+    archived_artifact, dead_proxy, tmp_path, capsys, monkeypatch
+):
+    """Behind a proxy: a request that goes past it heeds REQUESTS_CA_BUNDLE all the same."""
     certificate, key = rsa_certificate(tmp_path)
     config = tmp_path / "tls.properties"
     local = profile_path("local").read_text()
