@@ -88,7 +88,8 @@ def add_options(
             if field.default is dataclasses.MISSING:
                 settings["required"] = True
             else:
-                settings["default"] = field.default
+                is_list = settings.get("action") == "append"  # argparse appends to a copy of the default
+                settings["default"] = list(field.default) if is_list else field.default
             flags.add_argument(f"--{field.name}", **settings)
 
 

@@ -22,14 +22,9 @@ import numpy.typing as npt
 import orjson
 
 from model.features import N_FEATURES
-from transforms.schema import ENCODED_SIZE, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
-from transforms.scores import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, OutputDetail
-
-COMPACT_FIELDS: Final = (ANOMALY_SCORE, ENCODED, CONTRIBUTIONS)
-FULL_FIELDS: Final = (
-    *COMPACT_FIELDS,
-    *(f"{scale}_{name}" for scale in SCALES for name in (*VECTOR_OUTPUTS, *SCALAR_OUTPUTS)),
-)
+from model.outputs import ANSWER_FIELDS, CONTRIBUTIONS, ENCODED, SCORE_FIELDS, VECTOR_OUTPUTS
+from transforms.schema import ENCODED_SIZE
+from transforms.scores import OutputDetail
 
 MIN_REQUEST_BYTES: Final = 4096
 """Room for one row with every field asked for."""
@@ -118,7 +113,7 @@ class Contract:
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields that are asked for and that every prediction must have."""
-        return FULL_FIELDS if self.detail == "full" else COMPACT_FIELDS
+        return ANSWER_FIELDS if self.detail == "full" else SCORE_FIELDS
 
     @property
     def answer_bytes(self) -> int:

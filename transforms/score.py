@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -16,22 +16,17 @@ import torch
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from model import artifact
+from model import artifact, inference
+from model.outputs import ANSWER_FIELDS, SCORE_FIELDS
 from transforms import metrics
 from transforms.parse import DEAD_LETTER_TAG, two_outputs
 from transforms.scores import (
-    ANOMALY_SCORE,
-    CONTRIBUTIONS,
-    ENCODED,
     OutputDetail,
     Scored,
     ScoreRules,
     assemble_scores,
     feature_matrix,
 )
-
-CALL_ROWS: Final = 4096
-"""Rows of one call of the model: the outputs of its layers then stay in a core's cache."""
 
 
 class ScoreOutput(NamedTuple):
@@ -65,25 +60,15 @@ class LoadedModel:
     module: torch.jit.ScriptModule
     rules: ScoreRules
 
-    def outputs(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.floating]]:
-        """Runs the model on raw features [n, 30]; returns its outputs by name."""
-        # Runners start a worker thread or process per core; more threads here would only compete with them.
-        # OpenMP keeps the number by thread, so the thread that runs the model must set it, not the one that
-        # loaded it.
-        torch.set_num_threads(1)
-        if len(features) <= CALL_ROWS:
-            return self._outputs(features)
-        parts = [self._outputs(features[i : i + CALL_ROWS]) for i in range(0, len(features), CALL_ROWS)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    def outputs(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+        """The model's outputs by name for raw features [n, 30]."""
+        inference.use_one_thread()
+        return inference.outputs(self.module, features, self.fields)
 
-    def _outputs(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.floating]]:
-        with torch.inference_mode():
-            rows = torch.tensor(features)  # a copy: the Arrow buffer is read-only
-            score, encoded, contributions = self.module.score(rows)
-            named = {ANOMALY_SCORE: score, ENCODED: encoded, CONTRIBUTIONS: contributions}
-            if self.rules.detail == "full":
-                named = {**self.module(rows), **named}
-            return {name: value.numpy() for name, value in named.items()}
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the outputs that the rows need."""
+        return ANSWER_FIELDS if self.rules.detail == "full" else SCORE_FIELDS
 
 
 @dataclass
@@ -108,14 +93,14 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
         Raises:
           model.artifact.ArtifactError: the artifact is incomplete or altered.
         """
-        trained = artifact.read(self.model)
-        thresholds = {**trained.manifest.thresholds, **self.thresholds}
-        rules = ScoreRules(thresholds, trained.manifest.model_version, self.detail)
-        loaded = LoadedModel(trained.load_model(), rules)
-        for _ in range(3):
-            loaded.outputs(np.zeros((2, len(trained.manifest.features)), np.float32))
-        # Modules and model live as long as the worker. Without this the garbage collector would scan
-        # all of them again and again, because parsing makes many short-lived objects.
+        found = artifact.read(self.model)
+        thresholds = {**found.manifest.thresholds, **self.thresholds}
+        rules = ScoreRules(thresholds, found.manifest.model_version, self.detail)
+        loaded = LoadedModel(found.load_model(), rules)
+        inference.use_one_thread()
+        inference.warm_up(loaded.module, loaded.fields)
+        # Modules and model live as long as the worker. Without this the garbage collector, which the many
+        # short-lived objects of parsing set going, would look through all of them again and again.
         gc.collect()
         gc.freeze()
         return loaded

@@ -13,21 +13,16 @@ import pyarrow as pa
 
 from model.explain import top_features
 from model.features import FEATURES, N_FEATURES
+from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
 from model.thresholds import SEVERITIES, severity_codes
 from transforms.dead_letter import dead_letters
 from transforms.schema import (
-    SCALAR_OUTPUTS,
-    SCALES,
     SCORES,
     SCORES_FULL,
     TOP_FEATURES,
-    VECTOR_OUTPUTS,
 )
 
 OutputDetail = Literal["compact", "full"]
-ANOMALY_SCORE: Final = "anomaly_score"
-ENCODED: Final = "encoded"
-CONTRIBUTIONS: Final = "contributions"
 
 _NAMES: Final = pa.array(FEATURES, pa.string())
 _SEVERITY_NAMES: Final = pa.array(SEVERITIES, pa.string())

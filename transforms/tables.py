@@ -218,8 +218,10 @@ def missing_columns(
         field = present.get(wanted.name.lower())
         if field is None:
             missing.append(wanted)
-        elif _kind(field) != _kind(wanted):
-            raise TableError(f"column {wanted.name!r} is {_kind(field)}, the rows have {_kind(wanted)}")
+        elif column_kind(field) != column_kind(wanted):
+            raise TableError(
+                f"column {wanted.name!r} is {column_kind(field)}, the rows have {column_kind(wanted)}"
+            )
     return missing
 
 
@@ -258,8 +260,9 @@ def _create_view(client: bigquery.Client, spec: TableSpec, dataset: str) -> None
 _SYNONYMS: Final = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "STRUCT": "RECORD"}
 
 
-def _kind(field: bigquery.SchemaField) -> str:
+def column_kind(field: bigquery.SchemaField) -> str:
+    """The type of a column with its mode and its fields, the same for every synonym of the type."""
     kind = _SYNONYMS.get(field.field_type.upper(), field.field_type.upper())
     repeated = "REPEATED " if field.mode == "REPEATED" else ""
-    inner = f"<{', '.join(f'{sub.name} {_kind(sub)}' for sub in field.fields)}>" if field.fields else ""
+    inner = f"<{', '.join(f'{sub.name} {column_kind(sub)}' for sub in field.fields)}>" if field.fields else ""
     return f"{repeated}{kind}{inner}"
