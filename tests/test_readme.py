@@ -63,7 +63,7 @@ def help_of(module, *words):
     sys.argv = [module, *words, "--help"]
     try:
         with contextlib.redirect_stdout(said), warnings.catch_warnings(action="ignore"):
-            runpy.run_module(module, run_name="__main__")
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         return said.getvalue() if ended.code in (0, None) else ""
     finally:

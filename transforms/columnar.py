@@ -46,6 +46,11 @@ def to_transactions(
     - `event_time`, timestamp, UTC where it has no zone. Null or absent: `default_event_time`. A
       time further from that than `rules` allow is a dead letter.
 
+    >>> row = {name: [1.0] for name in FEATURES} | {"transaction_id": ["t-1"]}
+    >>> parsed = to_transactions(pa.RecordBatch.from_pydict(row), dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
+    >>> parsed.transactions.column("transaction_id").to_pylist()
+    ['t-1']
+
     Ids are 1 to 256 characters long, otherwise the row is a dead letter. Other columns are ignored, also the
     label.
 

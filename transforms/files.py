@@ -176,6 +176,12 @@ def read_lines(
 ) -> Iterator[list[bytes]]:
     """Reads the lines that begin within the share, in lists of `rows`; empty lines also count.
 
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = file.write(b'{"a": 1}\\n{"a": 2}\\n'); file.flush()
+    ...     list(read_lines(Range(file.name, 0, 18)))
+    [[b'{"a": 1}', b'{"a": 2}']]
+
     A share that does not begin at 0 leaves a line that has begun before it to the share before.
 
     Raises:

@@ -57,6 +57,11 @@ class Parse(beam.PTransform):
 
     list of PubsubMessage | list of bytes  ->  TRANSACTIONS batch  +  ERROR_RECORDS batch
 
+    >>> with beam.Pipeline("FnApiRunner") as p:
+    ...     parsed = p | beam.Create([[b"not JSON"]]) | Parse()
+    ...     _ = parsed.dead_letters | beam.Map(lambda batch: print(batch.column("stage").to_pylist()))
+    ['parse']
+
     Attributes:
       rules: those that a message has to keep; see the table in transforms.message.
     """

@@ -1,11 +1,14 @@
-"""Scoring of TRANSACTIONS record batches by a server: TorchServe, or a Vertex AI endpoint.
+"""Scores TRANSACTIONS record batches by a server: TorchServe, or a Vertex AI endpoint.
 
 RunInference with its metrics is Beam's, and so is the signal by which Dataflow learns of throttling. Beam's
-remote handlers are replaced. The retry of `RemoteModelHandler` in Beam 2.77 repeats a whole batch, also the
-parts that were answered, knows no Retry-After, and cannot halve a batch that holds a bad row. And
-`VertexAIModelHandlerJSON` calls the endpoint while the pipeline is being built, initialises the SDK there and
-not in the workers, takes `env_vars` and fails on them, retries no 429 of a dedicated endpoint since the SDK
-makes it a ValueError, and takes the error JSON of an invoked route for a prediction.
+remote handlers are replaced, for these reasons:
+
+- `RemoteModelHandler` of Beam 2.77 repeats a whole batch, also the parts that were answered. It knows no
+  Retry-After, and cannot halve a batch that holds a bad row.
+- `VertexAIModelHandlerJSON` calls the endpoint while the pipeline is being built, and initialises the SDK
+  there and not in the workers. It takes `env_vars` and fails on them.
+- It retries no 429 of a dedicated endpoint, since the SDK makes it a ValueError, and it takes the error JSON
+  of an invoked route for a prediction.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ from transforms.schema import to_bigquery
 
 def ulb(rows: int = 5, **columns: object) -> pa.Table:
     """Transactions in the ULB layout; `columns` replace or add, and None takes away."""
-    found = {name: np.arange(rows) + i / 100 for i, name in enumerate(FEATURES)} | columns
-    return pa.table({name: values for name, values in found.items() if values is not None})
+    values_by_name = {name: np.arange(rows) + i / 100 for i, name in enumerate(FEATURES)} | columns
+    return pa.table({name: values for name, values in values_by_name.items() if values is not None})
 
 
 def run_batch(argv: list[str]) -> dict[str, int]:
@@ -43,7 +43,7 @@ def run_batch(argv: list[str]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("path", "found"),
+    ("path", "form"),
     [
         ("a.jsonl", "jsonl"),
         ("gs://b/2026-*.json", "jsonl"),
@@ -58,12 +58,12 @@ def run_batch(argv: list[str]) -> dict[str, int]:
         ("a.csv", None),
     ],
 )
-def test_the_ending_tells_the_format_behind_that_of_the_compression(path, found):
-    if found is None:
+def test_the_ending_tells_the_format_behind_that_of_the_compression(path, form):
+    if form is None:
         with pytest.raises(OptionError, match="cannot tell the format"):
             batch.BatchSource(input=path)
     else:
-        assert batch.BatchSource(input=path).format == found
+        assert batch.BatchSource(input=path).format == form
 
 
 def test_a_column_that_is_no_part_of_a_transaction_is_not_read_from_parquet(model_dir, tmp_path):

@@ -70,7 +70,7 @@ def test_a_handler_travels_to_the_workers_as_plain_data(manifest):
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "reason"),
     [
         (["--scorer=vertex"], "--scorer=vertex needs --vertex_endpoint"),
         (["--scorer=torchserve"], "--scorer=torchserve needs --torchserve_url"),
@@ -96,10 +96,10 @@ def test_a_handler_travels_to_the_workers_as_plain_data(manifest):
         (["--scorer=onnx"], "invalid choice: 'onnx'"),
     ],
 )
-def test_a_wrong_option_ends_the_program_with_its_name(flags, words, capsys):
+def test_a_wrong_option_ends_the_program_with_its_name(flags, reason, capsys):
     with pytest.raises((SystemExit, OptionError)) as refused:
         parsed(*flags)
-    assert words in f"{refused.value} {capsys.readouterr().err}"
+    assert reason in f"{refused.value} {capsys.readouterr().err}"
 
 
 @pytest.mark.parametrize(

@@ -81,13 +81,13 @@ def test_a_value_that_the_form_takes_the_command_line_takes_and_none_else(pipeli
 
 
 def test_parameters_have_the_types_that_the_console_draws():
-    found = {p["name"]: p["paramType"] for p in metadata.metadata("streaming")["parameters"]}
-    assert found["subscription"] == "PUBSUB_SUBSCRIPTION"
-    assert found["alert_topic"] == "PUBSUB_TOPIC"
-    assert found["model"] == "GCS_READ_FOLDER"
-    assert found["batch_rows"] == "NUMBER"
-    assert found["create_tables"] == "BOOLEAN"
-    assert found["min_severity"] == "ENUM"
+    types = {p["name"]: p["paramType"] for p in metadata.metadata("streaming")["parameters"]}
+    assert types["subscription"] == "PUBSUB_SUBSCRIPTION"
+    assert types["alert_topic"] == "PUBSUB_TOPIC"
+    assert types["model"] == "GCS_READ_FOLDER"
+    assert types["batch_rows"] == "NUMBER"
+    assert types["create_tables"] == "BOOLEAN"
+    assert types["min_severity"] == "ENUM"
 
 
 def valid() -> dict:
@@ -95,13 +95,13 @@ def valid() -> dict:
 
 
 def broken(change) -> dict:
-    found = valid()
-    change(found, {p["name"]: p for p in found["parameters"]})
-    return found
+    changed = valid()
+    change(changed, {p["name"]: p for p in changed["parameters"]})
+    return changed
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         (
             lambda m, p: p["topic"].update(paramType="PUBSUB"),
@@ -125,9 +125,9 @@ def broken(change) -> dict:
         (lambda m, p: m.update(streeming=True), r"'streeming' was unexpected"),
     ],
 )
-def test_what_gcloud_would_take_without_a_word_is_refused(change, said):
+def test_what_gcloud_would_take_without_a_word_is_refused(change, reason):
     metadata.validate(valid())
-    with pytest.raises(metadata.MetadataError, match=said):
+    with pytest.raises(metadata.MetadataError, match=reason):
         metadata.validate(broken(change))
 
 
@@ -159,9 +159,9 @@ def test_an_image_without_a_tag_is_refused(image):
 
 def test_build_offline_writes_both_specs(tmp_path, capsys):
     assert build.main(["--project=my-project", "--tag=v1", f"--offline={tmp_path / 'specs'}"]) == 0
-    found = {path.name: json.loads(path.read_text()) for path in (tmp_path / "specs").iterdir()}
-    assert set(found) == {"streaming.json", "batch.json"}
-    assert found["batch.json"]["image"] == IMAGE
+    specs = {path.name: json.loads(path.read_text()) for path in (tmp_path / "specs").iterdir()}
+    assert set(specs) == {"streaming.json", "batch.json"}
+    assert specs["batch.json"]["image"] == IMAGE
     assert capsys.readouterr().out.count("Wrote") == 2
 
 
@@ -179,7 +179,7 @@ def test_the_parameters_tell_the_pipeline():
 
 def test_parameters_become_a_command_line_that_the_pipeline_reads_alike():
     parser = metadata.PARSERS["streaming"]()
-    words = [
+    argv = [
         "--subscription=projects/my-project/subscriptions/transactions",
         "--model=gs://b/m",
         "--output_dataset=my-project.anomaly",
@@ -188,10 +188,10 @@ def test_parameters_become_a_command_line_that_the_pipeline_reads_alike():
         "--batch_rows=7",
         "--runner=DataflowRunner",
     ]
-    options, beam_options = streaming.parse(main.command_line(parser, words))
+    options, beam_options = streaming.parse(main.command_line(parser, argv))
     assert (options.tables.create_tables, options.source.batch_rows, options.source.topic) == (False, 7, None)
     assert beam_options.get_all_options()["runner"] == "DataflowRunner"
-    options, _ = streaming.parse(main.command_line(parser, [*words[:3], "--create_tables=true"]))
+    options, _ = streaming.parse(main.command_line(parser, [*argv[:3], "--create_tables=true"]))
     assert options.tables.create_tables is True
 
 

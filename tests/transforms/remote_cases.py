@@ -100,9 +100,9 @@ def batches(n: int = 100, size: int = 40, bad: dict[int, float] | None = None) -
 
 def score_all(handler, model, elements):
     """Scores and dead letters of all batches, as rows."""
-    found = [handler.run_inference(element, model)[0] for element in elements]
-    scores = [row for scored in found for row in scored.scores.to_pylist()]
-    dead = [row for scored in found for row in scored.dead_letters.to_pylist()]
+    answers = [handler.run_inference(element, model)[0] for element in elements]
+    scores = [row for scored in answers for row in scored.scores.to_pylist()]
+    dead = [row for scored in answers for row in scored.dead_letters.to_pylist()]
     return scores, dead
 
 

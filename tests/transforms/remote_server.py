@@ -151,8 +151,8 @@ class FaultServer:
                     super().handle()
 
             def do_GET(self) -> None:
-                found = self.path.split("?")[0] == f"/v1/{ENDPOINT}"
-                self.reply(Reply(200, orjson.dumps(owner.resource), JSON) if found else status(404))
+                is_endpoint = self.path.split("?")[0] == f"/v1/{ENDPOINT}"
+                self.reply(Reply(200, orjson.dumps(owner.resource), JSON) if is_endpoint else status(404))
 
             def do_POST(self) -> None:
                 owner._predict(self, self.rfile.read(int(self.headers["Content-Length"])))

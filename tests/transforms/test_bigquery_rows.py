@@ -41,10 +41,10 @@ class TestConform:
             ],
             names=["values", "more", "at", "id"],
         )
-        found = conform(rows, SCHEMA)
-        assert found.schema.names == ["id", "at", "values"]
-        assert found.schema.types == SCHEMA.types
-        assert found.to_pylist() == [
+        conformed = conform(rows, SCHEMA)
+        assert conformed.schema.names == ["id", "at", "values"]
+        assert conformed.schema.types == SCHEMA.types
+        assert conformed.to_pylist() == [
             {"id": "a", "at": dt.datetime(1970, 1, 1, tzinfo=dt.UTC), "values": [1.5]},
             {"id": "b", "at": dt.datetime(1970, 1, 1, 0, 0, 1, tzinfo=dt.UTC), "values": []},
         ]

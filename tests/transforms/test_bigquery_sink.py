@@ -99,10 +99,10 @@ class TestAgainstAScriptedServer:
         assert [request.rows for request in server.requests] == [50]
 
     def test_a_failing_bundle_leaves_nothing_of_a_batch_job(self, server):
-        def fail(found: pa.RecordBatch) -> pa.RecordBatch:
-            if found.column("id")[0].as_py() == "boom":
+        def fail(batch: pa.RecordBatch) -> pa.RecordBatch:
+            if batch.column("id")[0].as_py() == "boom":
                 raise ValueError("this bundle fails")
-            return found
+            return batch
 
         p = pipeline()
         first = p | "First" >> beam.Create([batch("a", "b")])
@@ -273,10 +273,12 @@ class TestOnTheEmulator:
         rows = pa.RecordBatch.from_pydict({"n": ["1", "2", "three", "4", "5"]})
         with pipeline() as p:
             written = p | beam.Create([rows]) | WriteBatches(numbers, rows.schema, endpoints=endpoints)
-            payloads = written.dead_letters | beam.FlatMap(lambda found: found["payloadString"].to_pylist())
+            payloads = written.dead_letters | beam.FlatMap(
+                lambda letters: letters["payloadString"].to_pylist()
+            )
             assert_that(payloads, equal_to(['{"n":"three"}']))
-        found = bigquery_client.query(f"SELECT n FROM `{numbers}` ORDER BY n").result()
-        assert [row.n for row in found] == [1, 2, 4, 5]
+        result = bigquery_client.query(f"SELECT n FROM `{numbers}` ORDER BY n").result()
+        assert [row.n for row in result] == [1, 2, 4, 5]
 
     def test_a_table_that_takes_no_row_is_an_error_that_names_it(self, bigquery_client, endpoints, numbers):
         rows = pa.RecordBatch.from_pydict({"n": ["one", "two"]})

@@ -211,10 +211,10 @@ class TestOnTheEmulator:
 def test_the_schema_of_a_table_in_arrow_is_that_of_its_batches(client, endpoints, table):
     (stream,) = create_streams(ReadBatches(table, endpoints=endpoints))
     read = pa.ipc.read_schema(pa.py_buffer(stream.schema))
-    told = arrow_schema(client.get_table(table).schema)
-    assert told.names == read.names
-    assert told.types[:5] == read.types[:5]
-    assert pa.types.is_list(told.field("pairs").type)
+    schema = arrow_schema(client.get_table(table).schema)
+    assert schema.names == read.names
+    assert schema.types[:5] == read.types[:5]
+    assert pa.types.is_list(schema.field("pairs").type)
 
 
 class TestConstruction:

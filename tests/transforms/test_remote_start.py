@@ -110,7 +110,7 @@ def test_a_private_service_connect_endpoint_needs_its_address(server, served_art
 
 def test_an_endpoint_without_a_model_says_what_to_do(server, served_artifact):
     server.resource["deployedModels"] = []
-    with pytest.raises(TransientError, match=r"model\.serving\.vertex deploy"):
+    with pytest.raises(TransientError, match=r"anomaly vertex deploy"):
         handler_of("vertex", server, served_artifact).load_model()
 
 

@@ -101,6 +101,10 @@ def split_requests(
     """Slices of the batch, in order and of about equal size, that fit into one request each.
 
     A single row over `max_bytes` comes as a slice of one row: `oversized` recognises it.
+
+    >>> batch = pa.RecordBatch.from_pydict({"n": range(5)})
+    >>> [part.num_rows for part in split_requests(batch, max_rows=2)]
+    [1, 2, 2]
     """
     if batch.num_rows == 0:
         return

@@ -1,7 +1,7 @@
 """Pending write streams: rows that become visible all together, or never. No Beam here.
 
-Limits of the service: 10,000 streams in one commit, 10,000 new streams an hour and project, rows of a
-finalized stream are kept for 4 hours, and a stream must be committed within 24 hours
+Limits of the service: 10,000 streams in one commit; 10,000 new streams an hour and project. It keeps the rows
+of a finalized stream for 4 hours, and a stream must be committed within 24 hours
 (docs.cloud.google.com/bigquery/quotas#write-api-limits, .../docs/write-api-batch).
 """
 
