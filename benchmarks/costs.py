@@ -34,6 +34,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.command import command
 from common.prices import HOURS_A_MONTH, load_prices, price_note
 from model.synthetic.generator import TransactionGenerator
 from model.train import main as train
@@ -48,7 +49,7 @@ VCPUS, MEMORY_GB = 2, 8
 BATCH_DISK_GB, STREAM_DISK_GB = 25, 30
 GIB = 1024**3
 RETENTION_MONTHS = 1 / 30.4
-"""The topic keeps its messages for a day, so that a subscription can go back; see cloud.resources."""
+"""The topic keeps its messages for a day, so that a subscription can go back; see `anomaly resources`."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def idle_month(scu: float) -> dict[str, float]:
     }
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(

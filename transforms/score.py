@@ -19,7 +19,7 @@ import transforms.coder  # noqa: F401  registers the coder of record batches
 from model import artifact, inference
 from model.outputs import ANSWER_FIELDS, SCORE_FIELDS
 from transforms import metrics
-from transforms.parse import DEAD_LETTERS, two_outputs
+from transforms.parse import DEAD_LETTER_TAG, two_outputs
 from transforms.scores import (
     OutputDetail,
     Scored,
@@ -30,7 +30,7 @@ from transforms.scores import (
 
 
 class ScoreOutput(NamedTuple):
-    """What Score gives: SCORES batches, and ERROR_RECORDS batches."""
+    """Output of Score: SCORES batches, and ERROR_RECORDS batches."""
 
     scores: beam.PCollection
     dead_letters: beam.PCollection
@@ -43,7 +43,7 @@ class Score(beam.PTransform):
     TRANSACTIONS batch  ->  SCORES batch  +  ERROR_RECORDS batch
 
     Attributes:
-      handler: scores one TRANSACTIONS batch and gives one Scored; PytorchHandler, or a remote one.
+      handler: scores one TRANSACTIONS batch and returns one Scored; PytorchHandler, or a remote one.
     """
 
     handler: ModelHandler
@@ -55,7 +55,7 @@ class Score(beam.PTransform):
 
 @dataclass
 class LoadedModel:
-    """A model in memory with what is needed to turn its outputs into rows."""
+    """A model in memory, and the rules that turn its outputs into rows."""
 
     module: torch.jit.ScriptModule
     rules: ScoreRules
@@ -141,4 +141,4 @@ class _SplitFn(beam.DoFn):
             yield element.scores
         if element.dead_letters.num_rows:
             self._dead.inc(element.dead_letters.num_rows)
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, element.dead_letters)
+            yield beam.pvalue.TaggedOutput(DEAD_LETTER_TAG, element.dead_letters)

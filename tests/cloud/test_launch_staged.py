@@ -153,7 +153,7 @@ def submit(google: Google, model_dir: Path, tmp_path: Path):
     def run(pipeline: str, *argv: str) -> Staged:
         code = launch.main(
             [
-                *(pipeline, "--via=direct", "--skip-preflight", f"--dataflow_endpoint={google.url}"),
+                *(pipeline, "--via=direct", "--skip_preflight", f"--dataflow_endpoint={google.url}"),
                 *("--project=local-project", f"--bucket={BUCKET}", "--job_name=staged", *argv),
             ]
         )

@@ -155,7 +155,7 @@ def test_alerts_are_the_rows_at_or_over_the_wanted_severity():
 
 def test_alerts_refuse_an_unknown_severity():
     batch = pa.RecordBatch.from_pylist([SCORE_ROW], schema=SCORES)
-    with pytest.raises(ValueError, match="min_severity must be one of"):
+    with pytest.raises(ValueError, match="min_severity: expected one of medium, high"):
         alerts(batch, THRESHOLDS, "normal")
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import requests
 
 from common.command import Parser, command
+from common.connections import direct
 from common.options import OptionError, add_options, option, read_options
 from common.output import Format, add_format, print_rows
 from common.values import Number, at_least
@@ -213,10 +214,12 @@ def start(layout: Layout, options: StartOptions, ports: Ports, form: Format) -> 
         print("error: interrupted", file=sys.stderr)
         # The status that a shell shows for a program that a signal ended.
         return 128 + (error.args[0] if error.args else signal.SIGINT)
-    print_status(process.server_of(layout), models, form)
     if not options.foreground:
+        print_status(process.server_of(layout), models, form)
         return 0
     try:
+        print_status(process.server_of(layout), models, form)
+        sys.stdout.flush()
         return launcher.wait()
     except KeyboardInterrupt:
         return 0
@@ -250,7 +253,8 @@ def predict(server: Server, options: PredictOptions) -> bytes:
     url += f"/{options.version}" if options.version else ""
     headers = {**server.headers("inference"), "Content-Type": "application/json"}
     try:
-        response = requests.post(url, body, headers=headers, timeout=PREDICT_SECONDS)
+        with direct(requests.Session()) as session:
+            response = session.post(url, body, headers=headers, timeout=PREDICT_SECONDS)
     except requests.RequestException as error:
         raise no_answer(url, error) from error
     if response.status_code != 200:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from common.command import CommandError
+from common.loopback import is_loopback
 from common.options import option
 from common.values import at_least
 
@@ -231,11 +231,3 @@ def render(
     }
     # Java's properties take a backslash as an escape.
     return "".join(f"{key}={value.replace(chr(92), chr(92) * 2)}\n" for key, value in values.items())
-
-
-def is_loopback(host: str) -> bool:
-    """Tells whether `host` can only be this machine."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import requests
 
+from common.connections import direct
 from model.serving.torchserve.config import TorchServeError
 
 READY: Final = "READY"
@@ -134,7 +135,8 @@ def _get(server: Server, path: str, parameters: dict[str, str] | None = None) ->
     url = server.management + path
     headers = server.headers("management")
     try:
-        response = requests.get(url, params=parameters, headers=headers, timeout=_TIMEOUT)
+        with direct(requests.Session()) as session:
+            response = session.get(url, params=parameters, headers=headers, timeout=_TIMEOUT)
     except requests.RequestException as error:
         raise no_answer(url, error) from error
     if response.status_code >= 400:

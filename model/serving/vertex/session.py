@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import sys
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 from common.command import CommandError
 from common.google import LOGIN
+from common.loopback import is_loopback
 from common.options import OptionError, option
 
 Result = TypeVar("Result")
@@ -82,7 +82,7 @@ def connect(project: ProjectOptions) -> Any:
     credentials: Any = None
     if project.api_endpoint:
         url = urlsplit(project.api_endpoint)
-        if _is_loopback(url.hostname or ""):
+        if is_loopback(url.hostname or ""):
             credentials = AnonymousCredentials()
         elif url.scheme != "https":
             raise OptionError(
@@ -142,10 +142,3 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     name = getattr(value, "versioned_resource_name", None) or getattr(value, "resource_name", None)
     return name or str(value)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

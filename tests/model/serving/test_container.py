@@ -17,6 +17,7 @@ from model.serving.app import APP
 
 ROOT = Path(__file__).parents[3]
 SERVING = ROOT / "model" / "serving"
+ROOMS = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 
 
 IMAGES = pytest.mark.parametrize(
@@ -67,6 +68,8 @@ def test_what_the_server_imports_is_installed(folder, modules):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, timeout=120
     ).stdout.split()
     assert len(files) > 5
+    rooms = {source for line in instructions(folder, "COPY") for source in line.split()[:-1]}
+    assert {Path(file).relative_to(ROOT).parts[0] for file in files} <= rooms
     imported = set()
     for file in files:
         for node in ast.walk(ast.parse(Path(file).read_text())):
