@@ -108,9 +108,9 @@ def _process(name: str, module: str, *flags: str) -> Iterator[Target]:
 
 @contextmanager
 def _torchserve(model: str, content_type: str, properties: str = "") -> Iterator[Target]:
-    lack = torchserve_process.missing()
-    if lack:
-        raise SystemExit(f"{lack}\nor leave it out: --servers {CONTAINER!r} {PYDANTIC!r}")
+    missing = torchserve_process.missing_software()
+    if missing:
+        raise SystemExit(f"{missing}\nor leave it out: --servers {CONTAINER!r} {PYDANTIC!r}")
     with TemporaryDirectory() as directory:
         config = Path(directory) / "benchmark.properties"
         config.write_text(profile_path("local").read_text() + properties)

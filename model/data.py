@@ -34,13 +34,7 @@ class DataError(CommandError, ValueError):
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The labelled or unlabelled transactions to train or judge on.
-
-    Attributes:
-      data: file, table, or "synthetic".
-      rows: synthetic transactions to draw.
-      seed: of the synthetic transactions, the split and the training.
-    """
+    """The labelled or unlabelled transactions to train or judge on."""
 
     data: str = option(
         SYNTHETIC,

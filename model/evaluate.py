@@ -33,16 +33,7 @@ features need a few rows for each."""
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Options of an evaluation: one model, or several that it trains.
-
-    Attributes:
-      model: artifact directory of the model to judge.
-      repeat: number of models to train and judge in place of `model`.
-      train_data: data to train them on.
-      prevalence: share of frauds to weight the normals to.
-      png: file for the picture.
-      report: file for the whole report.
-    """
+    """Options of an evaluation: one model, or several that it trains."""
 
     model: str | None = option(None, metavar="DIR", help="artifact directory, local or gs://bucket/prefix")
     repeat: int | None = option(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -72,28 +73,24 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     The deviations stand under `spread`, which is empty for a single report.
     """
     first = reports[0]
+    by_name = {name: [report["scores"][name] for report in reports] for name in first["scores"]}
+    deviation = partial(np.std, ddof=1)
     return {
         "repeats": len(reports),
         "rows": first["rows"],
         "prevalence": first["prevalence"],
-        "scores": {name: _mean([r["scores"][name] for r in reports]) for name in first["scores"]},
+        "scores": {name: _over_seeds(values, np.mean) for name, values in by_name.items()},
         # One report has no spread; a 0 would claim that it has none.
-        "spread": {name: _std([r["scores"][name] for r in reports]) for name in first["scores"]}
+        "spread": {name: _over_seeds(values, deviation) for name, values in by_name.items()}
         if len(reports) > 1
         else {},
     }
 
 
-def _mean(values: Sequence[Any]) -> Any:
+def _over_seeds(values: Sequence[Any], statistic: Callable[..., Any]) -> Any:
     if isinstance(values[0], dict):
-        return {key: _mean([value[key] for value in values]) for key in values[0]}
-    return float(np.mean(values))
-
-
-def _std(values: Sequence[Any]) -> Any:
-    if isinstance(values[0], dict):
-        return {key: _std([value[key] for value in values]) for key in values[0]}
-    return float(np.std(values, ddof=1))
+        return {key: _over_seeds([value[key] for value in values], statistic) for key in values[0]}
+    return float(statistic(values))
 
 
 def figure_rows(report: dict[str, Any]) -> list[dict[str, Any]]:

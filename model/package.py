@@ -214,13 +214,7 @@ FORMATS: Final = ("mar", "onnx", "pt2")
 
 @dataclass(frozen=True)
 class PackageOptions:
-    """Options of the packages.
-
-    Attributes:
-      model: artifact directory.
-      output: directory for the packages.
-      formats: out of FORMATS.
-    """
+    """Options of the packages."""
 
     model: str = option(metavar="DIR", help="artifact directory, local or gs://bucket/prefix")
     output: Path = option(type=Path, metavar="DIR", help="local directory for the packages")

@@ -33,12 +33,7 @@ PACKAGE: Final = "beam-transaction-anomaly"
 
 @dataclass(frozen=True)
 class ArtifactOptions:
-    """The artifact that a training writes.
-
-    Attributes:
-      output: artifact directory, local or gs://.
-      model_version: version in the manifest; None for the time of training.
-    """
+    """The artifact that a training writes."""
 
     output: str = option(metavar="DIR", help="artifact directory, local or gs://bucket/prefix")
     model_version: str | None = option(None, help="version in the manifest (default: the time of training)")

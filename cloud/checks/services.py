@@ -187,8 +187,8 @@ def check_vertex(endpoint: str, api_endpoint: str | None) -> list[Finding]:
 
     _, project, _, region, _, _ = endpoint.split("/")
     api = api_endpoint or f"{region}-aiplatform.googleapis.com"
-    # `status` shows what `deploy` needs: the names of models and of endpoints.
-    show = f"anomaly vertex status --project {project} --region {region}"
+    # `list` shows what `deploy` needs: the names of models and of endpoints.
+    show = f"anomaly vertex list --project {project} --region {region}"
     lookup = Lookup(
         f"Vertex AI endpoint {endpoint}", show, "aiplatform.endpoints.get", "roles/aiplatform.user", project
     )

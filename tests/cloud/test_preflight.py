@@ -299,7 +299,7 @@ def test_endpoints(google: Google):
     finding = only(services.check_vertex(name, google.url))
     assert (finding.problem, finding.remedy) == (
         "does not exist",
-        "anomaly vertex status --project local-project --region us-central1",
+        "anomaly vertex list --project local-project --region us-central1",
     )
     google.endpoints[name] = {"name": name}
     assert only(services.check_vertex(name, google.url)).problem == "has no deployed model"

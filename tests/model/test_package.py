@@ -61,7 +61,7 @@ def test_exported_program_answers_as_eager_does(network, rows, tmp_path):
         assert_close(got, answers(network, rows[:n]), float(network.std.max()))
 
 
-def test_a_package_that_answers_otherwise_is_refused(network):
+def test_a_package_with_other_answers_is_refused(network):
     flat = package._Flat(network)
 
     def wrong(rows: torch.Tensor) -> list[np.ndarray]:

@@ -31,7 +31,7 @@ from model.serving.torchserve.config import (
     read_properties,
     render,
 )
-from model.serving.torchserve.management import Management, ModelVersion, Server, error_text, no_answer
+from model.serving.torchserve.management import ModelVersion, Server, error_text, list_models, no_answer
 
 EXAMPLES: Final = """
   anomaly torchserve start --model out/model
@@ -62,11 +62,7 @@ PREDICT_SECONDS: Final = 60
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The place of one server.
-
-    Attributes:
-      run_dir: directory of the server.
-    """
+    """The place of one server."""
 
     run_dir: Path = option(
         Path("out/torchserve"),
@@ -78,18 +74,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class StartOptions:
-    """Options of a start.
-
-    Attributes:
-      model: artifact directories or archives.
-      config: name or file of the properties.
-      host: address of inference and metrics, in place of that in the properties.
-      tokens: ask callers for a key; None for the word of the properties.
-      workers: worker processes for each model.
-      allowed_url: regular expressions of further URLs for registration.
-      timeout: seconds to become ready.
-      foreground: stay until the server ends.
-    """
+    """Options of a start."""
 
     model: tuple[str, ...] = option(
         (),
@@ -127,14 +112,7 @@ class StartOptions:
 
 @dataclass(frozen=True)
 class AddressOptions:
-    """Addresses of a server elsewhere, in place of a run directory.
-
-    Attributes:
-      management: base URL of the management API.
-      inference: base URL of the inference API.
-      grpc_address: host:port of the gRPC inference API.
-      key_file: a copy of its key_file.json.
-    """
+    """Addresses of a server elsewhere, in place of a run directory."""
 
     management: str | None = option(
         None, metavar="URL", help="management API of a server elsewhere, in place of --run_dir"
@@ -162,14 +140,7 @@ class AddressOptions:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Options of a request.
-
-    Attributes:
-      name: registered name of the model.
-      version: None for the default version.
-      input: file with the JSON request, or "-".
-      grpc: over gRPC in place of REST.
-    """
+    """Options of a request."""
 
     name: str = option(MODEL_NAME, help="name of the model (default: %(default)s)")
     version: str | None = option(None, help="version to ask (default: the default version)")
@@ -258,9 +229,9 @@ def start(layout: Layout, options: StartOptions, ports: Ports, form: Format) -> 
 
 def status(server: Server, form: Format) -> int:
     """Prints the models of a server; 0 when all their workers are ready, otherwise 1."""
-    models = Management(server).models()
+    models = list_models(server)
     print_status(server, models, form)
-    return 0 if models and all(model.ready >= max(1, model.min_workers) for model in models) else 1
+    return 0 if models and all(model.is_ready for model in models) else 1
 
 
 def predict(server: Server, options: PredictOptions) -> bytes:

@@ -39,6 +39,11 @@ class ModelVersion:
     ready: int
     min_workers: int
 
+    @property
+    def is_ready(self) -> bool:
+        """True where all workers that should exist, and at least one, have loaded the model."""
+        return self.ready >= max(1, self.min_workers)
+
 
 @dataclass(frozen=True)
 class Server:
@@ -62,105 +67,81 @@ class Server:
         """Reads the token of this kind, anew each time since keys change; None when tokens are off.
 
         Raises:
-          TorchServeError: there is no readable key file.
+          TorchServeError: there is no readable key file, or no such key in it.
         """
         if self.key_file is None:
             return None
-        return read_key(self.key_file, kind)
+        try:
+            return str(json.loads(self.key_file.read_text(encoding="utf-8"))[kind]["key"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TorchServeError(
+                f"{self.key_file}: expected TorchServe's key_file.json with a key of kind {kind} ({error})"
+            ) from error
 
     def headers(self, kind: Key) -> dict[str, str]:
-        """The request headers that carry the token of this kind."""
+        """Makes the request headers that carry the token of this kind."""
         key = self.key(kind)
         return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def read_key(path: Path, kind: Key) -> str:
-    """Reads the token of a kind from TorchServe's key_file.json.
+def list_models(server: Server) -> list[ModelVersion]:
+    """Lists every version of every model.
 
     Raises:
-      TorchServeError: no readable key file, or no such key in it.
+      TorchServeError: the management API refuses or does not answer.
     """
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))[kind]["key"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TorchServeError(
-            f"{path}: expected TorchServe's key_file.json with a key of kind {kind} ({error})"
-        ) from error
-
-
-class Management:
-    """The management API of one server."""
-
-    def __init__(self, server: Server, timeout: float = _TIMEOUT) -> None:
-        self.server = server
-        self._timeout = timeout
-        self._session = direct(requests.Session())
-
-    def models(self) -> list[ModelVersion]:
-        """Lists every version of every model."""
-        versions = []
-        for name in self._names():
-            default = self._call(f"/models/{name}")[0]["modelVersion"]
-            for version in self._call(f"/models/{name}/all"):
-                workers = version["workers"]
-                versions.append(
-                    ModelVersion(
-                        name,
-                        version["modelVersion"],
-                        version["modelVersion"] == default,
-                        len(workers),
-                        sum(worker["status"] == READY for worker in workers),
-                        version["minWorkers"],
-                    )
-                )
-        return versions
-
-    def wait_ready(self, timeout: float, alive: Callable[[], bool] = lambda: True) -> list[ModelVersion]:
-        """Waits until every model has all its workers ready. `/ping` says healthy seconds before that.
-
-        Raises:
-          TorchServeError: `timeout` seconds passed, or `alive` became false; the text has the last state.
-        """
-        deadline = time.monotonic() + timeout
-        state = "the management API does not answer"
-        while time.monotonic() < deadline and alive():
-            try:
-                models = self.models()
-            except (TorchServeError, requests.RequestException) as error:
-                state = str(error)
-            else:
-                waiting = [m for m in models if m.ready < max(1, m.min_workers)]
-                if models and not waiting:
-                    return models
-                state = ", ".join(f"{m.name} {m.version}: {m.ready} of {m.min_workers} ready" for m in models)
-            time.sleep(0.1)
-        raise TorchServeError(f"TorchServe is not ready: {state or 'no model is registered'}")
-
-    def _names(self) -> list[str]:
-        names: list[str] = []
-        token = None
-        while True:
-            page = self._call("/models", {"next_page_token": token} if token else None)
-            names += [model["modelName"] for model in page["models"]]
-            token = page.get("nextPageToken")
-            if token is None:
-                return names
-
-    def _call(
-        self,
-        path: str,
-        parameters: dict[str, str] | None = None,
-    ) -> Any:
-        url = self.server.management + path
-        try:
-            response = self._session.get(
-                url, params=parameters, headers=self.server.headers("management"), timeout=self._timeout
+    page = _get(server, "/models")
+    names = [model["modelName"] for model in page["models"]]
+    while token := page.get("nextPageToken"):
+        page = _get(server, "/models", {"next_page_token": token})
+        names += [model["modelName"] for model in page["models"]]
+    versions = []
+    for name in names:
+        default = _get(server, f"/models/{name}")[0]["modelVersion"]
+        for version in _get(server, f"/models/{name}/all"):
+            ready = sum(worker["status"] == READY for worker in version["workers"])
+            number = version["modelVersion"]
+            workers = len(version["workers"])
+            versions.append(
+                ModelVersion(name, number, number == default, workers, ready, version["minWorkers"])
             )
-        except requests.RequestException as error:
-            raise no_answer(url, error) from error
-        if response.status_code >= 400:
-            raise TorchServeError(f"{url}: {response.status_code} {error_text(response.content)}")
-        return json.loads(response.content)
+    return versions
+
+
+def wait_ready(
+    server: Server, timeout: float, alive: Callable[[], bool] = lambda: True
+) -> list[ModelVersion]:
+    """Waits until every model has all its workers ready. `/ping` says healthy seconds before that.
+
+    Raises:
+      TorchServeError: `timeout` seconds passed, or `alive` became false; the text has the last state.
+    """
+    deadline = time.monotonic() + timeout
+    state = "the management API does not answer"
+    while time.monotonic() < deadline and alive():
+        try:
+            models = list_models(server)
+        except TorchServeError as error:
+            state = str(error)
+        else:
+            if models and all(model.is_ready for model in models):
+                return models
+            state = ", ".join(f"{m.name} {m.version}: {m.ready} of {m.min_workers} ready" for m in models)
+        time.sleep(0.1)
+    raise TorchServeError(f"TorchServe is not ready: {state or 'no model is registered'}")
+
+
+def _get(server: Server, path: str, parameters: dict[str, str] | None = None) -> Any:
+    url = server.management + path
+    headers = server.headers("management")
+    try:
+        with direct(requests.Session()) as session:
+            response = session.get(url, params=parameters, headers=headers, timeout=_TIMEOUT)
+    except requests.RequestException as error:
+        raise no_answer(url, error) from error
+    if response.status_code >= 400:
+        raise TorchServeError(f"{url}: {response.status_code} {error_text(response.content)}")
+    return json.loads(response.content)
 
 
 def error_text(body: bytes) -> str:

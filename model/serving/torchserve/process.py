@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from model.serving.torchserve.config import Layout, TorchServeError, read_properties, tokens_off
-from model.serving.torchserve.management import Management, ModelVersion, Server
+from model.serving.torchserve.management import ModelVersion, Server, wait_ready
 from model.serving.torchserve.ports import require_free
 
 JAVA_HINT: Final = (
@@ -77,7 +77,7 @@ def start(layout: Layout, timeout: float) -> tuple[subprocess.Popen[bytes], list
         )
     _write_state(layout, process.pid)
     try:
-        models = Management(server_of(layout)).wait_ready(timeout, alive=lambda: process.poll() is None)
+        models = wait_ready(server_of(layout), timeout, alive=lambda: process.poll() is None)
         if process.poll() is not None:
             address = server_of(layout).management
             raise TorchServeError(f"TorchServe has ended, and another server answers at {address}")

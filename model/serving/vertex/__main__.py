@@ -38,14 +38,7 @@ Stop one version and its cost, by the ids that `anomaly vertex list` shows:
 
 @dataclass(frozen=True)
 class DeployOptions:
-    """The version to deploy, and its share of the traffic.
-
-    Attributes:
-      name: display name of the model.
-      version: of the model; None for the default one.
-      traffic: per cent of the endpoint's traffic; None for all of an empty endpoint and none of another.
-      service_account: that the container runs as.
-    """
+    """The version to deploy, and its share of the traffic."""
 
     name: str = option(help="display name of the model")
     version: str | None = option(None, help="version of the model (default: the newest)")

@@ -19,15 +19,7 @@ PRIVATE_SERVICE_CONNECT: Final = "psc"
 
 @dataclass(frozen=True)
 class EndpointOptions:
-    """The endpoint to deploy to; made when it does not exist.
-
-    Attributes:
-      endpoint: display name.
-      dedicated: with a DNS name of its own, a longer time-out and requests up to 10 MB.
-      network: full name of a peered VPC network for a private endpoint.
-      psc_project: projects that may connect to a private endpoint by Private Service Connect.
-      label: KEY=VALUE texts, put on a new endpoint.
-    """
+    """The endpoint to deploy to; made when it does not exist."""
 
     endpoint: str = option(help="display name; made when it does not exist")
     dedicated: bool = option(False, help="new endpoint with a DNS name of its own")
@@ -73,18 +65,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """The machines of a deployed model, and the targets of their autoscaling.
-
-    Attributes:
-      machine_type: such as n1-standard-2.
-      min_replicas: machines that always run.
-      max_replicas: machines at most.
-      cpu_target: per cent of CPU that autoscaling aims at.
-      request_target: requests a minute and machine that autoscaling aims at.
-      duty_cycle_target: per cent of accelerator use that autoscaling aims at.
-      accelerator_type: such as NVIDIA_TESLA_T4.
-      accelerators: number a machine.
-    """
+    """The machines of a deployed model, and the targets of their autoscaling."""
 
     machine_type: str = option("n1-standard-2", help="default: %(default)s")
     min_replicas: int = option(1, type=at_least(1), metavar="N", help="default: %(default)s")

@@ -32,15 +32,7 @@ _IMAGE: Final = re.compile(r"[a-z0-9.-]+(:\d+)?/[\w./-]+(:[\w.-]+|@sha256:[0-9a-
 
 @dataclass(frozen=True)
 class UploadOptions:
-    """Options of an upload.
-
-    Attributes:
-      model: artifact directory, local or gs://.
-      image: prebuilt-cpu, prebuilt-gpu, or the URI of the custom container's image.
-      name: display name in the registry; None for the model's name and the kind of its container.
-      staging: gs:// directory that takes a local artifact.
-      label: KEY=VALUE texts, put on the model.
-    """
+    """Options of an upload."""
 
     model: str = option(metavar="DIR", help="artifact directory, local or gs://")
     image: str = option(

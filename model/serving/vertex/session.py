@@ -25,13 +25,7 @@ _LABEL_VALUE: Final = re.compile(r"[a-z0-9_-]{0,63}")
 
 @dataclass(frozen=True)
 class ProjectOptions:
-    """The project and region of a command.
-
-    Attributes:
-      project: Google Cloud project.
-      region: such as us-central1.
-      api_endpoint: base URL in place of the region's; for one on this machine no credentials are used.
-    """
+    """The project and region of a command."""
 
     project: str = option("", help="Google Cloud project (default: GOOGLE_CLOUD_PROJECT)")
     region: str = option("us-central1", help="default: %(default)s")

@@ -59,7 +59,7 @@ def test_the_default_answer_is_score_and_bottleneck(custom_container):
 
 
 @pytest.mark.parametrize("route", ["/health", VERTEX])
-def test_health_tells_the_version(custom_container, route):
+def test_health_has_the_version(custom_container, route):
     response = requests.get(custom_container.url + route, timeout=30)
     assert response.status_code == 200
     assert response.json() == {"status": "ready", "model_version": VERSION}

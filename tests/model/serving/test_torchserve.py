@@ -24,7 +24,7 @@ from model.serving.predictor import Predictor
 from model.serving.torchserve import grpc_client, process
 from model.serving.torchserve.__main__ import MANAGEMENT, main
 from model.serving.torchserve.config import Layout, TorchServeError, profile_path, read_properties
-from model.serving.torchserve.management import Management
+from model.serving.torchserve.management import list_models
 from tests.model.serving.artifacts import VERSION, build_artifact, transactions
 from tests.model.serving.gcs import gcs_server
 from tests.model.serving.servers import port_flags
@@ -86,7 +86,7 @@ def test_a_bad_instance_is_400_and_named(torchserve):
     assert "instances[1]" in response.json()["message"]
 
 
-def test_nobody_gets_in_without_a_key(torchserve):
+def test_requests_without_a_key_are_refused(torchserve):
     body = encode(transactions(1))
     url = f"{torchserve.server.inference}/predictions/{NAME}"
     refused = [
@@ -167,7 +167,7 @@ def test_the_documented_requests_manage_versions_workers_and_keys(
     documented(torchserve, "set-default", **{newest: VERSION})
     documented(torchserve, "DELETE", **{VERSION: newest})
     documented(torchserve, "DELETE", **{f"/models/{NAME}/{VERSION}": champion})
-    names = {(model.name, model.version) for model in Management(torchserve.server).models()}
+    names = {(model.name, model.version) for model in list_models(torchserve.server)}
     assert names == {(NAME, VERSION)}
     assert ask(torchserve, "champion", body).status_code == 404
 
@@ -368,7 +368,7 @@ def test_ports_in_use_are_named_by_their_flag_and_the_other_server_is_left_alone
             assert main(start) == 1
             assert f"--{name}_port {taken[name]}: 127.0.0.1:" in capsys.readouterr().err
             assert process.find_process(Layout(Path(directory))) is None
-    assert all(model.ready for model in Management(torchserve.server).models())
+    assert all(model.ready for model in list_models(torchserve.server))
 
 
 def test_two_flags_with_one_port_are_refused(archived_artifact, capsys):

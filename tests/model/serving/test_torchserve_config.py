@@ -14,7 +14,7 @@ from model.serving.torchserve.config import (
     render,
     tokens_off,
 )
-from model.serving.torchserve.management import read_key
+from model.serving.torchserve.management import Server
 
 LAYOUT = Layout(Path("/srv/ts"))
 
@@ -154,7 +154,7 @@ def test_a_key_file_without_the_key_is_named(text, tmp_path):
     if text is not None:
         path.write_text(text)
     with pytest.raises(TorchServeError, match=r"key_file\.json with a key of kind inference"):
-        read_key(path, "inference")
+        Server("", "", "", "", path).key("inference")
 
 
 def test_an_archive_goes_into_the_store_under_its_own_name(tmp_path):

@@ -23,7 +23,7 @@ def changed(vertex):
     return [(method, path.removeprefix(PARENT)) for method, path, _ in vertex.calls]
 
 
-def test_deploy_sends_every_setting_and_tells_the_cost(uploaded, run, vertex):
+def test_deploy_sends_every_option_and_shows_the_cost(uploaded, run, vertex):
     flags = ["--machine_type", "n1-standard-4", "--min_replicas", "2", "--max_replicas", "5"]
     flags += ["--cpu_target", "55", "--request_target", "6000", "--duty_cycle_target", "70"]
     flags += ["--accelerator_type", "NVIDIA_TESLA_T4", "--accelerators", "1"]

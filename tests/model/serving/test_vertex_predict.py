@@ -74,7 +74,7 @@ def test_predict_by_an_endpoint_in_front_of_torchserve(
     assert answer["metadata"] == {"model_version": VERSION}
 
 
-def test_what_the_server_refuses_is_told(forwarding, run, custom_container, tmp_path):
+def test_a_refusal_of_the_server_is_shown(forwarding, run, custom_container, tmp_path):
     forwarding(f"{custom_container.url}/predict")
     request = tmp_path / "request.json"
     request.write_text('{"instances": [[1, 2]]}')

@@ -103,7 +103,7 @@ def test_files_that_another_model_was_uploaded_from_stay_until_that_goes(
     assert vertex.storage.names("b") == []
 
 
-def test_files_that_cannot_be_deleted_are_told_since_the_model_is_gone(uploaded, run, vertex, monkeypatch):
+def test_files_that_cannot_be_deleted_are_named_since_the_model_is_gone(uploaded, run, vertex, monkeypatch):
     def refuse(*_, **__):
         raise Forbidden("storage.objects.list denied")
 
