@@ -17,10 +17,10 @@ from google.api_core.retry import Retry
 from google.cloud import bigquery
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 
+from common.bigquery import table_reference
 from common.options import OptionError
 from common.retry import LOOK_SECONDS
 from transforms.bigquery.source import arrow_schema
-from transforms.bigquery.streams import table_reference
 from transforms.clients import BigQueryEndpoints
 from transforms.columnar import SourceColumnsError, check_columns
 from transforms.files import FileColumnsError, parquet_schema

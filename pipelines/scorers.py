@@ -19,7 +19,6 @@ from pipelines.options import DetectionOptions
 from transforms.clients import is_loopback
 from transforms.remote import Limits, TorchServeHandler, VertexHandler
 from transforms.remote_protocol import MIN_REQUEST_BYTES
-from transforms.remote_retry import RetryPolicy
 from transforms.score import PytorchHandler
 
 Scorer = Literal["pytorch", "vertex", "torchserve"]
@@ -98,7 +97,7 @@ class ScorerOptions:
         help="requests on their way at the same time, a worker process (default: %(default)s)",
     )
     remote_attempts: int = option(
-        _LIMITS.policy.attempts,
+        _LIMITS.patience.tries,
         type=at_least(1),
         metavar="N",
         help="how often a request is sent before the bundle is given back to the runner "
@@ -181,7 +180,7 @@ def model_handler(scorer: ScorerOptions, detection: DetectionOptions, manifest: 
             bytes=scorer.remote_bytes,
             in_flight=scorer.remote_in_flight,
             timeout=scorer.remote_timeout_seconds,
-            policy=RetryPolicy(attempts=scorer.remote_attempts),
+            patience=dataclasses.replace(_LIMITS.patience, tries=scorer.remote_attempts),
         ),
     }
     if scorer.scorer == "vertex":

@@ -17,10 +17,11 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from common.parquet import ROW_GROUP_ROWS
 from transforms.columnar import BATCH_ROWS, rebatch
 from transforms.compressed import compression, decompressed
 from transforms.message import MAX_LINE_BYTES
-from transforms.parquet_sink import ROW_GROUP_ROWS, ParquetSink
+from transforms.parquet_sink import ParquetSink
 
 SPLIT_BYTES: Final = 32 * 1024 * 1024
 """Bytes of a file that one worker reads in one go."""

@@ -26,11 +26,12 @@ from apache_beam.io.components.adaptive_throttler import ThrottlingSignaler
 from apache_beam.ml.inference.base import ModelHandler
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from common.retry import Patience
 from model.features import N_FEATURES
 from transforms import metrics
 from transforms.remote_http import Connection, TorchServeConnection, VertexConnection
 from transforms.remote_protocol import MIN_REQUEST_BYTES, Answer, Contract, RejectedError
-from transforms.remote_retry import Caller, CallStats, Part, RetryPolicy
+from transforms.remote_retry import MAX_RETRY_AFTER, PATIENCE, Caller, CallStats, Part
 from transforms.schema import ERROR_RECORDS, SCORES, SCORES_FULL, empty
 from transforms.scores import OutputDetail, Scored, ScoreRules, assemble_scores, feature_matrix, unscored
 
@@ -55,14 +56,16 @@ class Limits:
       bytes: bytes of a request's body at most; Vertex AI takes 1.5 MB on shared endpoints.
       in_flight: requests of one worker process on their way at the same time.
       timeout: seconds for an answer.
-      policy: when to try again.
+      patience: when to try again; its tries count, its seconds do not.
+      max_retry_after: seconds of the longest Retry-After that is obeyed.
     """
 
     rows: int = 1000
     bytes: int = 1_500_000
     in_flight: int = 4
     timeout: float = 60.0
-    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    patience: Patience = PATIENCE
+    max_retry_after: float = MAX_RETRY_AFTER
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.in_flight < 1 or self.timeout <= 0 or self.bytes < MIN_REQUEST_BYTES:
@@ -174,7 +177,7 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
           TransientError: the server cannot be reached or refuses the credentials.
           RejectedError: the server does not keep to the serving contract.
         """
-        caller = Caller(self.limits.policy)
+        caller = Caller(self.limits.patience, self.limits.max_retry_after)
         connection = caller.retry(self.connect, CallStats())
         model = RemoteModel(connection, Contract(self.detail), self.limits, caller)
         model.probe()

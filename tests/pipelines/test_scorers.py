@@ -61,7 +61,7 @@ def test_torchserve(manifest):
     assert (handler.url, handler.name, handler.version) == ("http://10.0.0.5:8080", "m", "2")
     assert handler.key_file == "gs://b/key_file.json"
     limits = handler.limits
-    assert (limits.bytes, limits.in_flight, limits.timeout, limits.policy.attempts) == (9000, 9, 5.0, 3)
+    assert (limits.bytes, limits.in_flight, limits.timeout, limits.patience.tries) == (9000, 9, 5.0, 3)
 
 
 def test_a_handler_travels_to_the_workers_as_plain_data(manifest):

@@ -115,7 +115,7 @@ def broken(change) -> dict:
         (lambda m, p: p["batch_rows"].update(defaultValue="many"), r"the default 'many' does not match"),
         (
             lambda m, p: p["min_severity"].update(defaultValue="low"),
-            r"default 'low' is none of medium, high",
+            r"default .low. is not one of medium, high",
         ),
         (lambda m, p: p["min_severity"].pop("enumOptions"), r"enumOptions go with paramType ENUM"),
         (lambda m, p: p["topic"].update(parentTriggerValues=["x"]), r"'parentName' is a dependency"),

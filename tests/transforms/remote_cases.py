@@ -10,10 +10,10 @@ import orjson
 import pyarrow as pa
 import pytest
 
+from common.retry import Patience
 from tests.model.serving.artifacts import transactions
 from tests.transforms.remote_server import ENDPOINT, JSON, FaultServer, Reply, Reset, status
 from transforms.remote import Limits, TorchServeHandler, VertexHandler
-from transforms.remote_retry import RetryPolicy
 from transforms.schema import TRANSACTIONS
 from transforms.score import PytorchHandler
 
@@ -22,7 +22,8 @@ QUICK = Limits(
     rows=16,
     in_flight=3,
     timeout=20.0,
-    policy=RetryPolicy(attempts=6, first=0.01, cap=0.05, max_retry_after=0.05),
+    patience=Patience(first=0.01, longest=0.05, tries=6, steady=0.5),
+    max_retry_after=0.05,
 )
 VERSION = "configured"
 BAD = (666_001.0, 666_002.0, 666_003.0)

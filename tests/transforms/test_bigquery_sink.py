@@ -12,6 +12,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from google.cloud import bigquery
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from common.retry import Patience
 from tests.transforms.bigquery_server import Fault, ScriptedBigQuery
 from transforms import metrics
 from transforms.bigquery import METHODS, AppendOptions, Commit, WriteBatches
@@ -59,7 +60,7 @@ def server() -> Iterator[ScriptedBigQuery]:
 
 
 def sink(server: ScriptedBigQuery, **kwargs) -> WriteBatches:
-    options = AppendOptions(initial_backoff=0.001, max_backoff=0.001, max_attempts=3)
+    options = AppendOptions(patience=Patience(first=0.001, longest=0.001, tries=3))
     defaults = {"endpoints": BigQueryEndpoints(storage=server.address), "options": options}
     return WriteBatches("p.d.t", SCHEMA, **(defaults | kwargs))
 
@@ -117,7 +118,7 @@ class TestAgainstAScriptedServer:
     def test_an_append_that_fails_for_good_leaves_nothing_of_a_batch_job(self, server):
         # The first request of the job is stored, on a pending stream; then the service is gone.
         server.script = {i: Fault("UNAVAILABLE") for i in range(1, 50)}
-        options = AppendOptions(initial_backoff=0.001, max_backoff=0.001, max_attempts=3, max_request_rows=1)
+        options = AppendOptions(patience=Patience(first=0.001, longest=0.001, tries=3), max_request_rows=1)
         p = pipeline()
         _ = p | beam.Create([batch("a", "b")]) | sink(server, options=options)
         with pytest.raises(Exception, match="gave up after 3 attempts"):

@@ -11,11 +11,12 @@ import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindows
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from common.bigquery import table_path
 from transforms.bigquery.append import Appender, AppendOptions
 from transforms.bigquery.beam_methods import WriteRows
 from transforms.bigquery.methods import METHODS, NEEDS, Method
 from transforms.bigquery.rows import refused_rows
-from transforms.bigquery.streams import PendingStream, commit_streams, default_stream, table_path
+from transforms.bigquery.streams import PendingStream, commit_streams, default_stream
 from transforms.clients import BigQueryEndpoints
 from transforms.metrics import counter
 
