@@ -158,7 +158,7 @@ class Clients:
 
     @property
     def local_bigquery(self) -> bool:
-        """Whether BigQuery is an emulator, which keeps no locations, accounts or queries of views."""
+        """Returns whether BigQuery is an emulator, which keeps no locations, accounts or queries of views."""
         host = urlsplit(self.endpoints.rest or os.environ.get("BIGQUERY_EMULATOR_HOST", "")).hostname
         return self.emulators or (host is not None and is_loopback(host))
 
@@ -204,11 +204,11 @@ class Resource:
 
     kind: ClassVar[str] = ""
     emulated: ClassVar[bool] = False
-    """Whether the local stack has it."""
+    """True for resources that the local stack has."""
     data: ClassVar[bool] = False
-    """Whether it holds the results, which `delete --keep_tables` keeps."""
+    """True for resources that hold the results, which `delete --keep_tables` keeps."""
     by_gcloud: ClassVar[bool] = False
-    """Whether gcloud makes it, so that --print_gcloud prints the command."""
+    """True for resources that gcloud makes, so that --print_gcloud prints the command."""
     creator_role: ClassVar[str] = ""
     """The narrowest role that may make it, for resources that Google's clients make."""
 
@@ -251,7 +251,7 @@ class Resource:
         raise NotImplementedError
 
     def owned(self, clients: Clients) -> bool:
-        """Tells whether this project made it, so that it may delete it."""
+        """Returns whether this project made it, so that it may delete it."""
         return True
 
     def delete(self, clients: Clients) -> None:
@@ -260,7 +260,7 @@ class Resource:
 
 
 def has_label(labels: Any) -> bool:
-    """Tells whether `labels` include this project's label."""
+    """Returns whether `labels` include this project's label."""
     return all(dict(labels).get(key) == value for key, value in LABEL.items())
 
 

@@ -1,7 +1,7 @@
 """A local server that speaks as much of Google's REST APIs as the real clients and the real gcloud ask for.
 
 Dataflow (jobs, messages, Flex launches), Service Usage, IAM, Resource Manager, Artifact Registry, and the
-policies of topics and subscriptions; Cloud Storage is beside it. It keeps what it is told and every request,
+policies of topics and subscriptions; Cloud Storage is beside it. It keeps everything that it is sent,
 so that tests can look at what really went over the wire.
 """
 
@@ -31,7 +31,7 @@ def not_found(what: str) -> Refusal:
 
 @dataclass
 class Google:
-    """What the server knows, and what it was asked.
+    """The state of the server, and the requests that it got.
 
     Attributes:
       url: http://localhost:PORT; Beam takes REST for an endpoint that says localhost.
@@ -179,7 +179,7 @@ class Google:
         ]
         if query.get("filter") in ("ACTIVE", "3"):
             found = [job for job in found if job["currentState"] not in OVER]
-        # Dataflow's lists are summaries: labels and options are told by a job alone.
+        # Dataflow's lists are summaries: only a job itself has labels and options.
         hidden = ("labels", "environment", "jobMetadata", "tempFiles")
         return {"jobs": [{k: v for k, v in job.items() if k not in hidden} for job in found]}
 

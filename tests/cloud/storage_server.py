@@ -24,7 +24,7 @@ class Refusal(Exception):
 
 @dataclass
 class Request:
-    """What came over the wire; `path` is unquoted."""
+    """A request as it came over the wire; `path` is unquoted."""
 
     method: str
     path: str

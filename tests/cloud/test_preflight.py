@@ -1,4 +1,4 @@
-"""Checks before a launch: each thing that may be missing, and what is said of it."""
+"""Checks before a launch: each thing that may be missing, and what is shown of it."""
 
 from __future__ import annotations
 
@@ -337,10 +337,12 @@ def test_launch_refuses_with_everything_that_is_missing_at_once(
     flags = ["--project=local-project", f"--prefix={name}", f"--dataset={name.replace('-', '_')}"]
     flags += [f"--bigquery_endpoint={local_stack.bigquery}", f"--dataflow_endpoint={google.url}"]
     assert launch.main(["streaming", *flags]) == 1
-    said = capsys.readouterr().err
+    shown = capsys.readouterr().err
     for missing in ("temp_location", "template gs://", "model gs://", "subscription ", "topic ", "dataset "):
-        assert f"failed  {missing}" in said.replace("--", "")
-    assert said.rstrip().endswith("error: not launched: fix the checks that failed, or pass --skip_preflight")
+        assert f"failed  {missing}" in shown.replace("--", "")
+    assert shown.rstrip().endswith(
+        "error: not launched: fix the checks that failed, or pass --skip_preflight"
+    )
     assert google.jobs == {}
 
 
