@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from common.loopback import bypass_proxies
+
+# Tests talk to servers on this machine, by Google's clients, too, and in child processes.
+bypass_proxies()
+
 # A busy machine is no failure: no deadlines, and the same examples in every run of CI.
 settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

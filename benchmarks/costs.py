@@ -34,6 +34,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.command import command
 from model.synthetic.generator import TransactionGenerator
 from model.train import main as train
 from pipelines import batch
@@ -141,6 +142,7 @@ def idle_month(scu: float) -> dict[str, float]:
     }
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from common.command import command
 from model import artifact, package, torchscript
 from model.features import N_FEATURES
 from model.network import TransactionAutoencoder
@@ -161,6 +162,7 @@ def readable(result: dict) -> str:
     return "\n".join([head, "", *lines])
 
 
+@command
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(

@@ -42,6 +42,7 @@ from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
 from apache_beam.ml.inference.pytorch_inference import PytorchModelHandlerTensor
 
 from benchmarks.sampling import shares, timed
+from common.command import command
 from model import artifact
 from model.synthetic.generator import TransactionGenerator
 from model.train import main as train
@@ -168,6 +169,7 @@ def check(outputs: dict[str, Path], slow_rows: int) -> None:
         np.testing.assert_allclose(*zip(*common, strict=True), rtol=1e-4)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(

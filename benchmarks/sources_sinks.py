@@ -31,7 +31,8 @@ from google.cloud.bigquery_storage_v1.writer import AppendRowsStream
 from tqdm import tqdm
 
 from benchmarks import sources_sinks_data as data
-from local.adapt import beam_connectors
+from benchmarks.beam_connectors import beam_connectors
+from common.command import command
 from local.endpoints import Endpoints
 from local.stack import LocalStack
 from transforms.bigquery import ReadBatches, WriteBatches
@@ -184,6 +185,7 @@ def append_with_helper(endpoints: BigQueryEndpoints, table: str, batches: Sequen
     stream.close()
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print. Returns the exit status."""
     parser = argparse.ArgumentParser(

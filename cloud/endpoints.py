@@ -11,8 +11,9 @@ from google.api_core.client_options import ClientOptions
 from google.auth.credentials import AnonymousCredentials
 from google.auth.transport.requests import AuthorizedSession
 
+from common.connections import direct
+from common.loopback import is_loopback
 from common.options import OptionError
-from transforms.clients import is_loopback
 
 # The variables that gcloud obeys for other endpoints.
 DATAFLOW_VARIABLE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_DATAFLOW"
@@ -59,4 +60,4 @@ def iam_session() -> tuple[AuthorizedSession, str]:
     base = os.environ.get(IAM_VARIABLE, "https://iam.googleapis.com").rstrip("/")
     is_local = is_loopback(urlsplit(base).hostname or "")
     credentials = AnonymousCredentials() if is_local else google.auth.default(scopes=_SCOPES)[0]
-    return AuthorizedSession(credentials), base
+    return direct(AuthorizedSession(credentials)), base

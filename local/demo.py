@@ -7,14 +7,14 @@ gcloud), the demo reads and writes files instead, and says what it left out.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import json
 import logging
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,8 +25,9 @@ from google.cloud import bigquery
 from google.cloud.pubsub_v1.types import ReceivedMessage
 from tqdm import tqdm
 
+from common.command import command
 from common.values import at_least
-from local import resources
+from local import topics
 from local.endpoints import Endpoints
 from local.findings import Findings, show
 from local.process import LocalStackError
@@ -61,26 +62,37 @@ def say(text: str) -> None:
     print(f"\n== {text}", file=sys.stderr, flush=True)
 
 
-def command(module: str, *args: str) -> str:
-    """Runs a command of this project as a user would, shows it, and gives its standard output.
+@contextlib.contextmanager
+def started(module: str, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """Starts a command of this project as a user would, shows it, and ends it with the block."""
+    print(f"$ python -m {module} {' '.join(args)}", file=sys.stderr, flush=True)
+    words = [sys.executable, "-m", module, *args]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def output(process: subprocess.Popen[str]) -> str:
+    """Waits for a command that was `started` and gives its standard output.
 
     Raises:
       DemoError: the command failed.
     """
-    print(f"$ python -m {module} {' '.join(args)}", file=sys.stderr, flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", module, *args], stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode:
-        raise DemoError(f"python -m {module} ended with {done.returncode}; its messages are above")
-    return done.stdout
+    text, _ = process.communicate()
+    if process.returncode:
+        raise DemoError(f"the command ended with {process.returncode}; it and its messages are above")
+    return text
 
 
 def ensure_model(path: Path) -> artifact.Manifest:
     """The model at `path`; trained on synthetic data first where there is none."""
     if not (path / artifact.MANIFEST_FILE).is_file():
         say("Train a model on synthetic transactions")
-        print(command("model.train", "--output", str(path)), file=sys.stderr)
+        with started("model.train", "--output", str(path)) as training:
+            print(output(training), file=sys.stderr)
     manifest = artifact.verify(path)
     steps = ", ".join(f"{name} from {value:.2f}" for name, value in manifest.thresholds.items())
     say(f"Model {manifest.model_version}: {steps}")
@@ -125,16 +137,15 @@ class Demo:
         for path in (self.lines, self.labels, self.picture, *self.scored.glob("*.parquet")):
             path.unlink(missing_ok=True)
 
-    def publish(self, *sink: str) -> int:
-        """Publishes the transactions and gives how many messages there were."""
-        summary = command(
+    def publish(self, *sink: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+        """Starts to publish the transactions; `confirmed` waits for the end."""
+        return started(
             "publisher",
             *sink,
             *("--labels", str(self.labels), "--count", str(self.args.count), "--seed", str(self.args.seed)),
-            *("--fraud-share", str(FRAUD_SHARE), "--malformed-share", str(MALFORMED_SHARE)),
+            *("--fraud_share", str(FRAUD_SHARE), "--malformed_share", str(MALFORMED_SHARE)),
             *("--format", "json"),
         )
-        return int(json.loads(summary)["confirmed"])
 
     def run_batch(self, *sink: str) -> dict[str, int]:
         """Scores the published lines with the batch pipeline and gives its counters."""
@@ -176,10 +187,10 @@ def with_emulators(demo: Demo) -> Findings:
     say("Start the Pub/Sub emulator and the BigQuery emulator")
     with LocalStack() as stack, stack.endpoints.activate() as endpoints:
         project = endpoints.project
-        topic = resources.create_topic(project, "transactions")
-        subscription = resources.create_subscription(project, "transactions-pipeline", topic)
-        alert_topic = resources.create_topic(project, "alerts")
-        alert_subscription = resources.create_subscription(project, "alerts-demo", alert_topic)
+        topic = topics.create_topic(project, "transactions")
+        subscription = topics.create_subscription(project, "transactions-pipeline", topic)
+        alert_topic = topics.create_topic(project, "alerts")
+        alert_subscription = topics.create_subscription(project, "alerts-demo", alert_topic)
         say("Stream: Pub/Sub -> parse -> score -> alert -> BigQuery, alert topic")
         findings.published, findings.counters = stream(demo, endpoints, topic, subscription, alert_topic)
         client = BigQueryEndpoints(endpoints.bigquery, endpoints.bigquery_storage).client(project)
@@ -221,7 +232,7 @@ def check_alerts(findings: Findings, alerts: pa.Table, subscription: str) -> Non
     def all_in(found: list[ReceivedMessage]) -> bool:
         return stored <= {alert(received)[0] for received in found}
 
-    messages = [alert(received) for received in resources.take(subscription, all_in)]
+    messages = [alert(received) for received in topics.take(subscription, all_in)]
     sent = {name for name, _, _ in messages}
     if sent != stored:
         raise DemoError(
@@ -253,29 +264,35 @@ def stream(
     result = streaming.run(argv, runner=LocalStreamingRunner())
     client = BigQueryEndpoints(endpoints.bigquery, endpoints.bigquery_storage).client(endpoints.project)
     published: list[int] = []
-    sender = threading.Thread(
-        target=lambda: published.append(
-            demo.publish("--topic", topic, "--tee", str(demo.lines), "--rate", str(demo.args.rate))
-        ),
-        daemon=True,
-    )
-    sender.start()
-    with tqdm(total=demo.args.count, desc="through the stream", unit="msg", file=sys.stderr) as bar:
+    to_topic = ("--topic", topic, "--tee", str(demo.lines), "--rate", str(demo.args.rate))
+    with (
+        demo.publish(*to_topic) as publisher,
+        tqdm(total=demo.args.count, desc="through the stream", unit="msg", file=sys.stderr) as bar,
+    ):
 
         def is_done() -> bool:
             totals = metrics.totals(result)
             through = totals.get(metrics.ROWS_SCORED, 0) + totals.get(metrics.DEAD_LETTERS, 0)
             bar.update(through - bar.n)
-            if not published and not sender.is_alive():
-                return True  # the publisher failed, and has said why
+            if publisher.poll() is None:
+                return False
+            if not published:
+                published.append(confirmed(publisher))
             # The counters count a message that was delivered twice twice; the tables tell.
             dataset = f"{endpoints.project}.{STREAM_DATASET}"
-            return bool(published) and through >= published[0] and kept(client, dataset) >= published[0]
+            return through >= published[0] and kept(client, dataset) >= published[0]
 
         run_until_drained(result, is_done, timeout=240)
-    if not published:
-        raise DemoError("nothing was published; the publisher's messages are above")
     return published[0], metrics.totals(result)
+
+
+def confirmed(publisher: subprocess.Popen[str]) -> int:
+    """Waits for the end of a publisher and gives how many messages it has sent.
+
+    Raises:
+      DemoError: it failed.
+    """
+    return int(json.loads(output(publisher))["confirmed"])
 
 
 def kept(client: bigquery.Client, dataset: str) -> int:
@@ -311,7 +328,8 @@ def with_files(demo: Demo, left_out: list[str]) -> Findings:
     findings = Findings("files", left_out)
     say("Without the emulators, from files to files. Left out: " + "\n   ".join(left_out))
     say("Write the transactions to a file")
-    findings.published = demo.publish("--jsonl", str(demo.lines))
+    with demo.publish("--jsonl", str(demo.lines)) as publisher:
+        findings.published = confirmed(publisher)
     say("Batch: JSON lines -> parse -> score -> alert -> Parquet")
     findings.counters = demo.run_batch(f"--output={demo.scored}")
     found = {name: report.read_parquet(list(demo.scored.glob(f"{name}-*.parquet"))) for name in STORED}
@@ -345,6 +363,7 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     found = parser()

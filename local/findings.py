@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from operations import query
+from common.output import print_rows
 from transforms import tables
 
 
@@ -49,11 +49,11 @@ class Findings:
 def show(findings: Findings) -> None:
     """The report for people."""
     print("\nTop anomalies, and the features that explain them")
-    print(query.table_text(findings.top_anomalies))
+    print_rows(findings.top_anomalies)
     print("\nAlerts by planted kind")
-    print(query.table_text(findings.alerts_by_kind))
+    print_rows(findings.alerts_by_kind)
     print("\nDead letters by reason")
-    print(query.table_text(findings.dead_letters))
+    print_rows(findings.dead_letters)
     rows = findings.rows
     print(
         f"\nConservation   {findings.published:,} messages = {rows[tables.SCORES_TABLE]:,} scores"

@@ -303,11 +303,14 @@ def _bucket(uri: str) -> tuple[Any, str]:
     # Deferred: a local artifact needs neither the client nor credentials.
     import google.cloud.storage as storage
 
+    from common.connections import direct
+
     bucket, _, prefix = uri.removeprefix("gs://").partition("/")
     if not bucket:
         raise ArtifactError(f"{uri}: expected gs://bucket/prefix")
     try:
         client = storage.Client()
+        direct(client._http)
     except OSError as e:
         raise ArtifactUnavailableError(f"{uri}: {e}; set GOOGLE_CLOUD_PROJECT") from e
     try:

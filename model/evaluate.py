@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
+from common.command import command
 from model import artifact, baselines, data, evaluation, fitting, metrics, plots, torchscript
 from model.thresholds import ScoreQuantiles, calibrate
 
@@ -208,6 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m model.evaluate`; returns the exit code."""
     parser = _parser()

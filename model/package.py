@@ -21,6 +21,7 @@ import torch
 
 import model.features
 import model.handler
+from common.command import command
 from model import artifact
 from model.features import N_FEATURES
 from model.network import FIELDS, TransactionAutoencoder
@@ -226,6 +227,7 @@ def package(found: artifact.Artifact, directory: Path, formats: Sequence[str] = 
     return [writers[name]() for name in formats]
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m model.package`; returns the exit code."""
     parser = argparse.ArgumentParser(

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from common.command import command
 from model import artifact, baselines, data, evaluation, fitting, package, torchscript
 from model.features import FEATURES
 from model.thresholds import ALERT_BUDGETS, ScoreQuantiles, calibrate, severity_codes
@@ -180,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m model.train`; returns the exit code."""
     parser = _parser()

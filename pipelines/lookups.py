@@ -15,10 +15,10 @@ from apache_beam.io.filesystems import FileSystems
 from google.api_core import exceptions
 from google.api_core.retry import Retry
 from google.cloud import bigquery
-from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 
 from common.bigquery import table_reference
 from common.options import OptionError
+from common.pubsub import EMULATOR_VARIABLE, publisher_client, subscriber_client
 from common.retry import LOOK_SECONDS
 from transforms.bigquery.source import arrow_schema
 from transforms.clients import BigQueryEndpoints
@@ -165,10 +165,10 @@ def check_pubsub(flag: str, name: str) -> None:
     patience = {"retry": Retry(timeout=LOOK_SECONDS), "timeout": LOOK_SECONDS}
     try:
         if "/subscriptions/" in name:
-            with SubscriberClient() as subscriber:
+            with subscriber_client() as subscriber:
                 subscriber.get_subscription(subscription=name, **patience)
         else:
-            with PublisherClient() as publisher:
+            with publisher_client() as publisher:
                 publisher.get_topic(topic=name, **patience)
     except exceptions.PermissionDenied:
         return
@@ -180,7 +180,7 @@ def check_pubsub(flag: str, name: str) -> None:
 
 def _creation(name: str) -> str:
     _, project, kind, short = name.split("/")
-    emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
+    emulator = os.environ.get(EMULATOR_VARIABLE)
     if emulator is None:
         topic = " --topic=TOPIC" if kind == "subscriptions" else ""
         return f"gcloud pubsub {kind} create {short} --project={project}{topic}"

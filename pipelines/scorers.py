@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 from apache_beam.ml.inference.base import ModelHandler
 
+from common.loopback import is_loopback
 from common.options import OptionError, option
 from common.values import at_least
 from model.artifact import MODEL_NAME, Manifest
 from pipelines.options import DetectionOptions
-from transforms.clients import is_loopback
 from transforms.remote import Limits, TorchServeHandler, VertexHandler
 from transforms.remote_protocol import MIN_REQUEST_BYTES
 from transforms.score import PytorchHandler

@@ -24,7 +24,8 @@ from google.pubsub_v1 import PublisherClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.types import PublishRequest, PubsubMessage
 
-from publisher.messages import Messages
+from common.connections import insecure_channel
+from publisher.messages import Outgoing
 from publisher.sink import PublishError, Receipt
 
 EMULATOR_VARIABLE: Final = "PUBSUB_EMULATOR_HOST"
@@ -77,7 +78,7 @@ class PubSubTopic:
         )
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="publish")
-        self._under_way: deque[tuple[Future[int], Messages]] = deque()
+        self._under_way: deque[tuple[Future[int], Outgoing]] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +90,7 @@ class PubSubTopic:
         if self._owns_client:
             self._client.transport.close()
 
-    def send(self, messages: Messages) -> Sequence[Receipt]:
+    def send(self, messages: Outgoing) -> Sequence[Receipt]:
         """See Sink. Waits while twice as many requests as workers are under way."""
         receipts: list[Receipt] = []
         for portion in split(messages):
@@ -123,7 +124,7 @@ class PubSubTopic:
             return Receipt(messages, PublishError(text, fatal=True))
         return Receipt(messages)
 
-    def _publish(self, messages: Messages) -> int:
+    def _publish(self, messages: Outgoing) -> int:
         pairs = zip(messages.payloads, messages.attributes, strict=True)
         request = _Request(
             topic=self.destination, messages=[_Message(data=data, attributes=pair) for data, pair in pairs]
@@ -134,7 +135,7 @@ class PubSubTopic:
         return len(response.message_ids)
 
 
-def split(messages: Messages) -> Iterator[Messages]:
+def split(messages: Outgoing) -> Iterator[Outgoing]:
     """Portions of `messages` that fit into one request each."""
     start, size = 0, 0
     for i, payload in enumerate(messages.payloads):
@@ -168,7 +169,7 @@ def explain(error: Exception, topic: str) -> PublishError:
 def _make_client() -> PublisherClient:
     host = os.environ.get(EMULATOR_VARIABLE)
     if host:
-        return PublisherClient(transport=PublisherGrpcTransport(channel=grpc.insecure_channel(host)))
+        return PublisherClient(transport=PublisherGrpcTransport(channel=insecure_channel(host)))
     try:
         return PublisherClient()
     except GoogleAuthError as error:

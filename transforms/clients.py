@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +15,8 @@ from google.cloud.bigquery_storage_v1 import BigQueryReadClient, BigQueryWriteCl
 from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
 from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
 
+from common.connections import direct, insecure_channel
+from common.loopback import is_loopback, is_loopback_address
 from common.options import OptionError, option
 
 REST_FLAG: Final = "--bigquery_endpoint"
@@ -34,7 +35,8 @@ class BigQueryEndpoints:
     """Where BigQuery answers. Plain data, so that a worker can make its own clients from it.
 
     A loopback address gets anonymous credentials, and the Storage APIs a channel without TLS: no token ever
-    leaves the machine in clear text. Everything else gets application default credentials and TLS.
+    leaves the machine in clear text. It is reached directly, whatever proxy the environment names. Everything
+    else gets application default credentials and TLS.
 
     Attributes:
       rest: base URL of the REST API, "https://bigquery-name.p.googleapis.com" or "http://127.0.0.1:9050";
@@ -69,8 +71,8 @@ class BigQueryEndpoints:
     def half_local(self) -> bool:
         """Whether one of the two is on this machine and the other is not: tables here, rows there."""
         local = [
-            self.rest is not None and is_loopback(urlsplit(self.rest).hostname or ""),
-            self.storage is not None and is_loopback(_host(self.storage)),
+            self.rest is not None and is_loopback_address(self.rest),
+            self.storage is not None and is_loopback_address(self.storage),
         ]
         return local[0] != local[1]
 
@@ -78,9 +80,11 @@ class BigQueryEndpoints:
         """A client of the REST API; `project` pays for jobs and completes table names."""
         if self.rest is None:
             return bigquery.Client(project=project)
-        credentials = AnonymousCredentials() if is_loopback(urlsplit(self.rest).hostname or "") else None
+        credentials = AnonymousCredentials() if is_loopback_address(self.rest) else None
         options = ClientOptions(api_endpoint=self.rest)
-        return bigquery.Client(project=project, credentials=credentials, client_options=options)
+        client = bigquery.Client(project=project, credentials=credentials, client_options=options)
+        direct(client._http)
+        return client
 
     def write_client(self) -> BigQueryWriteClient:
         """A client of the Storage Write API with a connection of its own."""
@@ -97,9 +101,9 @@ class BigQueryEndpoints:
         return BigQueryReadClient(client_options=self._storage_options())
 
     def _insecure_channel(self) -> grpc.Channel | None:
-        if self.storage is None or not is_loopback(_host(self.storage)):
+        if self.storage is None or not is_loopback_address(self.storage):
             return None
-        return grpc.insecure_channel(self.storage, options=_UNLIMITED)
+        return insecure_channel(self.storage, _UNLIMITED)
 
     def _storage_options(self) -> ClientOptions | None:
         return None if self.storage is None else ClientOptions(api_endpoint=self.storage)
@@ -146,16 +150,6 @@ class EndpointOptions:
             self.bigquery_endpoint or environment.get(REST_VARIABLE) or None,
             self.bigquery_storage_endpoint or environment.get(STORAGE_VARIABLE) or None,
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` can only be this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _host(address: str) -> str:

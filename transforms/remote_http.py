@@ -10,15 +10,15 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import requests
 import urllib3
 from google.auth import exceptions as auth_exceptions
-from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from transforms.clients import is_loopback
+from common.connections import DirectAdapter, direct
+from common.loopback import is_loopback_address
 from transforms.remote_protocol import Response, TransientError
 
 CONNECT_SECONDS: Final = 10.0
@@ -75,7 +75,7 @@ class HttpConnection:
         self._headers = {**_HEADERS, **(headers or {})}
         self._timeout = (min(CONNECT_SECONDS, timeout), timeout)
         # Retries are the caller's, which knows what may be repeated and counts it.
-        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
+        adapter = DirectAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
         for prefix in ("http://", "https://"):
             session.mount(prefix, adapter)
 
@@ -301,6 +301,8 @@ class VertexConnection(HttpConnection):
                 transport="rest",
                 client_options=ClientOptions(api_endpoint=self._base),
             )
+            transport: Any = client.transport
+            direct(transport._session)
             resource = client.get_endpoint(name=self._endpoint, timeout=60.0)
         except (GoogleAPIError, auth_exceptions.GoogleAuthError, requests.RequestException) as error:
             raise TransientError(f"{self._endpoint}: cannot be read: {error}") from error
@@ -317,7 +319,7 @@ def _credentials(base: str) -> Any:
     import google.auth
     from google.auth.credentials import AnonymousCredentials
 
-    if is_loopback(urlsplit(base).hostname or ""):
+    if is_loopback_address(base):
         return AnonymousCredentials()
     try:
         return google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])[0]
@@ -344,8 +346,7 @@ def _predict_url(resource: Any, endpoint: str, base: str, psc_address: str | Non
 
 def _origin(address: str) -> str:
     """https, but for a server on this machine."""
-    host = urlsplit(f"//{address}").hostname or ""
-    return f"{'http' if is_loopback(host) else 'https'}://{address}"
+    return f"{'http' if is_loopback_address(address) else 'https'}://{address}"
 
 
 def _token_refused(response: Response) -> bool:

@@ -14,6 +14,7 @@ from cloud.request import JobRequest
 from cloud.resources.base import Clients
 from cloud.resources.tables import column_differences, table_differences
 from common.google import remedy
+from common.loopback import urlopen
 from common.retry import LOOK_SECONDS
 from model.features import FEATURES
 from transforms import tables
@@ -207,7 +208,7 @@ def check_torchserve(url: str) -> list[Finding]:
     """Checks that TorchServe answers from here; the network of the workers may differ."""
     subject, ping = f"TorchServe {url}", f"{url.rstrip('/')}/ping"
     try:
-        with urllib.request.urlopen(ping, timeout=LOOK_SECONDS) as answer:  # noqa: S310
+        with urlopen(ping, timeout=LOOK_SECONDS) as answer:
             if answer.status == 200:
                 return [Finding(subject)]
             problem = f"answers {answer.status} to /ping"

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
-from urllib.parse import urlsplit
 
 from google.api_core.exceptions import Aborted, BadRequest, PreconditionFailed
 from google.cloud import bigquery
@@ -18,7 +17,9 @@ from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from cloud.resources.gcloud import Gcloud
 from common import google
 from common.command import CommandError
-from transforms.clients import BigQueryEndpoints, is_loopback
+from common.connections import direct
+from common.loopback import is_loopback_address
+from transforms.clients import BigQueryEndpoints
 
 LABEL: Final = {"app": "transaction-anomaly"}
 """Marks what this project made. `delete` touches nothing without it."""
@@ -159,8 +160,8 @@ class Clients:
     @property
     def local_bigquery(self) -> bool:
         """Returns whether BigQuery is an emulator, which keeps no locations, accounts or queries of views."""
-        host = urlsplit(self.endpoints.rest or os.environ.get("BIGQUERY_EMULATOR_HOST", "")).hostname
-        return self.emulators or (host is not None and is_loopback(host))
+        rest = self.endpoints.rest or os.environ.get("BIGQUERY_EMULATOR_HOST", "")
+        return self.emulators or is_loopback_address(rest)
 
     @functools.cached_property
     def publisher(self) -> PublisherClient:
@@ -184,7 +185,9 @@ class Clients:
         from google.auth.credentials import AnonymousCredentials
 
         local = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
-        return storage.Client(self.project, credentials=AnonymousCredentials() if local else None)
+        client = storage.Client(self.project, credentials=AnonymousCredentials() if local else None)
+        direct(client._http)
+        return client
 
     def close(self) -> None:
         """Closes the connections that were opened."""

@@ -17,6 +17,7 @@ from typing import Final
 
 import uvicorn
 
+from common.command import command
 from model.serving.settings import DEFAULT_MAX_BODY_BYTES, FLAGS, Settings, SettingsError
 
 APP: Final = "model.serving.routes:create_app"
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m model.serving.app`; runs until it is told to stop."""
     args = _parser().parse_args(argv)

@@ -20,7 +20,7 @@ from cloud.pipeline import PipelineName
 from cloud.request import JobRequest, add_launch_options, read_request
 from cloud.resources.base import Clients
 from common.command import Parser
-from local import resources
+from local import topics
 from local.endpoints import Endpoints
 from model import artifact
 from model.features import FEATURES
@@ -186,7 +186,7 @@ def test_a_subscription_that_would_not_do(channel):
         assert [note.status for note in notes] == ["note", "note"]
         assert "--no-enable-exactly-once-delivery" in notes[0].remedy
         assert "--clear-dead-letter-policy" in notes[1].remedy
-    resources.delete(channel.topic)
+    topics.delete(channel.topic)
     finding = only(services.check_subscription(clients, channel.subscription, TOPIC))
     assert "its topic was deleted" in finding.problem
     clients.close()

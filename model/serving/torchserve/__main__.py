@@ -23,6 +23,8 @@ from typing import Final
 
 import requests
 
+from common.command import command
+from common.connections import direct
 from model.artifact import MODEL_NAME, ArtifactError
 from model.serving.settings import ENV_MODEL, usable_cores
 from model.serving.torchserve import grpc_client, process
@@ -41,6 +43,7 @@ from model.serving.torchserve.management import Management, ModelVersion, Server
 DEFAULT_RUN_DIR: Final = "out/torchserve"
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m model.serving.torchserve`; gives the exit code."""
     args = _parser().parse_args(argv)
@@ -87,10 +90,12 @@ def _start(args: argparse.Namespace, layout: Layout) -> int:
     # From before the start on: whoever ends this program while it waits must not leave a server behind.
     signal.signal(signal.SIGTERM, leave)
     launcher, models = process.start(layout, args.timeout)
-    _print_status(process.server_of(layout), models, args.format)
     if not args.foreground:
+        _print_status(process.server_of(layout), models, args.format)
         return 0
     try:
+        _print_status(process.server_of(layout), models, args.format)
+        sys.stdout.flush()
         return launcher.wait()
     except KeyboardInterrupt:
         return 0
@@ -152,7 +157,8 @@ def _predict(args: argparse.Namespace, layout: Layout) -> int:
         url = f"{server.inference}/predictions/{args.name}" + (f"/{args.version}" if args.version else "")
         headers = {**server.headers("inference"), "Content-Type": "application/json"}
         try:
-            response = requests.post(url, body, headers=headers, timeout=60)
+            with direct(requests.Session()) as session:
+                response = session.post(url, body, headers=headers, timeout=60)
         except requests.RequestException as error:
             raise no_answer(url, error) from error
         if response.status_code != 200:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from common.loopback import is_loopback
 
 PROFILES: Final = ("local", "cloud")
 _HOST_KEYS: Final = ("host", "management_host")
@@ -218,11 +219,3 @@ def render(
     }
     # Java's properties take a backslash as an escape.
     return "".join(f"{key}={value.replace(chr(92), chr(92) * 2)}\n" for key, value in values.items())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` can only be this machine."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import requests
 
+from common.connections import direct
 from model.serving.torchserve.config import TorchServeError
 
 READY: Final = "READY"
@@ -93,7 +94,7 @@ class Management:
     def __init__(self, server: Server, timeout: float = _TIMEOUT) -> None:
         self.server = server
         self._timeout = timeout
-        self._session = requests.Session()
+        self._session = direct(requests.Session())
 
     def models(self) -> list[ModelVersion]:
         """Every version of every model."""

@@ -19,12 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.command import command
 from model.artifact import ArtifactError
 from model.serving.vertex import endpoints, prices, registry
 from model.serving.vertex.endpoints import EndpointWish, Machines
 from model.serving.vertex.session import Actions, VertexError, connect, parse_labels
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m model.serving.vertex`; gives the exit code."""
     args = _parser().parse_args(argv)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import sys
@@ -10,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
+
+from common.loopback import is_loopback
 
 Result = TypeVar("Result")
 
@@ -67,7 +68,7 @@ def connect(project: str, region: str, api_endpoint: str | None) -> Any:
     credentials: Any = None
     if api_endpoint:
         url = urlsplit(api_endpoint)
-        if _is_loopback(url.hostname or ""):
+        if is_loopback(url.hostname or ""):
             credentials = AnonymousCredentials()
         elif url.scheme != "https":
             raise VertexError(f"--api_endpoint={api_endpoint}: use https, credentials must not go in clear")
@@ -117,10 +118,3 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     name = getattr(value, "versioned_resource_name", None) or getattr(value, "resource_name", None)
     return name or str(value)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

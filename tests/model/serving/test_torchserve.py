@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from tests.model.serving.gcs import gcs_server
 from tests.model.serving.servers import port_flags
 from tests.model.serving.tls import rsa_certificate
 
-pytest_plugins = ("tests.model.serving.fixtures",)
+pytest_plugins = ("tests.model.serving.fixtures", "tests.proxy_fixtures")
 pytestmark = pytest.mark.integration
 
 NAME = "pytorch_autoencoder"
@@ -196,6 +197,16 @@ def test_another_machine_predicts_without_the_management_api(torchserve, tmp_pat
         assert len(json.loads(capsys.readouterr().out)["predictions"]) == 2
 
 
+def test_a_proxy_takes_no_part_in_it(torchserve, dead_proxy, tmp_path, capsys):
+    request = tmp_path / "request.json"
+    request.write_bytes(encode(transactions(2)))
+    assert cli(torchserve, "status") == 0
+    capsys.readouterr()
+    for flags in ([], ["--grpc"]):
+        assert cli(torchserve, "predict", "--input", str(request), *flags) == 0
+        assert len(json.loads(capsys.readouterr().out)["predictions"]) == 2
+
+
 def test_start_and_stop_in_the_background_leave_nothing_behind(torchserve, served_artifact, capsys):
     import psutil
 
@@ -236,6 +247,23 @@ def test_a_start_that_is_terminated_leaves_neither_a_server_nor_a_traceback(arch
         assert "Traceback" not in err
         assert process.find_process(layout) is None
         assert not any(member.is_running() for member in family)
+
+
+def test_a_server_in_the_foreground_ends_when_its_output_is_cut(archived_artifact):
+    with tempfile.TemporaryDirectory(prefix="ts-") as directory:
+        layout = Layout(Path(directory).resolve() / "run")
+        command = [sys.executable, "-m", "model.serving.torchserve", "start", "--workers", "1", *port_flags()]
+        command += ["--run_dir", str(layout.root), "--model", archived_artifact.uri, "--foreground"]
+        reader, writer = os.pipe()
+        os.close(reader)
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        done = subprocess.run(
+            command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        )
+        os.close(writer)
+        assert done.returncode == 141
+        assert "Traceback" not in done.stderr
+        assert process.find_process(layout) is None
 
 
 def test_stop_ends_a_server_whose_launcher_was_killed(archived_artifact, capsys):
