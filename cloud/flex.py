@@ -42,10 +42,9 @@ def parameters(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[di
         elif action is not None:
             values[action.dest] = value if given else remaining.pop(0)
         elif flag.startswith("--"):
-            follows = not given and remaining and not remaining[0].startswith("--")
-            rest.append(
-                f"{flag[2:]}={remaining.pop(0) if follows else value}" if given or follows else flag[2:]
-            )
+            if not given and remaining and not remaining[0].startswith("--"):
+                given, value = "=", remaining.pop(0)
+            rest.append(f"{flag[2:]}{given}{value}")
     return values, rest
 
 

@@ -19,6 +19,7 @@ from common import google
 from common.command import CommandError
 from common.connections import direct
 from common.loopback import is_loopback_address
+from common.pubsub import publisher_client, subscriber_client
 from transforms.clients import BigQueryEndpoints
 
 LABEL: Final = {"app": "transaction-anomaly"}
@@ -166,12 +167,12 @@ class Clients:
     @functools.cached_property
     def publisher(self) -> PublisherClient:
         """Topics."""
-        return PublisherClient()
+        return publisher_client()
 
     @functools.cached_property
     def subscriber(self) -> SubscriberClient:
         """Subscriptions."""
-        return SubscriberClient()
+        return subscriber_client()
 
     @functools.cached_property
     def bigquery(self) -> bigquery.Client:

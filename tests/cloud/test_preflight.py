@@ -5,9 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from google.cloud import bigquery
@@ -26,6 +24,7 @@ from model import artifact
 from model.features import FEATURES
 from templates import build
 from tests.cloud.google_server import Google
+from tests.http_server import Raw, serve
 from transforms import tables
 from transforms.clients import BigQueryEndpoints
 
@@ -308,19 +307,9 @@ def test_endpoints(google: Google):
 
 
 def test_torchserve_is_asked_for_its_health():
-    class Healthy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/ping" else 404)
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
+    with serve(lambda request: Raw(code=200 if request.path == "/ping" else 404)) as port:
+        url = f"http://127.0.0.1:{port}"
         assert only(services.check_torchserve(url)).status == "ok"
-        server.shutdown()
     finding = only(services.check_torchserve(url))
     assert (finding.status, finding.remedy) == ("note", f"curl {url}/ping")
 

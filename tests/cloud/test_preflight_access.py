@@ -13,8 +13,8 @@ from cloud.checks import finding, permissions, services, storage
 from cloud.resources.base import Clients
 from tests.cloud import google_server, storage_server
 from tests.cloud.google_server import Google
-from tests.cloud.storage_server import Refusal
 from tests.cloud.test_preflight import BUCKET, CALLER, check_model, job, only, reroute
+from tests.http_server import Refusal
 
 
 @pytest.fixture
