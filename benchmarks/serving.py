@@ -24,7 +24,7 @@ from benchmarks.http_load import Load, http_request, measure
 from common.command import command
 from common.loopback import urlopen
 from local.process import HOST, ServerProcess, free_port
-from model.serving.request import ANSWER_FIELDS, DEFAULT_FIELDS
+from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
 from model.serving.torchserve import process as torchserve_process
 from model.serving.torchserve.config import profile_path
 from tests.model.serving.artifacts import build_artifact, transactions

@@ -91,7 +91,7 @@ def ensure_model(path: Path) -> artifact.Manifest:
     """The model at `path`; trained on synthetic data first where there is none."""
     if not (path / artifact.MANIFEST_FILE).is_file():
         say("Train a model on synthetic transactions")
-        with started("model.train", "--output", str(path)) as training:
+        with started("common.anomaly", "train", "--output", str(path)) as training:
             print(output(training), file=sys.stderr)
     manifest = artifact.verify(path)
     steps = ", ".join(f"{name} from {value:.2f}" for name, value in manifest.thresholds.items())

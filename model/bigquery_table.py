@@ -6,11 +6,10 @@ import os
 from collections.abc import Sequence
 
 import pyarrow as pa
-from google.api_core.exceptions import Forbidden, GoogleAPICallError
-from google.auth.exceptions import GoogleAuthError
 from google.cloud.bigquery_storage import BigQueryReadClient
 
 from common.bigquery import open_session, read_stream, session_schema, table_path
+from common.google import ERRORS, explain
 
 SCHEME = "bigquery://"
 
@@ -22,15 +21,15 @@ def read_table(
     client: BigQueryReadClient | None = None,
     billing_project: str | None = None,
 ) -> pa.Table:
-    """All rows of some columns of a table.
+    """Reads all rows of some columns of a table.
 
     Args:
       name: project.dataset.table.
       columns: required columns.
       optional: one more column, read where the table has it.
       client: of the Storage Read API; from the environment's credentials when None.
-      billing_project: the project that pays for the read; the environment's default project when None, or
-        else the table's own. A public table needs one of yours.
+      billing_project: the project that pays for the read. When None, it is the environment's default
+        project, or without one that of the table. A public table needs one of yours.
 
     Raises:
       ValueError: `name` does not have three parts, a column is missing, or BigQuery refuses the read.
@@ -52,10 +51,12 @@ def read_table(
         schema = session_schema(session)
         batches = [batch for stream in session.streams for batch in read_stream(client, stream.name, schema)]
         return pa.Table.from_batches(batches, schema)
-    except Forbidden as e:
-        raise ValueError(
-            f"{SCHEME}{name}: {e}. The read is paid for in projects/{payer}: set GOOGLE_CLOUD_PROJECT to "
-            "a project in which you have roles/bigquery.readSessionUser, and have the table shared with you"
-        ) from e
-    except (GoogleAPICallError, GoogleAuthError) as e:
-        raise ValueError(f"{SCHEME}{name}: {e}") from e
+    except ERRORS as error:
+        problem = explain(error)
+        remedy = ""
+        if problem.kind == "forbidden":
+            remedy = (
+                f". The read is paid for in projects/{payer}: set GOOGLE_CLOUD_PROJECT to a project in "
+                "which you have roles/bigquery.readSessionUser, and have the table shared with you"
+            )
+        raise ValueError(f"{SCHEME}{name}: {problem.text}{remedy}") from error

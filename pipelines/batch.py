@@ -94,7 +94,7 @@ class BatchSource:
 
     @property
     def format(self) -> str | None:
-        """The format of --input: what --input_format or the ending says; None where neither does."""
+        """The format of --input by --input_format or by the ending; None where neither tells it."""
         if self.input_format != "auto" or self.input is None:
             return None if self.input_format == "auto" else self.input_format
         name = self.input.rpartition(".")[0] if compression(self.input) else self.input
@@ -191,7 +191,7 @@ def _source(options: BatchOptions, launched: dt.datetime) -> tuple[beam.PTransfo
 
 
 def check(options: BatchOptions, beam_options: PipelineOptions) -> None:
-    """Checks what needs neither the model nor a file, so that a launch refuses by it as well.
+    """Checks the options that need neither the model nor a file, so that a launch refuses by it as well.
 
     Raises:
       OptionError: the options do not fit.

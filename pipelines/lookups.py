@@ -17,6 +17,7 @@ from google.api_core.retry import Retry
 from google.cloud import bigquery
 
 from common.bigquery import table_reference
+from common.google import ERRORS, explain, remedy
 from common.options import OptionError
 from common.pubsub import EMULATOR_VARIABLE, publisher_client, subscriber_client
 from common.retry import LOOK_SECONDS
@@ -37,10 +38,10 @@ def check_local_files(pattern: str, parquet: bool) -> None:
       OptionError: a file is missing, cannot be read, or lacks a column.
     """
     flag = f"--input={pattern}"
-    matched = [file.path for file in FileSystems.match([pattern])[0].metadata_list]
-    if not matched:
+    paths = [file.path for file in FileSystems.match([pattern])[0].metadata_list]
+    if not paths:
         raise OptionError(f"{flag}: no such file; `anomaly publish --jsonl FILE --count 1000` writes one")
-    for path in matched:
+    for path in paths:
         if Path(path).is_dir():
             raise OptionError(
                 f"{flag}: {path} is a directory; pass the files in it, such as {path}/*.parquet"
@@ -107,23 +108,23 @@ def check_output(directory: str, overwrite: bool) -> None:
     if "://" not in directory:
         _check_local_directory(Path(directory), flag)
     try:
-        found = within(LOOK_SECONDS, lambda: output_files(directory))
+        earlier = within(LOOK_SECONDS, lambda: output_files(directory))
     except Exception as error:  # whatever the client of Cloud Storage raises: no permission, no network
         logging.warning("%s: cannot look for files of an earlier job there: %s", flag, error)
         return
-    if found and not overwrite:
+    if earlier and not overwrite:
         raise OptionError(
-            f"{flag} has {len(found)} files of an earlier job, such as {found[0]}, whose rows would be mixed "
-            "with this one's: pass another directory, or --overwrite to replace them"
+            f"{flag} has {len(earlier)} files of an earlier job, such as {earlier[0]}, whose rows would be "
+            "mixed with this one's: pass another directory, or --overwrite to replace them"
         )
 
 
 def _check_local_directory(path: Path, flag: str) -> None:
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise OptionError(f"{flag}: {there} is a file, not a directory; pass another directory")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise OptionError(f"{flag}: no permission to write in {there}; pass another directory")
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise OptionError(f"{flag}: {existing} is a file, not a directory; pass another directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OptionError(f"{flag}: no permission to write in {existing}; pass another directory")
 
 
 def within(seconds: float, look: Callable[[], _T]) -> _T:
@@ -135,7 +136,7 @@ def within(seconds: float, look: Callable[[], _T]) -> _T:
     7
 
     Raises:
-      TimeoutError: it has not returned in time. It goes on in a thread that does not hold up the program.
+      TimeoutError: it does not return in time. Its thread goes on, and does not delay the end of the program.
     """
     answer: Future[_T] = Future()
 
@@ -170,12 +171,16 @@ def check_pubsub(flag: str, name: str) -> None:
         else:
             with publisher_client() as publisher:
                 publisher.get_topic(topic=name, **patience)
-    except exceptions.PermissionDenied:
-        return
-    except exceptions.NotFound as error:
-        raise OptionError(f"{flag}: {name} does not exist. Create it with: {_creation(name)}") from error
-    except Exception as error:  # whatever Google's client raises: no credentials, no network
-        raise OptionError(f"{flag}: cannot look up {name}: {error}") from error
+    except ERRORS as error:
+        problem = explain(error)
+        if problem.kind == "forbidden":
+            return
+        if problem.kind == "missing":
+            raise OptionError(f"{flag}: {name} does not exist. Create it with: {_creation(name)}") from error
+        fix = remedy(problem, name.split("/")[1])
+        raise OptionError(
+            f"{flag}: cannot look up {name}: {problem.text}" + (f"\nRun: {fix}" if fix else "")
+        ) from error
 
 
 def _creation(name: str) -> str:

@@ -34,6 +34,9 @@ _TABLE: Final = re.compile(rf"{_PROJECT}\.\w{{1,1024}}\.[\w -]{{1,1024}}")
 
 _CALENDAR: Final = dt.date.max - dt.date.min
 """No two moments lie further apart, and no datetime can hold more."""
+_DATASET_HELP: Final = (
+    "BigQuery dataset with the tables scores, alerts and error_records. Example: my-project.anomaly"
+)
 _T = TypeVar("_T")
 
 
@@ -181,12 +184,7 @@ class DetectionOptions:
 class TableOptions:
     """The tables in BigQuery that take scores, alerts and dead letters."""
 
-    output_dataset: str | None = option(
-        None,
-        type=dataset,
-        metavar="PROJECT.DATASET",
-        help="BigQuery dataset with the tables scores, alerts and error_records. Example: my-project.anomaly",
-    )
+    output_dataset: str | None = option(None, type=dataset, metavar="PROJECT.DATASET", help=_DATASET_HELP)
     write_method: Method = option(
         METHODS[0],
         help="how rows reach BigQuery: storage_arrow (Arrow rows to the Storage Write API, the fastest), or "
@@ -203,11 +201,7 @@ class TableOptions:
 class RequiredTableOptions(TableOptions):
     """The tables of a job that writes nothing but tables."""
 
-    output_dataset: str = option(
-        type=dataset,
-        metavar="PROJECT.DATASET",
-        help="BigQuery dataset with the tables scores, alerts and error_records. Example: my-project.anomaly",
-    )
+    output_dataset: str = option(type=dataset, metavar="PROJECT.DATASET", help=_DATASET_HELP)
 
 
 def parse_options(

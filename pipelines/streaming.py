@@ -136,7 +136,7 @@ def build(pipeline: beam.Pipeline, options: StreamingOptions, manifest: Manifest
 
 
 def check(options: StreamingOptions, beam_options: PipelineOptions) -> None:
-    """Checks what needs neither the model nor Google, so that a launch refuses by it as well.
+    """Checks the options that need neither the model nor Google, so that a launch refuses by it as well.
 
     Raises:
       OptionError: the options do not fit.

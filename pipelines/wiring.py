@@ -16,6 +16,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
+from common.google import ERRORS, explain, remedy
 from common.options import OptionError, group
 from model.artifact import Manifest
 from pipelines.options import DetectionOptions, MessageOptions, TableOptions
@@ -146,10 +147,20 @@ def create_tables(options: JobOptions) -> None:
         raise OptionError(
             f"{clients.REST_FLAG}: {error}; is the address right, and does the server run?"
         ) from error
-    except Exception as error:  # whatever Google's client raises: no dataset, no permission, no network
+    except tables.TableError as error:
+        raise OptionError(f"--output_dataset: {error}") from error
+    except ERRORS as error:
+        problem = explain(error)
+        fix = remedy(
+            problem,
+            project,
+            create=f"bq mk --dataset {project}:{name}",
+            grant=f"gcloud projects add-iam-policy-binding {project} --member=user:YOUR_EMAIL "
+            "--role=roles/bigquery.dataEditor",
+        )
         raise OptionError(
-            f"--output_dataset: cannot create the tables of {dataset}: {error}\n"
-            f"Create the dataset with: bq mk --dataset {project}:{name}"
+            f"--output_dataset: cannot create the tables of {dataset}: {problem.text}"
+            + (f"\nRun: {fix}" if fix else "")
         ) from error
 
 

@@ -57,7 +57,7 @@ def metadata(pipeline: str) -> dict[str, Any]:
       pipeline: "streaming" or "batch".
 
     Raises:
-      MetadataError: an option lacks what a template needs, such as a help text.
+      MetadataError: an option lacks something that a template needs, such as a help text.
     """
     parser = PARSERS[pipeline]()
     content: dict[str, Any] = {
@@ -140,7 +140,7 @@ def _help(action: argparse.Action) -> str:
 
 
 def _group(title: str) -> str:
-    # "source (one of --topic and --subscription)": the form has the title, --help the rest too.
+    # "source (one of --topic and --subscription)": the form shows the title, --help all of it.
     plain = title.partition(" (")[0]
     return "General" if plain in ("options", "") else plain[:1].upper() + plain[1:]
 

@@ -38,7 +38,7 @@ def container_spec(pipeline: str, image: str) -> dict[str, Any]:
         "image": image,
         "sdkInfo": {"language": "PYTHON"},
         "metadata": metadata(pipeline),
-        # The image of the launcher is the image of the workers: what was tested together runs together.
+        # Launcher and workers have one image: versions that were tested together run together.
         "defaultEnvironment": {"sdkContainerImage": image},
     }
     try:

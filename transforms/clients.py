@@ -32,7 +32,7 @@ _UNLIMITED: Final = [("grpc.max_send_message_length", -1), ("grpc.max_receive_me
 
 @dataclass(frozen=True)
 class BigQueryEndpoints:
-    """Where BigQuery answers. Plain data, so that a worker can make its own clients from it.
+    """Addresses of BigQuery. They are plain data, so that a worker can make its own clients.
 
     A loopback address gets anonymous credentials, and the Storage APIs a channel without TLS: no token ever
     leaves the machine in clear text. It is reached directly, whatever proxy the environment names. Everything
@@ -69,7 +69,7 @@ class BigQueryEndpoints:
 
     @property
     def half_local(self) -> bool:
-        """Whether one of the two is on this machine and the other is not: tables here, rows there."""
+        """True where one of the two is on this machine and the other is not: tables here, rows there."""
         local = [
             self.rest is not None and is_loopback_address(self.rest),
             self.storage is not None and is_loopback_address(self.storage),
@@ -77,7 +77,7 @@ class BigQueryEndpoints:
         return local[0] != local[1]
 
     def client(self, project: str | None = None) -> bigquery.Client:
-        """A client of the REST API; `project` pays for jobs and completes table names."""
+        """Makes a client of the REST API; `project` pays for jobs and completes table names."""
         if self.rest is None:
             return bigquery.Client(project=project)
         credentials = AnonymousCredentials() if is_loopback_address(self.rest) else None
@@ -87,14 +87,14 @@ class BigQueryEndpoints:
         return client
 
     def write_client(self) -> BigQueryWriteClient:
-        """A client of the Storage Write API with a connection of its own."""
+        """Makes a client of the Storage Write API with a connection of its own."""
         channel = self._insecure_channel()
         if channel is not None:
             return BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))
         return BigQueryWriteClient(client_options=self._storage_options())
 
     def read_client(self) -> BigQueryReadClient:
-        """A client of the Storage Read API with a connection of its own."""
+        """Makes a client of the Storage Read API with a connection of its own."""
         channel = self._insecure_channel()
         if channel is not None:
             return BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))

@@ -1,8 +1,8 @@
 """Scoring of TRANSACTIONS record batches by a server: TorchServe, or a Vertex AI endpoint.
 
 RunInference with its metrics is Beam's, and so is the signal by which Dataflow learns of throttling. Beam's
-remote handlers are replaced. What `RemoteModelHandler` of Beam 2.77 lacks: its retry repeats a whole batch,
-answered parts too, knows no Retry-After, and cannot halve a batch that holds a bad row. And
+remote handlers are replaced. The retry of `RemoteModelHandler` in Beam 2.77 repeats a whole batch, also the
+parts that were answered, knows no Retry-After, and cannot halve a batch that holds a bad row. And
 `VertexAIModelHandlerJSON` calls the endpoint while the pipeline is being built, initialises the SDK there and
 not in the workers, takes `env_vars` and fails on them, retries no 429 of a dedicated endpoint since the SDK
 makes it a ValueError, and takes the error JSON of an invoked route for a prediction.
@@ -48,11 +48,11 @@ _LOG: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """How requests are cut and sent.
+    """Limits of requests: how they are cut and sent.
 
     Attributes:
-      rows: instances a request at most; on shared endpoints of Vertex AI no more than those whose answer,
-        too, stays under 1.5 MB, by estimate: 573 with detail "full".
+      rows: instances a request at most; on shared endpoints of Vertex AI fewer, so that the answer also
+        stays under 1.5 MB, by estimate: 573 with detail "full".
       bytes: bytes of a request's body at most; Vertex AI takes 1.5 MB on shared endpoints.
       in_flight: requests of one worker process on their way at the same time.
       timeout: seconds for an answer.
@@ -75,7 +75,7 @@ class Limits:
 
 
 class RemoteModel:
-    """A server in place of a model in memory: connection, threads, and how it wants to be asked."""
+    """A server in place of a model in memory: connection, threads, and the form of its requests."""
 
     def __init__(self, connection: Connection, contract: Contract, limits: Limits, caller: Caller) -> None:
         self.connection = connection
@@ -90,7 +90,7 @@ class RemoteModel:
     def probe(self) -> None:
         """Asks for the score of a plain transaction, and finds out how the server takes the fields' names.
 
-        So a server that cannot serve at all fails here, before any row is held against it.
+        So a server that cannot serve at all fails here, and not at the first row.
 
         Raises:
           TransientError: the server does not answer.
@@ -110,7 +110,7 @@ class RemoteModel:
                 ) from first
 
     def score(self, features: npt.NDArray[np.float32], stats: CallStats) -> list[Part[Answer]]:
-        """The answers for raw features [n, 30]: parts in order, which cover every row once.
+        """Asks for the scores of raw features [n, 30]; returns parts in order, which cover every row once.
 
         Raises:
           TransientError: some request kept failing for a reason that is not in its rows.
@@ -152,7 +152,7 @@ class RemoteModel:
 
 @dataclass
 class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
-    """Scores one TRANSACTIONS batch by a server and gives one Scored, as PytorchHandler does.
+    """Scores one TRANSACTIONS batch by a server; returns one Scored, as PytorchHandler does.
 
     Attributes:
       thresholds: the lowest anomaly_score of each alerting severity, from the manifest of the model.
@@ -301,9 +301,9 @@ def assemble_parts(
             name: np.concatenate([answer.outputs[name] for answer in answers]) for name in answers[0].outputs
         }
         version = answers[0].model_version or rules.model_version
-        found = assemble_scores(rows, outputs, replace(rules, model_version=version), scored_at)
-        scores.append(found.scores)
-        dead.append(found.dead_letters)
+        scored = assemble_scores(rows, outputs, replace(rules, model_version=version), scored_at)
+        scores.append(scored.scores)
+        dead.append(scored.dead_letters)
     if not scores:
         scores.append(empty(SCORES_FULL if rules.detail == "full" else SCORES))
     if not dead:
@@ -342,5 +342,5 @@ def _count(stats: CallStats) -> None:
         if amount:
             metrics.counter(name).inc(amount)
     if stats.throttled >= 1:
-        # What Dataflow's autoscaler reads: more workers would not help an overloaded server.
+        # Dataflow's autoscaler reads it: more workers would not help an overloaded server.
         ThrottlingSignaler(NAMESPACE).signal_throttled(int(stats.throttled))

@@ -105,7 +105,7 @@ class Caller:
         Args:
           start: first row.
           stop: row after the last one.
-          call: sends rows from one to another and gives their result.
+          call: sends rows from one to another and returns their result.
           stats: counts the calls.
 
         Raises:

@@ -19,7 +19,7 @@ from publisher.messages import MessageSource
 from publisher.publish import publish, write_jsonl
 from publisher.pubsub import PubSubTopic
 from transforms import metrics
-from transforms.message import MessageRules, Messages, parse_messages
+from transforms.message import MessageColumns, MessageRules, parse_messages
 from transforms.schema import to_bigquery
 
 pytestmark = pytest.mark.integration
@@ -188,7 +188,7 @@ def test_batch_from_a_file_to_tables_and_from_a_table_to_files(
 def ulb_table(client, table, lines):
     """A table in the ULB layout, label included, of the valid transactions of a file."""
     rules = MessageRules(default_time=dt.datetime.now(dt.UTC))
-    parsed = parse_messages(Messages(lines.read_bytes().splitlines()), rules).transactions
+    parsed = parse_messages(MessageColumns(lines.read_bytes().splitlines()), rules).transactions
     columns = {"transaction_id": parsed.column("transaction_id"), "event_time": parsed.column("event_time")}
     matrix = parsed.column("features").flatten().to_numpy().reshape(-1, len(FEATURES))
     columns |= {name: pa.array(matrix[:, i].astype("float64")) for i, name in enumerate(FEATURES)}

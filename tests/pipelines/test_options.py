@@ -89,7 +89,7 @@ def refused(module, argv, capsys):
         ),
         (
             [SUBSCRIPTION, "--model=/nowhere", DATASET],
-            "--model: No manifest.json in /nowhere; train a model with python -m model.train",
+            "--model: No manifest.json in /nowhere; train a model with anomaly train",
         ),
         ([SUBSCRIPTION, "--model=m", DATASET, "stray"], "unknown option stray"),
     ],

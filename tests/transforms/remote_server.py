@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from model.network import FIELDS
-from model.serving.predictor import Predictor, use_one_thread
+from model.inference import use_one_thread
+from model.outputs import FIELDS
+from model.serving.predictor import Predictor
 from model.serving.request import BadRequestError, PredictRequest, parse_request
 
 ENDPOINT = "projects/p/locations/us-central1/endpoints/77"

@@ -178,7 +178,7 @@ class TestConstruction:
 
     @pytest.mark.parametrize("table", ["t", "d.t"])
     def test_an_incomplete_table_is_an_error(self, table):
-        with pytest.raises(ValueError, match=r"write PROJECT\.DATASET\.TABLE"):
+        with pytest.raises(ValueError, match=r"expected PROJECT\.DATASET\.TABLE"):
             WriteBatches(table, SCHEMA)
 
     @pytest.mark.parametrize("method", METHODS)

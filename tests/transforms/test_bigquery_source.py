@@ -220,7 +220,7 @@ def test_the_schema_of_a_table_in_arrow_is_that_of_its_batches(client, endpoints
 class TestConstruction:
     @pytest.mark.parametrize("settings", [{}, {"table": "p.d.t", "query": "SELECT 1"}])
     def test_a_table_or_a_query(self, settings):
-        with pytest.raises(ValueError, match="give either table or query"):
+        with pytest.raises(ValueError, match="expected either table or query"):
             ReadBatches(**settings)
 
     @pytest.mark.parametrize("settings", [{"max_streams": -1}, {"batch_rows": 0}])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from model.features import FEATURES, N_FEATURES
 from transforms.columnar import SourceColumnsError, check_columns, rebatch, row_dicts, to_transactions
-from transforms.message import MessageRules, Messages, parse_messages
+from transforms.message import MessageColumns, MessageRules, parse_messages
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -275,7 +275,7 @@ def test_every_row_is_a_transaction_or_a_dead_letter_that_the_parser_rejects_too
     matrix = np.asarray(found.transactions.column("features").flatten())
     assert np.isfinite(matrix).all()
     payloads = found.dead_letters.column("payloadBytes").to_pylist()
-    parsed = parse_messages(Messages(payloads), MessageRules(default_time=NOW))
+    parsed = parse_messages(MessageColumns(payloads), MessageRules(default_time=NOW))
     assert parsed.transactions.num_rows == 0
 
 
@@ -297,7 +297,7 @@ def test_rebatching_keeps_rows_and_order(lengths, rows):
 
 
 def test_rebatching_needs_a_length():
-    with pytest.raises(ValueError, match="rows=0"):
+    with pytest.raises(ValueError, match="rows: expected at least 1"):
         list(rebatch([], 0))
 
 

@@ -12,6 +12,7 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.testing.util import assert_that, equal_to
 
 from model import artifact
+from model.inference import CALL_ROWS
 from transforms import metrics
 from transforms.alert import Alert, AlertMessages, alert_messages, alerts
 from transforms.coder import RecordBatchCoder
@@ -19,7 +20,7 @@ from transforms.detect import Detect
 from transforms.message import MessageRules
 from transforms.parse import BatchMessages, Parse
 from transforms.schema import ALERTS, SCORES
-from transforms.score import CALL_ROWS, PytorchHandler, Score
+from transforms.score import PytorchHandler, Score
 
 TIME = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
 NORMAL = [1000.0, *([0.0] * 28), 20.0]
@@ -154,7 +155,7 @@ def test_alerts_are_the_rows_at_or_over_the_wanted_severity():
 
 def test_alerts_refuse_an_unknown_severity():
     batch = pa.RecordBatch.from_pylist([SCORE_ROW], schema=SCORES)
-    with pytest.raises(ValueError, match="min_severity must be one of"):
+    with pytest.raises(ValueError, match="min_severity: expected one of medium, high"):
         alerts(batch, THRESHOLDS, "normal")
 
 

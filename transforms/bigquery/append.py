@@ -1,6 +1,6 @@
 """Arrow rows to a write stream of the BigQuery Storage Write API. No Beam here.
 
-What the service asks for, and this module does (docs.cloud.google.com/bigquery/docs/write-api,
+Requirements of the service (docs.cloud.google.com/bigquery/docs/write-api,
 .../supported-data-types, .../write-api-best-practices, and the comments of storage.proto):
 
 - The first request of a connection carries the schema, as one bare IPC message (here: every one until one is
@@ -31,7 +31,7 @@ from google.cloud.bigquery_storage_v1 import BigQueryWriteClient, types
 from google.rpc import code_pb2, status_pb2
 
 from common.retry import Patience
-from transforms.bigquery.connection import Connection
+from transforms.bigquery.connection import AppendConnection
 from transforms.bigquery.rows import (
     MAX_REQUEST_BYTES,
     MAX_REQUEST_ROWS,
@@ -57,7 +57,7 @@ TRANSIENT: Final = frozenset(
         code_pb2.CANCELLED,  # so does a proxy or a server that drains
     }
 )
-"""google.rpc codes of errors that pass."""
+"""google.rpc codes of errors that may pass by themselves."""
 
 _SCHEMA_ERRORS: Final = frozenset({types.StorageError.StorageErrorCode.SCHEMA_MISMATCH_EXTRA_FIELDS})
 
@@ -83,8 +83,8 @@ class AppendOptions:
       window: requests on their way at the same time.
       response_timeout: seconds to wait for an answer, after which the connection counts as lost.
       patience: with failures; its tries count from the last progress, its seconds do not.
-      max_isolated: rows refused one by one, because the service named none, before the request counts as
-        refused as a whole; as long as no row was accepted.
+      max_isolated: rows that are refused one by one, where the service names no row and has accepted none.
+        After as many, the whole request counts as refused.
     """
 
     max_request_bytes: int = MAX_REQUEST_BYTES
@@ -97,7 +97,7 @@ class AppendOptions:
 
 @dataclass
 class Appended:
-    """What became of the rows: every row is either in `rows` or in `refused`.
+    """Outcome of an append: every row is either in `rows` or in `refused`.
 
     Attributes:
       rows: how many are stored (on a pending stream: once it is committed).
@@ -142,7 +142,7 @@ class Appender:
         self._isolated = 0
         self._failures = 0
         self._last_refusal = status_pb2.Status()
-        self._connection: Connection | None = None
+        self._connection: AppendConnection | None = None
         self._todo: deque[pa.RecordBatch] = deque()
         self._flight: deque[pa.RecordBatch] = deque()
         self._result = Appended()
@@ -244,9 +244,9 @@ class Appender:
         return True
 
     def _isolate(self, batch: pa.RecordBatch, status: status_pb2.Status) -> None:
-        """Looks for the bad rows of a request where the service named none, by halves.
+        """Halves a request to find its bad rows, where the service names none.
 
-        Only where it has taken other rows: before that, a table of other types looks the same.
+        A table of other types looks the same as long as the service has taken no row.
         """
         if batch.num_rows > 1:
             half = batch.num_rows // 2
@@ -289,11 +289,11 @@ class Appender:
         self._flight.clear()
         self._next_offset = self._acknowledged
 
-    def _connected(self) -> Connection:
+    def _connected(self) -> AppendConnection:
         if self._connection is None or (self._connection.ended and not self._flight):
             # An idle connection is closed by the service after some minutes: no error, nothing was lost.
             self.close()
-            self._connection = Connection(
+            self._connection = AppendConnection(
                 self._client, self.stream, self._schema, self._options.response_timeout
             )
         return self._connection
@@ -318,7 +318,7 @@ class Appender:
     def _permanent(self, status: status_pb2.Status) -> Exception:
         text = f"{self.stream}: {code_pb2.Code.Name(status.code)}: {status.message}"
         if _is_schema_error(status):
-            return SchemaMismatchError(f"{text}. Create the tables again to add what is missing.")
+            return SchemaMismatchError(f"{text}. Create the tables again to add the missing columns.")
         return AppendError(text)
 
 
@@ -335,7 +335,7 @@ def _transport_status(error: exceptions.GoogleAPICallError) -> status_pb2.Status
 
 def _is_schema_error(status: status_pb2.Status) -> bool:
     for detail in status.details:
-        found = types.StorageError.pb()()
-        if detail.Is(found.DESCRIPTOR) and detail.Unpack(found) and found.code in _SCHEMA_ERRORS:
+        cause = types.StorageError.pb()()
+        if detail.Is(cause.DESCRIPTOR) and detail.Unpack(cause) and cause.code in _SCHEMA_ERRORS:
             return True
     return False

@@ -9,7 +9,7 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
 
 class Needs(NamedTuple):
-    """What a method needs at launch.
+    """Needs of a method at launch.
 
     Attributes:
       is_beams: whether it is a method of Beam's WriteToBigQuery, which takes no other endpoint than Google's.

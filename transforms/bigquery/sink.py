@@ -19,23 +19,23 @@ from transforms.bigquery.rows import refused_rows
 from transforms.bigquery.streams import PendingStream, commit_streams, default_stream
 from transforms.clients import BigQueryEndpoints
 from transforms.metrics import counter
+from transforms.parse import DEAD_LETTER_TAG
 
 ROWS_WRITTEN: Final = "rows_written"
 ROWS_REFUSED: Final = "rows_refused"
 APPEND_CALLS: Final = "append_calls"
 APPEND_RETRIES: Final = "append_retries"
 
-_DEAD_LETTERS: Final = "dead_letters"
 _STREAMS: Final = "streams"
 
 
 class Written(NamedTuple):
-    """What a sink gives back.
+    """Output of a sink.
 
     Attributes:
       dead_letters: PCollection of ERROR_RECORDS record batches, the rows that BigQuery refused.
-      streams: PCollection of str, the pending streams to `Commit`, where WriteBatches was told not
-        to; else None.
+      streams: PCollection of str, the pending streams to `Commit`, where WriteBatches does not
+        commit; otherwise None.
     """
 
     dead_letters: beam.PCollection
@@ -98,11 +98,11 @@ class WriteBatches(beam.PTransform):
             append_now = beam.ParDo(AppendToDefaultStream(self)).with_output_types(pa.RecordBatch)
             return Written(batches | "Append" >> append_now)
         append = beam.ParDo(AppendToPendingStream(self)).with_output_types(pa.RecordBatch, **{_STREAMS: str})
-        appended = batches | "Append" >> append.with_outputs(_STREAMS, main=_DEAD_LETTERS)
+        appended = batches | "Append" >> append.with_outputs(_STREAMS, main=DEAD_LETTER_TAG)
         if self.commit:
             _ = appended[_STREAMS] | Commit(self.endpoints)
-            return Written(appended[_DEAD_LETTERS])
-        return Written(appended[_DEAD_LETTERS], appended[_STREAMS])
+            return Written(appended[DEAD_LETTER_TAG])
+        return Written(appended[DEAD_LETTER_TAG], appended[_STREAMS])
 
 
 @dataclass
@@ -147,7 +147,7 @@ class _AppendFn(beam.DoFn):
         self._client = self._endpoints.write_client()
 
     def start_bundle(self) -> None:
-        """Forgets what a failed bundle has left."""
+        """Drops the rows of a failed bundle."""
         self._held, self._bytes = [], 0
 
     def process(self, batch: pa.RecordBatch) -> Iterable[pa.RecordBatch]:

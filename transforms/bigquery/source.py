@@ -38,7 +38,7 @@ _ARROW_TYPES: Final = {
     "TIME": pa.time64("us"),
     "TIMESTAMP": pa.timestamp("us", tz="UTC"),
 }
-"""By BigQuery's names, those of its API and those of SQL. What is not here is text."""
+"""By BigQuery's names, those of its API and those of SQL. Other types are read as text."""
 
 
 class ReadError(RuntimeError):
@@ -68,7 +68,8 @@ class ReadBatches(beam.PTransform):
       table: "PROJECT.DATASET.TABLE"; this or `query`. The Storage Read API reads no views: use a query.
       query: a SQL query. It runs as a query job, whose anonymous result table is then read.
       columns: names of the columns to read; empty reads all. "record.field" selects within a record.
-      optional: whether the table, or the query's result, may lack some of `columns`; else that is an error.
+      optional: whether the table, or the query's result, may lack some of `columns`; otherwise that is an
+        error.
       row_filter: SQL condition on the table's columns, evaluated by BigQuery, as in `Amount > 100`.
       project: pays for the session and the query; the pipeline's project when None.
       max_streams: upper bound of parallel streams; 0 leaves it to BigQuery, which may give up to 1,000.
@@ -92,7 +93,7 @@ class ReadBatches(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
         if (self.table is None) == (self.query is None):
-            raise ValueError("ReadBatches: give either table or query")
+            raise ValueError("ReadBatches: expected either table or query")
         if self.table is not None:
             table_path(self.table, self.project)
         if self.max_streams < 0 or self.batch_rows < 1:

@@ -1,4 +1,4 @@
-"""TorchServe's management API: register, scale, choose the default version, wait for the workers."""
+"""TorchServe's management API: the models, their versions and workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from common.connections import direct
 from model.serving.torchserve.config import TorchServeError
 
 READY: Final = "READY"
-TokenType = Literal["inference", "management"]
+Key = Literal["inference", "management"]
 _TIMEOUT: Final = 120.0
 
 
@@ -42,7 +42,7 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class Server:
-    """Addresses of a TorchServe and where its keys lie.
+    """The addresses of a TorchServe, and the file of its keys.
 
     Attributes:
       inference: base URL of the inference API.
@@ -58,8 +58,8 @@ class Server:
     grpc: str
     key_file: Path | None = None
 
-    def key(self, kind: Literal["inference", "management", "API"]) -> str | None:
-        """The token of this kind, read anew each time since keys change; None when tokens are off.
+    def key(self, kind: Key) -> str | None:
+        """Reads the token of this kind, anew each time since keys change; None when tokens are off.
 
         Raises:
           TorchServeError: there is no readable key file.
@@ -68,14 +68,14 @@ class Server:
             return None
         return read_key(self.key_file, kind)
 
-    def headers(self, kind: Literal["inference", "management", "API"]) -> dict[str, str]:
+    def headers(self, kind: Key) -> dict[str, str]:
         """The request headers that carry the token of this kind."""
         key = self.key(kind)
         return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def read_key(path: Path, kind: str) -> str:
-    """The token of a kind ("inference", "management", "API") in TorchServe's key_file.json.
+def read_key(path: Path, kind: Key) -> str:
+    """Reads the token of a kind from TorchServe's key_file.json.
 
     Raises:
       TorchServeError: no readable key file, or no such key in it.
@@ -84,7 +84,7 @@ def read_key(path: Path, kind: str) -> str:
         return str(json.loads(path.read_text(encoding="utf-8"))[kind]["key"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TorchServeError(
-            f"{path}: no {kind} key there ({error}); give TorchServe's key_file.json"
+            f"{path}: expected TorchServe's key_file.json with a key of kind {kind} ({error})"
         ) from error
 
 
@@ -97,13 +97,13 @@ class Management:
         self._session = direct(requests.Session())
 
     def models(self) -> list[ModelVersion]:
-        """Every version of every model."""
-        found = []
+        """Lists every version of every model."""
+        versions = []
         for name in self._names():
-            default = self._call("GET", f"/models/{name}")[0]["modelVersion"]
-            for version in self._call("GET", f"/models/{name}/all"):
+            default = self._call(f"/models/{name}")[0]["modelVersion"]
+            for version in self._call(f"/models/{name}/all"):
                 workers = version["workers"]
-                found.append(
+                versions.append(
                     ModelVersion(
                         name,
                         version["modelVersion"],
@@ -113,37 +113,7 @@ class Management:
                         version["minWorkers"],
                     )
                 )
-        return found
-
-    def register(self, url: str, workers: int, name: str | None = None) -> str:
-        """Registers an archive of the model store, or of an allowed URL, and waits for its workers.
-
-        Args:
-          url: file name in the model store, or a URL that `allowed_urls` lets through.
-          workers: processes to start.
-          name: the model's name when it is not the archive's own.
-        """
-        parameters = {"url": url, "initial_workers": str(workers), "synchronous": "true"}
-        if name:
-            parameters["model_name"] = name
-        return self._status("POST", "/models", parameters)
-
-    def scale(self, name: str, version: str | None, workers: int) -> str:
-        """Sets the worker processes of a version (the default one when None), and waits for them."""
-        parameters = {"min_worker": str(workers), "max_worker": str(workers), "synchronous": "true"}
-        return self._status("PUT", _path(name, version), parameters)
-
-    def set_default(self, name: str, version: str) -> str:
-        """Makes a version the one that requests without a version get."""
-        return self._status("PUT", f"{_path(name, version)}/set-default")
-
-    def unregister(self, name: str, version: str | None = None) -> str:
-        """Takes a version (the default one when None) out of service."""
-        return self._status("DELETE", _path(name, version))
-
-    def new_token(self, kind: TokenType) -> None:
-        """Makes the server replace a key; the old one stops to work, the new one is in its key file."""
-        self._call("GET", "/token", {"type": kind}, key="API")
+        return versions
 
     def wait_ready(self, timeout: float, alive: Callable[[], bool] = lambda: True) -> list[ModelVersion]:
         """Waits until every model has all its workers ready. `/ping` says healthy seconds before that.
@@ -170,36 +140,31 @@ class Management:
         names: list[str] = []
         token = None
         while True:
-            page = self._call("GET", "/models", {"next_page_token": token} if token else None)
+            page = self._call("/models", {"next_page_token": token} if token else None)
             names += [model["modelName"] for model in page["models"]]
             token = page.get("nextPageToken")
             if token is None:
                 return names
 
-    def _status(self, method: str, path: str, parameters: dict[str, str] | None = None) -> str:
-        return str(self._call(method, path, parameters)["status"])
-
     def _call(
         self,
-        method: str,
         path: str,
         parameters: dict[str, str] | None = None,
-        key: Literal["management", "API"] = "management",
     ) -> Any:
         url = self.server.management + path
         try:
-            response = self._session.request(
-                method, url, params=parameters, headers=self.server.headers(key), timeout=self._timeout
+            response = self._session.get(
+                url, params=parameters, headers=self.server.headers("management"), timeout=self._timeout
             )
         except requests.RequestException as error:
             raise no_answer(url, error) from error
         if response.status_code >= 400:
-            raise TorchServeError(f"{method} {url}: {response.status_code} {error_text(response.content)}")
-        return json.loads(response.content) if response.content.strip() else None
+            raise TorchServeError(f"{url}: {response.status_code} {error_text(response.content)}")
+        return json.loads(response.content)
 
 
 def error_text(body: bytes) -> str:
-    """The message in an error answer of TorchServe, or the body's beginning."""
+    """Takes the message from an error answer of TorchServe, or the body's beginning."""
     try:
         return str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError):
@@ -207,14 +172,10 @@ def error_text(body: bytes) -> str:
 
 
 def no_answer(url: str, error: requests.RequestException) -> TorchServeError:
-    """The error for a request that got no answer."""
+    """Makes the error for a request without an answer."""
     if isinstance(error, requests.exceptions.SSLError):
         return TorchServeError(
             f"{url}: its certificate is not trusted; set REQUESTS_CA_BUNDLE to its issuer's certificates, "
-            f"and call it by the name that it is made out to ({error})"
+            f"and call it by the name in the certificate ({error})"
         )
     return TorchServeError(f"{url}: no answer ({type(error).__name__}); is TorchServe running there?")
-
-
-def _path(name: str, version: str | None) -> str:
-    return f"/models/{name}/{version}" if version else f"/models/{name}"

@@ -72,7 +72,7 @@ class TorchServe:
 def port_flags() -> list[str]:
     """A free port for each of TorchServe's ports, as flags of its `start`."""
     names = [field.name for field in dataclasses.fields(Ports)]
-    return [text for name in names for text in (f"--{name}_port", str(free_port()))]
+    return [text for name in names for text in (f"--{name}", str(free_port()))]
 
 
 @contextmanager
