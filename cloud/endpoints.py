@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import google.auth
 from google.api_core.client_options import ClientOptions
@@ -12,7 +11,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.auth.transport.requests import AuthorizedSession
 
 from common.connections import direct
-from common.loopback import is_loopback
+from common.loopback import is_loopback_address
 from common.options import OptionError
 
 # The variables that gcloud obeys for other endpoints.
@@ -39,9 +38,8 @@ def client_arguments(endpoint: str | None, flag: str) -> dict[str, Any]:
     if not endpoint:
         return {}
     is_url = "//" in endpoint
-    url = urlsplit(endpoint if is_url else f"//{endpoint}")
-    is_local = is_loopback(url.hostname or "")
-    if url.scheme == "http" and not is_local:
+    is_local = is_loopback_address(endpoint)
+    if endpoint.startswith("http://") and not is_local:
         raise OptionError(f"{flag}: expected https://, for credentials travel there, got {endpoint!r}")
     arguments: dict[str, Any] = {"client_options": ClientOptions(api_endpoint=endpoint.rstrip("/"))}
     if is_url:
@@ -58,6 +56,6 @@ def iam_session() -> tuple[AuthorizedSession, str]:
       GoogleAuthError: nobody is signed in.
     """
     base = os.environ.get(IAM_VARIABLE, "https://iam.googleapis.com").rstrip("/")
-    is_local = is_loopback(urlsplit(base).hostname or "")
+    is_local = is_loopback_address(base)
     credentials = AnonymousCredentials() if is_local else google.auth.default(scopes=_SCOPES)[0]
     return direct(AuthorizedSession(credentials)), base

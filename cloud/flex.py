@@ -33,17 +33,18 @@ def parameters(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[di
     """
     values: dict[str, str] = {}
     rest: list[str] = []
-    words = list(argv)
-    while words:
-        flag, given, value = words.pop(0).partition("=")
+    remaining = list(argv)
+    while remaining:
+        flag, given, value = remaining.pop(0).partition("=")
         action = parser._option_string_actions.get(flag)
         if isinstance(action, argparse.BooleanOptionalAction):
             values[action.dest] = "false" if flag.startswith("--no-") else "true"
         elif action is not None:
-            values[action.dest] = value if given else words.pop(0)
+            values[action.dest] = value if given else remaining.pop(0)
         elif flag.startswith("--"):
-            follows = not given and words and not words[0].startswith("--")
-            rest.append(f"{flag[2:]}={words.pop(0) if follows else value}" if given or follows else flag[2:])
+            if not given and remaining and not remaining[0].startswith("--"):
+                given, value = "=", remaining.pop(0)
+            rest.append(f"{flag[2:]}{given}{value}")
     return values, rest
 
 

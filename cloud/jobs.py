@@ -87,16 +87,16 @@ class JobInfo:
 
     @property
     def ended(self) -> bool:
-        """Whether its state is final."""
+        """Returns whether its state is final."""
         return self.state in _FINAL
 
     @property
     def ours(self) -> bool:
-        """Whether `anomaly launch` started it."""
+        """Returns whether `anomaly launch` started it."""
         return has_label(self.labels)
 
     def uses(self, project: str, dataset: str, prefix: str, bucket: str = "", account: str = "") -> bool:
-        """Tells whether it uses a subscription, topic, dataset, bucket or account with these names."""
+        """Returns whether it uses a subscription, topic, dataset, bucket or account with these names."""
         if f"{project}.{dataset}" in self.reads or bucket in self.buckets:
             return True
         if account and account == self.account:
@@ -223,9 +223,9 @@ class Jobs:
         Raises:
           JobError: Dataflow refused.
         """
-        wanted = dataflow.Job(requested_state=_REQUESTS[action])
+        change = dataflow.Job(requested_state=_REQUESTS[action])
         request = dataflow.UpdateJobRequest(
-            project_id=self.project, location=self.region, job_id=job_id, job=wanted
+            project_id=self.project, location=self.region, job_id=job_id, job=change
         )
         with self._explained(f"{action} job {job_id}", "roles/dataflow.developer"):
             self._client(dataflow.JobsV1Beta3Client).update_job(request=request)

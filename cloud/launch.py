@@ -36,7 +36,7 @@ The pipeline's own flags follow the launch's; see `anomaly streaming --help`. --
 
 @dataclass(frozen=True, kw_only=True)
 class FollowOptions:
-    """How a job is followed."""
+    """The following of a job to its end."""
 
     wait: bool = option(False, action="store_true", help="follow the job to its end; Ctrl-C lets it run")
     poll_seconds: float = option(5.0, metavar="S", help="with --wait (default: %(default)s)")
@@ -44,7 +44,7 @@ class FollowOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions(FollowOptions):
-    """What the launch does with a request."""
+    """The options of a launch that are not part of its request."""
 
     skip_preflight: bool = option(False, action="store_true", help="launch without checks")
     dry_run: bool = option(False, action="store_true", help="show what would be sent, and send nothing")
@@ -52,7 +52,7 @@ class LaunchOptions(FollowOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions:
-    """Which jobs are listed."""
+    """The choice of the jobs that are listed."""
 
     active: bool = option(False, action="store_true", help="only jobs that have not ended")
     all: bool = option(False, action="store_true", help="everybody's jobs in the project and region")

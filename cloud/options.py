@@ -13,7 +13,7 @@ from common.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class PlaceOptions:
-    """Where the jobs run."""
+    """The place where the jobs run."""
 
     project: str = option(help="Google Cloud project id. Example: my-project")
     region: str = option("us-central1", help="default: %(default)s")

@@ -92,7 +92,7 @@ def run_checks(request: JobRequest, progress: bool = True) -> list[Finding]:
 
 
 def failed(findings: Iterable[Finding]) -> bool:
-    """Tells whether a launch would fail."""
+    """Returns whether a launch would fail."""
     return any(finding.status == "failed" for finding in findings)
 
 

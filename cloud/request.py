@@ -37,7 +37,7 @@ def _check_form(flag: str, value: str | None, pattern: re.Pattern[str], expected
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """How the job is launched. A flag with the meaning of one of Beam's has the name of Beam's."""
+    """The options of the job itself. A flag with the meaning of one of Beam's has the name of Beam's."""
 
     via: Literal["flex", "direct"] = option(
         "flex",
@@ -93,7 +93,7 @@ class JobOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
-    """Which workers run the job."""
+    """The workers that run the job."""
 
     service_account_email: str | None = option(
         None, metavar="EMAIL", help="default: anomaly-worker@PROJECT..., see `anomaly resources`"

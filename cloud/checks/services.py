@@ -192,16 +192,16 @@ def check_vertex(endpoint: str, api_endpoint: str | None) -> list[Finding]:
     lookup = Lookup(
         f"Vertex AI endpoint {endpoint}", show, "aiplatform.endpoints.get", "roles/aiplatform.user", project
     )
-    found, failed = lookup.run(
+    model_endpoint, failed = lookup.run(
         lambda: aiplatform_v1.EndpointServiceClient(
             **client_arguments(api, "--vertex_api_endpoint")
         ).get_endpoint(name=endpoint)
     )
-    if found is None:
+    if model_endpoint is None:
         return failed
-    if not found.deployed_models:
+    if not model_endpoint.deployed_models:
         return [Finding(lookup.subject, "failed", "has no deployed model", show)]
-    return [Finding(f"{lookup.subject}, {len(found.deployed_models)} models")]
+    return [Finding(f"{lookup.subject}, {len(model_endpoint.deployed_models)} models")]
 
 
 def check_torchserve(url: str) -> list[Finding]:

@@ -71,7 +71,7 @@ class ResourceOptions(InstallationOptions):
 
     @property
     def endpoints(self) -> BigQueryEndpoints:
-        """Where BigQuery answers; on the local stack, the environment says it."""
+        """The addresses of BigQuery; on the local stack, the environment names them."""
         options = self.bigquery.with_environment(os.environ) if self.emulators else self.bigquery
         return options.endpoints()
 

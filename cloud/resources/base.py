@@ -19,6 +19,7 @@ from common import google
 from common.command import CommandError
 from common.connections import direct
 from common.loopback import is_loopback_address
+from common.pubsub import publisher_client, subscriber_client
 from transforms.clients import BigQueryEndpoints
 
 LABEL: Final = {"app": "transaction-anomaly"}
@@ -159,19 +160,19 @@ class Clients:
 
     @property
     def local_bigquery(self) -> bool:
-        """Whether BigQuery is an emulator, which keeps no locations, accounts or queries of views."""
+        """Returns whether BigQuery is an emulator, which keeps no locations, accounts or queries of views."""
         rest = self.endpoints.rest or os.environ.get("BIGQUERY_EMULATOR_HOST", "")
         return self.emulators or is_loopback_address(rest)
 
     @functools.cached_property
     def publisher(self) -> PublisherClient:
         """Topics."""
-        return PublisherClient()
+        return publisher_client()
 
     @functools.cached_property
     def subscriber(self) -> SubscriberClient:
         """Subscriptions."""
-        return SubscriberClient()
+        return subscriber_client()
 
     @functools.cached_property
     def bigquery(self) -> bigquery.Client:
@@ -207,11 +208,11 @@ class Resource:
 
     kind: ClassVar[str] = ""
     emulated: ClassVar[bool] = False
-    """Whether the local stack has it."""
+    """True for resources that the local stack has."""
     data: ClassVar[bool] = False
-    """Whether it holds the results, which `delete --keep_tables` keeps."""
+    """True for resources that hold the results, which `delete --keep_tables` keeps."""
     by_gcloud: ClassVar[bool] = False
-    """Whether gcloud makes it, so that --print_gcloud prints the command."""
+    """True for resources that gcloud makes, so that --print_gcloud prints the command."""
     creator_role: ClassVar[str] = ""
     """The narrowest role that may make it, for resources that Google's clients make."""
 
@@ -254,7 +255,7 @@ class Resource:
         raise NotImplementedError
 
     def owned(self, clients: Clients) -> bool:
-        """Tells whether this project made it, so that it may delete it."""
+        """Returns whether this project made it, so that it may delete it."""
         return True
 
     def delete(self, clients: Clients) -> None:
@@ -263,7 +264,7 @@ class Resource:
 
 
 def has_label(labels: Any) -> bool:
-    """Tells whether `labels` include this project's label."""
+    """Returns whether `labels` include this project's label."""
     return all(dict(labels).get(key) == value for key, value in LABEL.items())
 
 

@@ -63,7 +63,7 @@ class Gcloud:
 
     @staticmethod
     def available() -> bool:
-        """Whether gcloud is on the PATH."""
+        """Returns whether gcloud is on the PATH."""
         return shutil.which("gcloud") is not None
 
     def read(self, *arguments: str) -> Any:

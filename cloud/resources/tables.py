@@ -100,7 +100,7 @@ class Dataset(Resource):
 
 
 def may_write(dataset: bigquery.Dataset, account: str) -> bool:
-    """Tells whether the access list of the dataset lets a service account write its tables."""
+    """Returns whether the access list of the dataset lets a service account write its tables."""
     return any(
         entry.entity_type == "userByEmail"
         and entry.entity_id == account
@@ -135,11 +135,11 @@ class Table(Resource):
             table = clients.bigquery.get_table(self.name)
         except NotFound:
             return MISSING
-        found = table_differences(table, self.spec)
+        all_differences = table_differences(table, self.spec)
         if not clients.local_bigquery:
             # The emulator stores neither labels nor requirements of tables.
-            found += _cloud_differences(table, self.spec)
-        return State.of([*found, *self._view_differences(clients)])
+            all_differences += _cloud_differences(table, self.spec)
+        return State.of([*all_differences, *self._view_differences(clients)])
 
     def create(self, clients: Clients) -> None:
         """Makes table and view where they are missing."""

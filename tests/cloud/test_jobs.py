@@ -8,7 +8,7 @@ from cloud import launch
 from cloud.jobs import JobError, Jobs
 from cloud.resources.base import LABEL
 from tests.cloud.google_server import Google
-from tests.cloud.storage_server import Refusal
+from tests.http_server import Refusal
 
 RUNNING = {"currentState": "JOB_STATE_RUNNING"}
 

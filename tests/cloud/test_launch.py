@@ -164,8 +164,8 @@ def test_an_image_of_other_versions_is_refused_of_a_direct_launch(monkeypatch, c
     monkeypatch.setattr(versions, "here", lambda: ("3.99", "2.99.0"))
     argv = ["batch", *PROJECT, "--via=direct", "--input=gs://b/x.parquet", f"--image={IMAGE}", "--dry_run"]
     assert launch.main(argv) == 2
-    said = capsys.readouterr().err
-    assert f"Python is 3.99 here and {python} there and apache-beam is 2.99.0 here" in said
+    shown = capsys.readouterr().err
+    assert f"Python is 3.99 here and {python} there and apache-beam is 2.99.0 here" in shown
 
 
 def test_what_is_for_streams_is_refused_of_a_batch(capsys):
@@ -242,9 +242,9 @@ def test_prime_names_no_machine_and_update_names_its_steps(google: Google, capsy
 def test_a_refused_launch_names_the_role(google: Google, capsys):
     google.denied.add("launch")
     assert run(google, "batch", "--skip_preflight", "--input=gs://b/x.parquet") == 1
-    said = capsys.readouterr().err
-    assert "dataflow.jobs.create is missing" in said
-    assert "--role=roles/dataflow.developer" in said
+    shown = capsys.readouterr().err
+    assert "dataflow.jobs.create is missing" in shown
+    assert "--role=roles/dataflow.developer" in shown
 
 
 def test_templates_are_uploaded_as_they_are_written(google: Google, capsys):
@@ -277,9 +277,9 @@ def test_wait_follows_state_and_messages_to_the_end(google: Google, capsys):
     ]  # fmt: skip
     flags = ["--skip_preflight", "--wait", "--poll_seconds=0.01", "--input=gs://b/x.parquet"]
     assert run(google, "batch", *flags) == 0
-    said = capsys.readouterr().err
-    assert said.count("Worker pool started.") == 1
-    states = [line.split()[-1] for line in said.splitlines() if " state " in line]
+    shown = capsys.readouterr().err
+    assert shown.count("Worker pool started.") == 1
+    states = [line.split()[-1] for line in shown.splitlines() if " state " in line]
     assert states == ["RUNNING", "DONE"]
 
 

@@ -120,7 +120,7 @@ def fresh_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Staged:
-    """What a submission left in the bucket.
+    """The files that a submission left in the bucket.
 
     Attributes:
       job: the job that was posted, as Dataflow's own message.

@@ -1,13 +1,11 @@
-"""Checks before a launch: each thing that may be missing, and what is said of it."""
+"""Checks before a launch: each thing that may be missing, and what is shown of it."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
 import uuid
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from google.cloud import bigquery
@@ -26,6 +24,7 @@ from model import artifact
 from model.features import FEATURES
 from templates import build
 from tests.cloud.google_server import Google
+from tests.http_server import Raw, serve
 from transforms import tables
 from transforms.clients import BigQueryEndpoints
 
@@ -308,19 +307,9 @@ def test_endpoints(google: Google):
 
 
 def test_torchserve_is_asked_for_its_health():
-    class Healthy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/ping" else 404)
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
+    with serve(lambda request: Raw(code=200 if request.path == "/ping" else 404)) as port:
+        url = f"http://127.0.0.1:{port}"
         assert only(services.check_torchserve(url)).status == "ok"
-        server.shutdown()
     finding = only(services.check_torchserve(url))
     assert (finding.status, finding.remedy) == ("note", f"curl {url}/ping")
 
@@ -337,10 +326,12 @@ def test_launch_refuses_with_everything_that_is_missing_at_once(
     flags = ["--project=local-project", f"--prefix={name}", f"--dataset={name.replace('-', '_')}"]
     flags += [f"--bigquery_endpoint={local_stack.bigquery}", f"--dataflow_endpoint={google.url}"]
     assert launch.main(["streaming", *flags]) == 1
-    said = capsys.readouterr().err
+    shown = capsys.readouterr().err
     for missing in ("temp_location", "template gs://", "model gs://", "subscription ", "topic ", "dataset "):
-        assert f"failed  {missing}" in said.replace("--", "")
-    assert said.rstrip().endswith("error: not launched: fix the checks that failed, or pass --skip_preflight")
+        assert f"failed  {missing}" in shown.replace("--", "")
+    assert shown.rstrip().endswith(
+        "error: not launched: fix the checks that failed, or pass --skip_preflight"
+    )
     assert google.jobs == {}
 
 

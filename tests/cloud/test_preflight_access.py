@@ -13,8 +13,8 @@ from cloud.checks import finding, permissions, services, storage
 from cloud.resources.base import Clients
 from tests.cloud import google_server, storage_server
 from tests.cloud.google_server import Google
-from tests.cloud.storage_server import Refusal
 from tests.cloud.test_preflight import BUCKET, CALLER, check_model, job, only, reroute
+from tests.http_server import Refusal
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_name_that_a_running_job_has_is_for_update_alone(google: Google):
 
 
 def test_the_documented_roles_are_enough_to_launch(clients: Clients, google: Google, monkeypatch):
-    """What docs/google-cloud.md says under "You: launch"; the bucket itself may not be read."""
+    """The roles of docs/google-cloud.md under "You: launch", which do not include reading the bucket."""
 
     def refuse(*_: object) -> None:
         raise Refusal(403, "PERMISSION_DENIED", "storage.buckets.get is missing")

@@ -76,7 +76,7 @@ def test_a_name_of_another_form_is_refused_by_its_flag(changes, capsys):
 
 
 @pytest.mark.parametrize(
-    ("said", "missing"),
+    ("stderr", "missing"),
     [
         ("ERROR: (gcloud.x) NOT_FOUND: Requested entity was not found.", True),
         ("ERROR: (gcloud.x) HTTPError 404: The specified bucket does not exist.", True),
@@ -84,9 +84,9 @@ def test_a_name_of_another_form_is_refused_by_its_flag(changes, capsys):
         ("ERROR: (gcloud.x) PERMISSION_DENIED: denied on 'p404-dev' (or it does not exist)", False),
     ],
 )
-def test_what_gcloud_may_not_see_is_not_missing(tmp_path, monkeypatch, said, missing):
+def test_what_gcloud_may_not_see_is_not_missing(tmp_path, monkeypatch, stderr, missing):
     program = tmp_path / "gcloud"
-    program.write_text(f"#!/bin/sh\necho {shlex.quote(said)} >&2\nexit 1\n")
+    program.write_text(f"#!/bin/sh\necho {shlex.quote(stderr)} >&2\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(GcloudError) as raised:
@@ -297,12 +297,12 @@ def test_delete_goes_on_past_a_dataset_that_holds_other_tables(stack, capsys):
         bigquery.Table("local-project.resources.theirs", [bigquery.SchemaField("a", "INT64")])
     )
     code = main(["delete", *FLAGS, "--format=json", "--emulators", "--yes"])
-    said = capsys.readouterr()
+    shown = capsys.readouterr()
     assert code == 1
-    done = {row["name"]: row["done"] for row in json.loads(said.out)}
+    done = {row["name"]: row["done"] for row in json.loads(shown.out)}
     assert done.pop("local-project.resources") == "not deleted"
     assert set(done.values()) == {"deleted"}
-    assert "Not deleted: dataset local-project.resources: it holds other tables" in said.err
+    assert "Not deleted: dataset local-project.resources: it holds other tables" in shown.err
     client.delete_table("local-project.resources.theirs")
 
 
@@ -443,9 +443,9 @@ def test_delete_cancels_the_jobs_that_read_the_subscription(stack, google: Googl
     other = google.add_job({"name": "other", "currentState": "JOB_STATE_RUNNING"})
     flag = f"--dataflow_endpoint={google.url}"
     assert main(["delete", *FLAGS, "--emulators", "--yes", flag]) == 0
-    said = capsys.readouterr().err
-    assert "and cancels job mine" in said
-    assert "Waiting for job files to end" in said
+    shown = capsys.readouterr().err
+    assert "and cancels job mine" in shown
+    assert "Waiting for job files to end" in shown
     assert files["currentState"] == "JOB_STATE_CANCELLED"
     assert ours["currentState"] == "JOB_STATE_CANCELLED"
     assert other["currentState"] == "JOB_STATE_RUNNING"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from model.serving.vertex.__main__ import main
-from tests.cloud.storage_server import Refusal
+from tests.http_server import Refusal
 from tests.model.serving.artifacts import VERSION
 from tests.model.serving.vertex_cases import CUSTOM, deploy
 
