@@ -28,7 +28,7 @@ setup(
     packages=find_packages(include=[f"{name}{suffix}" for name in ROOMS for suffix in ("", ".*")]),
     include_package_data=True,
     package_data={
-        "": ["*.json", "*.properties", "*.yaml", "py.typed"],
+        "": ["*.json", "*.properties", "*.yaml"],
         # Folders without modules are no packages: their files are named from the package above.
         "operations": ["queries/*.sql"],
         "templates": ["Dockerfile", "requirements.txt", "*/metadata.json"],

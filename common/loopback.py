@@ -23,7 +23,7 @@ _DIRECT: Final = request.build_opener(request.ProxyHandler({}))
 
 
 def is_loopback(host: str) -> bool:
-    """Tells whether `host` can only be this machine."""
+    """Recognises a host that can only be this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -31,7 +31,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_loopback_address(address: str) -> bool:
-    """Tells whether a URL, or HOST:PORT, leads to this machine."""
+    """Recognises a URL, or HOST:PORT, that leads to this machine."""
     try:
         return is_loopback(urlsplit(address if "//" in address else f"//{address}").hostname or "")
     except ValueError:
@@ -47,8 +47,8 @@ def urlopen(url: str, timeout: float) -> Any:
 def no_proxy_variables() -> dict[str, str]:
     """Gives the variables that keep loopback addresses away from the proxies of this process's environment.
 
-    They extend what is set; there are none where nothing has to change. Without a proxy in the environment
-    nothing must change: on macOS any variable of this kind hides the system's own proxy settings.
+    They extend what is set. Without a proxy in the environment there are none: on macOS any variable of this
+    kind hides the system's own proxy settings.
 
     Returns:
       no_proxy and NO_PROXY, since a library reads the one or the other. Also no_grpc_proxy where it is set,
@@ -60,7 +60,7 @@ def no_proxy_variables() -> dict[str, str]:
     wanted = {"no_proxy": _extended(lower or upper), "NO_PROXY": _extended(upper or lower)}
     if _GRPC in os.environ or wanted["no_proxy"] == _EVERYTHING:
         wanted[_GRPC] = _extended(os.environ.get(_GRPC, "").strip(_EVERYTHING))
-    return {name: value for name, value in wanted.items() if os.environ.get(name) != value}
+    return wanted
 
 
 def bypass_proxies() -> None:

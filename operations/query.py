@@ -152,7 +152,7 @@ def parser() -> Parser:
     )
     add_options(parser, QueryOptions)
     add_format(parser)
-    clients.add_arguments(parser)
+    add_options(parser, clients.EndpointOptions, "endpoints")
     return parser
 
 

@@ -260,7 +260,7 @@ def parser() -> Parser:
     parser.add_argument("--dry_run", action="store_true", help="say what would be sent, and send nothing")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_format(parser)
-    clients.add_arguments(parser)
+    add_options(parser, clients.EndpointOptions, "endpoints")
     return parser
 
 

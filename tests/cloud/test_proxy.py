@@ -23,7 +23,7 @@ from cloud.resources.__main__ import main as resources_main
 from cloud.resources.base import Clients
 from common import pubsub
 from common.loopback import bypass_proxies
-from local import resources
+from local import topics
 from local.endpoints import Endpoints
 from local.runner import LocalStreamingRunner, run_until_drained
 from local.stack import LocalStack
@@ -80,8 +80,8 @@ def test_a_stream_reads_the_emulator_directly(channel, dead_proxy):
     _ = pipeline | beam.io.ReadFromPubSub(subscription=channel.subscription) | beam.Map(len)
     result = pipeline.run()
     run_until_drained(result, lambda: result.messages_read >= 20, timeout=60)
-    assert resources.take(channel.subscription, lambda found: True) == []
-    assert lookups.missing_pubsub(channel.topic) is None
+    assert topics.take(channel.subscription, lambda found: True) == []
+    lookups.check_pubsub("--topic", channel.topic)
 
 
 GOOGLES_OWN = """
@@ -100,14 +100,14 @@ print(os.environ["no_proxy"], os.environ["NO_PROXY"])
 @pytest.mark.integration
 def test_up_prints_what_googles_clients_need_in_a_shell(tmp_path, dead_proxy):
     stack = f"{shlex.quote(sys.executable)} -m local"
-    place = f"--state-dir={shlex.quote(str(tmp_path))}"
+    place = f"--state_dir={shlex.quote(str(tmp_path))}"
     script = f"""
         set -e
         trap '{stack} down {place} >&2' EXIT
         lines="$({stack} up {place})"
         eval "$lines"
         {shlex.quote(sys.executable)} -c {shlex.quote(GOOGLES_OWN)}
-        {stack} up {place} | grep -ci no_proxy || true
+        {stack} up {place} | grep -i no_proxy
     """
     done = subprocess.run(
         ["bash", "-c", script],
@@ -122,7 +122,8 @@ def test_up_prints_what_googles_clients_need_in_a_shell(tmp_path, dead_proxy):
     assert done.stdout.splitlines() == [
         "projects/local-project/topics/made-by-google [1]",
         f"{extended} {extended}",
-        "0",  # the shell has it already
+        f"export no_proxy={extended}",
+        f"export NO_PROXY={extended}",
     ]
 
 

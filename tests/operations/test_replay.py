@@ -17,7 +17,7 @@ from pipelines import streaming
 from publisher.messages import MessageSource
 from transforms import metrics, tables
 from transforms.dead_letter import MAX_PAYLOAD_BYTES, dead_letters
-from transforms.message import MessageRules, Messages, parse_messages
+from transforms.message import MessageColumns, MessageRules, parse_messages
 
 MOMENT = dt.datetime(2026, 3, 8, 12, 0, 0, 250_000, tzinfo=dt.UTC)
 
@@ -36,7 +36,7 @@ def letter(**changes):
 
 
 def transactions(count):
-    """Messages of the generator, as dicts."""
+    """MessageColumns of the generator, as dicts."""
     source = MessageSource(TransactionGenerator(seed=3, cycle=1_000))
     return [orjson.loads(payload) for payload in source.take(count).payloads]
 
@@ -78,7 +78,7 @@ def test_a_message_without_event_time_keeps_the_time_of_its_rejection():
     del row["event_time"]
     rules = MessageRules()
     for payload in (orjson.dumps(row), orjson.dumps(row | {"event_time": None}) + b" \r\n"):
-        parsed = parse_messages(Messages([with_event_time(payload, MOMENT)]), rules)
+        parsed = parse_messages(MessageColumns([with_event_time(payload, MOMENT)]), rules)
         assert parsed.transactions.column("event_time").to_pylist() == [MOMENT]
 
 

@@ -38,8 +38,8 @@ def _messages() -> tuple[Any, Any]:
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     names = ("PredictionsRequest", "PredictionResponse")
-    found = [pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in names]
-    first, second = (message_factory.GetMessageClass(descriptor) for descriptor in found)
+    descriptors = [pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in names]
+    first, second = (message_factory.GetMessageClass(descriptor) for descriptor in descriptors)
     return first, second
 
 
@@ -58,7 +58,7 @@ def predict(
     key: str | None = None,
     timeout: float = 60,
 ) -> bytes:
-    """Sends one request body to a model over gRPC and gives the body of the answer.
+    """Sends one request body to a model over gRPC and returns the body of the answer.
 
     Args:
       address: host:port of the gRPC inference API, without TLS.
