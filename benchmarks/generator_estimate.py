@@ -40,6 +40,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from common.command import command
 from model.features import AMOUNT_INDEX, FEATURES, LABEL, N_FEATURES, TIME_INDEX
 from model.synthetic.parameters import COMPONENT_SLICE, Basis
 
@@ -282,6 +283,7 @@ def estimate(data: Path) -> dict[str, Any]:
     }
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see --help."""
     parser = argparse.ArgumentParser(

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.generator_estimate import read_ulb, thin_first_hours
+from common.command import command
 from model.features import AMOUNT_INDEX, FEATURES, TIME_INDEX
 from model.synthetic.parameters import load
 
@@ -145,6 +146,7 @@ def measure(features: Floats, labels: npt.NDArray[np.integer[Any]], seed: int = 
     return Fidelity(distance(normals, synthetic), distance(frauds, synthetic_frauds), detection)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see --help."""
     parser = argparse.ArgumentParser(

@@ -21,9 +21,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from common.command import command
 from model import artifact, package, torchscript
 from model.features import N_FEATURES
 from model.network import TransactionAutoencoder
+from model.outputs import FIELDS
 
 BATCHES = (1, 32, 256, 1024, 4096)
 Runner = Callable[[np.ndarray], object]
@@ -87,7 +89,7 @@ def _onnxruntime(network: TransactionAutoencoder, full: bool, directory: Path) -
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     path = package.write_onnx(network, directory / package.ONNX_FILE)
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = list(package.FIELDS) if full else ["anomaly_score", "encoded", "contributions"]
+    names = list(FIELDS) if full else ["anomaly_score", "encoded", "contributions"]
     return lambda rows: session.run(names, {package.ONNX_INPUT: rows})
 
 
@@ -161,6 +163,7 @@ def readable(result: dict) -> str:
     return "\n".join([head, "", *lines])
 
 
+@command
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(

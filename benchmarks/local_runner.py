@@ -28,7 +28,8 @@ from google.pubsub_v1 import PublisherClient as PlainPublisherClient
 from tqdm import tqdm
 
 from benchmarks import local_runner_count as counting
-from local import resources
+from common.command import command
+from local import topics
 from local.runner import LocalStreamingRunner
 from local.stack import LocalStack
 from transforms.parse import BatchMessages
@@ -44,8 +45,8 @@ _PER_REQUEST = 1000
 def backlog(project: str, count: int) -> str:
     """A new subscription that holds `count` messages of 500 bytes. Returns its full name."""
     name = f"bench-{uuid.uuid4().hex[:12]}"
-    topic = resources.create_topic(project, name)
-    subscription = resources.create_subscription(project, name, topic)
+    topic = topics.create_topic(project, name)
+    subscription = topics.create_subscription(project, name, topic)
     publisher = PublisherClient()
     for start in range(0, count, _PER_REQUEST):
         size = min(_PER_REQUEST, count - start)
@@ -75,6 +76,7 @@ def drain(runner: str, steps: tuple[int, int] | None, subscription: str, count: 
     return seconds
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print. Returns the exit status."""
     parser = argparse.ArgumentParser(

@@ -24,6 +24,7 @@ import requests
 from tqdm import tqdm
 
 from benchmarks.serving import CONTAINER, TORCHSERVE, Target, serve
+from common.command import command
 from model.artifact import Artifact
 from tests.model.serving.artifacts import build_artifact, transactions
 from transforms.remote import Limits, RemoteHandler
@@ -112,6 +113,7 @@ def run(runs: int, rows: int, repeats: int) -> list[Result]:
     return results
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m benchmarks.scorers`."""
     parser = argparse.ArgumentParser(

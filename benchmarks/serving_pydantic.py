@@ -10,9 +10,11 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel, create_model
 
+from common.command import command
 from model import artifact
-from model.serving.predictor import Predictor, use_one_thread
-from model.serving.request import ANSWER_FIELDS
+from model.inference import use_one_thread
+from model.outputs import ANSWER_FIELDS
+from model.serving.predictor import Predictor
 
 
 class Request(BaseModel):
@@ -53,9 +55,15 @@ def create_app(model: str) -> FastAPI:
     return app
 
 
-if __name__ == "__main__":
+@command
+def main() -> None:
+    """Serves until it is told to stop."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--port", type=int, required=True)
     args = parser.parse_args()
     uvicorn.run(create_app(args.model), host="127.0.0.1", port=args.port, access_log=False)
+
+
+if __name__ == "__main__":
+    main()

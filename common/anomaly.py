@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from common.streams import ends_quietly
+
 
 class Entry(NamedTuple):
     """One command: the module whose `main` runs it, and a line about it."""
@@ -57,6 +59,7 @@ def usage() -> str:
     return "\n".join([*lines, "", "`anomaly COMMAND --help` shows options and examples."])
 
 
+@ends_quietly
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: runs the command that the first word names; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)

@@ -84,7 +84,7 @@ def print_record(record: Mapping[str, Any], form: Format = "table") -> None:
 
 @contextlib.contextmanager
 def progress(total: int | None, unit: str, is_quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Shows progress on stderr while a `with` block runs, in a terminal alone.
+    """Shows progress on stderr while a `with` block runs: a bar in a terminal, otherwise a line a tenth.
 
     Args:
       total: of the units to come; None where that is not known.
@@ -94,17 +94,26 @@ def progress(total: int | None, unit: str, is_quiet: bool = False) -> Iterator[C
     Yields:
       A function that is called with the number of units done since the last call.
     """
-    columns = (
-        TextColumn(unit),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeElapsedColumn(),
-    )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=is_quiet or not console.is_terminal) as bars:
+    if is_quiet or not console.is_terminal:
+        yield _Lines(None if is_quiet else total, unit)
+        return
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
         task = bars.add_task(unit, total=total)
         yield lambda number: bars.advance(task, number)
+
+
+class _Lines:
+    """Prints a line on stderr whenever another tenth is done."""
+
+    def __init__(self, total: int | None, unit: str) -> None:
+        self._total, self._unit, self._done = total, unit, 0
+
+    def __call__(self, number: int) -> None:
+        before, self._done = self._done, self._done + number
+        if self._total and self._done * 10 // self._total > before * 10 // self._total:
+            print(f"{self._done:,} of {self._total:,} {self._unit}", file=sys.stderr, flush=True)
 
 
 class _RateColumn(ProgressColumn):

@@ -34,6 +34,7 @@ from apache_beam.transforms.external import ExternalTransform
 from apache_beam.transforms.userstate import is_stateful_dofn
 from google.cloud.pubsub_v1 import SubscriberClient
 
+from common.pubsub import subscriber_client
 from local.evaluators import LocalContext, LocalEvaluators, Progress
 from local.subscription import Subscription
 
@@ -113,7 +114,7 @@ class LocalStreamingRunner(beam_direct.BundleBasedDirectRunner):
             RealClock(),
         )
         RuntimeValueProvider.set_runtime_options({})
-        client = SubscriberClient() if inspector.reads else None
+        client = subscriber_client() if inspector.reads else None
         progress = Progress({applied: self._subscription(client, applied) for applied in inspector.reads})
         progress.ack_delay = self._ack_delay if self._ack_delay is not None else STATE_ACK_DELAY
         if self._ack_delay is None and not inspector.stateful:
@@ -191,14 +192,14 @@ class LocalResult(beam_direct.DirectPipelineResult):
 
         Raises:
           Exception: what made the pipeline fail.
-          KeyboardInterrupt: Ctrl-C. The pipeline is cancelled: it would end with the process in any case, and
-            leave the subscriptions behind that were made for it.
+          KeyboardInterrupt, SystemExit: the program ends, by Ctrl-C or because its output was cut. The
+            pipeline is cancelled: otherwise it would leave the subscriptions behind that were made for it.
         """
         if PipelineState.is_terminal(self._state):
             return self._state
         try:
             finished = self._wait(None if duration is None else duration / 1000)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             self.cancel()
             raise
         if not finished:

@@ -9,8 +9,8 @@ from typing import BinaryIO, Final, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from common.parquet import RowGroupWriter
 from model.features import FEATURES
 from publisher.messages import ABOUT, MALFORMED_KIND, PLANTED_KIND, Outgoing
 from publisher.sink import Receipt
@@ -29,45 +29,11 @@ TRANSACTIONS_SCHEMA: Final = pa.schema(
 LABELS: Final = ("index", "transaction_id", PLANTED_KIND, MALFORMED_KIND)
 """Columns of ABOUT that tell what was planted: one row a message that went out."""
 
-_ROW_GROUP: Final = 65_536
-
-
-class _ParquetFile:
-    """A Parquet file that is written in row groups of a useful size, however small the portions."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._schema = schema
-        texts = [field.name for field in schema if pa.types.is_string(field.type)]
-        self._writer = pq.ParquetWriter(
-            path,
-            schema,
-            # Random numbers hardly compress and never repeat; what can be chosen is how fast they are read.
-            compression="snappy",
-            use_dictionary=[name for name in texts if name != "transaction_id"],
-        )
-        self._pending: list[pa.RecordBatch] = []
-        self._rows = 0
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        self._pending.append(batch)
-        self._rows += batch.num_rows
-        if self._rows >= _ROW_GROUP:
-            self._write_pending()
-
-    def close(self) -> None:
-        self._write_pending()
-        self._writer.close()
-
-    def _write_pending(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_batches(self._pending, self._schema))
-        self._pending, self._rows = [], 0
-
 
 class _File:
     """What the files have in common: open for the time of a `with` block, and nothing ever under way."""
 
-    _file: BinaryIO | _ParquetFile
+    _file: BinaryIO | RowGroupWriter
 
     def __enter__(self) -> Self:
         return self
@@ -110,11 +76,11 @@ class JsonLinesFile(_File):
 class ParquetFile(_File):
     """A Parquet file of TRANSACTIONS_SCHEMA. Malformed messages have no columns, so they are left out."""
 
-    _file: _ParquetFile
+    _file: RowGroupWriter
 
     def __init__(self, path: Path) -> None:
         self.destination = str(path)
-        self._file = _ParquetFile(path, TRANSACTIONS_SCHEMA)
+        self._file = RowGroupWriter(path.open("wb"), TRANSACTIONS_SCHEMA)
 
     def send(self, messages: Outgoing) -> Sequence[Receipt]:
         """See Sink."""
@@ -130,10 +96,10 @@ class ParquetFile(_File):
 class LabelsFile(_File):
     """A Parquet file with the columns LABELS of ABOUT."""
 
-    _file: _ParquetFile
+    _file: RowGroupWriter
 
     def __init__(self, path: Path) -> None:
-        self._file = _ParquetFile(path, pa.schema([ABOUT.field(name) for name in LABELS]))
+        self._file = RowGroupWriter(path.open("wb"), pa.schema([ABOUT.field(name) for name in LABELS]))
 
     def write(self, messages: Outgoing) -> None:
         """Appends a row for each message."""

@@ -24,6 +24,7 @@ from google.pubsub_v1 import PublisherClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.types import PublishRequest, PubsubMessage
 
+from common.connections import insecure_channel
 from publisher.messages import Outgoing
 from publisher.sink import PublishError, Receipt
 
@@ -168,7 +169,7 @@ def explain(error: Exception, topic: str) -> PublishError:
 def _make_client() -> PublisherClient:
     host = os.environ.get(EMULATOR_VARIABLE)
     if host:
-        return PublisherClient(transport=PublisherGrpcTransport(channel=grpc.insecure_channel(host)))
+        return PublisherClient(transport=PublisherGrpcTransport(channel=insecure_channel(host)))
     try:
         return PublisherClient()
     except GoogleAuthError as error:

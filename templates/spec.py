@@ -1,4 +1,4 @@
-"""Container specs: what `flexTemplates:launch` reads from Cloud Storage.
+"""Container specs, which `flexTemplates:launch` reads from Cloud Storage.
 
 `gcloud dataflow flex-template build` would drop `streaming` and the fields of the streaming modes when it
 writes a spec, so the project writes its own.
@@ -19,11 +19,11 @@ _IMAGE: Final = re.compile(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+(:[\w.-]{1,128}|@
 
 
 class SpecError(ValueError):
-    """The spec would not launch; the text says why."""
+    """The spec would not launch; the text names the reason."""
 
 
 def container_spec(pipeline: str, image: str) -> dict[str, Any]:
-    """The container spec of a template.
+    """Makes the container spec of a template.
 
     Args:
       pipeline: "streaming" or "batch".
@@ -33,12 +33,12 @@ def container_spec(pipeline: str, image: str) -> dict[str, Any]:
       SpecError: the image has no tag, or Dataflow's own message type does not take the spec.
     """
     if not _IMAGE.fullmatch(image):
-        raise SpecError(f"--image={image}: give HOST/PROJECT/REPOSITORY/NAME:TAG")
+        raise SpecError(f"--image: expected HOST/PROJECT/REPOSITORY/NAME:TAG, got {image!r}")
     spec = {
         "image": image,
         "sdkInfo": {"language": "PYTHON"},
         "metadata": metadata(pipeline),
-        # The image of the launcher is the image of the workers: what was tested together runs together.
+        # Launcher and workers have one image: versions that were tested together run together.
         "defaultEnvironment": {"sdkContainerImage": image},
     }
     try:
@@ -49,5 +49,5 @@ def container_spec(pipeline: str, image: str) -> dict[str, Any]:
 
 
 def text(pipeline: str, image: str) -> str:
-    """The spec as JSON."""
+    """Returns the spec as JSON."""
     return json.dumps(container_spec(pipeline, image), indent=1, ensure_ascii=False) + "\n"

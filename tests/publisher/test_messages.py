@@ -14,8 +14,8 @@ from model.synthetic import frauds
 from model.synthetic.generator import TransactionGenerator
 from publisher import malformed
 from publisher.messages import MessageSource, default_start_time
+from transforms.message import MessageColumns as Incoming
 from transforms.message import MessageRules, parse_messages
-from transforms.message import Messages as Incoming
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 RULES = MessageRules(default_time=START + dt.timedelta(days=2))

@@ -1,0 +1,96 @@
+"""What runs on this machine, with its output cut: it ends quietly, and so does all that it has started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from google.cloud.pubsub_v1 import PublisherClient
+
+from model.synthetic.generator import TransactionGenerator
+from publisher.messages import MessageSource
+from publisher.publish import publish
+from publisher.pubsub import PubSubTopic
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(tmp_path, *words, **streams):
+    """Starts a command; whatever it starts can be told by its directory for temporary files."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    return subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, env=environment, **streams)
+
+
+def left(tmp_path):
+    """The processes that a command has left behind."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("TMPDIR") == str(tmp_path) and process.status() != "zombie":
+                found.append(process.cmdline())
+    return found
+
+
+def cut_after(process, text):
+    """Reads the output of a command until it has said something, and no further."""
+    seen = b""
+    while text not in seen:
+        chunk = os.read(process.stdout.fileno(), 4096)
+        assert chunk, seen.decode()
+        seen += chunk
+    process.stdout.close()
+
+
+def test_a_demo_that_is_cut_takes_emulators_pipeline_and_publisher_with_it(local_stack, model_dir, tmp_path):
+    flags = [f"--model={model_dir}", f"--output={tmp_path / 'demo'}", "--count=5000", "--rate=100"]
+    process = start(tmp_path, "local.demo", *flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    cut_after(process, b"messages through the stream")
+    running = left(tmp_path)
+    assert any("publish" in words for words in running)
+    assert any("local.bqemulator_launcher" in words for words in running)
+    assert process.wait() == 141
+    assert left(tmp_path) == []
+
+
+def test_a_report_of_the_demo_that_is_cut_leaves_no_traceback(model_dir, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    flags = [f"--model={model_dir}", f"--output={tmp_path / 'demo'}", "--count=200", "--files"]
+    process = start(tmp_path, "local.demo", *flags, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    said = process.communicate()[1]
+    assert process.returncode == 141
+    assert "Batch: JSON lines" in said
+    assert "Traceback" not in said
+    assert "Broken pipe" not in said
+
+
+def test_a_stream_whose_log_is_cut_takes_its_subscription_away(channel, local_stack, model_dir, tmp_path):
+    publisher = PublisherClient()
+    flags = [
+        f"--topic={channel.topic}",
+        f"--model={model_dir}",
+        f"--output_dataset={local_stack.project}.nowhere",  # which a worker finds, and logs
+        "--no-create_tables",
+        *local_stack.pipeline_args(),
+    ]
+    process = start(tmp_path, "pipelines.streaming", *flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        while len(list(publisher.list_topic_subscriptions(topic=channel.topic))) < 2:
+            assert process.poll() is None, process.stdout.read().decode()
+            time.sleep(0.2)
+        process.stdout.close()
+        with PubSubTopic(channel.topic) as sink:
+            publish(MessageSource(TransactionGenerator(seed=3)), sink, count=10)
+        assert process.wait() == 141
+        assert list(publisher.list_topic_subscriptions(topic=channel.topic)) == [channel.subscription]
+    finally:
+        process.kill()
+        publisher.transport.close()
