@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 from google.cloud import bigquery
+from model.serving.settings import usable_cores
 
 from benchmarks.beam_connectors import beam_connectors
 from model import artifact
 from model.features import FEATURES
-from model.serving.settings import usable_cores
 from model.synthetic.generator import TransactionGenerator
 from pipelines import batch
 from publisher.messages import MessageSource
