@@ -1,4 +1,4 @@
-"""The runner of several processes: what a worker is given, and what becomes of the job when one ends."""
+"""The runner of several processes: the options of a worker, and the job when a worker ends."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.portability.api import endpoints_pb2
 from google.protobuf import text_format
 
-from local import processes
-from local.processes import ProcessRunner, WorkerEndedError
+from local import process_runner
+from local.process_runner import ProcessRunner, WorkerEndedError
 from model.synthetic.generator import TransactionGenerator
 from publisher.messages import MessageSource
 from publisher.publish import write_jsonl
@@ -95,7 +95,7 @@ def test_what_a_worker_knows(tmp_path, monkeypatch, caplog):
             "variable": "of the launch",
         }
     assert totals(result) == {"looks": 8}, NAMESPACE
-    said = [record.getMessage() for record in caplog.records if record.name == processes.__name__]
+    said = [record.getMessage() for record in caplog.records if record.name == process_runner.__name__]
     assert sorted(said) == [f"element {number}" for number in range(8)]
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
@@ -146,7 +146,7 @@ def test_a_python_whose_path_has_a_space(tmp_path, monkeypatch):
 def test_a_worker_reaches_the_runner_behind_a_proxy_and_keeps_the_threads_that_were_chosen(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://proxy.example.com:3128")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    environment = processes.worker_environment()
+    environment = process_runner.worker_environment()
     assert "127.0.0.1" in environment["no_proxy"].split(",")
     assert environment["OMP_NUM_THREADS"] == "3"
 
