@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import importlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +14,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from cloud import jobs, versions
 from cloud.machines import machine_for
 from cloud.resources.declared import Names
+from common.names import GCS, GPU, JOB
 from pipelines import options
 
 PIPELINES: Final = ("streaming", "batch")
@@ -23,14 +23,6 @@ MACHINE_TYPE: Final = "n2-standard-2"
 GPU_HELP: Final = (
     "needs an --image with a build of torch for CUDA; the project's own has none. Example: nvidia-l4:1"
 )
-
-_JOB_NAME: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
-_GPU: Final = re.compile(r"[a-z][a-z0-9-]+(:[1-9]\d?)?")
-_GCS: Final = re.compile(r"gs://[a-z0-9][\w.-]{1,220}[a-z0-9](/.*)?")
-
-job_name = options.Matching(_JOB_NAME, "lower-case letters, digits and -, 63 at the most")
-gpu = options.Matching(_GPU, "TYPE or TYPE:COUNT, such as nvidia-l4:1")
-gcs = options.Matching(_GCS, "gs://BUCKET/PATH")
 
 
 def module(pipeline: str) -> Any:
@@ -103,12 +95,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--job_name",
-        type=job_name,
+        type=JOB,
         metavar="NAME",
         help="default: transaction-anomaly-streaming, or transaction-anomaly-batch-TIME",
     )
     group.add_argument(
-        "--template", type=gcs, metavar="GS", help="default: gs://BUCKET/templates/PIPELINE.json"
+        "--template", type=GCS, metavar="GS", help="default: gs://BUCKET/templates/PIPELINE.json"
     )
     group.add_argument(
         "--image",
@@ -117,8 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkout is staged as a package and every worker installs it at start, which takes minutes. "
         "Example: us-central1-docker.pkg.dev/my-project/anomaly/pipelines:1",
     )
-    group.add_argument("--temp_location", type=gcs, metavar="GS", help="default: gs://BUCKET/temp")
-    group.add_argument("--staging_location", type=gcs, metavar="GS", help="default: gs://BUCKET/staging")
+    group.add_argument("--temp_location", type=GCS, metavar="GS", help="default: gs://BUCKET/temp")
+    group.add_argument("--staging_location", type=GCS, metavar="GS", help="default: gs://BUCKET/staging")
     group.add_argument(
         "--update",
         action="store_true",
@@ -169,7 +161,7 @@ def _add_worker_arguments(parser: argparse.ArgumentParser) -> None:
         f"(default: {STREAMING_MODES[0]})",
     )
     group.add_argument("--prime", action="store_true", help="Dataflow Prime; goes without --machine_type")
-    group.add_argument("--gpu", type=gpu, metavar="TYPE[:COUNT]", help=GPU_HELP)
+    group.add_argument("--gpu", type=GPU, metavar="TYPE[:COUNT]", help=GPU_HELP)
 
 
 def request(
@@ -217,7 +209,7 @@ def request(
     own, beam_options = own_parser.parse(argv)
     if own.write_method == options.JAVA_WRITE_METHOD and args.via == "flex":
         own_parser.error(
-            f"--write_method={own.write_method} needs Java, which the template's image has not: use "
+            f"--write_method={own.write_method} needs Java, which the template's image does not have: use "
             f"--write_method={options.WRITE_METHODS[0]}, or --via=direct on a machine with Java"
         )
     beam_options.view_as(GoogleCloudOptions).temp_location = args.temp_location
@@ -253,9 +245,9 @@ def _check_fit(parser: argparse.ArgumentParser, pipeline: str, args: argparse.Na
         parser.error(f"--image with --via=direct: {differing}")
     if args.transform_name_mapping and not args.update:
         parser.error("--transform_name_mapping goes with --update")
-    mapped = [pair for pair in args.transform_name_mapping if not re.fullmatch(r"[^=]+=[^=]*", pair)]
-    if mapped:
-        parser.error(f"--transform_name_mapping={mapped[0]} has not the form OLD=NEW")
+    for pair in args.transform_name_mapping:
+        if pair.count("=") != 1 or pair.startswith("="):
+            parser.error(f"--transform_name_mapping: expected OLD=NEW, got {pair!r}")
 
 
 def _defaults(pipeline: str, names: Names, given: Sequence[str]) -> list[str]:

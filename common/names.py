@@ -226,7 +226,7 @@ _PROJECT_OR_NUMBER: Final = Rule(
 )
 # docs.cloud.google.com/compute/docs/regions-zones lists them: us-central1, northamerica-northeast1.
 _REGION: Final = Rule(
-    1,
+    4,
     63,
     _LOWER_DASH,
     first=_LOWER,
@@ -246,7 +246,7 @@ _DATASET: Final = Rule(1, 1024, Characters("A-Za-z0-9_", ("letter", "digit", "_"
 # docs.cloud.google.com/bigquery/docs/tables#table_naming allows letters, marks, digits, dashes and spaces of
 # Unicode. So the set is written as what ASCII has besides, and BigQuery judges the characters beyond ASCII.
 _TABLE: Final = Rule(
-    1, 1024, Characters("^\x01-\x1f!-,./:-@\\[-^`{-\x7f", ("letter", "digit", "_", "-", "space"))
+    1, 1024, Characters("^\x01-\x1f!-,./:-@\\[-^`{-~", ("letter", "digit", "_", "-", "space"))
 )
 # docs.cloud.google.com/storage/docs/buckets#naming
 _BUCKET: Final = Rule(
@@ -298,7 +298,7 @@ GPU: Final = Name(
 IMAGE: Final = Name(
     ["HOST/PATH:TAG", "HOST/PATH@sha256:DIGEST"],
     {
-        "HOST": Rule(1, 255, Characters("A-Za-z0-9.:-", ("letter", "digit", ".", ":", "-"))),
+        "HOST": Rule(1, 255, Characters("a-z0-9.:-", ("lower-case letter", "digit", ".", ":", "-"))),
         "PATH": Rule(1, 255, Characters("a-z0-9._/-", ("lower-case letter", "digit", ".", "_", "/", "-"))),
         "TAG": Rule(1, 128, _TAG, first=Characters("A-Za-z0-9_", ("letter", "digit", "_"))),
         "DIGEST": Rule(64, 64, Characters("0-9a-f", ("digit", "letter from a to f"))),

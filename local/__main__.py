@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.names import PROJECT, STACK
 from common.streams import ends_quietly
 from local.daemon import Daemon, Running, default_state_dir
 from local.endpoints import Endpoints
@@ -36,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
         description="Start the emulators and return when they answer.",
         epilog='example: eval "$(python -m local up --project=my-project --data-dir=out/bigquery)"',
     )
-    up.add_argument("--project", default=DEFAULT_PROJECT, help="project id (default: %(default)s)")
+    up.add_argument(
+        "--project", type=PROJECT, default=DEFAULT_PROJECT, help="project id (default: %(default)s)"
+    )
     up.add_argument("--pubsub-port", type=_port, default=0, help="default: 0, any free one")
     up.add_argument("--bigquery-port", type=_port, default=0, help="default: 0, any free one")
     up.add_argument("--bigquery-storage-port", type=_port, default=0, help="default: 0, any free one")
@@ -49,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("status", help="say where the stack listens; exit status 3 when it does not run")
     commands.add_parser("down", help="stop the stack")
     for command in commands.choices.values():
-        command.add_argument("--name", default="default", help="one of several stacks (default: %(default)s)")
+        command.add_argument(
+            "--name", type=STACK, default="default", help="one of several stacks (default: %(default)s)"
+        )
         command.add_argument("--state-dir", type=Path, help=f"default: {default_state_dir()}")
         command.add_argument(
             "--format", choices=("text", "json"), default="text", help="default: %(default)s"

@@ -10,6 +10,8 @@ from google.api_core.exceptions import Forbidden, GoogleAPICallError
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.bigquery_storage import BigQueryReadClient, DataFormat, ReadSession
 
+from common.names import TABLE
+
 SCHEME = "bigquery://"
 
 
@@ -31,12 +33,9 @@ def read_table(
         else the table's own. A public table needs one of yours.
 
     Raises:
-      ValueError: `name` does not have three parts, a column is missing, or BigQuery refuses the read.
+      ValueError: `name` breaks a rule, a column is missing, or BigQuery refuses the read.
     """
-    parts = name.split(".")
-    if len(parts) != 3 or not all(parts):
-        raise ValueError(f"{SCHEME}{name}: expected {SCHEME}project.dataset.table")
-    project, dataset, table = parts
+    project, dataset, table = TABLE.split(TABLE.check(name, f"{SCHEME}{name}")).values()
     parent = f"projects/{billing_project or os.environ.get('GOOGLE_CLOUD_PROJECT') or project}"
     path = f"projects/{project}/datasets/{dataset}/tables/{table}"
     try:

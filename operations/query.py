@@ -22,6 +22,7 @@ from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import RequestException, Timeout
 
 from common.command import command
+from common.names import DATASET
 from pipelines import options
 from transforms import clients
 
@@ -298,7 +299,7 @@ def parser() -> argparse.ArgumentParser:
         "name", choices=["list", *names()], metavar="NAME", help=f"list, or one of: {', '.join(names())}"
     )
     found.add_argument(
-        "--dataset", type=options.dataset, metavar="PROJECT.DATASET", help="Example: my-project.anomaly"
+        "--dataset", type=DATASET, metavar="PROJECT.DATASET", help="Example: my-project.anomaly"
     )
     found.add_argument(
         "--since",

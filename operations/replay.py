@@ -22,6 +22,7 @@ from google.cloud import bigquery
 from requests.exceptions import RequestException
 from tqdm import tqdm
 
+from common import names
 from common.command import command
 from model.features import N_FEATURES
 from model.synthetic.generator import Transactions
@@ -234,14 +235,14 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument(
         "--dataset",
-        type=options.dataset,
+        type=names.DATASET,
         required=True,
         metavar="PROJECT.DATASET",
         help="its dead letters are read, and noted as sent. Example: my-project.anomaly",
     )
     found.add_argument(
         "--topic",
-        type=options.topic,
+        type=names.TOPIC,
         required=True,
         metavar="TOPIC",
         help="where they go. Example: projects/my-project/topics/transactions",

@@ -10,6 +10,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
+from common import names
 from common.command import command
 from model.artifact import Manifest
 from pipelines import lookups, options, wiring
@@ -43,7 +44,7 @@ def parser() -> options.OptionsParser:
     )
     source.add_argument(
         "--input_table",
-        type=options.table,
+        type=names.TABLE,
         metavar="TABLE",
         help="BigQuery table in the ULB layout, read column by column through the Storage Read API. "
         "Example: bigquery-public-data.ml_datasets.ulb_fraud_detection",

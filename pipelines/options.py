@@ -8,24 +8,15 @@ import datetime as dt
 import difflib
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from common import names
 from model import artifact
 from model.thresholds import SEVERITIES
 from transforms import clients
-
-_TOPIC: Final = re.compile(r"projects/[a-z][a-z0-9.:-]{4,}[a-z0-9]/topics/[A-Za-z][\w.~+%-]{2,254}")
-_SUBSCRIPTION: Final = re.compile(
-    r"projects/[a-z][a-z0-9.:-]{4,}[a-z0-9]/subscriptions/[A-Za-z][\w.~+%-]{2,254}"
-)
-# Only a project of a domain has dots in its id, and a colon behind them.
-_PROJECT: Final = r"([a-z][a-z0-9.-]*:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
-_DATASET: Final = re.compile(rf"{_PROJECT}\.\w{{1,1024}}")
-_TABLE: Final = re.compile(rf"{_PROJECT}\.\w{{1,1024}}\.[\w -]{{1,1024}}")
 
 _CALENDAR: Final = dt.date.max - dt.date.min
 """No two moments lie further apart, and no datetime can hold more."""
@@ -71,31 +62,6 @@ def _beam_parser() -> argparse.ArgumentParser:
         if "_add_argparse_args" in vars(options):
             options._add_argparse_args(parser)
     return parser
-
-
-@dataclasses.dataclass(frozen=True)
-class Matching:
-    """An argparse type that takes what matches `pattern` whole, and names the expected `form` otherwise.
-
-    Attributes:
-      pattern: of the whole value; templates pass it on to Dataflow.
-      form: for people.
-    """
-
-    pattern: re.Pattern[str]
-    form: str
-
-    def __call__(self, text: str) -> str:
-        """The value as it is."""
-        if not self.pattern.fullmatch(text):
-            raise argparse.ArgumentTypeError(f"{text!r} has not the form {self.form}")
-        return text
-
-
-topic = Matching(_TOPIC, "projects/PROJECT/topics/TOPIC")
-subscription = Matching(_SUBSCRIPTION, "projects/PROJECT/subscriptions/SUBSCRIPTION")
-dataset = Matching(_DATASET, "PROJECT.DATASET")
-table = Matching(_TABLE, "PROJECT.DATASET.TABLE")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +152,7 @@ def add_sink_arguments(parser: argparse.ArgumentParser, files: bool) -> None:
     group.add_argument(
         "--output_dataset",
         required=not files,
-        type=dataset,
+        type=names.DATASET,
         metavar="PROJECT.DATASET",
         help="BigQuery dataset with the tables scores, alerts and error_records. Example: my-project.anomaly",
     )

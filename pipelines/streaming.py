@@ -12,6 +12,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
+from common import names
 from common.command import command
 from model.artifact import Manifest
 from pipelines import options, wiring
@@ -43,13 +44,13 @@ def parser() -> options.OptionsParser:
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--subscription",
-        type=options.subscription,
+        type=names.SUBSCRIPTION,
         metavar="SUBSCRIPTION",
         help="read from this subscription. Example: projects/my-project/subscriptions/transactions",
     )
     source.add_argument(
         "--topic",
-        type=options.topic,
+        type=names.TOPIC,
         metavar="TOPIC",
         help="read from this topic, through a subscription that lives as long as the job; messages published "
         "before it starts are not seen. Example: projects/my-project/topics/transactions",
@@ -78,7 +79,7 @@ def parser() -> options.OptionsParser:
     )
     found.add_argument(
         "--alert_topic",
-        type=options.topic,
+        type=names.TOPIC,
         metavar="TOPIC",
         help="publish each alert as JSON to this topic. Example: projects/my-project/topics/alerts",
     )

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import jsonschema
 
+from common import names
 from common.command import command
 from pipelines import batch, options, streaming
 
@@ -32,8 +33,8 @@ TITLES: Final = {
 }
 
 _PUBSUB: Final[dict[Any, str]] = {
-    options.topic: "PUBSUB_TOPIC",
-    options.subscription: "PUBSUB_SUBSCRIPTION",
+    names.TOPIC: "PUBSUB_TOPIC",
+    names.SUBSCRIPTION: "PUBSUB_SUBSCRIPTION",
 }
 # What argparse cannot tell: that a text is a path. Tables stay TEXT: the console wants PROJECT:DATASET.TABLE
 # of a BIGQUERY_TABLE, and the pipelines take PROJECT.DATASET.TABLE, as SQL writes it.
@@ -119,8 +120,8 @@ def param_type(action: argparse.Action) -> str:
 
 
 def _regexes(action: argparse.Action, kind: str) -> list[str]:
-    if isinstance(action.type, options.Matching):
-        return [f"^{action.type.pattern.pattern}$"]
+    if isinstance(action.type, names.Name):
+        return [f"^{regex}$" for regex in action.type.regexes]
     if kind.startswith("GCS_"):
         return [_GCS_REGEX]
     if kind == "NUMBER":

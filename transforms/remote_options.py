@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from apache_beam.ml.inference.base import ModelHandler
 
+from common.names import ENDPOINT
 from model.artifact import MODEL_NAME, Manifest
 from transforms.clients import is_loopback
 from transforms.remote import Limits, RemoteHandler, TorchServeHandler, VertexHandler
@@ -19,9 +19,6 @@ from transforms.score import PytorchHandler
 
 _LOG: Final = logging.getLogger(__name__)
 SCORERS: Final = ("pytorch", "vertex", "torchserve")
-_ENDPOINT: Final = re.compile(
-    r"projects/[a-z0-9][a-z0-9.:-]*/locations/[a-z]+(-[a-z]+)+[0-9]+/endpoints/[a-z0-9][a-z0-9-]*"
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--vertex_endpoint",
+        type=ENDPOINT,
         metavar="NAME",
         help="endpoint for --scorer=vertex, public, dedicated or private. "
         "Example: projects/my-project/locations/us-central1/endpoints/1234567890",
@@ -117,10 +115,6 @@ def validate_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
         given = getattr(args, flag) != parser.get_default(flag)
         if prefix in SCORERS and "_" in flag and given and args.scorer != prefix:
             parser.error(f"--{flag} goes with --scorer={prefix}, and the scorer is {args.scorer}")
-    if args.vertex_endpoint and not _ENDPOINT.fullmatch(args.vertex_endpoint):
-        parser.error(
-            f"--vertex_endpoint={args.vertex_endpoint}: give projects/PROJECT/locations/REGION/endpoints/ID"
-        )
     for flag in ("vertex_api_endpoint", "torchserve_url"):
         value = getattr(args, flag)
         if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):

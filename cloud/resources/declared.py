@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +11,7 @@ from cloud.resources.base import Resource
 from cloud.resources.storage import Bucket
 from cloud.resources.tables import Dataset, Table
 from cloud.resources.topics import Subscription, Topic
+from common.names import BUCKET, DATASET_ID, PROJECT, REGION, prefix
 from transforms import tables
 
 APIS: Final = (
@@ -30,11 +30,8 @@ APIS: Final = (
     "storage.googleapis.com",
 )
 VERTEX_API: Final = "aiplatform.googleapis.com"
-_PROJECT: Final = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
-_REGION: Final = re.compile(r"[a-z]+(-[a-z]+)+[0-9]+")
-_BUCKET: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{1,220})[a-z0-9]")
-_DATASET: Final = re.compile(r"[A-Za-z0-9_]{1,1024}")
-_PREFIX: Final = re.compile(r"([a-z]([a-z0-9-]{0,18}-)?)?")
+WORKER: Final = "anomaly-worker"
+BUILDER: Final = "anomaly-build"
 _PUBSUB_AGENT: Final = "serviceAccount:service-{number}@gcp-sa-pubsub.iam.gserviceaccount.com"
 
 
@@ -64,28 +61,12 @@ class Names:
     full: bool = False
 
     def __post_init__(self) -> None:
-        if not _PROJECT.fullmatch(self.project):
-            raise ValueError(
-                f"--project={self.project}: give the project's id, 6 to 30 lower-case letters, digits and -, "
-                "such as my-project; `gcloud projects list` shows it"
-            )
-        if not _REGION.fullmatch(self.region):
-            raise ValueError(f"--region={self.region}: give a region, such as us-central1 or europe-west1")
-        if self.bucket and not _BUCKET.fullmatch(self.bucket):
-            raise ValueError(
-                f"--bucket={self.bucket}: a bucket's name has 3 or more lower-case letters, digits, -, _ and "
-                "., and no path; leave the flag out for PREFIX + PROJECT-anomaly"
-            )
-        if not _DATASET.fullmatch(self.dataset):
-            raise ValueError(
-                f"--dataset={self.dataset}: a BigQuery dataset has letters, digits and _ alone, such as "
-                "my_dataset; the project is given by --project"
-            )
-        if not _PREFIX.fullmatch(self.prefix) or (self.prefix and not self.prefix.endswith("-")):
-            raise ValueError(
-                f"--prefix={self.prefix}: lower-case letters, digits and -, 20 at the most, ending in -, "
-                "such as staging-"
-            )
+        PROJECT.check(self.project, "--project")
+        REGION.check(self.region, "--region")
+        DATASET_ID.check(self.dataset, "--dataset")
+        if self.prefix:
+            prefix(WORKER, BUILDER).check(self.prefix, "--prefix")
+        BUCKET.check(self.bucket_url.removeprefix("gs://"), "--bucket")
 
     @property
     def bucket_url(self) -> str:
@@ -110,12 +91,12 @@ class Names:
     @property
     def account(self) -> str:
         """E-mail address of the workers' service account."""
-        return f"{self.prefix}anomaly-worker@{self.project}.iam.gserviceaccount.com"
+        return f"{self.prefix}{WORKER}@{self.project}.iam.gserviceaccount.com"
 
     @property
     def builder(self) -> str:
         """E-mail address of the service account that builds of the image run as."""
-        return f"{self.prefix}anomaly-build@{self.project}.iam.gserviceaccount.com"
+        return f"{self.prefix}{BUILDER}@{self.project}.iam.gserviceaccount.com"
 
     def topic(self, name: str) -> str:
         """Full name of the topic that is called `name` here."""

@@ -8,7 +8,7 @@ import re
 import subprocess
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common import names
@@ -172,7 +172,7 @@ def made(data, name: Name, part=near) -> str:
     return "".join(data.draw(part(name.parts[word])) if i % 2 else word for i, word in enumerate(split(form)))
 
 
-some = settings(max_examples=40, deadline=None)
+some = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 EACH = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 SIMPLE = {word: name for word, name in NAMES.items() if len(name.forms) == 1}
 ONE_FORM = pytest.mark.parametrize("name", SIMPLE.values(), ids=SIMPLE)

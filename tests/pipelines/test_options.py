@@ -26,8 +26,12 @@ def refused(module, argv, capsys):
     ("argv", "reason"),
     [
         (["--model=m", DATASET], "one of the arguments --subscription --topic is required"),
-        (["--topic=transactions"], "'transactions' has not the form projects/PROJECT/topics/TOPIC"),
-        (["--subscription=projects/p/topics/t"], "has not the form projects/PROJECT/subscriptions/"),
+        (["--topic=transactions"], "--topic: expected projects/PROJECT/topics/TOPIC, got 'transactions'"),
+        (["--subscription=projects/p/topics/t"], "expected projects/PROJECT/subscriptions/SUBSCRIPTION, got"),
+        (
+            ["--subscription=projects/p/subscriptions/x"],
+            "PROJECT 'p' has 1 character, expected 6 to 30; SUBSCRIPTION 'x' has 1 character, expected 3",
+        ),
         ([SUBSCRIPTION, "--topic=projects/my-project/topics/t12"], "not allowed with argument"),
         ([SUBSCRIPTION, DATASET], "the following arguments are required: --model"),
         (
@@ -37,8 +41,11 @@ def refused(module, argv, capsys):
         ([SUBSCRIPTION, "--model=m", DATASET, "--reigon=x"], "unknown option --reigon; did you mean --reg"),
         ([SUBSCRIPTION, "--model=m"], "the following arguments are required: --output_dataset"),
         ([SUBSCRIPTION, "--model=m", DATASET, "--output=o"], "unknown option --output; did you mean"),
-        ([SUBSCRIPTION, "--model=m", "--output_dataset=anomaly"], "has not the form PROJECT.DATASET"),
-        ([SUBSCRIPTION, "--model=m", f"{DATASET}.scores"], "has not the form PROJECT.DATASET"),
+        ([SUBSCRIPTION, "--model=m", "--output_dataset=anomaly"], "expected PROJECT.DATASET, got 'anomaly'"),
+        (
+            [SUBSCRIPTION, "--model=m", f"{DATASET}.scores"],
+            ".scores' has '.', expected letters, digits and _",
+        ),
         ([SUBSCRIPTION, "--model=m", DATASET, "--batch_rows=0"], "--batch_rows: 0 is below 1"),
         ([SUBSCRIPTION, "--model=m", DATASET, "--batch_rows=many"], "'many' is not a whole number"),
         ([SUBSCRIPTION, "--model=m", DATASET, "--runner=FnApiRunner"], "reads no Pub/Sub"),
@@ -86,7 +93,7 @@ def test_streaming_refuses(argv, reason, capsys):
     [
         (["--model=m"], "one of the arguments --input --input_table --input_query is required"),
         (["--input=x.csv", "--model=m", "--output=o"], "cannot tell the format; give --input_format"),
-        (["--input_table=d.t", "--model=m"], "'d.t' has not the form PROJECT.DATASET.TABLE"),
+        (["--input_table=d.t", "--model=m"], "expected PROJECT.DATASET.TABLE, got 'd.t'"),
         (["--input=x.jsonl", "--model=m", "--output=o", "--row_filter=Amount>1"], "goes with --input_table"),
         (["--input=x.jsonl", "--model=m"], "scores need a place to go"),
         (["--input=x.jsonl", "--model=m", "--output=o", "--max_event_age_days=0"], "0 is below 1"),

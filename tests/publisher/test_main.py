@@ -103,7 +103,7 @@ def test_only_the_kinds_named(tmp_path, capsys):
         (["--jsonl", "a", "--count", "5", "--start-time", "noon"], "--start-time: 'noon' is not a time"),
         (["--jsonl", "a", "--count", "5", "--start-time", "2026-01-01"], "with its offset"),
         (["--topic", "projects/p/topics/t", "--start-time", START], "--event-time simulated"),
-        (["--topic", "transactions"], "not of the form projects/PROJECT/topics/TOPIC"),
+        (["--topic", "transactions"], "--topic: expected projects/PROJECT/topics/TOPIC, got 'transactions'"),
         (["--jsonl", "a", "--count", "5", "--pattern", "ramp"], "peak-rate: the pattern ramp needs one"),
         (
             ["--jsonl", "a", "--count", "5", "--peak-rate", "9"],

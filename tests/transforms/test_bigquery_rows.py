@@ -160,5 +160,5 @@ def test_table_names(table, project, path):
 
 @pytest.mark.parametrize("table", ["t", "d.t", "a.b.c.d", ""])
 def test_an_incomplete_table_name_is_an_error_that_shows_the_form(table):
-    with pytest.raises(ValueError, match=r"write PROJECT\.DATASET\.TABLE"):
+    with pytest.raises(ValueError, match=f"table: expected PROJECT.DATASET.TABLE, got {table!r}"):
         table_path(table)

@@ -74,7 +74,10 @@ def test_a_handler_travels_to_the_workers_as_plain_data(manifest):
         (["--scorer=torchserve"], "--scorer=torchserve needs --torchserve_url"),
         ([f"--vertex_endpoint={ENDPOINT}"], "--vertex_endpoint goes with --scorer=vertex"),
         (["--torchserve_model=m"], "--torchserve_model goes with --scorer=torchserve"),
-        (["--scorer=vertex", "--vertex_endpoint=123"], "give projects/PROJECT/locations/REGION/endpoints/ID"),
+        (
+            ["--scorer=vertex", "--vertex_endpoint=123"],
+            "expected projects/PROJECT/locations/REGION/endpoints/ENDPOINT",
+        ),
         (
             ["--scorer=torchserve", "--torchserve_url=10.0.0.5:8080"],
             "--torchserve_url=10.0.0.5:8080: give a URL",

@@ -17,6 +17,7 @@ from google.api_core import exceptions
 from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import BigQueryWriteClient, types
 
+from common.names import TABLE
 from transforms.bigquery.append import Appended, Appender, AppendError, AppendOptions
 
 MAX_STREAMS_PER_COMMIT: Final = 10_000
@@ -51,7 +52,7 @@ def table_reference(table: str, project: str | None = None) -> bigquery.TableRef
     except ValueError:
         found = None
     if found is None or "." in found.dataset_id:  # four parts name a table of another catalogue
-        raise ValueError(f"Table {table!r}: write PROJECT.DATASET.TABLE")
+        raise ValueError(f"table: {TABLE.problem(table)}")
     return found
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from common.names import IMAGE
 from model import artifact
 from model.serving.settings import DEFAULT_HEALTH_ROUTE, DEFAULT_PORT, DEFAULT_PREDICT_ROUTE
 from model.serving.vertex.session import MANAGED_LABEL, VERSION_LABEL, Actions, VertexError, version_alias
@@ -18,7 +18,6 @@ PREBUILT_ARCHIVE: Final = "model.mar"
 STAGED_LABEL: Final = "staged"
 STAGED_ARCHIVE: Final = "archive"
 STAGED_ALL: Final = "all"
-_IMAGE: Final = re.compile(r"[a-z0-9.-]+(:\d+)?/[\w./-]+(:[\w.-]+|@sha256:[0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,8 @@ def upload(aiplatform: Any, wanted: Upload, actions: Actions) -> Any:
         image = aiplatform.helpers.get_prebuilt_prediction_container_uri(
             "pytorch", PYTORCH_VERSION, region=wanted.region, accelerator=PREBUILT[wanted.image]
         )
-    elif not _IMAGE.fullmatch(image):
-        raise VertexError(
-            f"--image {image}: give prebuilt-cpu, prebuilt-gpu, or an image such as "
-            "us-central1-docker.pkg.dev/PROJECT/REPOSITORY/anomaly-serving:TAG"
-        )
+    elif problem := IMAGE.problem(image):
+        raise VertexError(f"--image: {problem}; or pass prebuilt-cpu or prebuilt-gpu")
     name = wanted.name or f"{manifest.model_name}-{'prebuilt' if prebuilt else 'custom'}"
     alias = version_alias(manifest.model_version)
     parent = find_model(aiplatform, name)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+from common.names import LABEL
+
 Result = TypeVar("Result")
 
 MANAGED_LABEL: Final = ("managed-by", "beam-transaction-anomaly")
 VERSION_LABEL: Final = "model-version"
-_LABEL: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_LABEL_VALUE: Final = re.compile(r"[a-z0-9_-]{0,63}")
 
 
 class VertexError(RuntimeError):
@@ -96,9 +96,10 @@ def parse_labels(pairs: list[str]) -> dict[str, str]:
     """
     labels = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not _LABEL.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
-            raise VertexError(f"--label {pair}: give KEY=VALUE of lower-case letters, digits, - and _")
+        problem = LABEL.problem(pair)
+        if problem:
+            raise VertexError(f"--label: {problem}")
+        key, value = LABEL.split(pair).values()
         labels[key] = value
     return labels
 

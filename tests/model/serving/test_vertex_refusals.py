@@ -35,7 +35,10 @@ pytestmark = pytest.mark.integration
             ["deploy", "--name", "m", "--endpoint", "e", "--duty_cycle_target", "50"],
             "needs --accelerator_type",
         ),
-        (["deploy", "--name", "m", "--endpoint", "e", "--label", "Team=x"], "--label Team=x: give KEY=VALUE"),
+        (
+            ["deploy", "--name", "m", "--endpoint", "e", "--label", "Team=x"],
+            "got 'Team=x': KEY 'Team' has 'T'",
+        ),
         (
             ["deploy", "--name", "m", "--endpoint", "e", "--dedicated", "--network", "n"],
             "give one of --dedicated",
@@ -47,7 +50,7 @@ pytestmark = pytest.mark.integration
         (["upload", "--model", "ARTIFACT", "--image", CUSTOM], "give --staging gs://"),
         (
             ["upload", "--model", "ARTIFACT", "--image", "prebuilt-tpu"],
-            "--image prebuilt-tpu: give prebuilt-cpu",
+            "--image: expected HOST/PATH:TAG or HOST/PATH@sha256:DIGEST, got 'prebuilt-tpu'; or pass",
         ),
     ],
 )
