@@ -66,7 +66,7 @@ $(STAMP): setup.py constraints.txt
 	@echo $(TORCH) > $@
 
 demo: $(STAMP)  ## publish, stream, batch, alert, land in BigQuery and query, all on this machine
-	$(BIN)/python -m local.demo $(DEMO_ARGS)
+	$(BIN)/anomaly demo $(DEMO_ARGS)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

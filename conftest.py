@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from common.loopback import bypass_proxies
+
+# Tests talk to servers on this machine, by Google's clients, too, and in child processes.
+bypass_proxies()
+
 # A busy machine is no failure: no deadlines, and the same examples in every run of CI.
 settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -17,7 +22,7 @@ settings.load_profile("default")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The artifact of a model trained for two epochs on random transactions: quick, and real."""
     from model.data import Dataset
-    from model.fitting import Settings
+    from model.fitting import TrainingOptions
     from model.train import train
 
     random = np.random.default_rng(7)
@@ -26,5 +31,5 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     features[:, -1] = random.lognormal(3, 1, 6_000)
     path = tmp_path_factory.mktemp("model")
     dataset = Dataset(features.astype(np.float32), None, {"source": "random"})
-    train(dataset, str(path), settings=Settings(epochs=2), model_version="test-1", progress=False)
+    train(dataset, str(path), options=TrainingOptions(epochs=2), model_version="test-1", progress=False)
     return path

@@ -28,7 +28,7 @@ setup(
     packages=find_packages(include=[f"{name}{suffix}" for name in ROOMS for suffix in ("", ".*")]),
     include_package_data=True,
     package_data={
-        "": ["*.json", "*.properties", "*.yaml", "py.typed"],
+        "": ["*.json", "*.properties", "*.yaml"],
         # Folders without modules are no packages: their files are named from the package above.
         "operations": ["queries/*.sql"],
         "templates": ["Dockerfile", "requirements.txt", "*/metadata.json"],
@@ -36,6 +36,8 @@ setup(
     install_requires=[
         "apache-beam[gcp]>=2.77,<3",
         "faker>=40,<41",
+        "google-api-core>=2.24,<3",
+        "google-auth>=2.38,<3",
         "google-cloud-aiplatform>=1.165,<2",
         "google-cloud-bigquery>=3.40,<4",
         "google-cloud-bigquery-storage>=2.37,<3",
@@ -43,20 +45,31 @@ setup(
         "google-cloud-pubsub>=2.35,<3",
         "google-cloud-resource-manager>=1.14,<2",
         "google-cloud-storage>=2.19,<4",
+        "googleapis-common-protos>=1.66,<2",
+        "grpcio>=1.66,<2",
         "jsonschema>=4.23,<5",
         "msgspec>=0.19,<1",
         "numpy>=2,<3",
         "orjson>=3.11,<4",
+        "protobuf>=5,<7",
         "pyarrow>=18",
         "requests>=2.32,<3",
         "rich>=14,<16",
         "tenacity>=9,<10",
         "torch>=2.4,<3",
         "tqdm>=4.66,<5",
+        "urllib3>=2,<3",
+        "zstandard>=0.23,<1",
     ],
     extras_require={
         # The emulators of the local stack that come from PyPI, and what the demo draws and prints with.
-        "local": ["bqemulator==1.4.0", "matplotlib>=3.9,<4"],
+        "local": [
+            "bqemulator==1.4.0",
+            "cryptography>=44",
+            "duckdb>=1.4,<3",
+            "matplotlib>=3.9,<4",
+            "sqlglot>=28,<31",
+        ],
         # Training, evaluation against baselines, and the TorchServe archive that is part of the artifact.
         "train": [
             "matplotlib>=3.9,<4",
@@ -75,7 +88,7 @@ setup(
             "httptools>=0.6,<1",
             "psutil>=6,<8",
             "pyyaml>=6,<7",
-            "requests>=2.31,<3",
+            "starlette>=0.50,<2",
             "torch-model-archiver==0.12.0",
             "torchserve==0.12.0",
             "uvicorn>=0.37,<1",
@@ -85,6 +98,7 @@ setup(
             *EXPORT,
             "hypothesis>=6.100",
             "mypy>=2,<3",
+            "packaging>=24",
             "pytest>=9,<10",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6,<4",

@@ -5,12 +5,12 @@
 
 The rate of one core and the bytes of messages and rows are measured now, on this machine: the batch
 pipeline, JSON lines in, Parquet out, medians of several runs. The prices are list prices of one region, with
-the date at which they were known, in PRICES below; look up today's and change them there. What cannot be
-measured without a Google account is an assumption, and is a flag: `--efficiency`, the share of this machine's
-rate that a Dataflow core gives, which has to read Pub/Sub in small bundles and write to BigQuery over the
-network; `--scu-million` and `--scu-idle`, the compute units of Streaming Engine. cloud.launch starts a
-stream at_least_once, which bills Streaming Engine by these units; nobody publishes how many a message takes,
-so read them off the metrics of a job of your own.
+their date, in common/prices.json; look up today's and change them there. What cannot be measured without a
+Google account is an assumption, and is a flag: `--efficiency`, the share of this machine's rate that a
+Dataflow core gives, which has to read Pub/Sub in small bundles and write to BigQuery over the network;
+`--scu-million` and `--scu-idle`, the compute units of Streaming Engine. cloud.launch starts a stream
+at_least_once, which bills Streaming Engine by these units; nobody publishes how many a message takes, so read
+them off the metrics of a job of your own.
 """
 
 from __future__ import annotations
@@ -35,36 +35,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.command import command
+from common.prices import HOURS_A_MONTH, load_prices, price_note
 from model.synthetic.generator import TransactionGenerator
 from model.train import main as train
 from pipelines import batch
 from publisher.messages import MessageSource
 from publisher.publish import write_jsonl
 
-PRICES_OF = (
-    "us-central1, list prices as known in June 2025, US dollars, before free tiers and discounts; "
-    "look up today's"
-)
-PRICES = {
-    "batch vCPU hour": 0.056,
-    "streaming vCPU hour": 0.069,
-    "memory GB hour": 0.003557,
-    "batch disk GB hour": 0.000054,
-    "Streaming Engine compute unit hour": 0.089,
-    "Pub/Sub TiB": 40.0,
-    "Pub/Sub topic retention GiB month": 0.27,
-    "Storage Write API GiB": 0.025,
-    "BigQuery storage GiB month": 0.02,
-    "Cloud Storage GiB month": 0.02,
-    "Artifact Registry GiB month": 0.10,
-}
+PRICES_OF = price_note()
+PRICES = load_prices()["pipelines"]
 # n2-standard-2: the default of cloud.launch.
 VCPUS, MEMORY_GB = 2, 8
 BATCH_DISK_GB, STREAM_DISK_GB = 25, 30
 GIB = 1024**3
-HOURS_A_MONTH = 730
 RETENTION_MONTHS = 1 / 30.4
-"""The topic keeps its messages for a day, so that a subscription can go back; see cloud.resources."""
+"""The topic keeps its messages for a day, so that a subscription can go back; see `anomaly resources`."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from common.command import command
 from model import artifact, package, torchscript
 from model.features import N_FEATURES
 from model.network import TransactionAutoencoder
+from model.outputs import FIELDS
 
 BATCHES = (1, 32, 256, 1024, 4096)
 Runner = Callable[[np.ndarray], object]
@@ -88,7 +89,7 @@ def _onnxruntime(network: TransactionAutoencoder, full: bool, directory: Path) -
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     path = package.write_onnx(network, directory / package.ONNX_FILE)
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = list(package.FIELDS) if full else ["anomaly_score", "encoded", "contributions"]
+    names = list(FIELDS) if full else ["anomaly_score", "encoded", "contributions"]
     return lambda rows: session.run(names, {package.ONNX_INPUT: rows})
 
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from benchmarks import local_runner_count as counting
 from common.command import command
-from local import resources
+from local import topics
 from local.runner import LocalStreamingRunner
 from local.stack import LocalStack
 from transforms.parse import BatchMessages
@@ -45,8 +45,8 @@ _PER_REQUEST = 1000
 def backlog(project: str, count: int) -> str:
     """A new subscription that holds `count` messages of 500 bytes. Returns its full name."""
     name = f"bench-{uuid.uuid4().hex[:12]}"
-    topic = resources.create_topic(project, name)
-    subscription = resources.create_subscription(project, name, topic)
+    topic = topics.create_topic(project, name)
+    subscription = topics.create_subscription(project, name, topic)
     publisher = PublisherClient()
     for start in range(0, count, _PER_REQUEST):
         size = min(_PER_REQUEST, count - start)

@@ -50,7 +50,7 @@ from pipelines import batch
 from publisher.files import ParquetFile
 from publisher.messages import MessageSource
 from publisher.publish import publish, write_jsonl
-from transforms.message import MessageRules, Messages, parse_messages
+from transforms.message import MessageColumns, MessageRules, parse_messages
 from transforms.score import PytorchHandler
 from transforms.scores import assemble_scores, feature_matrix
 
@@ -64,7 +64,12 @@ STEPS = {
     "model": ("transforms/score.py:outputs", "transforms/score.py:_outputs"),
     "assemble scores": ("transforms/scores.py:", "transforms/score.py:process"),
     "pick alerts": ("transforms/alert.py:",),
-    "write Parquet": ("transforms/parquet_sink.py:", "transforms/sinks.py:", "pyarrow/parquet/"),
+    "write Parquet": (
+        "transforms/parquet_sink.py:",
+        "common/parquet.py:",
+        "transforms/sinks.py:",
+        "pyarrow/parquet/",
+    ),
     "check the options, load the model": (
         "model/artifact.py:",
         "transforms/score.py:load",
@@ -128,7 +133,7 @@ def bare_loop(files: Sequence[Path], model: str) -> None:
     for file in files:
         payloads = file.read_bytes().splitlines()
         for start in range(0, len(payloads), 1024):
-            parsed = parse_messages(Messages(payloads[start : start + 1024]), rules)
+            parsed = parse_messages(MessageColumns(payloads[start : start + 1024]), rules)
             outputs = loaded.outputs(feature_matrix(parsed.transactions))
             assemble_scores(parsed.transactions, outputs, loaded.rules, 0)
 

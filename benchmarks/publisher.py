@@ -27,7 +27,7 @@ from google.cloud.pubsub_v1.types import BatchSettings
 from tqdm import tqdm
 
 from common.command import command
-from local import resources
+from local import topics
 from local.stack import LocalStack
 from model.synthetic.generator import TransactionGenerator
 from publisher.files import JsonLinesFile, ParquetFile
@@ -153,8 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             with LocalStack(bigquery=False) as stack, stack.endpoints.activate() as endpoints:
                 name = f"bench-{uuid.uuid4().hex[:12]}"
-                topic = resources.create_topic(endpoints.project, name)
-                resources.create_subscription(endpoints.project, f"{name}-sub", topic)
+                topic = topics.create_topic(endpoints.project, name)
+                topics.create_subscription(endpoints.project, f"{name}-sub", topic)
                 rates = measure(Path(directory), topic, options.runs, count)
     if options.format == "json":
         print(json.dumps({"messages": count, "runs": options.runs, "messages_per_second": rates}))

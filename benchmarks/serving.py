@@ -18,13 +18,13 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import orjson
-import requests
 from tqdm import tqdm
 
 from benchmarks.http_load import Load, http_request, measure
 from common.command import command
+from common.loopback import urlopen
 from local.process import HOST, ServerProcess, free_port
-from model.serving.request import ANSWER_FIELDS, DEFAULT_FIELDS
+from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
 from model.serving.torchserve import process as torchserve_process
 from model.serving.torchserve.config import profile_path
 from tests.model.serving.artifacts import build_artifact, transactions
@@ -93,8 +93,8 @@ def _process(name: str, module: str, *flags: str) -> Iterator[Target]:
 
     def ready() -> bool:
         try:
-            return requests.get(f"http://{HOST}:{port}/health", timeout=5).ok
-        except requests.ConnectionError:
+            return bool(urlopen(f"http://{HOST}:{port}/health", timeout=5).status == 200)
+        except OSError:
             return False
 
     process = ServerProcess(name, [sys.executable, "-m", module, "--port", str(port), *flags])
@@ -108,9 +108,9 @@ def _process(name: str, module: str, *flags: str) -> Iterator[Target]:
 
 @contextmanager
 def _torchserve(model: str, content_type: str, properties: str = "") -> Iterator[Target]:
-    lack = torchserve_process.missing()
-    if lack:
-        raise SystemExit(f"{lack}\nor leave it out: --servers {CONTAINER!r} {PYDANTIC!r}")
+    missing = torchserve_process.missing_software()
+    if missing:
+        raise SystemExit(f"{missing}\nor leave it out: --servers {CONTAINER!r} {PYDANTIC!r}")
     with TemporaryDirectory() as directory:
         config = Path(directory) / "benchmark.properties"
         config.write_text(profile_path("local").read_text() + properties)

@@ -12,8 +12,9 @@ from pydantic import BaseModel, create_model
 
 from common.command import command
 from model import artifact
-from model.serving.predictor import Predictor, use_one_thread
-from model.serving.request import ANSWER_FIELDS
+from model.inference import use_one_thread
+from model.outputs import ANSWER_FIELDS
+from model.serving.predictor import Predictor
 
 
 class Request(BaseModel):

@@ -31,8 +31,8 @@ from google.cloud.bigquery_storage_v1.writer import AppendRowsStream
 from tqdm import tqdm
 
 from benchmarks import sources_sinks_data as data
+from benchmarks.beam_connectors import beam_connectors
 from common.command import command
-from local.adapt import beam_connectors
 from local.endpoints import Endpoints
 from local.stack import LocalStack
 from transforms.bigquery import ReadBatches, WriteBatches
@@ -122,7 +122,6 @@ def bigquery_cases(local: Endpoints, batches: int) -> list[Case]:
     endpoints = BigQueryEndpoints(local.bigquery, local.bigquery_storage)
     client = endpoints.client(local.project)
     rows = batches * data.BATCH_ROWS
-    few = max(1, batches // 100)
 
     def new_table() -> str:
         dataset = f"{local.project}.bench_{uuid.uuid4().hex[:8]}"
@@ -150,20 +149,8 @@ def bigquery_cases(local: Endpoints, batches: int) -> list[Case]:
         pipeline(lambda p: p | ReadBatches(filled, endpoints=endpoints) | beam.ParDo(data.Drop()))
 
     return [
-        Case(
-            "bigquery out",
-            "storage_arrow, streaming",
-            rows,
-            lambda: write(batches, streaming=True),
-            "streaming_inserts",
-        ),
-        Case("bigquery out", "storage_arrow, batch", rows, lambda: write(batches), "streaming_inserts"),
-        Case(
-            "bigquery out",
-            "streaming_inserts",
-            few * data.BATCH_ROWS,
-            lambda: write(few, method="streaming_inserts", streaming=True),
-        ),
+        Case("bigquery out", "storage_arrow, streaming", rows, lambda: write(batches, streaming=True)),
+        Case("bigquery out", "storage_arrow, batch", rows, lambda: write(batches)),
         Case(
             f"appends of {SMALL_ROWS} rows",
             "Appender",

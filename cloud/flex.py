@@ -1,4 +1,4 @@
-"""A job request as the launch of a Flex template."""
+"""Makes the launch of a Flex template from a job request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from google.cloud import dataflow_v1beta3 as dataflow
 
-from cloud.request import JobRequest, module
+from cloud.pipeline import module
+from cloud.request import JobRequest
 
 # Google's enums are typed as plain numbers where they are members, and the other way round where not.
 _PRIVATE: Any = dataflow.WorkerIPAddressConfiguration.WORKER_IP_PRIVATE
@@ -19,63 +20,63 @@ _MODES: Any = {
 
 
 def parameters(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Command-line flags as template parameters.
+    """Splits command-line flags into template parameters and Beam's flags.
 
-    A switch becomes "true" or "false", as a template's form has it.
+    A switch becomes "true" or "false", as the form of a template has it.
 
     Args:
       parser: of the pipeline.
-      argv: its flags and Beam's; valid, because the pipeline's parser has taken them.
+      argv: its flags and Beam's, which the pipeline's parser has accepted.
 
     Returns:
-      The parameters, and the flags that are Beam's, without their dashes: "name" or "name=value".
+      The parameters, and Beam's flags without their dashes: "name" or "name=value".
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     rest: list[str] = []
-    words = list(argv)
-    while words:
-        flag, given, value = words.pop(0).partition("=")
+    remaining = list(argv)
+    while remaining:
+        flag, given, value = remaining.pop(0).partition("=")
         action = parser._option_string_actions.get(flag)
         if isinstance(action, argparse.BooleanOptionalAction):
-            found[action.dest] = "false" if flag.startswith("--no-") else "true"
+            values[action.dest] = "false" if flag.startswith("--no-") else "true"
         elif action is not None:
-            found[action.dest] = value if given else words.pop(0)
+            values[action.dest] = value if given else remaining.pop(0)
         elif flag.startswith("--"):
-            follows = not given and words and not words[0].startswith("--")
-            rest.append(f"{flag[2:]}={words.pop(0) if follows else value}" if given or follows else flag[2:])
-    return found, rest
+            if not given and remaining and not remaining[0].startswith("--"):
+                given, value = "=", remaining.pop(0)
+            rest.append(f"{flag[2:]}{given}{value}")
+    return values, rest
 
 
-def launch_parameter(job: JobRequest) -> dataflow.LaunchFlexTemplateParameter:
-    """What flexTemplates:launch is sent."""
-    args = job.args
-    given, rest = parameters(module(job.pipeline).parser(), job.pipeline_argv)
+def launch_parameter(request: JobRequest) -> dataflow.LaunchFlexTemplateParameter:
+    """Makes the message for flexTemplates:launch."""
+    job, workers, command = request.job, request.workers, request.pipeline
+    values, rest = parameters(module(command.name).parser(), command.argv)
     experiments = [flag.partition("=")[2] for flag in rest if flag.startswith("experiments=")]
     environment = dataflow.FlexTemplateRuntimeEnvironment(
-        num_workers=args.num_workers or 0,
-        max_workers=args.max_num_workers,
-        # Prime chooses the machines itself, and refuses a job that names one.
-        machine_type="" if args.prime else args.machine_type,
-        service_account_email=args.service_account_email,
-        temp_location=args.temp_location,
-        staging_location=args.staging_location,
-        network=args.network or "",
-        subnetwork=args.subnetwork or "",
-        sdk_container_image=args.image or "",
-        additional_experiments=[*job.service_options, *experiments],
+        num_workers=workers.num_workers or 0,
+        max_workers=workers.max_num_workers,
+        machine_type=workers.machine,
+        service_account_email=request.account,
+        temp_location=request.temp_location,
+        staging_location=request.staging_location,
+        network=workers.network or "",
+        subnetwork=workers.subnetwork or "",
+        sdk_container_image=job.image or "",
+        additional_experiments=[*workers.service_options, *experiments],
         additional_pipeline_options=[flag for flag in rest if not flag.startswith("experiments=")],
-        additional_user_labels=job.labels,
+        additional_user_labels=request.labels,
     )
-    if args.no_use_public_ips:
+    if workers.no_use_public_ips:
         environment.ip_configuration = _PRIVATE
-    if job.pipeline == "streaming":
+    if command.name == "streaming":
         environment.enable_streaming_engine = True
-        environment.streaming_mode = _MODES[args.streaming_mode]
+        environment.streaming_mode = _MODES[request.streaming_mode]
     return dataflow.LaunchFlexTemplateParameter(
-        job_name=args.job_name,
-        container_spec_gcs_path=args.template,
-        parameters=given,
+        job_name=request.job_name,
+        container_spec_gcs_path=request.template,
+        parameters=values,
         environment=environment,
-        update=args.update,
-        transform_name_mappings=dict(pair.split("=", 1) for pair in args.transform_name_mapping),
+        update=job.update,
+        transform_name_mappings=job.renamed_steps,
     )

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from google.api_core import exceptions
-from google.api_core.client_options import ClientOptions
-from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound
-from google.auth.credentials import AnonymousCredentials
-from google.auth.exceptions import GoogleAuthError, TransportError
+from google.api_core.exceptions import ServerError, TooManyRequests
 from google.cloud import dataflow_v1beta3 as dataflow
 from google.protobuf import json_format
-from requests.exceptions import RequestException
 
-from transforms.clients import is_loopback
+from cloud.endpoints import client_arguments
+from cloud.resources.base import has_label
+from common import google
+from common.command import CommandError
+from common.retry import Patience
 
-LABEL: Final = {"app": "transaction-anomaly"}
 DATASET_LABEL: Final = "anomaly_dataset"
-ENDPOINT_FLAG: Final = "--dataflow_endpoint"
-ENDPOINT_VARIABLE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_DATAFLOW"
-
-LOGIN: Final = "gcloud auth application-default login"
 
 _FIRST_PAUSE: Final = 0.5
-_TRANSIENT: Final = (
-    *(RequestException, TransportError, exceptions.RetryError),
-    *(exceptions.ServerError, exceptions.TooManyRequests),
-)
 _BUCKETS: Final = re.compile(r"(?:gs://|storage\.googleapis\.com/)([a-z0-9][a-z0-9._-]+)")
 _FINAL: Final = ("DONE", "FAILED", "CANCELLED", "UPDATED", "DRAINED")
 _REQUESTS: Final = {
@@ -43,27 +31,28 @@ _REQUESTS: Final = {
 }
 
 
-class JobError(RuntimeError):
-    """Dataflow refused or cannot be reached; the text says what to do."""
+class JobError(CommandError):
+    """Dataflow refused or cannot be reached; the text says what to do.
 
+    Attributes:
+      problem: the reason, where Google's client gave one.
+      is_transient: whether the same request may be answered later.
+    """
 
-class NoAnswerError(JobError):
-    """Dataflow cannot be reached, or not now; the same question may be answered later."""
-
-
-def add_endpoint_argument(parser: argparse._ActionsContainer) -> None:
-    """Declares --dataflow_endpoint, which Beam's runner has under the same name."""
-    parser.add_argument(
-        ENDPOINT_FLAG,
-        metavar="URL",
-        default=os.environ.get(ENDPOINT_VARIABLE, "").rstrip("/") or None,
-        help=f"Dataflow endpoint other than Google's public one (default: {ENDPOINT_VARIABLE}). "
-        "Example: http://localhost:8080",
-    )
+    def __init__(
+        self, text: str, problem: google.GoogleProblem | None = None, is_transient: bool = False
+    ) -> None:
+        super().__init__(text)
+        self.problem = problem
+        self.is_transient = is_transient
 
 
 def label_value(text: str) -> str:
-    """`text` as a label takes it: lower case, 63 characters at the most."""
+    """Changes a text into the value of a label: lower case, at most 63 characters.
+
+    >>> label_value("my-project.Anomaly")
+    'my-project-anomaly'
+    """
     return "".join(c if c.isalnum() or c in "_-" else "-" for c in text.lower())[:63]
 
 
@@ -76,12 +65,12 @@ class JobInfo:
       name: its name.
       kind: "streaming" or "batch".
       state: "RUNNING", "DONE" and so on, without JOB_STATE_.
-      created: when it was.
+      created: time of its creation.
       labels: its labels.
-      reads: subscriptions, topics ("projects/...") and tables' datasets ("PROJECT.DATASET") that Dataflow
-        knows it to use.
+      reads: subscriptions, topics ("projects/...") and datasets ("PROJECT.DATASET") that it uses, as far as
+        Dataflow knows.
       location: its region.
-      buckets: that its options and files name.
+      buckets: the buckets that its options and files name.
       account: e-mail address of the service account of its workers.
     """
 
@@ -98,18 +87,16 @@ class JobInfo:
 
     @property
     def ended(self) -> bool:
-        """Whether its state is final."""
+        """Returns whether its state is final."""
         return self.state in _FINAL
 
     @property
     def ours(self) -> bool:
-        """Whether this project's launch started it."""
-        return all(self.labels.get(key) == value for key, value in LABEL.items())
+        """Returns whether `anomaly launch` started it."""
+        return has_label(self.labels)
 
     def uses(self, project: str, dataset: str, prefix: str, bucket: str = "", account: str = "") -> bool:
-        """Whether it uses a thing of the installation with these names: subscription, topic, dataset,
-        bucket, or the workers' account.
-        """
+        """Returns whether it uses a subscription, topic, dataset, bucket or account with these names."""
         if f"{project}.{dataset}" in self.reads or bucket in self.buckets:
             return True
         if account and account == self.account:
@@ -131,8 +118,8 @@ class Jobs:
       project: its id.
       region: such as us-central1.
       endpoint: URL in place of Google's; with http:// it must be this machine, and no credentials are sent.
-      poll_seconds: longest pause between two questions while a job is followed; the first ones are shorter.
-      patience: seconds without an answer after which a job is followed no longer.
+      poll_seconds: longest pause between two requests while a job is followed; the first pauses are shorter.
+      patience: seconds without an answer after which the following of a job fails.
     """
 
     project: str
@@ -142,68 +129,60 @@ class Jobs:
     patience: float = 300.0
 
     def __post_init__(self) -> None:
-        arguments: dict[str, Any] = {}
-        if self.endpoint:
-            url = urlsplit(self.endpoint if "//" in self.endpoint else f"https://{self.endpoint}")
-            arguments["client_options"] = ClientOptions(api_endpoint=self.endpoint.rstrip("/"))
-            arguments["transport"] = "rest"
-            if url.scheme == "http":
-                if not is_loopback(url.hostname or ""):
-                    raise JobError(f"{ENDPOINT_FLAG}={self.endpoint}: use https://, credentials travel there")
-                arguments["credentials"] = AnonymousCredentials()
-        self._client = lambda kind: _client(kind, arguments)
-        self._cache: dict[Any, Any] = {}
+        self._arguments = client_arguments(self.endpoint, "--dataflow_endpoint")
+        self._clients: dict[Any, Any] = {}
         self._cancelled: set[str] = set()
 
-    def _of(self, kind: Any) -> Any:
-        if kind not in self._cache:
-            self._cache[kind] = self._client(kind)
-        return self._cache[kind]
+    def _client(self, kind: Any) -> Any:
+        if kind not in self._clients:
+            self._clients[kind] = kind(**self._arguments)
+        return self._clients[kind]
 
     def url(self, job_id: str) -> str:
         """The job's page in the Google Cloud console."""
         return f"https://console.cloud.google.com/dataflow/jobs/{self.region}/{job_id}?project={self.project}"
 
     def at(self, region: str) -> Jobs:
-        """The same project in another region."""
+        """Makes a client of the same project in another region."""
         return self if region in ("", self.region) else replace(self, region=region)
 
     def active(self) -> Iterator[JobInfo]:
-        """The jobs of every region that have not ended, with labels and options."""
+        """Looks up the jobs of every region that have not ended, with labels and options."""
         for job in self.listing(active=True, everywhere=True):
             yield self.at(job.location).get(job.id)
 
     def mine(self, active: bool = False) -> list[JobInfo]:
-        """The region's jobs that this project's launch started; a list has no labels, so each is asked."""
+        """Looks up the region's jobs that `anomaly launch` started, one by one: a list has no labels."""
         return [job for job in (self.get(each.id) for each in self.listing(active)) if job.ours]
 
     def listing(self, active: bool = False, everywhere: bool = False) -> list[JobInfo]:
-        """Everybody's jobs, newest first.
+        """Lists everybody's jobs, newest first.
 
         Args:
-          active: those that have not ended; else all that Dataflow still knows.
-          everywhere: of all regions.
+          active: only jobs that have not ended; otherwise all jobs that Dataflow still knows.
+          everywhere: the jobs of all regions.
 
         Raises:
           JobError: Dataflow refused, or a region does not answer.
         """
-        chosen = dataflow.ListJobsRequest.Filter.ACTIVE if active else dataflow.ListJobsRequest.Filter.ALL
-        request = dataflow.ListJobsRequest(project_id=self.project, filter=chosen)
+        states = dataflow.ListJobsRequest.Filter.ACTIVE if active else dataflow.ListJobsRequest.Filter.ALL
+        request = dataflow.ListJobsRequest(project_id=self.project, filter=states)
         if not everywhere:
             request.location = self.region
-        with _Explained(self, "list jobs", "roles/dataflow.viewer", "all regions" if everywhere else ""):
-            client = self._of(dataflow.JobsV1Beta3Client)
-            ask = client.aggregated_list_jobs if everywhere else client.list_jobs
-            pages = list(ask(request=request).pages)
+        with self._explained("list jobs", "roles/dataflow.viewer", "all regions" if everywhere else ""):
+            client = self._client(dataflow.JobsV1Beta3Client)
+            list_jobs = client.aggregated_list_jobs if everywhere else client.list_jobs
+            pages = list(list_jobs(request=request).pages)
         silent = {failed.name for page in pages for failed in page.failed_location}
         if silent and everywhere:
-            raise NoAnswerError(f"list jobs in {self.project}: no answer from {', '.join(sorted(silent))}")
-        found = [_info(job) for page in pages for job in page.jobs]
+            regions = ", ".join(sorted(silent))
+            raise JobError(f"list jobs in {self.project}: no answer from {regions}", is_transient=True)
+        jobs = [_info(job) for page in pages for job in page.jobs]
         oldest = dt.datetime.min.replace(tzinfo=dt.UTC)
-        return sorted(found, key=lambda job: job.created or oldest, reverse=True)
+        return sorted(jobs, key=lambda job: job.created or oldest, reverse=True)
 
     def get(self, job_id: str) -> JobInfo:
-        """One job.
+        """Looks up one job.
 
         Raises:
           JobError: there is none, or Dataflow refused.
@@ -214,11 +193,11 @@ class Jobs:
             job_id=job_id,
             view=dataflow.JobView.JOB_VIEW_ALL,  # a summary need not have labels and options
         )
-        with _Explained(self, f"job {job_id}", "roles/dataflow.viewer"):
-            return _info(self._of(dataflow.JobsV1Beta3Client).get_job(request=request))
+        with self._explained(f"job {job_id}", "roles/dataflow.viewer"):
+            return _info(self._client(dataflow.JobsV1Beta3Client).get_job(request=request))
 
     def find(self, name_or_id: str) -> JobInfo:
-        """The active job of that name, or the job with that id.
+        """Looks up the active job with a name, or any job with an id.
 
         Raises:
           JobError: there is none.
@@ -231,30 +210,30 @@ class Jobs:
         except JobError as error:
             raise JobError(
                 f"no active job {name_or_id} in {self.project}, {self.region}; see them with: "
-                f"python -m cloud.launch list --project={self.project} --region={self.region}"
+                f"anomaly launch list --project={self.project} --region={self.region}"
             ) from error
 
-    def request_state(self, job_id: str, what: str) -> None:
+    def request_state(self, job_id: str, action: str) -> None:
         """Asks for the end of a job.
 
         Args:
           job_id: the job.
-          what: "drain" lets it finish what it has read, "cancel" does not.
+          action: "drain" lets it finish what it has read, "cancel" does not.
 
         Raises:
           JobError: Dataflow refused.
         """
-        wanted = dataflow.Job(requested_state=_REQUESTS[what])
+        change = dataflow.Job(requested_state=_REQUESTS[action])
         request = dataflow.UpdateJobRequest(
-            project_id=self.project, location=self.region, job_id=job_id, job=wanted
+            project_id=self.project, location=self.region, job_id=job_id, job=change
         )
-        with _Explained(self, f"{what} job {job_id}", "roles/dataflow.developer"):
-            self._of(dataflow.JobsV1Beta3Client).update_job(request=request)
-        if what == "cancel":
+        with self._explained(f"{action} job {job_id}", "roles/dataflow.developer"):
+            self._client(dataflow.JobsV1Beta3Client).update_job(request=request)
+        if action == "cancel":
             self._cancelled.add(job_id)
 
     def messages(self, job_id: str, since: dt.datetime | None = None) -> list[tuple[dt.datetime, str, str]]:
-        """What Dataflow said of a job: time, importance (basic, warning, error) and text, oldest first."""
+        """Lists the messages of a job: time, importance (basic, warning, error) and text, oldest first."""
         request = dataflow.ListJobMessagesRequest(
             project_id=self.project,
             location=self.region,
@@ -262,19 +241,19 @@ class Jobs:
             minimum_importance=dataflow.JobMessageImportance.JOB_MESSAGE_BASIC,
             start_time=since,
         )
-        with _Explained(self, f"messages of job {job_id}", "roles/dataflow.viewer"):
-            found = self._of(dataflow.MessagesV1Beta3Client).list_job_messages(request=request)
+        with self._explained(f"messages of job {job_id}", "roles/dataflow.viewer"):
+            messages = self._client(dataflow.MessagesV1Beta3Client).list_job_messages(request=request)
             return [
                 (message.time, _last_word(message.message_importance), message.message_text)
-                for message in found
+                for message in messages
             ]
 
-    def wait(self, job_id: str, say: Callable[[str], None] | None = None, timeout: float = 0.0) -> JobInfo:
+    def wait(self, job_id: str, show: Callable[[str], None] | None = None, timeout: float = 0.0) -> JobInfo:
         """Follows a job to its end.
 
         Args:
           job_id: the job.
-          say: takes a line for each message and each change of state.
+          show: takes a line for each message and each change of state.
           timeout: seconds; 0 waits for ever.
 
         Returns:
@@ -287,28 +266,15 @@ class Jobs:
         deadline = time.monotonic() + timeout
         state, since, seen = "", None, set[tuple[dt.datetime, str]]()
         pause = min(_FIRST_PAUSE, self.poll_seconds)
-        heard = time.monotonic()
         while True:
-            try:
-                job = self.get(job_id)
-                messages = self.messages(job_id, since) if say else []
-            except NoAnswerError as error:
-                if time.monotonic() - heard > self.patience:
-                    raise
-                if say:
-                    say(f"{dt.datetime.now(dt.UTC):%H:%M:%S} asking again, {error}")
-                time.sleep(pause)
-                pause = min(2 * pause, self.poll_seconds)
-                continue
-            heard = time.monotonic()
-            if say:
-                for moment, importance, text in messages:
-                    since = moment
-                    if (moment, text) not in seen:
-                        seen.add((moment, text))
-                        say(f"{moment:%H:%M:%S} {importance:8} {text}")
-                if job.state != state:
-                    say(f"{dt.datetime.now(dt.UTC):%H:%M:%S} state    {job.state}")
+            job, messages = self._look(job_id, since, show)
+            for moment, importance, text in messages:
+                since = moment
+                if show and (moment, text) not in seen:
+                    seen.add((moment, text))
+                    show(f"{moment:%H:%M:%S} {importance:8} {text}")
+            if show and job.state != state:
+                show(f"{dt.datetime.now(dt.UTC):%H:%M:%S} state    {job.state}")
             state = job.state
             if job.state == "CANCELLED" and job_id not in self._cancelled:
                 raise JobError(f"job {job.name} was cancelled before its end: {self.url(job_id)}")
@@ -318,6 +284,22 @@ class Jobs:
                 raise JobError(f"job {job.name} is {state} after {timeout:.0f} s: {self.url(job_id)}")
             time.sleep(pause)
             pause = min(2 * pause, self.poll_seconds)
+
+    def _look(
+        self, job_id: str, since: dt.datetime | None, show: Callable[[str], None] | None
+    ) -> tuple[JobInfo, list[tuple[dt.datetime, str, str]]]:
+        """Looks up a job and its new messages, again and again while Dataflow gives no answer."""
+
+        def announce(error: BaseException, seconds: float) -> None:
+            if show:
+                show(f"{dt.datetime.now(dt.UTC):%H:%M:%S} asking again, {error}")
+
+        patience = Patience(self.patience, min(_FIRST_PAUSE, self.poll_seconds), self.poll_seconds)
+        return patience.call(
+            lambda: (self.get(job_id), self.messages(job_id, since) if show else []),
+            lambda error: isinstance(error, JobError) and error.is_transient,
+            announce,
+        )
 
     def launch(self, parameter: dataflow.LaunchFlexTemplateParameter, validate_only: bool = False) -> JobInfo:
         """Launches a Flex template.
@@ -331,16 +313,26 @@ class Jobs:
             launch_parameter=parameter,
             validate_only=validate_only,
         )
-        with _Explained(self, f"launch {parameter.container_spec_gcs_path}", "roles/dataflow.developer"):
-            answer = self._of(dataflow.FlexTemplatesServiceClient).launch_flex_template(request=request)
+        with self._explained(f"launch {parameter.container_spec_gcs_path}", "roles/dataflow.developer"):
+            answer = self._client(dataflow.FlexTemplatesServiceClient).launch_flex_template(request=request)
         return _info(answer.job)
 
-
-def _client(kind: Any, arguments: dict[str, Any]) -> Any:
-    try:
-        return kind(**arguments)
-    except Exception as error:  # google.auth raises several kinds where there are no credentials
-        raise JobError(f"no credentials: {error}. Run `{LOGIN}`.") from error
+    @contextmanager
+    def _explained(self, subject: str, role: str, where: str = "") -> Iterator[None]:
+        """Turns errors of Google's clients into JobError."""
+        try:
+            yield
+        except google.ERRORS as error:
+            problem = google.explain(error)
+            is_transient = problem.kind == "unreachable" or isinstance(error, ServerError | TooManyRequests)
+            grant = f"gcloud projects add-iam-policy-binding {self.project} --member=user:EMAIL --role={role}"
+            remedy = google.remedy(problem, self.project, grant=grant)
+            if is_transient and self.endpoint:
+                remedy = f"check --dataflow_endpoint={self.endpoint}"
+            text = f"{subject} in {self.project}, {where or self.region}: {problem}"
+            raise JobError(
+                f"{text}. To fix it: {remedy}" if remedy else text, problem, is_transient
+            ) from error
 
 
 def _last_word(member: Any) -> str:
@@ -369,31 +361,3 @@ def _info(job: dataflow.Job) -> JobInfo:
         buckets=frozenset(name for text in described for name in _BUCKETS.findall(text)),
         account=job.environment.service_account_email,
     )
-
-
-class _Explained:
-    """Turns the errors of Google's client into JobError."""
-
-    def __init__(self, jobs: Jobs, what: str, role: str, where: str = "") -> None:
-        self.jobs, self.what, self.role, self.where = jobs, what, role, where or jobs.region
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        where = f"{self.what} in {self.jobs.project}, {self.where}"
-        if isinstance(error, Forbidden):
-            raise JobError(
-                f"{where}: not allowed: {error.message}\nGrant it with: gcloud projects "
-                f"add-iam-policy-binding {self.jobs.project} --member=user:EMAIL --role={self.role}"
-            ) from error
-        if isinstance(error, NotFound):
-            raise JobError(f"{where}: not found: {error.message}") from error
-        if isinstance(error, _TRANSIENT):
-            at = f" at {self.jobs.endpoint}; is {ENDPOINT_FLAG} right" if self.jobs.endpoint else ""
-            said = getattr(error, "message", None) or error
-            raise NoAnswerError(f"{where}: no answer{at}: {said}") from error
-        if isinstance(error, GoogleAuthError):
-            raise JobError(f"{where}: no valid credentials: {error}. Run `{LOGIN}`.") from error
-        if isinstance(error, GoogleAPICallError):
-            raise JobError(f"{where}: {error.message}") from error

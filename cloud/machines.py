@@ -1,9 +1,11 @@
-"""Which machine types carry which GPUs."""
+"""The machine types that carry each type of GPU."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
+
+from common.options import OptionError
 
 # G2, A2 and A3 machines come with their GPUs, so that the count says which type it is; the older GPUs are
 # attached to N1 machines of any size.
@@ -32,14 +34,17 @@ _N1: Final = re.compile(r"n1-\w+-\d+|custom-\d+-\d+")
 
 
 def machine_for(gpu: str, given: str | None) -> str:
-    """The machine type for --gpu: the given one where it carries these GPUs, else the smallest that does.
+    """Chooses the machine type for --gpu: the given one, or the smallest that carries the GPUs.
 
     Args:
       gpu: TYPE or TYPE:COUNT.
       given: --machine_type.
 
     Raises:
-      ValueError: there is none, or the given one carries no such GPUs; the text names the flag.
+      OptionError: there is none, or the given one does not carry the GPUs.
+
+    >>> machine_for("nvidia-l4:2", None)
+    'g2-standard-24'
     """
     kind, _, number = gpu.partition(":")
     count = int(number or 1)
@@ -48,14 +53,18 @@ def machine_for(gpu: str, given: str | None) -> str:
         if given:  # a GPU that is newer than this table
             return given
         known = ", ".join([*_BUILT_IN, *_ATTACHED])
-        raise ValueError(f"--gpu={gpu}: give a --machine_type that carries it; known here are {known}")
+        raise OptionError(f"--gpu: expected one of {known}, or a --machine_type with it, got {gpu!r}")
     if count not in counts:
-        raise ValueError(f"--gpu={gpu}: machines have {', '.join(map(str, counts))} of {kind}")
+        raise OptionError(f"--gpu: expected {', '.join(map(str, counts))} of {kind}, got {gpu!r}")
     if kind in _ATTACHED:
         if given and not _N1.fullmatch(given):
-            raise ValueError(f"--machine_type={given} takes no {kind}: give one of N1, such as n1-standard-4")
+            raise OptionError(
+                f"--machine_type: expected one of N1 for {kind}, such as n1-standard-4, got {given!r}"
+            )
         return given or "n1-standard-4"
     fitting = _BUILT_IN[kind][count]
     if given and given not in fitting:
-        raise ValueError(f"--machine_type={given} has not {count} {kind}: give {' or '.join(fitting)}")
+        raise OptionError(
+            f"--machine_type: expected {' or '.join(fitting)} for {count} {kind}, got {given!r}"
+        )
     return given or fitting[0]

@@ -1,143 +1,124 @@
-"""Checks that everything a job needs is there before it is launched, and says how to mend what is not."""
+"""Checks that everything a job needs exists before it is launched, and names the fix of each failure."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import track
 
-from cloud import caller, checks, workers
-from cloud.look import Finding
-from cloud.request import PIPELINES, JobRequest, add_arguments, request
+from cloud import flex
+from cloud.checks import permissions, services, storage
+from cloud.checks.finding import Finding
+from cloud.pipeline import PIPELINES
+from cloud.request import JobRequest, add_launch_options, read_request
 from cloud.resources.base import Clients
-from common.command import command
-from pipelines import options
-from transforms.clients import BigQueryEndpoints
+from common.command import Parser, command
+from common.output import add_format, print_rows
 
-EXAMPLE: Final = """examples:
-  python -m cloud.preflight streaming --project my-project --region europe-west1
-  python -m cloud.preflight batch --project my-project --input=gs://my-bucket/2026-03-*.parquet
+EXAMPLES: Final = """
+  anomaly preflight streaming --project my-project --region europe-west1
+  anomaly preflight batch --project my-project --input=gs://my-bucket/2026-03-*.parquet
 
-Takes the flags of `python -m cloud.launch` and of the pipeline. Ends with 1 when something failed.
+Takes the flags of `anomaly launch` and of the pipeline. The exit status is 1 when a check failed.
 """
 
 Check = Callable[[], list[Finding]]
 
 
-def planned(job: JobRequest, clients: Clients) -> list[Check]:
-    """The checks that this job needs, none run yet."""
-    args = job.pipeline_args
-    found: list[Check] = [
-        _bound(checks.check_project, job.args.project),
-        _bound(caller.check_job_name, job),
-        _bound(caller.check_act_as, job),
-    ]
-    for flag in ("temp_location", "staging_location"):
-        found.append(
-            _bound(checks.check_location, clients, getattr(job.args, flag), f"--{flag}", job.args.region)
-        )
-    if job.args.via == "flex":
-        given = [word.removeprefix("--").removeprefix("no-").split("=", 1)[0] for word in job.pipeline_argv]
-        flags = [name for name in given if name in vars(args)]
-        found.append(_bound(checks.check_template, clients, job.args.template, flags))
-    found.append(_bound(checks.check_model, job.args.project, args, job.names.bucket_url))
-    if job.pipeline == "streaming":
-        if args.subscription:
-            found.append(
-                _bound(checks.check_subscription, clients, args.subscription, job.names.topic("transactions"))
-            )
-        for topic in filter(None, (args.topic, args.alert_topic)):
-            found.append(_bound(checks.check_topic, clients, topic))
-    else:
-        if args.input:
-            found.append(_bound(checks.check_files, job.args.project, args.input, "--input"))
-        if args.input_table:
-            found.append(_bound(checks.check_input_table, clients, args.input_table))
-        if args.input_query:
-            found.append(_bound(checks.check_input_query, clients, args.input_query))
-    if args.output:
-        found.append(_bound(checks.check_location, clients, args.output, "--output", job.args.region))
-    if args.output_dataset:
-        full = args.output_detail == "full"
-        where = (args.output_dataset, full, args.create_tables, job.args.region)
-        found.append(_bound(checks.check_dataset, clients, *where))
-    scorer = getattr(args, "scorer", "pytorch")
-    if scorer == "vertex":
-        found.append(_bound(checks.check_vertex, args.vertex_endpoint, args.vertex_api_endpoint))
-    if scorer == "torchserve":
-        found.append(_bound(checks.check_torchserve, args.torchserve_url))
-    found.append(_bound(workers.check_worker, clients, job))
-    return found
+def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
+    """Lists the checks that this job needs; none has run yet."""
+    project, region = request.installation.project, request.installation.region
+    command = request.pipeline
+
+    def location(uri: str, flag: str) -> Check:
+        return partial(storage.check_location, clients, uri, flag, region)
+
+    yield partial(permissions.check_project, project)
+    yield partial(services.check_job_name, request)
+    yield partial(permissions.check_act_as, request)
+    yield location(request.temp_location, "--temp_location")
+    yield location(request.staging_location, "--staging_location")
+    if request.job.via == "flex":
+        parameters = flex.launch_parameter(request).parameters
+        yield partial(storage.check_template, clients, request.template, tuple(parameters))
+    yield partial(storage.check_model, project, command, request.names.bucket_url)
+    if command.subscription:
+        topic = request.names.topic("transactions")
+        yield partial(services.check_subscription, clients, command.subscription, topic)
+    for name in filter(None, (command.topic, command.alert_topic)):
+        yield partial(services.check_topic, clients, name)
+    if command.input:
+        yield partial(storage.check_files, project, command.input, "--input")
+    if command.input_table:
+        yield partial(services.check_input_table, clients, command.input_table)
+    if command.input_query:
+        yield partial(services.check_input_query, clients, command.input_query)
+    if command.output:
+        yield location(command.output, "--output")
+    if command.output_dataset:
+        is_full = command.output_detail == "full"
+        options = (command.output_dataset, is_full, command.create_tables, region)
+        yield partial(services.check_dataset, clients, *options)
+    if command.scorer == "vertex" and command.vertex_endpoint:
+        yield partial(services.check_vertex, command.vertex_endpoint, command.vertex_api_endpoint)
+    if command.scorer == "torchserve" and command.torchserve_url:
+        yield partial(services.check_torchserve, command.torchserve_url)
+    yield partial(permissions.check_worker, clients, request)
 
 
-def _bound(function: Callable[..., list[Finding]], *args: object) -> Check:
-    return lambda: function(*args)
-
-
-def preflight(job: JobRequest, progress: bool = True) -> list[Finding]:
-    """Runs every check, also after one that failed, so that one run tells all.
+def run_checks(request: JobRequest, progress: bool = True) -> list[Finding]:
+    """Runs every check, also after one that failed, so that one run finds all problems.
 
     Args:
-      job: what is to be launched.
+      request: the job to be launched.
       progress: whether to show a bar on stderr.
     """
-    args = job.pipeline_args
-    endpoints = BigQueryEndpoints(args.bigquery_endpoint, args.bigquery_storage_endpoint)
-    clients = Clients(job.args.project, endpoints)
-    findings: list[Finding] = []
+    clients = Clients(request.installation.project, request.pipeline.bigquery)
     try:
-        bar = tqdm(planned(job, clients), "Preflight", unit="check", disable=not progress, leave=False)
-        for check in bar:
-            findings += check()
+        bar = track(
+            list(plan_checks(request, clients)),
+            "Preflight",
+            console=Console(stderr=True),
+            transient=True,
+            disable=not progress,
+        )
+        return [finding for check in bar for finding in check()]
     finally:
         clients.close()
-    return findings
 
 
-def failed(findings: Sequence[Finding]) -> bool:
-    """Whether a launch would fail."""
+def failed(findings: Iterable[Finding]) -> bool:
+    """Returns whether a launch would fail."""
     return any(finding.status == "failed" for finding in findings)
 
 
-def text(findings: Sequence[Finding], verbose: bool = True) -> str:
-    """The findings for people; without `verbose` those alone that are not ok."""
+def text(findings: Iterable[Finding]) -> str:
+    """Formats findings for people: a line for each, and below it the command that fixes it."""
     lines = []
     for finding in findings:
-        if finding.status == "ok" and not verbose:
-            continue
-        lines.append(
-            f"{finding.status:6}  {finding.what}" + (f": {finding.problem}" if finding.problem else "")
-        )
+        problem = f": {finding.problem}" if finding.problem else ""
+        lines.append(f"{finding.status:6}  {finding.subject}{problem}")
         if finding.remedy:
             lines.append(f"        {finding.remedy}")
     return "\n".join(lines)
 
 
-def parser() -> options.OptionsParser:
-    """The options of this command."""
-    found = options.OptionsParser(prog="python -m cloud.preflight", description=__doc__, epilog=EXAMPLE)
-    found.add_argument("pipeline", choices=PIPELINES)
-    add_arguments(found)
-    found.add_argument("--format", choices=("table", "json"), default="table")
-    return found
-
-
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 1 when something failed."""
-    found = parser()
-    args, rest = found.parse_known_args(argv)
-    job: JobRequest = request(found, args.pipeline, args, rest)
-    findings = preflight(job, progress=sys.stderr.isatty())
-    if args.format == "json":
-        print(json.dumps([vars(finding) for finding in findings], indent=1))
+    """Entry point; the exit status is 1 when a check failed."""
+    parser = Parser("anomaly preflight", __doc__, EXAMPLES)
+    parser.add_argument("pipeline", choices=PIPELINES)
+    add_launch_options(parser)
+    add_format(parser)
+    args, rest = parser.parse_known_args(argv)
+    findings = run_checks(read_request(args.pipeline, args, rest), progress=sys.stderr.isatty())
+    if args.format == "table":
+        print(text(findings))  # commands to copy do not fit into a column
     else:
-        print(text(findings))
+        keys = ("status", "subject", "problem", "remedy")
+        print_rows([{key: getattr(finding, key) for key in keys} for finding in findings], args.format)
     return 1 if failed(findings) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,269 +1,289 @@
-"""A job to be launched: the options of the launch, beside those of the pipeline itself."""
+"""A job to be launched: the options of the launch, and those of the pipeline itself."""
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
-import importlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cached_property
+from typing import Final, Literal
 
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
-
-from cloud import jobs, versions
+from cloud import pipeline, versions
+from cloud.jobs import DATASET_LABEL, label_value
 from cloud.machines import machine_for
+from cloud.options import InstallationOptions
+from cloud.pipeline import PipelineCommand, PipelineName
+from cloud.resources.base import LABEL
 from cloud.resources.declared import Names
-from common.names import GCS, GPU, JOB
-from pipelines import options
+from common.options import OptionError, add_options, option, read_options
+from common.values import at_least
 
-PIPELINES: Final = ("streaming", "batch")
-STREAMING_MODES: Final = ("at_least_once", "exactly_once")
 MACHINE_TYPE: Final = "n2-standard-2"
-GPU_HELP: Final = (
-    "needs an --image with a build of torch for CUDA; the project's own has none. Example: nvidia-l4:1"
-)
+GPU_IMAGE: Final = "an --image with a build of torch for CUDA, which the project's own image does not have"
+StreamingMode = Literal["at_least_once", "exactly_once"]
+
+_JOB_NAME: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+_GPU: Final = re.compile(r"[a-z][a-z0-9-]+(:[1-9]\d?)?")
+_GCS: Final = re.compile(r"gs://[a-z0-9][\w.-]{1,220}[a-z0-9](/.*)?")
+_RENAMING: Final = re.compile(r"[^=]+=[^=]*")
 
 
-def module(pipeline: str) -> Any:
-    """pipelines.streaming or pipelines.batch.
-
-    Imported when it is needed: it brings torch and more, which take seconds to load, and
-    `launch list`, `drain` and `cancel` do without.
-    """
-    return importlib.import_module(f"pipelines.{pipeline}")
+def _check_form(flag: str, value: str | None, pattern: re.Pattern[str], expected: str) -> None:
+    if value is not None and not pattern.fullmatch(value):
+        raise OptionError(f"--{flag}: expected {expected}, got {value!r}")
 
 
-@dataclass(frozen=True)
-class JobRequest:
-    """What to launch.
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """The options of the job itself. A flag with the meaning of one of Beam's has the name of Beam's."""
 
-    Attributes:
-      pipeline: "streaming" or "batch".
-      args: the options of `add_arguments`, defaults filled in.
-      pipeline_argv: the pipeline's own flags, defaults filled in.
-      pipeline_args: the same, parsed.
-      beam_options: the flags among them that go to Beam.
-      names: of the installation.
-    """
-
-    pipeline: str
-    args: argparse.Namespace
-    pipeline_argv: tuple[str, ...]
-    pipeline_args: argparse.Namespace
-    beam_options: PipelineOptions
-    names: Names
-
-    @property
-    def service_options(self) -> list[str]:
-        """Dataflow's service options that the flags stand for."""
-        args = self.args
-        found = []
-        if args.min_num_workers:
-            found.append(f"min_num_workers={args.min_num_workers}")
-        if args.prime:
-            found.append("enable_prime")
-        if args.gpu:
-            kind, _, count = args.gpu.partition(":")
-            found.append(f"worker_accelerator=type:{kind};count:{count or 1};install-nvidia-driver")
-        return found
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """What marks the job as this project's."""
-        dataset = self.pipeline_args.output_dataset
-        where = {jobs.DATASET_LABEL: jobs.label_value(dataset.replace(".", "-"))} if dataset else {}
-        return {**jobs.LABEL, **where, "pipeline": self.pipeline}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of a launch. Where Beam has one of the same meaning, it has Beam's name."""
-    group = parser.add_argument_group("project")
-    group.add_argument("--project", required=True, help="Google Cloud project id. Example: my-project")
-    group.add_argument("--region", default="us-central1", help="default: %(default)s")
-    group.add_argument("--bucket", default="", help="without gs:// (default: PREFIX, PROJECT and -anomaly)")
-    group.add_argument("--dataset", default="anomaly", help="BigQuery dataset (default: %(default)s)")
-    group.add_argument("--prefix", default="", help="as given to cloud.resources. Example: staging-")
-    jobs.add_endpoint_argument(group)
-    group = parser.add_argument_group("job")
-    group.add_argument(
-        "--via",
-        choices=("flex", "direct"),
-        default="flex",
-        help="flex launches the template that `python -m templates.build` uploaded; direct submits from this "
+    via: Literal["flex", "direct"] = option(
+        "flex",
+        help="flex launches the template that `anomaly templates` uploaded; direct submits from this "
         "machine (default: %(default)s)",
     )
-    group.add_argument(
-        "--job_name",
-        type=JOB,
+    job_name: str | None = option(
+        None,
         metavar="NAME",
         help="default: transaction-anomaly-streaming, or transaction-anomaly-batch-TIME",
     )
-    group.add_argument(
-        "--template", type=GCS, metavar="GS", help="default: gs://BUCKET/templates/PIPELINE.json"
-    )
-    group.add_argument(
-        "--image",
+    template: str | None = option(None, metavar="GS", help="default: gs://BUCKET/templates/PIPELINE.json")
+    image: str | None = option(
+        None,
         metavar="IMAGE",
         help="image of the workers. flex: the template's own is the default; direct: without one, this "
         "checkout is staged as a package and every worker installs it at start, which takes minutes. "
         "Example: us-central1-docker.pkg.dev/my-project/anomaly/pipelines:1",
     )
-    group.add_argument("--temp_location", type=GCS, metavar="GS", help="default: gs://BUCKET/temp")
-    group.add_argument("--staging_location", type=GCS, metavar="GS", help="default: gs://BUCKET/staging")
-    group.add_argument(
-        "--update",
+    temp_location: str | None = option(None, metavar="GS", help="default: gs://BUCKET/temp")
+    staging_location: str | None = option(None, metavar="GS", help="default: gs://BUCKET/staging")
+    update: bool = option(
+        False,
         action="store_true",
         help="replace the running streaming job of this name, keeping its state",
     )
-    group.add_argument(
-        "--transform_name_mapping",
+    transform_name_mapping: tuple[str, ...] = option(
+        (),
         action="append",
-        default=[],
         metavar="OLD=NEW",
-        help="with --update, for a step that was renamed; may be given several times",
+        help="with --update, for a step that was renamed; may be passed several times",
     )
-    _add_worker_arguments(parser)
+
+    def __post_init__(self) -> None:
+        _check_form("job_name", self.job_name, _JOB_NAME, "at most 63 lower-case letters, digits and -")
+        for flag in ("template", "temp_location", "staging_location"):
+            _check_form(flag, getattr(self, flag), _GCS, "gs://BUCKET/PATH")
+        for pair in self.transform_name_mapping:
+            _check_form("transform_name_mapping", pair, _RENAMING, "OLD=NEW")
+        if self.transform_name_mapping and not self.update:
+            raise OptionError("--transform_name_mapping: expected --update with it, got none")
+        if self.template and self.via == "direct":
+            raise OptionError("--template: expected --via=flex with it, got --via=direct, which needs none")
+        difference = versions.difference() if self.via == "direct" and self.image else ""
+        if difference:
+            raise OptionError(f"--image: expected the versions of this machine, but {difference}")
+
+    @property
+    def renamed_steps(self) -> dict[str, str]:
+        """New names of steps by their old names."""
+        return dict(pair.split("=", 1) for pair in self.transform_name_mapping)
 
 
-def _add_worker_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("workers")
-    group.add_argument(
-        "--service_account_email", metavar="EMAIL", help="default: anomaly-worker@PROJECT..., see resources"
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """The workers that run the job."""
+
+    service_account_email: str | None = option(
+        None, metavar="EMAIL", help="default: anomaly-worker@PROJECT..., see `anomaly resources`"
     )
-    number = options.at_least(1)
-    group.add_argument("--min_num_workers", type=number, metavar="N", help="what autoscaling keeps")
-    group.add_argument("--num_workers", type=number, metavar="N", help="at the start")
-    group.add_argument(
-        "--max_num_workers",
-        type=number,
-        default=4,
+    min_num_workers: int | None = option(
+        None, type=at_least(1), metavar="N", help="fewest workers that autoscaling keeps"
+    )
+    num_workers: int | None = option(None, type=at_least(1), metavar="N", help="workers at the start")
+    max_num_workers: int = option(
+        4,
+        type=at_least(1),
         metavar="N",
-        help="autoscaling stops there going up; what bounds the bill (default: %(default)s)",
+        help="most workers that autoscaling starts, which bounds the bill (default: %(default)s)",
     )
-    group.add_argument(
-        "--machine_type", metavar="TYPE", help=f"default: {MACHINE_TYPE}, or the smallest with --gpu"
+    machine_type: str | None = option(
+        None, metavar="TYPE", help=f"default: {MACHINE_TYPE}, or the smallest with --gpu"
     )
-    group.add_argument("--network", help="VPC network. Example: default")
-    group.add_argument(
-        "--subnetwork", metavar="URL", help="Example: regions/us-central1/subnetworks/my-subnet"
+    network: str | None = option(None, help="VPC network. Example: default")
+    subnetwork: str | None = option(
+        None, metavar="URL", help="Example: regions/us-central1/subnetworks/my-subnet"
     )
-    group.add_argument(
-        "--no_use_public_ips",
+    no_use_public_ips: bool = option(
+        False,
         action="store_true",
-        help="workers without addresses of their own; the subnetwork needs Private Google Access",
+        help="workers without public addresses; the subnetwork needs Private Google Access",
     )
-    group.add_argument(
-        "--streaming_mode",
-        choices=STREAMING_MODES,
+    streaming_mode: StreamingMode | None = option(
+        None,
         help="of a stream: at_least_once costs less, and the views over the tables keep one row a "
         "transaction; exactly_once where the alert topic must not get a message twice "
-        f"(default: {STREAMING_MODES[0]})",
+        "(default: at_least_once)",
     )
-    group.add_argument("--prime", action="store_true", help="Dataflow Prime; goes without --machine_type")
-    group.add_argument("--gpu", type=GPU, metavar="TYPE[:COUNT]", help=GPU_HELP)
+    prime: bool = option(False, action="store_true", help="Dataflow Prime, which chooses the machines itself")
+    gpu: str | None = option(
+        None, metavar="TYPE[:COUNT]", help=f"GPU of each worker; needs {GPU_IMAGE}. Example: nvidia-l4:1"
+    )
+
+    def __post_init__(self) -> None:
+        most = self.max_num_workers
+        for flag in ("min_num_workers", "num_workers"):
+            if (getattr(self, flag) or 0) > most:
+                raise OptionError(
+                    f"--{flag}: expected at most --max_num_workers={most}, got {getattr(self, flag)}"
+                )
+        _check_form("gpu", self.gpu, _GPU, "TYPE or TYPE:COUNT, such as nvidia-l4:1")
+        if self.prime and self.machine_type:
+            raise OptionError(f"--prime: expected no --machine_type with it, got {self.machine_type!r}")
+        if self.prime and self.gpu:
+            # With Prime, GPUs come from resource hints on the steps, and these pipelines have none.
+            raise OptionError(f"--prime: expected no --gpu with it, got {self.gpu!r}")
+        if self.gpu:
+            machine_for(self.gpu, self.machine_type)
+
+    @property
+    def machine(self) -> str:
+        """The machine type; "" for Prime, which refuses a job that names one."""
+        if self.prime:
+            return ""
+        if self.gpu:
+            return machine_for(self.gpu, self.machine_type)
+        return self.machine_type or MACHINE_TYPE
+
+    @property
+    def service_options(self) -> list[str]:
+        """The service options of Dataflow that the flags stand for."""
+        options = []
+        if self.min_num_workers:
+            options.append(f"min_num_workers={self.min_num_workers}")
+        if self.prime:
+            options.append("enable_prime")
+        if self.gpu:
+            kind, _, count = self.gpu.partition(":")
+            options.append(f"worker_accelerator=type:{kind};count:{count or 1};install-nvidia-driver")
+        return options
 
 
-def request(
-    parser: argparse.ArgumentParser,
-    pipeline: str,
-    args: argparse.Namespace,
-    rest: Sequence[str],
-    now: dt.datetime | None = None,
+@dataclass(frozen=True)
+class JobRequest:
+    """A job to be launched. Its properties fill in the defaults of the options."""
+
+    installation: InstallationOptions
+    job: JobOptions
+    workers: WorkerOptions
+    pipeline: PipelineCommand
+    created: dt.datetime
+
+    @cached_property
+    def names(self) -> Names:
+        """The names of the installation."""
+        return self.installation.names
+
+    @property
+    def job_name(self) -> str:
+        """Name of the job; that of a batch job has the time of the launch."""
+        suffix = "" if self.pipeline.name == "streaming" else f"-{self.created:%Y%m%d-%H%M%S}"
+        return self.job.job_name or f"transaction-anomaly-{self.pipeline.name}{suffix}"
+
+    @property
+    def template(self) -> str:
+        """Container spec of the Flex template."""
+        return self.job.template or f"{self.names.bucket_url}/templates/{self.pipeline.name}.json"
+
+    @property
+    def temp_location(self) -> str:
+        """Place for temporary files."""
+        return _temp_location(self.job, self.names)
+
+    @property
+    def staging_location(self) -> str:
+        """Place for staged files."""
+        return self.job.staging_location or f"{self.names.bucket_url}/staging"
+
+    @property
+    def account(self) -> str:
+        """E-mail address of the workers' service account."""
+        return self.workers.service_account_email or self.names.account
+
+    @property
+    def streaming_mode(self) -> StreamingMode:
+        """Delivery guarantee of a stream."""
+        return self.workers.streaming_mode or "at_least_once"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels that mark the job as this project's."""
+        dataset = self.pipeline.output_dataset
+        of_dataset = {DATASET_LABEL: label_value(dataset)} if dataset else {}
+        return {**LABEL, **of_dataset, "pipeline": self.pipeline.name}
+
+
+def add_launch_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of a launch."""
+    add_options(parser, InstallationOptions, "project")
+    add_options(parser, JobOptions, "job")
+    add_options(parser, WorkerOptions, "workers")
+
+
+def read_request(
+    name: PipelineName, namespace: argparse.Namespace, rest: Sequence[str], now: dt.datetime | None = None
 ) -> JobRequest:
-    """Completes the options and has the pipeline check its own.
-
-    Ends the program with a message that names the flag when something does not fit.
+    """Makes a request from the command line. This is where the Namespace of a launch ends.
 
     Args:
-      parser: reports errors.
-      pipeline: "streaming" or "batch".
-      args: the options of `add_arguments`.
-      rest: what those left over: the pipeline's flags and Beam's.
-      now: for the name of a batch job.
+      name: of the pipeline.
+      namespace: from a parser with the options of a launch.
+      rest: the flags that the parser does not know: the pipeline's and Beam's.
+      now: time of the launch.
+
+    Raises:
+      OptionError: an option does not fit; the text names the flag.
     """
-    try:
-        names = Names(
-            args.project, args.region, args.bucket.removeprefix("gs://"), args.dataset, "", args.prefix
-        )
-    except ValueError as error:
-        parser.error(str(error))
-    moment = now or dt.datetime.now(dt.UTC)
-    suffix = "" if pipeline == "streaming" else f"-{moment:%Y%m%d-%H%M%S}"
-    defaults: dict[str, Any] = {
-        "job_name": f"transaction-anomaly-{pipeline}{suffix}",
-        "template": f"{names.bucket_url}/templates/{pipeline}.json",
-        "temp_location": f"{names.bucket_url}/temp",
-        "staging_location": f"{names.bucket_url}/staging",
-        "service_account_email": names.account,
-        "machine_type": MACHINE_TYPE,
-        "streaming_mode": STREAMING_MODES[0],
-    }
-    _check_fit(parser, pipeline, args)
-    for name, value in defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    argv = [*rest, *_defaults(pipeline, names, rest)]
-    entry = module(pipeline)
-    own_parser = entry.parser()
-    own, beam_options = own_parser.parse(argv)
-    if own.write_method == options.JAVA_WRITE_METHOD and args.via == "flex":
-        own_parser.error(
-            f"--write_method={own.write_method} needs Java, which the template's image does not have: use "
-            f"--write_method={options.WRITE_METHODS[0]}, or --via=direct on a machine with Java"
-        )
-    beam_options.view_as(GoogleCloudOptions).temp_location = args.temp_location
-    entry.check_arguments(own_parser, own, beam_options)
-    return JobRequest(pipeline, args, tuple(argv), own, beam_options, names)
+    installation = read_options(InstallationOptions, namespace)
+    job = read_options(JobOptions, namespace)
+    workers = read_options(WorkerOptions, namespace)
+    check_fit(name, job, workers)
+    names = installation.names
+    argv = [*rest, *_default_flags(name, names, rest)]
+    command = pipeline.parse(name, argv, _temp_location(job, names), job.via)
+    return JobRequest(installation, job, workers, command, now or dt.datetime.now(dt.UTC))
 
 
-def _check_fit(parser: argparse.ArgumentParser, pipeline: str, args: argparse.Namespace) -> None:
-    """Refuses what would be ignored, or refused by Dataflow later on; `args` as they were given."""
-    for flag in ("min_num_workers", "num_workers"):
-        if (getattr(args, flag) or 0) > args.max_num_workers:
-            parser.error(f"--{flag}={getattr(args, flag)} is above --max_num_workers={args.max_num_workers}")
-    if args.update and pipeline == "batch":
-        parser.error("--update is for streaming jobs")
-    if args.streaming_mode and pipeline == "batch":
-        parser.error("--streaming_mode is for streaming jobs")
-    if args.template and args.via == "direct":
-        parser.error("--template goes with --via=flex; --via=direct submits from this machine")
-    if args.prime and args.machine_type:
-        parser.error("--prime chooses the machines itself: leave out --machine_type")
-    if args.prime and args.gpu:
-        # With Prime, GPUs come from resource hints on the steps, and these pipelines have none.
-        parser.error("--prime takes no --gpu: leave out one of them")
-    if args.gpu and not args.image:
-        parser.error(f"--gpu {GPU_HELP}")
-    if args.gpu:
-        try:
-            args.machine_type = machine_for(args.gpu, args.machine_type)
-        except ValueError as error:
-            parser.error(str(error))
-    differing = versions.difference() if args.via == "direct" and args.image else ""
-    if differing:
-        parser.error(f"--image with --via=direct: {differing}")
-    if args.transform_name_mapping and not args.update:
-        parser.error("--transform_name_mapping goes with --update")
-    for pair in args.transform_name_mapping:
-        if pair.count("=") != 1 or pair.startswith("="):
-            parser.error(f"--transform_name_mapping: expected OLD=NEW, got {pair!r}")
+def check_fit(name: PipelineName, job: JobOptions, workers: WorkerOptions) -> None:
+    """Refuses options that Dataflow would ignore, or refuse minutes later.
+
+    Raises:
+      OptionError: two options do not fit; the text names them.
+    """
+    if name == "batch" and job.update:
+        raise OptionError("--update: expected a streaming job, got batch")
+    if name == "batch" and workers.streaming_mode:
+        raise OptionError("--streaming_mode: expected a streaming job, got batch")
+    if workers.gpu and not job.image:
+        raise OptionError(f"--gpu: expected {GPU_IMAGE}, got no --image")
 
 
-def _defaults(pipeline: str, names: Names, given: Sequence[str]) -> list[str]:
-    """Flags that follow from the names, where the user gave no other."""
+def _temp_location(job: JobOptions, names: Names) -> str:
+    return job.temp_location or f"{names.bucket_url}/temp"
 
-    def absent(*flags: str) -> bool:
-        return not any(word.split("=", 1)[0] in flags for word in given)
 
-    found = []
-    if absent("--model"):
-        found.append(f"--model={names.bucket_url}/model")
-    if absent("--output_dataset", "--output"):
-        found.append(f"--output_dataset={names.dataset_name}")
-    if pipeline == "streaming":
-        if absent("--subscription", "--topic"):
-            found.append(f"--subscription={names.subscription('transactions-pipeline')}")
-        if absent("--alert_topic"):
-            found.append(f"--alert_topic={names.topic('alerts')}")
-    return found
+def _default_flags(name: PipelineName, names: Names, rest: Sequence[str]) -> list[str]:
+    """Makes the flags that follow from the names, except those that the user passed."""
+    passed = {word.split("=", 1)[0] for word in rest}
+    flags = []
+    if "--model" not in passed:
+        flags.append(f"--model={names.bucket_url}/model")
+    if not passed & {"--output_dataset", "--output"}:
+        flags.append(f"--output_dataset={names.dataset_name}")
+    if name == "streaming":
+        if not passed & {"--subscription", "--topic"}:
+            flags.append(f"--subscription={names.subscription('transactions-pipeline')}")
+        if "--alert_topic" not in passed:
+            flags.append(f"--alert_topic={names.topic('alerts')}")
+    return flags

@@ -1,4 +1,4 @@
-"""Python and Beam here and in the project's image, which read each other's pickles only where they agree."""
+"""The versions of Python and Beam here and in the project's image: pickles need the same on both sides."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from importlib import metadata, resources
 
 
 def here() -> tuple[str, str]:
-    """Python's minor version and Beam's version."""
+    """Reads Python's minor version and Beam's version."""
     return f"{sys.version_info.major}.{sys.version_info.minor}", metadata.version("apache-beam")
 
 
 def of_image() -> tuple[str, str]:
-    """The same of the image; its build fails where the locked Beam is another one than the Dockerfile's."""
+    """Reads the versions of the image; its build fails where the Dockerfile and the lock differ."""
     text = resources.files("templates").joinpath("Dockerfile").read_text(encoding="utf-8")
-    found = dict(re.findall(r"^ARG (PYTHON|BEAM)_VERSION=(\S+)$", text, re.MULTILINE))
-    return found["PYTHON"], found["BEAM"]
+    versions = dict(re.findall(r"^ARG (PYTHON|BEAM)_VERSION=(\S+)$", text, re.MULTILINE))
+    return versions["PYTHON"], versions["BEAM"]
 
 
 def difference() -> str:
-    """What differs and how to mend it; "" where nothing does."""
+    """Describes the difference and its fix; "" where the versions are the same."""
     (python, beam), (its_python, its_beam) = here(), of_image()
-    told = []
+    differences = []
     if python != its_python:
-        told.append(f"Python is {python} here and {its_python} there")
+        differences.append(f"Python is {python} here and {its_python} there")
     if beam != its_beam:
-        told.append(f"apache-beam is {beam} here and {its_beam} there")
-    if not told:
+        differences.append(f"apache-beam is {beam} here and {its_beam} there")
+    if not differences:
         return ""
     return (
-        f"{' and '.join(told)}, and the image could not read what is submitted: submit from Python "
+        f"{' and '.join(differences)}, and the image could not read the job: submit from Python "
         f"{its_python} after `pip install 'apache-beam[gcp]=={its_beam}'`, or use --via=flex"
     )

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec
 
+from common.loopback import bypass_proxies
 from common.options import OptionError
 from common.streams import ends_quietly
 
@@ -62,11 +63,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def command(main: Callable[_P, int | None]) -> Callable[_P, int]:
-    """Makes errors of a `main` one line and an exit status, as the module says."""
+    """Makes errors of a `main` one line and an exit status, as the module says.
+
+    It also keeps proxies away from addresses of this machine, for clients of Google's SDKs and of Beam.
+    """
 
     @functools.wraps(main)
     @ends_quietly
     def run(*args: _P.args, **kwargs: _P.kwargs) -> int:
+        bypass_proxies()
         try:
             return main(*args, **kwargs) or 0
         except OptionError as error:

@@ -38,6 +38,16 @@ _UNREACHABLE: Final = (
     GatewayTimeout,
     TransportError,
 )
+_REASONS: Final[dict[Kind, str]] = {
+    "missing": "it does not exist",
+    "exists": "it exists already",
+    "forbidden": "not allowed",
+    "disabled": "the API is not enabled",
+    "credentials": "no valid credentials",
+    "unreachable": "no answer",
+    "refused": "the request is refused",
+    "failed": "the request failed",
+}
 _DISABLED: Final = ("SERVICE_DISABLED", "has not been used in project")
 _SERVICE: Final = re.compile(r"\b([a-z][a-z0-9-]*\.googleapis\.com)\b")
 
@@ -57,6 +67,9 @@ class GoogleProblem:
     kind: Kind
     text: str
     service: str = ""
+
+    def __str__(self) -> str:
+        return f"{_REASONS[self.kind]}: {' '.join(self.text.split())}"
 
 
 def explain(error: BaseException) -> GoogleProblem:

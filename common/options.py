@@ -10,6 +10,7 @@
 
 A flag has the name of its field. The type of the field says how its text is read: str, int, float, bool
 (--flag and --no-flag), Literal (choices), each of them `| None` as well. Other types name a `type`.
+A field made by `group` holds the options of one concern.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 _FLAG: Final = "flag"
+_GROUP: Final = "group"
 _T = TypeVar("_T")
 
 
@@ -55,6 +57,15 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def group(title: str | None = None) -> Any:
+    """Declares a field that is an options dataclass itself.
+
+    Args:
+      title: heading of its flags in the help.
+    """
+    return dataclasses.field(metadata={_GROUP: title})
+
+
 def add_options(
     parser: argparse.ArgumentParser, options: type, title: str | None = None, only: Iterable[str] = ()
 ) -> None:
@@ -66,17 +77,20 @@ def add_options(
       title: heading of the flags in the help.
       only: names of the fields to declare; by default all.
     """
-    group = parser.add_argument_group(title) if title else parser
+    flags = parser.add_argument_group(title) if title else parser
     hints = get_type_hints(options)
     wanted = set(only)
     for field in dataclasses.fields(options):
+        if _GROUP in field.metadata:
+            add_options(parser, hints[field.name], field.metadata[_GROUP])
         if _FLAG in field.metadata and (not wanted or field.name in wanted):
             settings = _settings(hints[field.name]) | field.metadata[_FLAG]
             if field.default is dataclasses.MISSING:
                 settings["required"] = True
             else:
-                settings["default"] = field.default
-            group.add_argument(f"--{field.name}", **settings)
+                is_list = settings.get("action") == "append"  # argparse appends to a copy of the default
+                settings["default"] = list(field.default) if is_list else field.default
+            flags.add_argument(f"--{field.name}", **settings)
 
 
 def read_options(options: type[_T], namespace: argparse.Namespace, **more: Any) -> _T:
@@ -88,7 +102,10 @@ def read_options(options: type[_T], namespace: argparse.Namespace, **more: Any) 
       more: values of fields that have no flag.
     """
     values = dict(more)
+    hints = get_type_hints(options)
     for field in dataclasses.fields(options):  # type: ignore[arg-type]
+        if _GROUP in field.metadata and field.name not in values:
+            values[field.name] = read_options(hints[field.name], namespace)
         if _FLAG in field.metadata and field.name not in values and hasattr(namespace, field.name):
             value = getattr(namespace, field.name)
             values[field.name] = tuple(value) if isinstance(value, list) else value

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import datetime as dt
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -59,6 +69,59 @@ def print_rows(rows: Sequence[Mapping[str, Any]], form: Format = "table", empty:
         print_table(rows)
     else:
         print(empty)
+
+
+def print_record(record: Mapping[str, Any], form: Format = "table") -> None:
+    """Prints one record on stdout: a line a field, or a JSON object, or a CSV row a field."""
+    if form == "json":
+        print(json.dumps(dict(record), default=_plain))
+    elif form == "csv":
+        print_rows([{"field": name, "value": value} for name, value in record.items()], form)
+    else:
+        width = max(map(len, record), default=0)
+        print("\n".join(f"{name:{width}}  {_cell(value)}" for name, value in record.items()))
+
+
+@contextlib.contextmanager
+def progress(total: int | None, unit: str, is_quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Shows progress on stderr while a `with` block runs: a bar in a terminal, otherwise a line a tenth.
+
+    Args:
+      total: of the units to come; None where that is not known.
+      unit: name of what is counted, in the plural.
+      is_quiet: shows nothing.
+
+    Yields:
+      A function that is called with the number of units done since the last call.
+    """
+    console = Console(stderr=True)
+    if is_quiet or not console.is_terminal:
+        yield _Lines(None if is_quiet else total, unit)
+        return
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task(unit, total=total)
+        yield lambda number: bars.advance(task, number)
+
+
+class _Lines:
+    """Prints a line on stderr whenever another tenth is done."""
+
+    def __init__(self, total: int | None, unit: str) -> None:
+        self._total, self._unit, self._done = total, unit, 0
+
+    def __call__(self, number: int) -> None:
+        before, self._done = self._done, self._done + number
+        if self._total and self._done * 10 // self._total > before * 10 // self._total:
+            print(f"{self._done:,} of {self._total:,} {self._unit}", file=sys.stderr, flush=True)
+
+
+class _RateColumn(ProgressColumn):
+    """Units a second."""
+
+    def render(self, task: Task) -> Text:
+        """See ProgressColumn."""
+        return Text(f"{task.speed or 0:,.0f} a second")
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,7 +1,9 @@
-"""One way to try again: exponential back-off with full jitter, for as long as the cause deserves."""
+"""One way to try again: exponential back-off with jitter, for as long as the cause deserves."""
 
 from __future__ import annotations
 
+import math
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,12 +26,35 @@ class Patience:
       first: longest wait before the second try, in seconds; it doubles from try to try.
       longest: longest wait of all, in seconds.
       tries: most tries, if there is a limit.
+      steady: share of a wait that is not drawn by lot, from 0 to 1.
+
+    Raises:
+      ValueError: the figures do not fit.
     """
 
     seconds: float = LOOK_SECONDS
     first: float = 0.5
     longest: float = 10.0
     tries: int | None = None
+    steady: float = 0.0
+
+    def __post_init__(self) -> None:
+        tries = math.inf if self.tries is None else self.tries
+        if tries < 1 or not 0 <= self.first <= self.longest or not 0 <= self.steady <= 1:
+            raise ValueError(f"{self}: expected tries >= 1, 0 <= first <= longest, and steady from 0 to 1")
+
+    def wait(self, attempt: int, draw: Callable[[], float] = random.random) -> float:
+        """Returns the seconds to wait after a failed try. The lot keeps those apart who failed together.
+
+        >>> [Patience(first=0.5, longest=3.0).wait(attempt, draw=lambda: 1.0) for attempt in (1, 2, 3, 4, 5)]
+        [0.5, 1.0, 2.0, 3.0, 3.0]
+
+        Args:
+          attempt: number of the try, from 1.
+          draw: a random number from 0 to 1.
+        """
+        longest = min(self.longest, self.first * 2.0 ** min(attempt - 1, 60))
+        return longest * (self.steady + (1 - self.steady) * draw())
 
     def call(
         self,
@@ -57,7 +82,7 @@ class Patience:
 
         return tenacity.Retrying(
             stop=stop,
-            wait=tenacity.wait_random_exponential(multiplier=self.first, max=self.longest),
+            wait=lambda state: self.wait(state.attempt_number),
             retry=tenacity.retry_if_exception(is_transient),
             before_sleep=tell,
             sleep=sleep,

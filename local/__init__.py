@@ -2,5 +2,5 @@
 
 Everything that differs between a developer's machine and Google Cloud lives in this package, and nothing
 outside it knows that an emulator is there. See `local.stack` for how to start it from Python and
-`python -m local --help` for how to start it from a shell.
+`anomaly local --help` for how to start it from a shell.
 """

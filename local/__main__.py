@@ -1,162 +1,178 @@
-"""Starts and stops Pub/Sub and BigQuery on this machine: no Google account is needed.
-
-example:
-  eval "$(python -m local up)"     # start, and point this shell at it
-  python -m local status
-  python -m local down
-"""
+"""Starts and stops Pub/Sub and BigQuery on this machine: no Google account is needed."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
-from common.names import PROJECT, STACK
-from common.streams import ends_quietly
+from common.command import CommandError, Parser, command
+from common.options import add_options, option, read_options
+from common.output import add_format, print_record
+from common.values import Number, at_least
 from local.daemon import Daemon, Running, default_state_dir
 from local.endpoints import Endpoints
 from local.process import LocalStackError
 from local.stack import DEFAULT_PROJECT, LocalStack
 
+EXAMPLES: Final = """\
+  eval "$(anomaly local up)"     # start, and point this shell at it
+  anomaly local status
+  anomaly local down"""
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    found = argparse.ArgumentParser(
-        prog="python -m local",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+NOT_RUNNING: Final = 3
+"""Exit status of `status` where the stack does not run."""
+_PORT: Final = at_least(0, 65535)
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """The stack that `up` starts."""
+
+    project: str = option(DEFAULT_PROJECT, metavar="ID", help="project id (default: %(default)s)")
+    pubsub: bool = option(True, help="the Pub/Sub emulator (default: on)")
+    bigquery: bool = option(True, help="the BigQuery emulator (default: on)")
+    pubsub_port: int = option(0, type=_PORT, metavar="PORT", help="default: 0, any free one")
+    bigquery_port: int = option(0, type=_PORT, metavar="PORT", help="default: 0, any free one")
+    bigquery_storage_port: int = option(0, type=_PORT, metavar="PORT", help="default: 0, any free one")
+    data_dir: Path | None = option(
+        None, type=Path, metavar="DIR", help="directory that keeps BigQuery's data (default: in memory)"
     )
-    commands = found.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    up = commands.add_parser(
+    gcs_root: Path | None = option(
+        None, type=Path, metavar="DIR", help="directory that stands for gs:// in BigQuery's jobs"
+    )
+    timeout: float = option(
+        60.0, type=Number(0, whole=False), metavar="SECONDS", help="longest wait (default: %(default)s)"
+    )
+
+    def stack(self) -> LocalStack:
+        """Describes the stack; nothing is started."""
+        return LocalStack(
+            project=self.project,
+            pubsub=self.pubsub,
+            bigquery=self.bigquery,
+            pubsub_port=self.pubsub_port,
+            bigquery_port=self.bigquery_port,
+            bigquery_storage_port=self.bigquery_storage_port,
+            data_dir=self.data_dir and self.data_dir.resolve(),
+            gcs_root=self.gcs_root and self.gcs_root.resolve(),
+            timeout=self.timeout,
+        )
+
+
+@dataclass(frozen=True)
+class NameOptions:
+    """Which of several stacks is meant."""
+
+    name: str = option("default", metavar="NAME", help="one of several stacks (default: %(default)s)")
+    state_dir: Path | None = option(
+        None, type=Path, metavar="DIR", help=f"where stacks are noted (default: {default_state_dir()})"
+    )
+
+    def daemon(self) -> Daemon:
+        """The stack of this name."""
+        return Daemon(self.name, self.state_dir)
+
+    def flags(self) -> str:
+        """The flags that name this stack again; "" for the default."""
+        name = "" if self.name == "default" else f" --name={shlex.quote(self.name)}"
+        return name + (f" --state_dir={shlex.quote(str(self.state_dir))}" if self.state_dir else "")
+
+
+def parser() -> Parser:
+    """The parser of this command."""
+    parser = Parser("anomaly local", __doc__, EXAMPLES)
+    actions: Any = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    up = actions.add_parser(
         "up",
+        prog="anomaly local up",
         help="start the emulators, return when they answer, and print `export` lines for the shell",
         description="Start the emulators and return when they answer.",
-        epilog='example: eval "$(python -m local up --project=my-project --data-dir=out/bigquery)"',
+        examples='  eval "$(anomaly local up --project=my-project --data_dir=out/bigquery)"',
     )
-    up.add_argument(
-        "--project", type=PROJECT, default=DEFAULT_PROJECT, help="project id (default: %(default)s)"
-    )
-    up.add_argument("--pubsub-port", type=_port, default=0, help="default: 0, any free one")
-    up.add_argument("--bigquery-port", type=_port, default=0, help="default: 0, any free one")
-    up.add_argument("--bigquery-storage-port", type=_port, default=0, help="default: 0, any free one")
-    up.add_argument("--no-pubsub", action="store_true", help="leave the Pub/Sub emulator out")
-    up.add_argument("--no-bigquery", action="store_true", help="leave the BigQuery emulator out")
-    up.add_argument("--data-dir", type=Path, help="keep BigQuery's data here (default: in memory)")
-    up.add_argument("--gcs-root", type=Path, help="a directory that stands for gs:// in BigQuery's jobs")
-    up.add_argument("--timeout", type=float, default=60.0, help="seconds to wait (default: %(default)s)")
+    add_options(up, StackOptions, "stack")
     up.add_argument("--foreground", action="store_true", help="stay, and stop the stack at Ctrl-C")
-    commands.add_parser("status", help="say where the stack listens; exit status 3 when it does not run")
-    commands.add_parser("down", help="stop the stack")
-    for command in commands.choices.values():
-        command.add_argument(
-            "--name", type=STACK, default="default", help="one of several stacks (default: %(default)s)"
-        )
-        command.add_argument("--state-dir", type=Path, help=f"default: {default_state_dir()}")
-        command.add_argument(
-            "--format", choices=("text", "json"), default="text", help="default: %(default)s"
-        )
-    return found
-
-
-def _port(text: str) -> int:
-    try:
-        port = int(text)
-    except ValueError:
-        port = -1
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to 65535")
-    return port
-
-
-def _stack(options: argparse.Namespace) -> LocalStack:
-    return LocalStack(
-        project=options.project,
-        pubsub=not options.no_pubsub,
-        bigquery=not options.no_bigquery,
-        pubsub_port=options.pubsub_port,
-        bigquery_port=options.bigquery_port,
-        bigquery_storage_port=options.bigquery_storage_port,
-        data_dir=options.data_dir and options.data_dir.resolve(),
-        gcs_root=options.gcs_root and options.gcs_root.resolve(),
-        timeout=options.timeout,
+    status = actions.add_parser(
+        "status",
+        prog="anomaly local status",
+        help=f"show where the stack listens; exit status {NOT_RUNNING} when it does not run",
+        examples="  anomaly local status --format json",
     )
+    add_format(status)
+    down = actions.add_parser(
+        "down", prog="anomaly local down", help="stop the stack", examples="  anomaly local down"
+    )
+    for action in (up, status, down):
+        add_options(action, NameOptions, "name")
+    return parser
 
 
 def _exports(endpoints: Endpoints) -> str:
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in endpoints.environment().items())
 
 
-def _up(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    daemon = Daemon(options.name, options.state_dir)
-    stack = _stack(options)
-    lacks = stack.missing(pubsub_wanted=stack.pubsub, bigquery_wanted=stack.bigquery)
-    if lacks:
-        raise LocalStackError("\n".join(lacks))
-    if options.foreground:
-        print(f"Starting the local stack {options.name!r}; Ctrl-C stops it.", file=sys.stderr)
+def _up(name: NameOptions, options: StackOptions, is_foreground: bool, arguments: Sequence[str]) -> int:
+    daemon, stack = name.daemon(), options.stack()
+    missing = stack.missing(pubsub_wanted=stack.pubsub, bigquery_wanted=stack.bigquery)
+    if missing:
+        raise LocalStackError("\n".join(missing))
+    if is_foreground:
+        print(f"Starting the local stack {name.name!r}; Ctrl-C stops it.", file=sys.stderr)
         daemon.serve(stack)
         return 0
     running = daemon.status()
     if running is None:
         print("Starting the local stack ...", file=sys.stderr)
-        running = daemon.up(arguments[1:], options.timeout + 10)
-        print(f"Ready. `python -m local down{_suffix(options)}` stops it.", file=sys.stderr)
+        running = daemon.up(arguments, options.timeout + 10)
+        print(f"Ready. `anomaly local down{name.flags()}` stops it.", file=sys.stderr)
     else:
-        print("It is running already; what was asked for besides is ignored.", file=sys.stderr)
-    print(_json(running) if options.format == "json" else _exports(running.endpoints))
+        print("It is running already: other options of this command are ignored.", file=sys.stderr)
+    print(_exports(running.endpoints))
     return 0
 
 
-def _suffix(options: argparse.Namespace) -> str:
-    name = "" if options.name == "default" else f" --name={shlex.quote(options.name)}"
-    return name + (f" --state-dir={shlex.quote(str(options.state_dir))}" if options.state_dir else "")
-
-
-def _json(running: Running | None) -> str:
+def _record(running: Running | None) -> dict[str, Any]:
     if running is None:
-        return json.dumps({"running": False})
-    content = {"running": True, "pid": running.pid, "endpoints": running.endpoints.to_dict()}
-    return json.dumps(content | {"environment": running.endpoints.environment()}, indent=2)
+        return {"running": False}
+    content = {"running": True, "pid": running.pid, **running.endpoints.to_dict()}
+    return content | {"environment": running.endpoints.environment()}
 
 
-def _status(options: argparse.Namespace) -> int:
-    running = Daemon(options.name, options.state_dir).status()
-    if options.format == "json":
-        print(_json(running))
-    elif running is None:
-        print(f"The local stack does not run. Start it with `python -m local up{_suffix(options)}`.")
-    else:
-        print(f"The local stack runs (process {running.pid}).")
-        for label, value in running.endpoints.to_dict().items():
-            print(f"  {label.replace('_', ' '):18}{value or '-'}")
-    return 0 if running else 3
+def _status(name: NameOptions, form: Any) -> int:
+    running = name.daemon().status()
+    record = _record(running)
+    if form == "table":
+        record.pop("environment", None)
+    print_record(record, form)
+    if running is None:
+        print(f"Start it with `anomaly local up{name.flags()}`.", file=sys.stderr)
+    return 0 if running else NOT_RUNNING
 
 
-def _down(options: argparse.Namespace) -> int:
-    stopped = Daemon(options.name, options.state_dir).down()
-    if options.format == "json":
-        print(json.dumps({"stopped": stopped}))
-    else:
-        print("The local stack has stopped." if stopped else "The local stack was not running.")
+def _run(namespace: argparse.Namespace, arguments: Sequence[str]) -> int:
+    name = read_options(NameOptions, namespace)
+    if namespace.action == "up":
+        return _up(name, read_options(StackOptions, namespace), namespace.foreground, arguments)
+    if namespace.action == "status":
+        return _status(name, namespace.format)
+    stopped = name.daemon().down()
+    print("The local stack has stopped." if stopped else "The local stack was not running.")
     return 0
 
 
-@ends_quietly
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns the exit status."""
+    """Entry point; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = parser().parse_args(arguments)
+    namespace = parser().parse_args(arguments)
     try:
-        if options.command == "up":
-            return _up(options, arguments)
-        return _status(options) if options.command == "status" else _down(options)
+        return _run(namespace, arguments[1:])
     except LocalStackError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        raise CommandError(str(error)) from error
 
 
 if __name__ == "__main__":

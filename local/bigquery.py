@@ -8,11 +8,11 @@ import os
 import sys
 import tempfile
 import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from common.loopback import urlopen
 from local.process import HOST, Emulator, ServerProcess
 
 _IMPORT_ROOT: Final = Path(__file__).resolve().parents[1]
@@ -89,7 +89,7 @@ class BigQueryEmulator(Emulator):
             return False
         self.port, self.storage_port = ports["rest"], ports["grpc"]
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{self.port}/healthz", timeout=5) as response:
+            with urlopen(f"http://{HOST}:{self.port}/healthz", timeout=5) as response:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False

@@ -57,7 +57,7 @@ class Daemon:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self._directory.stat()
         if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
-            raise LocalStackError(f"{self._directory} can be written by others. Choose another --state-dir.")
+            raise LocalStackError(f"{self._directory} can be written by others. Choose another --state_dir.")
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[TextIO | None]:
@@ -121,7 +121,7 @@ class Daemon:
         """Start the stack in a process of its own and wait until it is ready.
 
         Args:
-          arguments: The command-line arguments of `python -m local up` that describe the stack.
+          arguments: The command-line arguments of `anomaly local up` that describe the stack.
           timeout: Seconds.
 
         Raises:

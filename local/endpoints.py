@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from common.loopback import no_proxy_variables
+
 BIGQUERY_STORAGE_VARIABLE = "BIGQUERY_STORAGE_EMULATOR_HOST"
 """What transforms.clients reads, which takes a second to import; Google's clients read none for this API."""
 
@@ -31,7 +33,7 @@ class Endpoints:
     credentials_file: str | None = None
 
     def environment(self) -> dict[str, str]:
-        """The environment variables that send Google's clients to this stack."""
+        """The environment variables that send Google's clients to this stack, and past a proxy."""
         variables = {
             "GOOGLE_CLOUD_PROJECT": self.project,
             "NO_GCE_CHECK": "true",  # no search for a metadata server
@@ -43,7 +45,7 @@ class Endpoints:
             BIGQUERY_STORAGE_VARIABLE: self.bigquery_storage,
             "GOOGLE_APPLICATION_CREDENTIALS": self.credentials_file,
         }
-        return variables | {name: value for name, value in optional.items() if value}
+        return variables | {name: value for name, value in optional.items() if value} | no_proxy_variables()
 
     def pipeline_args(self) -> list[str]:
         """The options that point this project's pipelines at the stack."""

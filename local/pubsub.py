@@ -11,11 +11,11 @@ import shutil
 import subprocess
 import tempfile
 import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from common.loopback import urlopen
 from local.process import HOST, Emulator, LocalStackError, ServerProcess, free_port
 
 _LAUNCHER: Final = Path("platform", "pubsub-emulator", "bin", "cloud-pubsub-emulator")
@@ -70,7 +70,7 @@ def _component_installed() -> bool:
 
 def _answers(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{address}/", timeout=2) as response:
+        with urlopen(f"http://{address}/", timeout=2) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

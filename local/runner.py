@@ -34,6 +34,7 @@ from apache_beam.transforms.external import ExternalTransform
 from apache_beam.transforms.userstate import is_stateful_dofn
 from google.cloud.pubsub_v1 import SubscriberClient
 
+from common.pubsub import subscriber_client
 from local.evaluators import LocalContext, LocalEvaluators, Progress
 from local.subscription import Subscription
 
@@ -113,7 +114,7 @@ class LocalStreamingRunner(beam_direct.BundleBasedDirectRunner):
             RealClock(),
         )
         RuntimeValueProvider.set_runtime_options({})
-        client = SubscriberClient() if inspector.reads else None
+        client = subscriber_client() if inspector.reads else None
         progress = Progress({applied: self._subscription(client, applied) for applied in inspector.reads})
         progress.ack_delay = self._ack_delay if self._ack_delay is not None else STATE_ACK_DELAY
         if self._ack_delay is None and not inspector.stateful:

@@ -4,8 +4,8 @@
     pytorch_autoencoder.mar   the same model packed for TorchServe
     manifest.json             what the model is, its thresholds, and the sha256 of the files
 
-`read` checks every listed file and the feature order before anything is loaded, so that a damaged or foreign
-artifact is a clear error at start and never a wrong score.
+`read` checks every listed file and the feature order before anything is loaded. So a damaged or foreign
+artifact is a clear error at the start, and never a wrong score.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from common.command import CommandError
 from model.features import FEATURES
-from model.thresholds import SEVERITIES, ScoreQuantiles, severity_codes
+from model.thresholds import ScoreQuantiles, check_thresholds
 
 if TYPE_CHECKING:
     import torch
@@ -34,17 +35,17 @@ MODEL_NAME: Final = "pytorch_autoencoder"
 FORMAT: Final = 1
 
 
-class ArtifactError(ValueError):
+class ArtifactError(CommandError, ValueError):
     """The artifact is incomplete, damaged, or was made for other features."""
 
 
 class ArtifactUnavailableError(ArtifactError):
-    """Cloud Storage refuses or does not answer, or credentials are missing; it may be otherwise later."""
+    """Cloud Storage refuses or does not answer, or credentials are missing; this may pass."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` holds.
+    """The content of `manifest.json`.
 
     Attributes:
       model_name: name under which servers register the model.
@@ -55,7 +56,7 @@ class Manifest:
       files: file name -> sha256, lower-case hexadecimal.
       training: seed, settings and course of the training.
       provenance: where the training data came from.
-      figures: what `model.evaluate` measures, on the test split.
+      figures: the measures of `anomaly evaluate`, on the test split.
       versions: versions of Python, torch and this package.
     """
 
@@ -119,11 +120,8 @@ class Manifest:
                 f"{MANIFEST_FILE}: features differ from the order Time, V1..V28, Amount ({where}); "
                 "train the model again with this version of the package"
             )
-        missing = [name for name in SEVERITIES[1:] if name not in self.thresholds]
-        if missing:
-            raise ArtifactError(f"{MANIFEST_FILE}: thresholds lack severity {', '.join(missing)}")
         try:
-            severity_codes([], self.thresholds)
+            check_thresholds(self.thresholds)
         except ValueError as e:
             raise ArtifactError(f"{MANIFEST_FILE}: {e}; train the model again") from e
         if MODEL_FILE not in self.files:
@@ -162,7 +160,7 @@ class Artifact:
         from model import torchscript
 
         try:
-            # Frozen below: freezing a module without `score` fails in words that name no cause.
+            # Frozen below: the error of freezing a module without `score` names no cause.
             module = torchscript.load(self.model_path, freeze=False, device=device)
         except RuntimeError as e:
             raise ArtifactError(f"{self.uri}: {MODEL_FILE} is no TorchScript module: {e}") from e
@@ -170,7 +168,7 @@ class Artifact:
         if missing:
             raise ArtifactError(
                 f"{self.uri}: the module in {MODEL_FILE} has no method {' and no '.join(missing)}; train it "
-                "with python -m model.train"
+                "with anomaly train"
             )
         return torchscript.frozen(module) if freeze else module
 
@@ -182,7 +180,7 @@ def sha256(path: Path) -> str:
 
 
 def is_gcs(uri: str) -> bool:
-    """Whether `uri` names an object or directory on Cloud Storage."""
+    """Tells whether `uri` names an object or directory on Cloud Storage."""
     return uri.startswith("gs://")
 
 
@@ -198,24 +196,22 @@ def read(uri: str | Path) -> Artifact:
     local_dir = _download(uri) if is_gcs(uri) else Path(uri)
     path = local_dir / MANIFEST_FILE
     if not path.is_file():
-        raise ArtifactError(
-            f"No {MANIFEST_FILE} in {uri}; train a model with python -m model.train --output {uri}"
-        )
+        raise ArtifactError(f"No {MANIFEST_FILE} in {uri}; train a model with anomaly train --output {uri}")
     manifest = Manifest.from_json(path.read_bytes())
     for name, expected in manifest.files.items():
         file = local_dir / name
         if not file.is_file():
             raise ArtifactError(f"{uri}: {name} is listed in {MANIFEST_FILE} and is missing")
-        found = sha256(file)
-        if found != expected:
+        actual = sha256(file)
+        if actual != expected:
             raise ArtifactError(
-                f"{uri}: {name} has sha256 {found}, {MANIFEST_FILE} says {expected}; copy or train it again"
+                f"{uri}: {name} has sha256 {actual}, {MANIFEST_FILE} says {expected}; copy or train it again"
             )
     return Artifact(uri=uri, manifest=manifest, local_dir=local_dir)
 
 
 def verify(uri: str | Path) -> Manifest:
-    """Checks the artifact at `uri` as `read` does and answers its manifest."""
+    """Checks the artifact at `uri` as `read` does, and returns its manifest."""
     return read(uri).manifest
 
 
@@ -303,11 +299,14 @@ def _bucket(uri: str) -> tuple[Any, str]:
     # Deferred: a local artifact needs neither the client nor credentials.
     import google.cloud.storage as storage
 
+    from common.connections import direct
+
     bucket, _, prefix = uri.removeprefix("gs://").partition("/")
     if not bucket:
         raise ArtifactError(f"{uri}: expected gs://bucket/prefix")
     try:
         client = storage.Client()
+        direct(client._http)
     except OSError as e:
         raise ArtifactUnavailableError(f"{uri}: {e}; set GOOGLE_CLOUD_PROJECT") from e
     try:
@@ -322,14 +321,14 @@ def _blob_name(prefix: str, name: str) -> str:
 
 @contextlib.contextmanager
 def _storage_errors(uri: str) -> Iterator[None]:
-    """Cloud Storage's refusals, and missing credentials, as ArtifactUnavailableError."""
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
+    """Turns refusals of Cloud Storage, and missing credentials, into ArtifactUnavailableError."""
+    from common.google import ERRORS, explain
 
     try:
         yield
-    except (GoogleAPIError, GoogleAuthError) as e:
-        raise ArtifactUnavailableError(f"{uri}: Cloud Storage: {e}") from e
+    except ERRORS as error:
+        problem = explain(error)
+        raise ArtifactUnavailableError(f"{uri}: Cloud Storage ({problem.kind}): {problem.text}") from error
 
 
 def _download(uri: str) -> Path:

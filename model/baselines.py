@@ -65,7 +65,7 @@ def _ecod(train: Scores, rows: Scores, seed: int) -> Scores:
 
 
 QUICK: tuple[tuple[str, Detector], ...] = (("isolation forest", _isolation_forest), ("PCA", _pca))
-"""What training compares with."""
+"""The baselines of a training."""
 SLOW: tuple[tuple[str, Detector], ...] = (
     ("Mahalanobis", _mahalanobis),
     ("Gaussian mixture", _gaussian_mixture),
@@ -75,7 +75,7 @@ PYOD: tuple[tuple[str, Detector], ...] = (("HBOS", _hbos), ("ECOD", _ecod))
 
 
 def available(quick: bool = False) -> tuple[tuple[str, Detector], ...]:
-    """The detectors that can run here; those of PyOD only where it is installed (extra `evaluate`)."""
+    """Lists the detectors that can run here; those of PyOD need the extra `evaluate`."""
     if quick:
         return QUICK
     return QUICK + SLOW + (PYOD if importlib.util.find_spec("pyod") else ())
@@ -85,7 +85,7 @@ def available(quick: bool = False) -> tuple[tuple[str, Detector], ...]:
 def scores(
     train: Rows, rows: Rows, detectors: Iterable[tuple[str, Detector]], seed: int = 0
 ) -> dict[str, Scores]:
-    """Each detector's scores [m] of raw features `rows` [m, 30], fitted to the normals `train` [n, 30]."""
+    """Scores raw features `rows` [m, 30] by each detector, fitted to the normals `train` [n, 30]."""
     fitted, prepared = _prepare(train), _prepare(rows)
     mean, std = fitted.mean(axis=0), fitted.std(axis=0)
     std = np.where(std > 0, std, 1.0)

@@ -1,4 +1,4 @@
-"""Training and evaluation data: where it comes from, what makes it valid, how it is split."""
+"""Training and evaluation data: sources, checks, and the split."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from common.command import CommandError
+from common.options import option
+from common.values import at_least
 from model.features import FEATURES, LABEL, N_FEATURES, TIME_INDEX
 from model.thresholds import MIN_CALIBRATION_ROWS
 
@@ -25,8 +28,29 @@ MIN_NORMALS: Final = 5_000
 """A fifth of the normals calibrates the thresholds; fewer than 1,000 cannot place a budget of 0.1 %."""
 
 
-class DataError(ValueError):
+class DataError(CommandError, ValueError):
     """The data cannot be used; the message names the column or the rows, and says what to do."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The labelled or unlabelled transactions to train or judge on."""
+
+    data: str = option(
+        SYNTHETIC,
+        metavar="SOURCE",
+        help="CSV or Parquet file in the ULB layout (Time, V1..V28, Amount, and Class where it is labelled), "
+        f"{BIGQUERY_SCHEME}project.dataset.table, or {SYNTHETIC} (default: %(default)s)",
+    )
+    rows: int = option(
+        SYNTHETIC_ROWS, type=at_least(1), metavar="N", help="synthetic rows to draw (default: %(default)s)"
+    )
+    seed: int = option(
+        0,
+        type=at_least(0),
+        metavar="N",
+        help="of synthetic data, split, weights and baselines (default: %(default)s)",
+    )
 
 
 @dataclass(frozen=True)
@@ -36,7 +60,7 @@ class Dataset:
     Attributes:
       features: raw features, float32 [n, 30], finite.
       labels: int8 [n], 1 for a fraud, or None when the source has no label column.
-      provenance: what the manifest says about the source.
+      provenance: description of the source, for the manifest.
     """
 
     features: npt.NDArray[np.float32]
@@ -45,7 +69,7 @@ class Dataset:
 
     @property
     def is_normal(self) -> npt.NDArray[np.bool_]:
-        """Which rows are not known frauds, bool [n]; all of them without labels."""
+        """A mask of the rows that are not known frauds, bool [n]; all of them without labels."""
         if self.labels is None:
             return np.ones(len(self.features), dtype=bool)
         return self.labels == 0
@@ -61,9 +85,9 @@ class Split:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """sha256 of features and labels, by which a dataset is known again whatever file it comes from.
+    """Computes the sha256 of features and labels: it tells a dataset again, whatever file it comes from.
 
-    The order of the rows does not count, as little as it counts in `split`: a table may be read in any.
+    The order of the rows does not count, and it does not count in `split`: a table may be read in any order.
     """
     columns = [dataset.features.view(np.uint32)]
     if dataset.labels is not None:
@@ -76,6 +100,10 @@ def fingerprint(dataset: Dataset) -> str:
 
 def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0) -> Dataset:
     """Loads transactions.
+
+    >>> dataset = load("synthetic", rows=1_000, seed=7)
+    >>> dataset.features.shape, int(dataset.labels.sum()) > 0
+    ((1000, 30), True)
 
     Args:
       source: a CSV or Parquet file in the ULB layout, `bigquery://project.dataset.table`, or `synthetic`.
@@ -100,7 +128,7 @@ def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0) -> Dataset:
 
 
 def _synthetic(rows: int, seed: int) -> Dataset:
-    # The one import of the publisher from here, and only for this source: the generator is its own.
+    # Deferred: files need neither the generator nor Faker.
     from model.synthetic.generator import TransactionGenerator
 
     generator = TransactionGenerator(seed=seed, fraud_share=SYNTHETIC_FRAUD_SHARE)
@@ -118,12 +146,12 @@ def _read_file(source: str) -> pa.Table:
     path = Path(source)
     if not path.is_file():
         raise DataError(
-            f"--data {source}: no such file; give a CSV or Parquet file, a table as "
-            f"{BIGQUERY_SCHEME}project.dataset.table, or {SYNTHETIC}"
+            f"--data: expected a CSV or Parquet file, {BIGQUERY_SCHEME}project.dataset.table or {SYNTHETIC}, "
+            f"got {source!r}, and there is no such file"
         )
     try:
         if path.suffix.lower() == ".parquet":
-            # As a file: a directory reader would give up on a column that is there twice.
+            # As a file: a directory reader fails on a column that is there twice.
             return parquet.ParquetFile(path).read()
         if path.suffix.lower() == ".csv":
             table = csv.read_csv(path)
@@ -134,11 +162,11 @@ def _read_file(source: str) -> pa.Table:
         raise DataError(f"--data {source}: the names of the columns are not UTF-8: {e}") from e
     except (pa.ArrowException, OSError) as e:
         raise DataError(f"--data {source}: cannot be read: {e}") from e
-    raise DataError(f"--data {source}: expected a name that ends in .csv or .parquet")
+    raise DataError(f"--data: expected a name that ends in .csv or .parquet, got {source!r}")
 
 
 def from_arrow(table: pa.Table, source: str) -> Dataset:
-    """The dataset of a table in the ULB layout: Time, V1..V28, Amount, and Class when it is there.
+    """Makes a dataset of a table in the ULB layout: Time, V1..V28, Amount, and Class where it is labelled.
 
     Raises:
       DataError: a column is missing, there twice, or not numeric, a value is null, NaN or infinite, a label
@@ -185,7 +213,11 @@ def _labels(table: pa.Table, source: str) -> npt.NDArray[np.int8]:
 
 
 def check_enough(dataset: Dataset) -> None:
-    """Raises DataError where there are fewer than MIN_NORMALS normal transactions, or they are all equal."""
+    """Checks that there are MIN_NORMALS normal transactions, and that they differ.
+
+    Raises:
+      DataError: there are fewer, or all are equal.
+    """
     n_normal = int(dataset.is_normal.sum())
     if n_normal < MIN_NORMALS:
         raise DataError(
@@ -201,7 +233,7 @@ def check_enough(dataset: Dataset) -> None:
 
 
 def split(dataset: Dataset, seed: int) -> Split:
-    """A stratified split by label in SPLIT_SHARES, the same for the same rows, in any order, and seed.
+    """Splits a dataset by label in SPLIT_SHARES; the same rows, in any order, and seed give the same split.
 
     Equal rows stay together, so that no row of the test part has its copy in the training part.
 
@@ -226,6 +258,6 @@ def split(dataset: Dataset, seed: int) -> Split:
         raise DataError(
             f"{n_calibration} normal transactions are left to calibrate the alert thresholds, at least "
             f"{MIN_CALIBRATION_ROWS} are needed: equal rows stay together in a split, and there are only "
-            f"{len(part_of_group)} different ones; give more data or remove the copies"
+            f"{len(part_of_group)} different ones; use more data or remove the copies"
         )
     return Split(train, validation, test)

@@ -1,15 +1,9 @@
-"""Judges a model on labelled transactions, beside baselines on the same rows.
-
-Example:
-  python -m model.evaluate --model out/model --data transactions.parquet --png out/evaluation.png
-"""
+"""Judges a model on labelled transactions, beside baselines on the same rows."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,24 +14,65 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from common.command import command
+from common.command import MissingExtraError, Parser, command
+from common.options import OptionError, add_options, option, read_options
+from common.output import add_format, print_rows
+from common.values import at_least
 from model import artifact, baselines, data, evaluation, fitting, metrics, plots, torchscript
 from model.thresholds import ScoreQuantiles, calibrate
 
+EXAMPLES: Final = """
+  anomaly evaluate --model out/model --data ulb.parquet --png out/evaluation.png
+  anomaly evaluate --data ulb.parquet --repeat 5
+  anomaly evaluate --train_data dev.parquet --data holdout.parquet --repeat 5 --report out/report.json
+"""
 MIN_NORMALS: Final = 200
 """Of data not recognised as the training data. Half of them fit the baselines, whose covariances of 30
 features need a few rows for each."""
 
 
 @dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of an evaluation: one model, or several that it trains."""
+
+    model: str | None = option(None, metavar="DIR", help="artifact directory, local or gs://bucket/prefix")
+    repeat: int | None = option(
+        None,
+        type=at_least(1),
+        metavar="N",
+        help="train and judge N models with seeds 0 to N-1, in place of --model; --seed is that of the data",
+    )
+    train_data: str | None = option(
+        None, metavar="SOURCE", help="with --repeat: train on this data, judge on all of --data"
+    )
+    prevalence: float = option(
+        metrics.TRUE_PREVALENCE,
+        metavar="SHARE",
+        help="share of frauds to weight the normals to (default: that of the full ULB data, 0.00173)",
+    )
+    png: Path | None = option(None, type=Path, metavar="FILE", help="write the picture here")
+    report: Path | None = option(
+        None, type=Path, metavar="FILE", help="write the whole report here as JSON, with the figures by seed"
+    )
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.repeat is None):
+            raise OptionError("--model, --repeat: expected one of them")
+        if self.train_data and not self.repeat:
+            raise OptionError("--train_data: expected together with --repeat, which trains")
+        if not 0 < self.prevalence < 1:
+            raise OptionError(f"--prevalence: expected a share between 0 and 1, got {self.prevalence}")
+
+
+@dataclass(frozen=True)
 class Rows:
-    """What one evaluation is made on.
+    """The rows of one evaluation.
 
     Attributes:
       fit: normals that the baselines are fitted to, float32 [n, 30].
       rows: transactions to judge on, float32 [m, 30].
       labels: int8 [m].
-      description: the same in words.
+      description: the same as text.
     """
 
     fit: npt.NDArray[np.float32]
@@ -47,7 +82,7 @@ class Rows:
 
 
 def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -> Rows:
-    """The rows to judge a model on; none of them was trained on where the whole training data is recognised.
+    """Chooses rows to judge a model on: none that it was trained on, where the training data is recognised.
 
     On the data that the model was trained on, these are the test part of the same split, and the baselines
     are fitted to its training part; the same where it was trained on these rows without their labels. On
@@ -55,7 +90,7 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
     the training data, or more than it, is not recognised: the manifest has a fingerprint of the whole alone.
 
     Raises:
-      DataError: the data has no labels, lacks one of the classes, or has fewer than MIN_NORMALS normals.
+      DataError: the data has no labels, has one class only, or has fewer than MIN_NORMALS normals.
     """
     labels = required_labels(dataset)
     trained_on = (dataset, dataclasses.replace(dataset, labels=None))
@@ -89,7 +124,11 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
 
 
 def required_labels(dataset: data.Dataset) -> npt.NDArray[np.int8]:
-    """The labels of a dataset that has both classes; DataError otherwise."""
+    """Takes the labels of a dataset that has both classes.
+
+    Raises:
+      DataError: there are none, or of one class only.
+    """
     if dataset.labels is None:
         raise data.DataError("the data has no column Class; an evaluation needs labels")
     if not dataset.labels.any() or dataset.labels.all():
@@ -98,16 +137,16 @@ def required_labels(dataset: data.Dataset) -> npt.NDArray[np.int8]:
 
 
 def evaluate_model(
-    found: artifact.Artifact, dataset: data.Dataset, prevalence: float, seed: int, png: Path | None
+    judged: artifact.Artifact, dataset: data.Dataset, prevalence: float, seed: int, png: Path | None
 ) -> dict[str, Any]:
-    """Judges one artifact; writes the picture when asked to. See `evaluation.compare` for the report."""
-    rows = choose_rows(dataset, found.manifest, seed)
+    """Judges one artifact; see `evaluation.compare` for the report. With `png` it writes the picture."""
+    rows = choose_rows(dataset, judged.manifest, seed)
     report, scores = evaluation.compare(
-        found.load_model(), rows.fit, rows.rows, rows.labels, baselines.available(), prevalence, seed
+        judged.load_model(), rows.fit, rows.rows, rows.labels, baselines.available(), prevalence, seed
     )
-    report = {"model_version": found.manifest.model_version, "evaluated_on": rows.description, **report}
+    report = {"model_version": judged.manifest.model_version, "evaluated_on": rows.description, **report}
     if png:
-        _draw(png, scores, rows.labels, found.manifest.thresholds, report)
+        _draw(png, scores, rows.labels, judged.manifest.thresholds, report)
     return report
 
 
@@ -117,7 +156,7 @@ def evaluate_repeatedly(
     repeats: int,
     prevalence: float,
     png: Path | None,
-    settings: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains and judges `repeats` models with seeds 0, 1, ...; mean and spread of their figures.
 
@@ -130,8 +169,8 @@ def evaluate_repeatedly(
         parts = data.split(source, seed)
         normal = source.is_normal
         fit, validation = (source.features[part[normal[part]]] for part in (parts.train, parts.validation))
-        chosen = fitting.Settings(seed=seed, **(settings or {})).suited_to(source.labels is not None)
-        network = fitting.fit(fit, validation, chosen, progress=False).network
+        options = fitting.TrainingOptions(seed=seed, **(training or {})).suited_to(source.labels is not None)
+        network = fitting.fit(fit, validation, options, progress=False).network
         module = torchscript.trace(network)
         judged = np.arange(len(dataset.features)) if train_data else parts.test
         rows, labels = dataset.features[judged], required_labels(dataset)[judged]
@@ -164,86 +203,49 @@ def _draw(
     plots.evaluation_picture(png, scores, labels, thresholds, report["prevalence"], title)
 
 
-def readable(report: dict[str, Any]) -> str:
-    """The report as text: what it was measured on, then the table."""
+def heading(report: dict[str, Any]) -> str:
+    """Says in a sentence or two which rows a report is about."""
     rows = report["rows"]
     return (
         f"Evaluated on {report['evaluated_on']}:\n{rows['frauds']} frauds and {rows['normals']} normals, "
         f"weighted to {100 * report['prevalence']:.3f} % fraud; baselines fitted to "
-        f"{rows['normals_that_baselines_are_fitted_to']} normals.\n\n{evaluation.table(report)}"
+        f"{rows['normals_that_baselines_are_fitted_to']} normals.\n"
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m model.evaluate",
-        description="Judge the anomaly score on labelled transactions, beside baselines on the same rows.",
-        epilog="Examples: python -m model.evaluate --model out/model --data ulb.parquet --png out/picture.png"
-        " | python -m model.evaluate --data ulb.parquet --repeat 5",
-    )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", help="artifact directory, local or gs://bucket/prefix")
-    what.add_argument("--repeat", type=int, metavar="N", help="train and judge N models with seeds 0 to N-1")
-    parser.add_argument(
-        "--data",
-        default=data.SYNTHETIC,
-        help="labelled CSV or Parquet file in the ULB layout, bigquery://project.dataset.table, or synthetic",
-    )
-    parser.add_argument("--train_data", help="with --repeat: train on this data, judge on all of --data")
-    parser.add_argument(
-        "--prevalence",
-        type=float,
-        default=metrics.TRUE_PREVALENCE,
-        help="share of frauds to weight the normals to (default: that of the full ULB data, 0.00173)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="of baselines and synthetic data; with --repeat, of the data alone",
-    )
-    parser.add_argument("--rows", type=int, default=data.SYNTHETIC_ROWS, help="synthetic rows to draw")
-    parser.add_argument("--png", type=Path, help="write the picture here")
-    parser.add_argument("--json", type=Path, help="write the report here, too")
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="of the output")
-    return parser
+def _evaluate(options: EvaluateOptions, source: data.DataOptions) -> dict[str, Any]:
+    dataset = data.load(source.data, source.rows, source.seed)
+    required_labels(dataset)
+    if options.model:
+        return evaluate_model(
+            artifact.read(options.model), dataset, options.prevalence, source.seed, options.png
+        )
+    train_data = data.load(options.train_data, source.rows) if options.train_data else None
+    return evaluate_repeatedly(train_data, dataset, options.repeat or 1, options.prevalence, options.png)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m model.evaluate`; returns the exit code."""
-    parser = _parser()
+    """Entry point of `anomaly evaluate`."""
+    parser = Parser("anomaly evaluate", __doc__, EXAMPLES)
+    add_options(parser, EvaluateOptions, "evaluation")
+    add_options(parser, data.DataOptions, "data")
+    add_format(parser)
     args = parser.parse_args(argv)
-    if args.repeat is not None and args.repeat < 1:
-        parser.error("--repeat must be at least 1")
-    if not 0 < args.prevalence < 1:
-        parser.error("--prevalence must lie between 0 and 1")
-    if args.train_data and not args.repeat:
-        parser.error("--train_data goes with --repeat")
-    for name, least in (("rows", 1), ("seed", 0)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} must be at least {least}")
+    options = read_options(EvaluateOptions, args)
     torch.set_num_threads(min(2, torch.get_num_threads()))
+    # An evaluation takes minutes; a place that cannot be written to must not cost them.
+    for path in filter(None, (options.png, options.report)):
+        artifact.check_writable(path.parent)
     try:
-        # An evaluation takes minutes; a place that cannot be written to must not cost them.
-        for path in filter(None, (args.png, args.json)):
-            artifact.check_writable(path.parent)
-        dataset = data.load(args.data, rows=args.rows, seed=args.seed)
-        required_labels(dataset)
-        if args.model:
-            report = evaluate_model(artifact.read(args.model), dataset, args.prevalence, args.seed, args.png)
-        else:
-            train_data = data.load(args.train_data, rows=args.rows) if args.train_data else None
-            report = evaluate_repeatedly(train_data, dataset, args.repeat, args.prevalence, args.png)
-    except (data.DataError, artifact.ArtifactError) as e:
-        print(f"model.evaluate: {e}", file=sys.stderr)
-        return 2
-    text = json.dumps(report, indent=2)
-    if args.json:
-        args.json.write_text(text + "\n", encoding="utf-8")
-    print(text if args.format == "json" else readable(report))
+        report = _evaluate(options, read_options(data.DataOptions, args))
+    except ImportError as error:
+        raise MissingExtraError("an evaluation", "train", error) from error
+    if options.report:
+        options.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    rows = evaluation.figure_rows(report)
+    if args.format == "table":
+        print(heading(report))
+        rows = evaluation.with_deviations(rows)
+    print_rows(rows, args.format)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from model import baselines, metrics
-from model.network import SCORE_FIELD
+from model import baselines, inference, metrics
+from model.outputs import ANOMALY_SCORE
 
 Scores = npt.NDArray[np.float64]
 
-ROWS_AT_ONCE: Final = 8192
-OWN_SCORES: Final = (SCORE_FIELD, "normalized_MAE", "denormalized_MAE")
-"""What is judged of the model: its score, and the two errors that are usually taken for one."""
+OWN_SCORES: Final = (ANOMALY_SCORE, "normalized_MAE", "denormalized_MAE")
+"""The outputs of the model that are judged: its score, and the two errors that are usually taken for one."""
 
 
 def anomaly_scores(module: torch.jit.ScriptModule, features: npt.NDArray[np.float32]) -> Scores:
-    """anomaly_score of raw features [n, 30], float64 [n], in batches of bounded memory."""
-    with torch.inference_mode():
-        parts = [module.score(rows)[0] for rows in torch.from_numpy(features).split(ROWS_AT_ONCE)]
-    return torch.cat(parts).double().numpy()
+    """Scores raw features [n, 30]; anomaly_score, float64 [n]."""
+    return inference.outputs(module, features, (ANOMALY_SCORE,))[ANOMALY_SCORE].astype(np.float64)
 
 
 def own_scores(module: torch.jit.ScriptModule, features: npt.NDArray[np.float32]) -> dict[str, Scores]:
-    """OWN_SCORES of raw features [n, 30], each float64 [n]."""
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in OWN_SCORES}
-    with torch.inference_mode():
-        for rows in torch.from_numpy(features).split(ROWS_AT_ONCE):
-            answer = module(rows)
-            for name in OWN_SCORES:
-                parts[name].append(answer[name])
-    return {name: torch.cat(part).double().numpy() for name, part in parts.items()}
+    """Computes OWN_SCORES of raw features [n, 30], each float64 [n]."""
+    named = inference.outputs(module, features, OWN_SCORES)
+    return {name: values.astype(np.float64) for name, values in named.items()}
 
 
 def compare(
@@ -80,55 +73,65 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     The deviations stand under `spread`, which is empty for a single report.
     """
     first = reports[0]
+    by_name = {name: [report["scores"][name] for report in reports] for name in first["scores"]}
+    deviation = partial(np.std, ddof=1)
     return {
         "repeats": len(reports),
         "rows": first["rows"],
         "prevalence": first["prevalence"],
-        "scores": {name: _mean([r["scores"][name] for r in reports]) for name in first["scores"]},
+        "scores": {name: _over_seeds(values, np.mean) for name, values in by_name.items()},
         # One report has no spread; a 0 would claim that it has none.
-        "spread": {name: _std([r["scores"][name] for r in reports]) for name in first["scores"]}
+        "spread": {name: _over_seeds(values, deviation) for name, values in by_name.items()}
         if len(reports) > 1
         else {},
     }
 
 
-def _mean(values: Sequence[Any]) -> Any:
+def _over_seeds(values: Sequence[Any], statistic: Callable[..., Any]) -> Any:
     if isinstance(values[0], dict):
-        return {key: _mean([value[key] for value in values]) for key in values[0]}
-    return float(np.mean(values))
+        return {key: _over_seeds([value[key] for value in values], statistic) for key in values[0]}
+    return float(statistic(values))
 
 
-def _std(values: Sequence[Any]) -> Any:
-    if isinstance(values[0], dict):
-        return {key: _std([value[key] for value in values]) for key in values[0]}
-    return float(np.std(values, ddof=1))
+def figure_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Makes a row a score of a report, best average precision first.
+
+    >>> figures = {"average_precision": 0.5, "auroc": 0.75, "recall_at": {"0.01": 0.25}, "precision_at": {}}
+    >>> figure_rows({"scores": {"anomaly_score": figures}})
+    [{'score': 'anomaly_score', 'average_precision': 0.5, 'auroc': 0.75, 'recall_at_0.01': 0.25}]
+
+    Args:
+      report: of `compare` or `summary`. The deviations of several seeds stand in columns that end in _std.
+    """
+    rows = []
+    for name, figures in sorted(report["scores"].items(), key=lambda item: -item[1]["average_precision"]):
+        row = {"score": name, **_flat(figures)}
+        spread = report.get("spread", {}).get(name, {})
+        rows.append(row | {f"{key}_std": value for key, value in _flat(spread).items()})
+    return rows
 
 
-def table(report: dict[str, Any]) -> str:
-    """The figures as a Markdown table, best average precision first; mean ± deviation of several seeds."""
-    shares = list(next(iter(report["scores"].values()))["recall_at"])
-    percent = [f"{100 * float(share):g} %" for share in shares]
-    header = [
-        "score",
-        "AP",
-        "AUROC",
-        *(f"recall at {p}" for p in percent),
-        *(f"precision at {p}" for p in percent),
+def with_deviations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Writes figures and deviations of `figure_rows` into one column, for people.
+
+    >>> with_deviations([{"score": "PCA", "auroc": 0.95, "auroc_std": 0.01}])
+    [{'score': 'PCA', 'auroc': '0.950 ± 0.010'}]
+    """
+    return [
+        {
+            key: f"{value:.3f} ± {row[f'{key}_std']:.3f}" if f"{key}_std" in row else value
+            for key, value in row.items()
+            if not key.endswith("_std")
+        }
+        for row in rows
     ]
-    lines = [header, ["---"] * len(header)]
-    order = sorted(report["scores"], key=lambda name: -report["scores"][name]["average_precision"])
-    for name in order:
-        mean, spread = report["scores"][name], report.get("spread", {}).get(name)
-        cells = [_cell(mean, spread, "average_precision"), _cell(mean, spread, "auroc")]
-        for kind in ("recall_at", "precision_at"):
-            cells += [_cell(mean[kind], spread and spread[kind], share) for share in shares]
-        lines.append([name, *cells])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    )
 
 
-def _cell(mean: dict[str, Any], spread: dict[str, Any] | None, key: str) -> str:
-    return f"{mean[key]:.3f}" + (f" ± {spread[key]:.3f}" if spread else "")
+def _flat(figures: dict[str, Any]) -> dict[str, float]:
+    """The figures of one score without nesting: {"recall_at": {"0.01": x}} as {"recall_at_0.01": x}."""
+    flat: dict[str, float] = {}
+    for key, value in figures.items():
+        flat |= (
+            {f"{key}_{share}": at for share, at in value.items()} if isinstance(value, dict) else {key: value}
+        )
+    return flat

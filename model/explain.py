@@ -1,4 +1,4 @@
-"""Which features explain a score: the largest contributions of each row."""
+"""Explains a score by the features with the largest contributions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ _INFINITY = np.float64(np.inf).view(np.int64)
 def top_features(
     contributions: npt.NDArray[np.floating], k: int = TOP_K
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """The `k` features that contribute most to the score of each row.
+    """Finds the `k` features that contribute most to the score of each row.
+
+    >>> indices, values = top_features(np.array([[0.5, 4.0, 0.25]]), k=2)
+    >>> indices.tolist(), values.tolist()
+    ([[1, 0]], [[4.0, 0.5]])
 
     Args:
-      contributions: [n, 30], what `score` of the model answers; none is negative, and a row adds up to its
+      contributions: [n, 30], from `score` of the model; none is negative, and a row adds up to its
         anomaly_score. Taken as float32, the model's own precision.
       k: how many features, 1 to 30.
 
@@ -39,13 +43,13 @@ def top_features(
     # A float32 leaves 29 bits of a float64 empty. With the position in them, one sort of plain numbers, which
     # numpy does by vector instructions, orders values and positions: half the time of k passes of argmax.
     # Sorted as integers, which order as floats do where none is negative: a zero with its position is a
-    # subnormal float, and a processor that flushes those would take them for equal. -0.0 + 0.0 is a plain 0.
+    # subnormal float, and a processor that flushes those would treat them as equal. -0.0 + 0.0 is a plain 0.
     keys = np.add(matrix, 0.0, dtype=np.float64)
     bits = keys.view(np.int64)
     bits |= width - 1 - np.arange(width)
     bits.sort(axis=1)
     if (bits[:, 0] < 0).any() or (bits[:, -1] >= _INFINITY).any():
-        # Nothing that this model answers, but a server of another one may: sorted the slow way, not wrongly.
+        # This model answers no such value, but a server of another one may: sorted the slow way, not wrongly.
         indices = np.argsort(-matrix, axis=1, kind="stable")[:, :k]
         return indices, np.take_along_axis(matrix, indices, axis=1).astype(np.float64)
     values = np.ascontiguousarray(keys[:, : -k - 1 : -1])

@@ -12,19 +12,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common.options import option
+from common.values import at_least
 from model import whitening
 from model.features import N_FEATURES, TIME_INDEX
 from model.network import INPUT_REACH, TransactionAutoencoder
 from model.threads import one_thread
 
 UNLABELLED_TRIM: Final = 0.01
-"""Share of the rows left out of the second fit where nobody says which ones are frauds."""
+"""Share of the rows left out of the second fit where no label marks the frauds."""
 ROWS_AT_ONCE: Final = 8192
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What can be set about the training.
+class TrainingOptions:
+    """Options of the training.
 
     Attributes:
       epochs: passes over the training rows at most.
@@ -36,15 +38,20 @@ class Settings:
         network is then fitted again. For data without labels, whose frauds would otherwise be learnt.
     """
 
-    epochs: int = 120
+    epochs: int = option(
+        120,
+        type=at_least(1),
+        metavar="N",
+        help="passes over the training rows at most (default: %(default)s)",
+    )
     patience: int = 15
     batch_size: int = 256
     learning_rate: float = 3e-3
     seed: int = 0
     trim: float = 0.0
 
-    def suited_to(self, labelled: bool) -> Settings:
-        """These settings, with a share to trim where no label says which rows are frauds."""
+    def suited_to(self, labelled: bool) -> TrainingOptions:
+        """Adds a share to trim where no label marks the frauds."""
         return self if labelled or self.trim else replace(self, trim=UNLABELLED_TRIM)
 
 
@@ -60,7 +67,7 @@ class Fitted:
 def fit(
     train: npt.NDArray[np.float32],
     validation: npt.NDArray[np.float32],
-    settings: Settings | None = None,
+    options: TrainingOptions | None = None,
     progress: bool = True,
 ) -> Fitted:
     """Fits a network to normal transactions.
@@ -68,34 +75,34 @@ def fit(
     Args:
       train: raw features, float32 [n, 30]; weights, normalisation and whitening are learnt from them.
       validation: raw features, float32 [m, 30], for early stopping.
-      settings: the defaults when None.
+      options: the defaults when None.
       progress: show a progress bar.
 
     Returns:
       The network with the weights of the best validation loss, in eval mode.
     """
-    settings = settings or Settings()
+    options = options or TrainingOptions()
     rows, held_out = torch.from_numpy(train), torch.from_numpy(validation)
-    network, history = _fit_once(rows, held_out, settings, progress)
-    if settings.trim > 0:
+    network, history = _fit_once(rows, held_out, options, progress)
+    if options.trim > 0:
         scores = _scores(network, rows)
-        limit = torch.quantile(scores.double(), 1.0 - settings.trim)
+        limit = torch.quantile(scores.double(), 1.0 - options.trim)
         kept, kept_held_out = rows[scores < limit], held_out[_scores(network, held_out) < limit]
-        network, history = _fit_once(kept, kept_held_out, settings, progress)
+        network, history = _fit_once(kept, kept_held_out, options, progress)
         history["rows_trimmed"] = len(rows) - len(kept)
-    return Fitted(network.eval(), {**asdict(settings), **history})
+    return Fitted(network.eval(), {**asdict(options), **history})
 
 
 def _fit_once(
-    rows: Tensor, held_out: Tensor, settings: Settings, progress: bool
+    rows: Tensor, held_out: Tensor, options: TrainingOptions, progress: bool
 ) -> tuple[TransactionAutoencoder, dict[str, Any]]:
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(options.seed)
     network = TransactionAutoencoder()
     std, mean = torch.std_mean(rows.double(), dim=0)
     # A constant feature would divide by zero; any scale serves it.
     network.set_normalisation(mean, torch.where(std > 0, std, 1.0))
-    history = _train(network, rows, held_out, settings, progress)
-    _whiten(network, rows, settings.seed)
+    history = _train(network, rows, held_out, options, progress)
+    _whiten(network, rows, options.seed)
     return network, history
 
 
@@ -105,17 +112,17 @@ def _scores(network: TransactionAutoencoder, rows: Tensor) -> Tensor:
 
 
 def _train(
-    network: TransactionAutoencoder, rows: Tensor, held_out: Tensor, settings: Settings, progress: bool
+    network: TransactionAutoencoder, rows: Tensor, held_out: Tensor, options: TrainingOptions, progress: bool
 ) -> dict[str, Any]:
-    order = torch.Generator().manual_seed(settings.seed)
+    order = torch.Generator().manual_seed(options.seed)
     targets, held_out = _targets(network, rows), _targets(network, held_out)
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=options.learning_rate, fused=True)
     best, best_epoch, best_weights = float("inf"), -1, copy.deepcopy(network.state_dict())
     losses: list[float] = []
-    bar = tqdm(range(settings.epochs), desc="Training", unit="epoch", disable=not progress)
+    bar = tqdm(range(options.epochs), desc="Training", unit="epoch", disable=not progress)
     for epoch in bar:
         network.train()
-        for index in torch.randperm(len(targets), generator=order).split(settings.batch_size):
+        for index in torch.randperm(len(targets), generator=order).split(options.batch_size):
             optimizer.zero_grad()
             batch = targets[index]
             _loss(network, batch).backward()
@@ -126,7 +133,7 @@ def _train(
         if losses[-1] < best:
             best, best_epoch, best_weights = losses[-1], epoch, copy.deepcopy(network.state_dict())
         bar.set_postfix(validation_loss=f"{losses[-1]:.4f}", best=f"{best:.4f}")
-        if epoch - best_epoch >= settings.patience:
+        if epoch - best_epoch >= options.patience:
             break
     bar.close()
     network.load_state_dict(best_weights)

@@ -45,7 +45,7 @@ SCORE_FIELDS = frozenset(("anomaly_score", "encoded", CONTRIBUTIONS))
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _NUMBERS = frozenset((int, float))
 
-# TorchServe takes the one class of this module for the handler, so everything else is functions.
+# TorchServe takes the one class of this module for the handler, so the rest is functions.
 
 
 class TransactionHandler:
@@ -107,7 +107,7 @@ class TransactionHandler:
         ]
 
     def _parse(self, item: Any) -> dict[str, Any]:
-        """What one item asks for: rows, fields, whether it is a whole request; or its error."""
+        """Reads one item: its rows, fields, and whether it is a whole request; or its error."""
         try:
             body = item
             if isinstance(item, dict) and ("body" in item or "data" in item):
@@ -151,7 +151,7 @@ class TransactionHandler:
         return tuple(dict.fromkeys(fields))
 
     def _predict(self, rows: np.ndarray, wanted: frozenset[str] | None) -> dict[str, np.ndarray]:
-        """The wanted fields of these rows, and maybe more; None for the model's own 14."""
+        """Computes the wanted fields of these rows, and maybe more; None stands for the model's own 14."""
         outputs: dict[str, torch.Tensor] = {}
         with torch.inference_mode():
             features = torch.from_numpy(rows).to(self.device)
@@ -226,7 +226,7 @@ def _row(instance: Any) -> list[float]:
     if not _NUMBERS.issuperset(map(type, instance)):
         bad = next(i for i, value in enumerate(instance) if type(value) not in _NUMBERS)
         raise ValueError(f"{FEATURES[bad]}: expected a number, got {_kind(instance[bad])}")
-    # Rounding to float32 may pass its largest number by half a unit and still be finite; refuse that, too.
+    # Rounding to float32 may pass its largest number by half a unit and still be finite; refuse that as well.
     if not (
         min(instance) >= -FLOAT32_MAX and max(instance) <= FLOAT32_MAX and sum(instance) == sum(instance)
     ):

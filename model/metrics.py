@@ -17,7 +17,10 @@ ALERT_SHARES: Final = (0.001, 0.005, 0.01)
 
 
 def prevalence_weights(labels: npt.ArrayLike, prevalence: float = TRUE_PREVALENCE) -> Floats:
-    """Weights [n] under which frauds are `prevalence` of all: 1 for a fraud, one common weight for normals.
+    """Computes weights [n] under which frauds are `prevalence` of all: 1 for a fraud, one weight for normals.
+
+    >>> prevalence_weights([1, 0, 0], prevalence=0.1).round(3).tolist()
+    [1.0, 4.5, 4.5]
 
     Raises:
       ValueError: there is no fraud or no normal, or the prevalence is not between 0 and 1.
@@ -34,7 +37,10 @@ def prevalence_weights(labels: npt.ArrayLike, prevalence: float = TRUE_PREVALENC
 def alerts_at(
     scores: npt.ArrayLike, labels: npt.ArrayLike, share: float, prevalence: float = TRUE_PREVALENCE
 ) -> tuple[float, float]:
-    """Recall and precision when the `share` highest of all transactions are alerts.
+    """Computes recall and precision when the `share` highest of all transactions are alerts.
+
+    >>> alerts_at([0.9, 0.8, 0.2, 0.1], [1, 0, 1, 0], share=0.25, prevalence=0.5)
+    (0.5, 1.0)
 
     Transactions count by their weights at `prevalence`. Those that tie at the limit, and the one that crosses
     it, count in part, so that the budget is met exactly.
@@ -47,8 +53,8 @@ def alerts_at(
     budget = share * total.sum()
     before = np.cumsum(total) - total
     taken = np.clip((budget - before) / total, 0.0, 1.0)
-    found = float((taken * frauds).sum())
-    return found / float(frauds.sum()), found / float(budget)
+    caught = float((taken * frauds).sum())
+    return caught / float(frauds.sum()), caught / float(budget)
 
 
 def figures(
@@ -57,7 +63,7 @@ def figures(
     prevalence: float = TRUE_PREVALENCE,
     shares: Sequence[float] = ALERT_SHARES,
 ) -> dict[str, Any]:
-    """AUROC, average precision, and recall and precision at alert budgets, as plain JSON values.
+    """Computes AUROC, average precision, and recall and precision at alert budgets, as JSON values.
 
     Args:
       scores: [n], higher is more anomalous.

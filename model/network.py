@@ -1,7 +1,7 @@
 """The autoencoder as one module: raw features in, the 13 fields of the contract and anomaly_score out.
 
-Everything that stands between a raw transaction and its score is a layer or a buffer of the module, so that
-every server takes raw features and none can disagree on the preprocessing.
+Each step from a raw transaction to its score is a layer or a buffer of the module. So every server takes raw
+features, and no two servers can differ in the preprocessing.
 """
 
 from __future__ import annotations
@@ -13,21 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from model.features import AMOUNT_INDEX, N_FEATURES, TIME_INDEX
+from model.outputs import ANOMALY_SCORE, ENCODED
 
 LAYERS: Final = (N_FEATURES, 16, 8, 4)
 """Sizes from the input to the bottleneck; the decoder mirrors them."""
-
-SCORE_FIELD: Final = "anomaly_score"
-FIELDS: Final = (
-    "encoded",
-    *(
-        f"{scale}_{name}"
-        for scale in ("normalized", "denormalized")
-        for name in ("reconstruction", "reconstruction_errors", "MAE", "RMSE", "MSE", "MSLE")
-    ),
-    SCORE_FIELD,
-)
-"""The 14 fields of an answer, in the order in which `forward` gives them."""
 
 FLOAT32_MAX: Final = torch.finfo(torch.float32).max
 INPUT_REACH: Final = 10.0
@@ -100,8 +89,9 @@ class TransactionAutoencoder(nn.Module):
         return encoded, self.decoder(encoded)
 
     def score_residual(self, x: Tensor, normalized: Tensor, reconstruction: Tensor) -> Tensor:
-        """What the score measures, [n, 30]: the normalised residual within +-RESIDUAL_REACH, but that of the
-        amount on a log scale, and Time zero.
+        """The quantity that the score measures, [n, 30]: the normalised residual within +-RESIDUAL_REACH.
+
+        The residual of the amount is taken on a log scale, and that of Time is zero.
         """
         i = AMOUNT_INDEX
         amount = _log_amount(x[:, i]) - _log_amount(reconstruction[:, i] * self.std[i] + self.mean[i])
@@ -131,19 +121,19 @@ class TransactionAutoencoder(nn.Module):
         return anomaly_score, encoded, contributions
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """All 14 fields (`FIELDS`) of raw features x, float32 [n, 30].
+        """All 14 fields (`model.outputs.FIELDS`) of raw features x, float32 [n, 30].
 
-        On both scales: `reconstruction` and `reconstruction_errors` (input minus reconstruction) [n, 30]; per
-        row [n] the mean over the 30 features of the absolute (MAE) and squared (MSE) errors, RMSE the root of
-        MSE, and MSLE the mean of (log1p(max(reconstruction, 0)) - log1p(max(input, 0)))^2.
+        On both scales: `reconstruction` and `reconstruction_errors` (input minus reconstruction) [n, 30]. MAE
+        and MSE [n] are the means over the features of the absolute and squared errors, RMSE the root of MSE.
+        MSLE is the mean of (log1p(max(reconstruction, 0)) - log1p(max(input, 0)))^2.
         """
         normalized = self.normalize(x)
         encoded, reconstruction = self.reconstruct(normalized)
         anomaly_score, _ = self._score(x, normalized, reconstruction)
-        fields = {"encoded": encoded}
+        fields = {ENCODED: encoded}
         fields.update(_errors("normalized", normalized, reconstruction))
         fields.update(_errors("denormalized", x, _saturate(reconstruction * self.std + self.mean)))
-        fields[SCORE_FIELD] = anomaly_score
+        fields[ANOMALY_SCORE] = anomaly_score
         return fields
 
 

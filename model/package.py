@@ -1,18 +1,13 @@
-"""Packs a trained model for servers: TorchServe archive, ONNX, torch.export.
-
-Example:
-  python -m model.package --model out/model --output out/packages --formats mar onnx pt2
-"""
+"""Packs a trained model for servers: TorchServe archive, ONNX, torch.export."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,22 +16,29 @@ import torch
 
 import model.features
 import model.handler
-from common.command import command
+from common.command import CommandError, Parser, command
+from common.options import add_options, option, read_options
+from common.output import add_format, print_rows
 from model import artifact
 from model.features import N_FEATURES
-from model.network import FIELDS, TransactionAutoencoder
+from model.network import TransactionAutoencoder
+from model.outputs import ANSWER_FIELDS
 
+EXAMPLES: Final = """
+  anomaly package --model out/model --output out/packages
+  anomaly package --model gs://my-bucket/model --output out/packages --formats mar onnx
+"""
 ONNX_FILE: Final = "model.onnx"
 EXPORT_FILE: Final = "model.pt2"
 ONNX_INPUT: Final = "features"
-ONNX_OUTPUTS: Final = (*FIELDS, "contributions")
+ONNX_OUTPUTS: Final = ANSWER_FIELDS
 ONNX_OPSET: Final = 17
 ONNX_IR_VERSION: Final = 8
 """Old enough for onnxruntime 1.12 and later, since importers such as BigQuery ML trail the newest format."""
 
 
-class PackagingError(RuntimeError):
-    """A package cannot be made here, or it does not answer what the model answers."""
+class PackagingError(CommandError):
+    """A package cannot be made here, or its answers differ from those of the model."""
 
 
 class _Flat(torch.nn.Module):
@@ -52,7 +54,7 @@ class _Flat(torch.nn.Module):
 
 
 def eager(module: torch.jit.ScriptModule) -> TransactionAutoencoder:
-    """The network that a traced module was made of; ONNX and torch.export start from it.
+    """Rebuilds the network of a traced module; ONNX and torch.export start from it.
 
     Args:
       module: loaded with freeze=False, since freezing turns the weights into constants of the graph.
@@ -63,7 +65,7 @@ def eager(module: torch.jit.ScriptModule) -> TransactionAutoencoder:
 
 
 def archive_available() -> bool:
-    """Whether torch-model-archiver is installed."""
+    """Tells whether torch-model-archiver is installed."""
     return importlib.util.find_spec("model_archiver") is not None
 
 
@@ -71,7 +73,7 @@ def write_archive(model_file: Path, directory: Path, version: str) -> Path:
     """Writes the TorchServe archive of a traced model.
 
     Args:
-      model_file: what `model.torchscript.save` wrote, by the name `final_model_traced.pt`.
+      model_file: the file of `model.torchscript.save`, by the name `final_model_traced.pt`.
       directory: where the archive goes; an older one is replaced.
       version: of the model.
 
@@ -107,8 +109,8 @@ def write_archive(model_file: Path, directory: Path, version: str) -> Path:
 def write_onnx(network: TransactionAutoencoder, path: Path) -> Path:
     """Writes the network as ONNX and checks it against eager mode in onnxruntime.
 
-    One input `features`, float32 [n, 30] of any n; outputs are ONNX_OUTPUTS, plain float32 tensors, which is
-    what BigQuery ML can import.
+    It has one input `features`, float32 [n, 30] of any n. The outputs are ONNX_OUTPUTS, plain float32
+    tensors, as BigQuery ML imports them.
 
     Raises:
       PackagingError: onnx, onnxscript or onnxruntime is missing, or the answers differ.
@@ -210,17 +212,34 @@ def _quiet_export() -> Iterator[None]:
 FORMATS: Final = ("mar", "onnx", "pt2")
 
 
-def package(found: artifact.Artifact, directory: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Writes the packages of an artifact into a local directory and answers their paths.
+@dataclass(frozen=True)
+class PackageOptions:
+    """Options of the packages."""
+
+    model: str = option(metavar="DIR", help="artifact directory, local or gs://bucket/prefix")
+    output: Path = option(type=Path, metavar="DIR", help="local directory for the packages")
+    formats: tuple[str, ...] = option(FORMATS, nargs="+", choices=FORMATS, help="default: all")
+
+
+def package(packed: artifact.Artifact, directory: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Writes packages of an artifact into a local directory.
+
+    Args:
+      packed: the artifact.
+      directory: takes the packages.
+      formats: out of FORMATS.
+
+    Returns:
+      The paths of the packages.
 
     Raises:
       ArtifactError: `directory` cannot be written to.
       PackagingError: see the writers.
     """
     artifact.check_writable(directory)
-    network = eager(found.load_model(freeze=False))
+    network = eager(packed.load_model(freeze=False))
     writers: dict[str, Callable[[], Path]] = {
-        "mar": lambda: write_archive(found.model_path, directory, found.manifest.model_version),
+        "mar": lambda: write_archive(packed.model_path, directory, packed.manifest.model_version),
         "onnx": lambda: write_onnx(network, directory / ONNX_FILE),
         "pt2": lambda: write_exported(network, directory / EXPORT_FILE),
     }
@@ -229,24 +248,12 @@ def package(found: artifact.Artifact, directory: Path, formats: Sequence[str] = 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m model.package`; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m model.package",
-        description="Pack a trained model as TorchServe archive, ONNX, or torch.export program.",
-        epilog="Example: python -m model.package --model out/model --output out/packages --formats mar onnx",
-    )
-    parser.add_argument("--model", required=True, help="artifact directory, local or gs://bucket/prefix")
-    parser.add_argument("--output", required=True, type=Path, help="local directory for the packages")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all")
+    """Entry point of `anomaly package`."""
+    parser = Parser("anomaly package", __doc__, EXAMPLES)
+    add_options(parser, PackageOptions)
+    add_format(parser)
     args = parser.parse_args(argv)
-    try:
-        for path in package(artifact.read(args.model), args.output, args.formats):
-            print(f"{path}  {path.stat().st_size:,} bytes")
-    except (artifact.ArtifactError, PackagingError) as e:
-        print(f"model.package: {e}", file=sys.stderr)
-        return 2
+    options = read_options(PackageOptions, args)
+    paths = package(artifact.read(options.model), options.output, options.formats)
+    print_rows([{"file": str(path), "bytes": path.stat().st_size} for path in paths], args.format)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.metrics import alerts_at, prevalence_weights
-from model.network import SCORE_FIELD
+from model.outputs import ANOMALY_SCORE
 
 Scores = npt.NDArray[np.float64]
 
@@ -39,9 +39,9 @@ def evaluation_picture(
     from matplotlib import pyplot as plt
 
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(16, 5), layout="constrained")
-    _histogram(left, scores[SCORE_FIELD], labels, thresholds)
+    _histogram(left, scores[ANOMALY_SCORE], labels, thresholds)
     for i, (name, values) in enumerate(scores.items()):
-        style = {"color": f"C{i % 10}", "linewidth": 2.5 if name == SCORE_FIELD else 1.0, "label": name}
+        style = {"color": f"C{i % 10}", "linewidth": 2.5 if name == ANOMALY_SCORE else 1.0, "label": name}
         _precision_recall(middle, values, labels, prevalence, style)
         _recall_by_budget(right, values, labels, prevalence, style)
     middle.set(xlabel="recall", ylabel="precision", title="Precision and recall", ylim=(0, 1.02))
@@ -70,7 +70,7 @@ def _histogram(
     for i, (severity, threshold) in enumerate(thresholds.items()):
         axes.axvline(threshold, color="black", linestyle=("--", ":")[i % 2], label=f"threshold {severity}")
     axes.set(
-        xscale="log", yscale="log", xlabel=SCORE_FIELD, ylabel="share of the class", title="Score by class"
+        xscale="log", yscale="log", xlabel=ANOMALY_SCORE, ylabel="share of the class", title="Score by class"
     )
     axes.legend(fontsize="small")
 

@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Keeps torch, BLAS and OpenMP to one thread each, and gives them their threads back at the end.
+    """Keeps torch, BLAS and OpenMP to one thread each, and restores their threads at the end.
 
     Training takes steps of a few hundred rows, and a robust covariance thousands of 29 x 29 matrices. On two
     busy cores a second thread makes both several times slower; on two idle ones it gains nothing.

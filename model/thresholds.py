@@ -1,4 +1,4 @@
-"""From scores to alerts: thresholds for alert budgets, severities, percentiles. Pure numpy.
+"""From scores to alerts: thresholds for alert budgets, severities. Pure numpy.
 
 A budget is the share of normal transactions that a team can afford to look at. A threshold is the score that
 this share of held-out normals reaches or passes; a score is an alert when it is >= the threshold.
@@ -59,7 +59,7 @@ class ScoreQuantiles:
 
     @classmethod
     def of(cls, scores: npt.ArrayLike) -> ScoreQuantiles:
-        """The quantile function of these scores of held-out normals.
+        """Takes the quantile function of these scores of held-out normals.
 
         Raises:
           ValueError: fewer than MIN_CALIBRATION_ROWS scores, or scores that are not finite.
@@ -80,28 +80,46 @@ class ScoreQuantiles:
             raise ValueError(f"budget must lie between 0 and 1, got {budget}")
         return float(np.interp(1.0 - budget, self.probabilities, self.scores))
 
-    def percentile(self, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """The share of normals below each score, 0 to 1; past the largest score seen it is 1."""
-        return np.interp(np.asarray(scores, dtype=np.float64), self.scores, self.probabilities)
-
 
 def calibrate(quantiles: ScoreQuantiles, budgets: Mapping[str, float] = ALERT_BUDGETS) -> dict[str, float]:
-    """The threshold of each severity for its alert budget."""
+    """Finds the threshold of each severity for its alert budget.
+
+    >>> quantiles = ScoreQuantiles.of(np.arange(100_001) / 1000)
+    >>> calibrate(quantiles, {"medium": 0.05, "high": 0.01})
+    {'medium': 95.0, 'high': 99.0}
+    """
     return {name: quantiles.threshold(budget) for name, budget in budgets.items()}
 
 
 def severity_codes(scores: npt.ArrayLike, thresholds: Mapping[str, float]) -> npt.NDArray[np.int8]:
-    """The severity of each score, as an index into SEVERITIES.
+    """Finds the severity of each score, as an index into SEVERITIES.
+
+    >>> severity_codes([0.5, 1.0, 7.5], {"medium": 1.0, "high": 2.0}).tolist()
+    [0, 1, 2]
 
     Args:
       scores: [n]; NaN counts as normal, so check for it before.
-      thresholds: one score for each severity but "normal", none below that of a lower severity.
+      thresholds: as `check_thresholds` takes them.
 
     Returns:
       int8 [n]: 0 normal, 1 medium (score >= its threshold), 2 high.
 
     Raises:
-      ValueError: a severity lacks its threshold, or the thresholds are not finite or do not ascend.
+      ValueError: as `check_thresholds`.
+    """
+    steps = check_thresholds(thresholds)
+    values = np.asarray(scores)
+    return np.sum([values >= step for step in steps], axis=0, dtype=np.int8)
+
+
+def check_thresholds(thresholds: Mapping[str, float]) -> list[float]:
+    """Puts thresholds in the order of SEVERITIES.
+
+    Args:
+      thresholds: one score for each severity but "normal", none below that of a lower severity.
+
+    Raises:
+      ValueError: a severity has no threshold, or the thresholds are not finite or do not ascend.
     """
     try:
         steps = [float(thresholds[name]) for name in SEVERITIES[1:]]
@@ -111,5 +129,4 @@ def severity_codes(scores: npt.ArrayLike, thresholds: Mapping[str, float]) -> np
         raise ValueError(f"thresholds must be finite numbers, got {steps}")
     if not all(low <= high for low, high in itertools.pairwise(steps)):
         raise ValueError(f"thresholds must ascend from {SEVERITIES[1]} to {SEVERITIES[-1]}, got {steps}")
-    values = np.asarray(scores)
-    return np.sum([values >= step for step in steps], axis=0, dtype=np.int8)
+    return steps

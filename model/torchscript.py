@@ -2,7 +2,7 @@
 
 torch 2.13 warns that `torch.jit` is deprecated. The format stays, because the prebuilt serving containers
 run an older torch that reads a `.pt` of a newer one and not its `.pt2`. The warnings are silenced here and
-nowhere else, so that the day the format goes, this module is what changes.
+nowhere else, so that another format changes this module alone.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def trace(network: TransactionAutoencoder) -> torch.jit.ScriptModule:
     """Traces `forward` and `score` of the network into one module that takes any number of rows.
 
     The network is traced as it stands, in eval mode and on the CPU. `torch.jit.load(path)(x)` of the saved
-    module calls `forward`, which is what TorchServe and the prebuilt containers do.
+    module calls `forward`, as TorchServe and the prebuilt containers do.
     """
     network = network.eval().cpu()
     # Three different rows: a batch of one, or of equal rows, could hide a shape baked into the graph.
     example = torch.linspace(-2.0, 2.0, 3 * N_FEATURES).reshape(3, N_FEATURES)
     with _quiet(), torch.no_grad():
-        # strict=False lets forward answer a dict, which is what the serving contract asks for.
+        # strict=False lets forward return a dict, as the serving contract asks.
         return torch.jit.trace_module(network, dict.fromkeys(METHODS, example), strict=False)
 
 
@@ -61,6 +61,6 @@ def load(path: str | os.PathLike[str], freeze: bool = True, device: str = "cpu")
 
 
 def frozen(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    """A loaded module with its weights inlined as constants; `forward` and `score` are kept."""
+    """Inlines the weights of a loaded module as constants; `forward` and `score` are kept."""
     with _quiet():
         return torch.jit.freeze(module, preserved_attrs=["score"])

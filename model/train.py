@@ -1,15 +1,11 @@
-"""Trains the model on normal transactions and writes its artifact directory.
-
-Example:
-  python -m model.train --data synthetic --output out/model
-"""
+"""Trains the model on normal transactions and writes its artifact directory."""
 
 from __future__ import annotations
 
-import argparse
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,18 +16,33 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from common.command import command
+from common.command import MissingExtraError, Parser, command
+from common.options import add_options, option, read_options
+from common.output import print_rows
 from model import artifact, baselines, data, evaluation, fitting, package, torchscript
 from model.features import FEATURES
 from model.thresholds import ALERT_BUDGETS, ScoreQuantiles, calibrate, severity_codes
 
+EXAMPLES: Final = """
+  anomaly train --output out/model
+  anomaly train --data ulb.parquet --output gs://my-bucket/model
+  anomaly train --data bigquery://bigquery-public-data.ml_datasets.ulb_fraud_detection --output out/model
+"""
 PACKAGE: Final = "beam-transaction-anomaly"
+
+
+@dataclass(frozen=True)
+class ArtifactOptions:
+    """The artifact that a training writes."""
+
+    output: str = option(metavar="DIR", help="artifact directory, local or gs://bucket/prefix")
+    model_version: str | None = option(None, help="version in the manifest (default: the time of training)")
 
 
 def train(
     dataset: data.Dataset,
     output: str,
-    settings: fitting.Settings | None = None,
+    options: fitting.TrainingOptions | None = None,
     model_version: str | None = None,
     progress: bool = True,
 ) -> artifact.Artifact:
@@ -41,10 +52,19 @@ def train(
     Without labels the network is fitted twice, the second time without the most anomalous rows, and the alert
     budgets are shares of all transactions and not of normals.
 
+    >>> dataset, options = data.load("synthetic", rows=6_000), fitting.TrainingOptions(epochs=1)
+    >>> with TemporaryDirectory() as directory:
+    ...     written = train(dataset, directory, options, model_version="1.0", progress=False)
+    ...     module = artifact.read(directory).load_model()
+    >>> evaluation.anomaly_scores(module, dataset.features[:3]).shape
+    (3,)
+    >>> sorted(written.manifest.thresholds)
+    ['high', 'medium']
+
     Args:
-      dataset: what to train on.
+      dataset: transactions to train on.
       output: artifact directory, local or gs://bucket/prefix.
-      settings: of the training; their seed is that of the split, too.
+      options: of the training; their seed is also that of the split.
       model_version: the time of training when None.
       progress: show a progress bar.
 
@@ -52,12 +72,12 @@ def train(
       DataError: too few normal transactions.
       ArtifactError: the output cannot be written as an artifact.
     """
-    settings = (settings or fitting.Settings()).suited_to(labelled=dataset.labels is not None)
-    parts = data.split(dataset, settings.seed)
+    options = (options or fitting.TrainingOptions()).suited_to(labelled=dataset.labels is not None)
+    parts = data.split(dataset, options.seed)
     fit_rows, validation_rows, test_rows = (
         _normals(dataset, part) for part in (parts.train, parts.validation, parts.test)
     )
-    fitted = fitting.fit(fit_rows, validation_rows, settings, progress)
+    fitted = fitting.fit(fit_rows, validation_rows, options, progress)
     module = torchscript.trace(fitted.network)
     quantiles = ScoreQuantiles.of(evaluation.anomaly_scores(module, validation_rows))
     thresholds = calibrate(quantiles)
@@ -76,7 +96,7 @@ def train(
             "alert_budgets": dict(ALERT_BUDGETS),
         },
         provenance={**dataset.provenance, "fingerprint": data.fingerprint(dataset)},
-        figures=_figures(module, dataset, parts, fit_rows, test_rows, thresholds, settings.seed),
+        figures=_figures(module, dataset, parts, fit_rows, test_rows, thresholds, options.seed),
         versions=versions(),
     )
     with TemporaryDirectory() as directory:
@@ -101,7 +121,7 @@ def _figures(
     thresholds: dict[str, float],
     seed: int,
 ) -> dict[str, Any]:
-    """What the test part says: alert rates of its normals, and with labels the figures of an evaluation."""
+    """Measures on the test part: alert rates of its normals, and with labels the figures of an evaluation."""
     codes = severity_codes(evaluation.anomaly_scores(module, test_rows), thresholds)
     figures: dict[str, Any] = {
         "alert_share_of_test_normals": {
@@ -130,84 +150,48 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": torch.__version__, PACKAGE: own}
 
 
-def readable(written: artifact.Artifact) -> str:
-    """What was trained, as text."""
+def print_summary(written: artifact.Artifact) -> None:
+    """Prints what was trained: files, epochs, thresholds, and the figures of the test part."""
     manifest = written.manifest
-    lines = [
-        f"Wrote {written.uri}: model {manifest.model_name} version {manifest.model_version}, "
-        f"files {', '.join(manifest.files)}",
+    print(f"Wrote {written.uri}: model {manifest.model_name} version {manifest.model_version}")
+    print(f"Files: {', '.join((*manifest.files, artifact.MANIFEST_FILE))}")
+    print(
         f"Stopped after {manifest.training['epochs_run']} epochs; kept the weights of epoch "
-        f"{manifest.training['best_epoch'] + 1}.",
-        "Thresholds: " + ", ".join(f"{name} {value:.4g}" for name, value in manifest.thresholds.items()),
-    ]
+        f"{manifest.training['best_epoch'] + 1}."
+    )
+    print("Thresholds: " + ", ".join(f"{name} {value:.4g}" for name, value in manifest.thresholds.items()))
     if "scores" in manifest.figures:
         rows = manifest.figures["rows"]
-        lines += [
+        print(
             f"Test part: {rows['frauds']} frauds, {rows['normals']} normals weighted to "
-            f"{100 * manifest.figures['prevalence']:.3f} % fraud",
-            evaluation.table(dict(manifest.figures)),
-        ]
-    return "\n".join(lines)
-
-
-def _parser() -> argparse.ArgumentParser:
-    defaults = fitting.Settings()
-    parser = argparse.ArgumentParser(
-        prog="python -m model.train",
-        description="Train the model on normal transactions and write its artifact directory.",
-        epilog="Examples: python -m model.train --data synthetic --output out/model"
-        " | python -m model.train --data ulb.parquet --output gs://my-bucket/model"
-        " | python -m model.train --output out/model"
-        " --data bigquery://bigquery-public-data.ml_datasets.ulb_fraud_detection",
-    )
-    parser.add_argument(
-        "--data",
-        default=data.SYNTHETIC,
-        help="CSV or Parquet file in the ULB layout (Class optional), bigquery://project.dataset.table, or "
-        "synthetic (default)",
-    )
-    parser.add_argument("--output", required=True, help="artifact directory, local or gs://bucket/prefix")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of split, weights and synthetic data (default 0)"
-    )
-    parser.add_argument(
-        "--rows", type=int, default=data.SYNTHETIC_ROWS, help="synthetic rows to draw (default %(default)s)"
-    )
-    parser.add_argument(
-        "--epochs", type=int, default=defaults.epochs, help="at most this many (default %(default)s)"
-    )
-    parser.add_argument("--model_version", help="version in the manifest (default: the time of training)")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="json prints the manifest")
-    return parser
+            f"{100 * manifest.figures['prevalence']:.3f} % fraud\n"
+        )
+        print_rows(evaluation.figure_rows(dict(manifest.figures)))
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m model.train`; returns the exit code."""
-    parser = _parser()
+    """Entry point of `anomaly train`."""
+    parser = Parser("anomaly train", __doc__, EXAMPLES)
+    add_options(parser, ArtifactOptions, "artifact")
+    add_options(parser, data.DataOptions, "data")
+    add_options(parser, fitting.TrainingOptions, "training")
     args = parser.parse_args(argv)
-    for name, least in (("epochs", 1), ("rows", 1), ("seed", 0)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} must be at least {least}")
+    target = read_options(ArtifactOptions, args)
+    source = read_options(data.DataOptions, args)
+    options = read_options(fitting.TrainingOptions, args, seed=source.seed)
     try:
         # Data that cannot be split is refused before the output directory is made.
-        dataset = data.load(args.data, rows=args.rows, seed=args.seed)
+        dataset = data.load(source.data, source.rows, source.seed)
         data.check_enough(dataset)
-        artifact.check_writable(args.output)
-        settings = fitting.Settings(seed=args.seed, epochs=args.epochs)
-        written = train(dataset, args.output, settings, args.model_version)
-    except (data.DataError, artifact.ArtifactError) as e:
-        print(f"model.train: {e}", file=sys.stderr)
-        return 2
-    print(written.manifest.to_json() if args.format == "json" else readable(written))
+        artifact.check_writable(target.output)
+        written = train(dataset, target.output, options, target.model_version)
+    except ImportError as error:
+        raise MissingExtraError("training", "train", error) from error
+    print_summary(written)
     if artifact.ARCHIVE_FILE not in written.manifest.files:
         print(
-            f"model.train: left out {artifact.ARCHIVE_FILE}, which TorchServe needs: torch-model-archiver is "
-            "not installed (pip install torch-model-archiver)",
+            f"Left out {artifact.ARCHIVE_FILE}, which TorchServe needs: run pip install torch-model-archiver",
             file=sys.stderr,
         )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What turns a residual into a score: a robust centre, a whitening and a weight for each feature.
+"""Parameters that turn a residual into a score: a robust centre, a whitening and weights of the features.
 
 Fitted in training with numpy and scikit-learn; the network applies it as buffers.
 """
@@ -48,12 +48,15 @@ class ScoreScale:
 
 
 def corr_max(covariance: Matrix, floor: float = EIGENVALUE_FLOOR) -> Matrix:
-    """The correlation-maximal whitening matrix R^(-1/2) D^(-1) of a covariance matrix D R D.
+    """Computes the correlation-maximal whitening matrix R^(-1/2) D^(-1) of a covariance matrix D R D.
 
-    Of all matrices W with W S W' = I it is the one whose components correlate most with the variables they
-    stand for, which is what makes their squares the variables' contributions to the Mahalanobis distance
-    (P. H. Garthwaite, I. Koch, "Evaluating the contributions of individual variables to a quadratic form",
-    2016; as ZCA-cor in A. Kessy, A. Lewin, K. Strimmer, "Optimal whitening and decorrelation", 2018).
+    Of all matrices W with W S W' = I, its components correlate most with the variables that they stand for.
+    So their squares are the variables' contributions to the Mahalanobis distance (P. H. Garthwaite, I. Koch,
+    "Evaluating the contributions of individual variables to a quadratic form", 2016; as ZCA-cor in A. Kessy,
+    A. Lewin, K. Strimmer, "Optimal whitening and decorrelation", 2018).
+
+    >>> corr_max(np.diag([4.0, 0.25])).tolist()
+    [[0.5, 0.0], [0.0, 2.0]]
 
     Args:
       covariance: [k, k], positive semi-definite with a positive diagonal.
@@ -67,10 +70,10 @@ def corr_max(covariance: Matrix, floor: float = EIGENVALUE_FLOOR) -> Matrix:
 def fit(residuals: Matrix, seed: int = 0) -> ScoreScale:
     """Fits the scale of the score to residuals [n, k] of normal transactions.
 
-    With d = r - center, s the standard deviations of r, Q the squared Mahalanobis distance of d under the
-    minimum covariance determinant (Rousseeuw 1984; scikit-learn's FastMCD, before its reweighting step, which
-    would cut the rows off the planes again), and P that under the second moments of the rows which lie
-    farthest out by Q, the score is
+    Let d = r - center, and s the standard deviations of r. Q is the squared Mahalanobis distance of d under
+    the minimum covariance determinant (Rousseeuw 1984; scikit-learn's FastMCD, before its reweighting step,
+    which would cut the rows off the planes again). P is that distance under the second moments of the rows
+    that lie farthest out by Q. The score is
 
         (sum_j |d_j| / s_j  +  QUADRATIC_SHARE * Q  +  P) / k
 
@@ -105,7 +108,7 @@ def fit(residuals: Matrix, seed: int = 0) -> ScoreScale:
 
 
 def _outer_moments(deviations: Matrix, squared: Matrix) -> Matrix:
-    """Second moments about the robust centre of the rows that lie farthest out.
+    """Computes second moments about the robust centre, of the rows that lie farthest out.
 
     Those beyond their median distance are drawn in to it, so that a few frauds among unlabelled rows do not
     make the whole form.

@@ -1,4 +1,4 @@
-"""Sends dead letters through again, once their cause is mended.
+"""Sends dead letters through again, once their cause is fixed.
 
 Reads the dead letters of a dataset that no earlier run has sent, and publishes their payloads with the count
 of attempts raised by one. What cannot be sent is counted with its reason. See docs/replay.md.
@@ -6,38 +6,33 @@ of attempts raised by one. What cannot be sent is counted with its reason. See d
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-import numpy as np
-from google.api_core.exceptions import GoogleAPIError, NotFound
-from google.auth.exceptions import GoogleAuthError
+import pyarrow as pa
+from google.api_core.exceptions import NotFound
 from google.cloud import bigquery
-from requests.exceptions import RequestException
-from tqdm import tqdm
 
-from common import names
-from common.command import command
-from model.features import N_FEATURES
-from model.synthetic.generator import Transactions
+from common import google
+from common.command import CommandError, Parser, command
+from common.options import add_options, option, read_options
+from common.output import add_format, print_record, print_rows, progress, safe_text
+from common.values import at_least, moment
 from operations import query
-from operations.letters import Letter, hindrance, letters, message, statement
-from pipelines import options
-from publisher.messages import Messages
+from operations.dead_letters import Letter, message, reason_to_keep, statement, to_letters
+from pipelines import options as names_of
+from publisher.messages import Outgoing
 from publisher.pubsub import PubSubTopic
 from publisher.sink import PublishError, Sink
 from transforms import clients, tables
 
-EXAMPLE = """examples:
-  python -m operations.replay --dataset my-project.anomaly --topic projects/my-project/topics/transactions \\
-      --dry-run
-  python -m operations.replay --dataset my-project.anomaly --topic projects/my-project/topics/transactions \\
+EXAMPLES: Final = """\
+  anomaly replay --dataset my-project.anomaly --topic projects/my-project/topics/transactions --dry_run
+  anomaly replay --dataset my-project.anomaly --topic projects/my-project/topics/transactions \\
       --since 24h --stage parse --reason "over the limit"
 
 exit status: 0 done, letters that cannot be sent included; 1 something failed; 2 wrong options; 130 ended by
@@ -47,10 +42,6 @@ PORTION_LETTERS: Final = 5_000
 PORTION_BYTES: Final = 32 * 1024**2
 """What is published before it is noted as sent, and sent again if the process dies in between."""
 DRY_ROWS: Final = 50
-
-_NO_TRANSACTIONS: Final = Transactions(
-    np.empty(0, np.int64), [], [], [], np.empty(0), np.empty((0, N_FEATURES)), np.empty(0, np.int8), ()
-)
 
 
 @dataclass
@@ -87,19 +78,48 @@ class NoteError(RuntimeError):
     """Letters were sent and could not be noted."""
 
 
-def read(client: bigquery.Client, args: argparse.Namespace, noted: bool) -> bigquery.table.RowIterator:
-    """The rows of `statement`, page by page: payloads can be large."""
-    values = [("since", "TIMESTAMP", args.since), ("stage", "STRING", args.stage)]
-    values.append(("reason", "STRING", args.reason))
-    parameters = [bigquery.ScalarQueryParameter(*each) for each in values if each[2] is not None]
-    text = statement(args.dataset, args.stage is not None, args.reason, noted)
-    return query.start(client, text, bigquery.QueryJobConfig(query_parameters=parameters)).result(
-        retry=query.RETRY
+@dataclass(frozen=True)
+class LetterOptions:
+    """Which dead letters are read, and how many are sent.
+
+    Attributes:
+      dataset: "PROJECT.DATASET".
+    """
+
+    dataset: str = option(
+        type=names_of.dataset,
+        metavar="PROJECT.DATASET",
+        help="its dead letters are read, and noted as sent. Example: my-project.anomaly",
+    )
+    since: dt.datetime | None = option(
+        None,
+        type=moment,
+        metavar="WHEN",
+        help="letters from this time on: 90m, 24h, 7d, or 2026-03-01T12:00:00Z (default: 7d)",
+    )
+    stage: Literal["parse", "score", "sink"] | None = option(None, help="letters of this stage alone")
+    reason: str | None = option(
+        None, metavar="TEXT", help="letters whose reason has this in it; with %% it is an SQL LIKE pattern"
+    )
+    limit: int | None = option(None, type=at_least(1), metavar="N", help="most letters to send")
+    max_attempts: int = option(
+        3,
+        type=at_least(1),
+        metavar="N",
+        help="letters that were replayed as often stay (default: %(default)s)",
     )
 
 
+def read(client: bigquery.Client, options: LetterOptions, noted: bool) -> bigquery.table.RowIterator:
+    """Reads the rows of `statement`, page by page: payloads can be large."""
+    since = options.since or moment("7d")
+    text, parameters = statement(options.dataset, since, options.stage, options.reason, noted)
+    config = bigquery.QueryJobConfig(query_parameters=parameters)
+    return query.start(client, text, config).result(retry=query.RETRY)
+
+
 def replay(
-    found: Iterable[Letter],
+    letters: Iterable[Letter],
     sink: Sink,
     note: Callable[[Sequence[Letter]], None],
     max_attempts: int,
@@ -109,7 +129,7 @@ def replay(
     """Sends letters in portions, and notes each portion once it is confirmed.
 
     Args:
-      found: the letters.
+      letters: to be sent.
       sink: takes them.
       note: called with letters that were confirmed; they are not sent by a later run.
       max_attempts: letters that were replayed as often stay.
@@ -118,10 +138,11 @@ def replay(
     """
     summary = Summary(sink.destination)
     before = 0
-    for portion in _portions(_sendable(found, summary, max_attempts, limit)):
+    for portion in _portions(_sendable(letters, summary, max_attempts, limit)):
         pairs = [message(letter) for letter in portion]
         payloads, attributes = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        receipts = sink.send(Messages(_NO_TRANSACTIONS, [], payloads, attributes, [], [], []))
+        keys = pa.record_batch({"letter": [letter.key for letter in portion]})
+        receipts = sink.send(Outgoing(payloads, attributes, keys))
         confirmed: list[Letter] = []
         start = 0
         for receipt in [*receipts, *sink.flush()]:  # in the order of sending
@@ -144,25 +165,25 @@ def replay(
 
 
 def _sendable(
-    found: Iterable[Letter], summary: Summary, max_attempts: int, limit: int | None
+    letters: Iterable[Letter], summary: Summary, max_attempts: int, limit: int | None
 ) -> Iterator[Letter]:
     number = 0
-    for letter in found:
+    for letter in letters:
         if limit is not None and number >= limit:
             return
         summary.read += 1
-        why = hindrance(letter, max_attempts)
-        if why is None:
+        reason = reason_to_keep(letter, max_attempts)
+        if reason is None:
             number += 1
             yield letter
         else:
-            summary.left[why] += 1
+            summary.left[reason] += 1
 
 
-def _portions(found: Iterable[Letter]) -> Iterator[list[Letter]]:
+def _portions(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
     portion: list[Letter] = []
     size = 0
-    for letter in found:
+    for letter in letters:
         portion.append(letter)
         size += len(letter.payload or b"")
         if len(portion) == PORTION_LETTERS or size >= PORTION_BYTES:
@@ -187,112 +208,75 @@ def note_sent(client: bigquery.Client, dataset: str, topic: str, sent: Sequence[
     config = bigquery.LoadJobConfig(schema=spec.table(dataset).schema, write_disposition="WRITE_APPEND")
     try:
         client.load_table_from_json(rows, f"{dataset}.{spec.name}", job_config=config).result()
-    except (GoogleAPIError, GoogleAuthError, RequestException) as error:
+    except google.ERRORS as error:
         raise NoteError(
             f"{len(sent)} letters were sent to {topic}, but could not be noted in {dataset}.{spec.name}, so "
             f"that the next run sends them again: {error}"
         ) from error
 
 
-def planned(found: Iterable[Letter], topic: str, args: argparse.Namespace) -> dict[str, Any]:
-    """What a run would do, without doing it: the numbers, and the letters by stage, attempt and reason."""
+def plan(letters: Iterable[Letter], topic: str, options: LetterOptions) -> dict[str, Any]:
+    """Says what a run would do, without doing it: numbers, and the letters by stage, attempt and reason."""
     summary = Summary(topic)
     groups: Counter[tuple[str, int, str]] = Counter()
-    for letter in _sendable(found, summary, args.max_attempts, args.limit):
+    for letter in _sendable(letters, summary, options.max_attempts, options.limit):
         groups[letter.stage, letter.attempt, letter.reason] += 1
     rows = [
         {"stage": stage, "attempt": attempt, "reason": reason, "letters": number}
         for (stage, attempt, reason), number in groups.most_common()
     ]
-    told = {key: value for key, value in summary.to_dict().items() if key not in ("sent", "failed")}
-    return {"dry_run": True, **told, "would_send": groups.total(), "letters": rows}
+    known = {key: value for key, value in summary.to_dict().items() if key not in ("sent", "failed")}
+    return {"dry_run": True, **known, "would_send": groups.total(), "letters": rows}
 
 
-def summary_text(told: dict[str, Any]) -> str:
-    """The summary for people."""
-    lines = [f"read   {told['read']:,}"]
-    if "would_send" in told:
-        lines.append(f"would send {told['would_send']:,} to {told['topic']}")
-        if told["letters"]:
-            lines.append(query.table_text(told["letters"][:DRY_ROWS]))
-        if len(told["letters"]) > DRY_ROWS:
-            lines.append(f"and {len(told['letters']) - DRY_ROWS:,} reasons more; --format json lists them")
+def print_summary(summary: dict[str, Any]) -> None:
+    """Prints the summary for people."""
+    lines = {"read": f"{summary['read']:,}"}
+    if "would_send" in summary:
+        lines["would send"] = f"{summary['would_send']:,} to {summary['topic']}"
     else:
-        lines.append(f"sent   {told['sent']:,} to {told['topic']}")
-    lines.append(f"left   {told['left']:,}")
-    lines += [f"  {number:,}  {why}" for why, number in told["left_by_reason"].items()]
-    return "\n".join(lines)
+        lines["sent"] = f"{summary['sent']:,} to {summary['topic']}"
+    print_record(lines | {"left": f"{summary['left']:,}"})
+    for reason, number in summary["left_by_reason"].items():
+        print(f"  {number:,}  {safe_text(reason)}")
+    rows = summary.get("letters", [])
+    if rows:
+        print_rows(rows[:DRY_ROWS])
+    if len(rows) > DRY_ROWS:
+        print(f"and {len(rows) - DRY_ROWS:,} reasons more; --format json lists them")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options of this command."""
-    found = argparse.ArgumentParser(
-        prog="python -m operations.replay",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    found.add_argument(
-        "--dataset",
-        type=names.DATASET,
-        required=True,
-        metavar="PROJECT.DATASET",
-        help="its dead letters are read, and noted as sent. Example: my-project.anomaly",
-    )
-    found.add_argument(
+def parser() -> Parser:
+    """The parser of this command."""
+    parser = Parser("anomaly replay", __doc__, EXAMPLES)
+    add_options(parser, LetterOptions, "letters")
+    parser.add_argument(
         "--topic",
-        type=names.TOPIC,
+        type=names_of.topic,
         required=True,
         metavar="TOPIC",
         help="where they go. Example: projects/my-project/topics/transactions",
     )
-    found.add_argument(
-        "--since",
-        type=query.since,
-        default="7d",
-        metavar="WHEN",
-        help="letters from this time on: 90m, 24h, 7d, or 2026-03-01T12:00:00Z (default: %(default)s)",
-    )
-    found.add_argument("--stage", choices=("parse", "score", "sink"), help="letters of this stage alone")
-    found.add_argument(
-        "--reason",
-        metavar="TEXT",
-        help="letters whose reason has this in it; with %% it is an SQL LIKE pattern",
-    )
-    found.add_argument("--limit", type=options.at_least(1), metavar="N", help="the most letters to send")
-    found.add_argument(
-        "--max_attempts",
-        type=options.at_least(1),
-        default=3,
-        metavar="N",
-        help="letters that were replayed as often stay (default: %(default)s)",
-    )
-    found.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
-    found.add_argument("--format", choices=("text", "json"), default="text", help="of the summary, on stdout")
-    found.add_argument("--quiet", action="store_true", help="no progress bar")
-    clients.add_arguments(found)
-    return found
+    parser.add_argument("--dry_run", action="store_true", help="say what would be sent, and send nothing")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_format(parser)
+    add_options(parser, clients.EndpointOptions, "endpoints")
+    return parser
 
 
-def run(client: bigquery.Client, args: argparse.Namespace) -> dict[str, Any]:
-    """Does what the options say; gives the summary as plain values."""
-    if args.dry_run:
-        return planned(letters(read(client, args, _has_notes(client, args.dataset))), args.topic, args)
-    client.get_dataset(args.dataset, retry=query.RETRY)  # or create_tables would make one
-    tables.create_tables(client, args.dataset, [tables.replayed_records_table()])
-    rows = read(client, args, noted=True)
-    with (
-        PubSubTopic(args.topic) as sink,
-        tqdm(total=rows.total_rows, unit="msg", disable=args.quiet or None, file=sys.stderr) as bar,
-    ):
+def run(client: bigquery.Client, options: LetterOptions, topic: str, is_quiet: bool) -> dict[str, Any]:
+    """Sends the letters; gives the summary as plain values."""
+    client.get_dataset(options.dataset, retry=query.RETRY)  # or create_tables would make one
+    tables.create_tables(client, options.dataset, [tables.replayed_records_table()])
+    rows = read(client, options, noted=True)
+    with PubSubTopic(topic) as sink, progress(rows.total_rows, "letters", is_quiet) as advance:
         summary = replay(
-            letters(rows),
+            to_letters(rows),
             sink,
-            lambda sent: note_sent(client, args.dataset, args.topic, sent),
-            args.max_attempts,
-            args.limit,
-            bar.update,
+            lambda sent: note_sent(client, options.dataset, topic, sent),
+            options.max_attempts,
+            options.limit,
+            advance,
         )
     return summary.to_dict()
 
@@ -307,21 +291,27 @@ def _has_notes(client: bigquery.Client, dataset: str) -> bool:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    found = parser()
-    args = found.parse_args(argv)
+    """Entry point; returns the exit status."""
+    namespace = parser().parse_args(argv)
+    options, topic = read_options(LetterOptions, namespace), namespace.topic
     try:
-        endpoints = clients.BigQueryEndpoints(args.bigquery_endpoint, args.bigquery_storage_endpoint)
-        told = run(endpoints.client(args.dataset.rpartition(".")[0]), args)
+        client = clients.BigQueryEndpoints(namespace.bigquery_endpoint).client(
+            options.dataset.rpartition(".")[0]
+        )
+        if namespace.dry_run:
+            noted = _has_notes(client, options.dataset)
+            summary = plan(to_letters(read(client, options, noted)), topic, options)
+        else:
+            summary = run(client, options, topic, namespace.quiet)
     except (PublishError, NoteError, tables.TableError, tables.NoAnswerError) as error:
-        found.exit(1, f"{found.prog}: {error}\n")
-    except (GoogleAPIError, GoogleAuthError, RequestException, ValueError) as error:
-        found.exit(1, f"{found.prog}: {query.explain(error, args.dataset, args.bigquery_endpoint)}")
+        raise CommandError(str(error)) from error
+    except (*google.ERRORS, ValueError) as error:
+        raise CommandError(query.explain(error, options.dataset, namespace.bigquery_endpoint)) from error
     except KeyboardInterrupt:
-        found.exit(130, f"{found.prog}: ended; a portion that was under way is sent again by the next run\n")
-    print(json.dumps(told) if args.format == "json" else summary_text(told))
-    return 1 if told.get("failed") else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        print("error: ended; the next run sends again what was under way", file=sys.stderr)
+        return 130
+    if namespace.format == "table":
+        print_summary(summary)
+    else:
+        print_record(summary, namespace.format)
+    return 1 if summary.get("failed") else 0

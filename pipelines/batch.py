@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from common import names
-from common.command import command
+from common.command import Parser, command
+from common.options import OptionError, add_options, group, option
 from model.artifact import Manifest
-from pipelines import lookups, options, wiring
-from transforms import metrics, remote_options
+from pipelines import lookups, wiring
+from pipelines.options import TableOptions, parse_options, table
+from transforms import metrics
 from transforms.bigquery import ReadBatches
 from transforms.columnar import SOURCE_COLUMNS
 from transforms.compressed import compression
 from transforms.files import ReadJsonLines, ReadParquetBatches
 from transforms.parse import Parse, ParseColumns
+from transforms.schema import SCORES, SCORES_FULL
+from transforms.sinks import WriteFiles
 
-EXAMPLE = """examples:
-  python -m pipelines.batch --input=transactions.jsonl --model=out/model --output=out/scored
-  python -m pipelines.batch \\
+EXAMPLES: Final = """
+  anomaly batch --input=transactions.jsonl --model=out/model --output=out/scored
+  anomaly batch \\
       --input_table=bigquery-public-data.ml_datasets.ulb_fraud_detection --row_filter='Amount > 100' \\
       --model=gs://my-bucket/model --output_dataset=my-project.anomaly \\
       --runner=DataflowRunner --project=my-project --region=us-central1 --temp_location=gs://my-bucket/tmp
@@ -31,89 +36,167 @@ EXAMPLE = """examples:
 Flags that are not listed here go to Beam: --runner, --project, --region, --temp_location and so on.
 """
 
+_FORMATS: Final = {"parquet": "parquet", "jsonl": "jsonl", "json": "jsonl", "ndjson": "jsonl"}
+"""Format by ending."""
 
-def parser() -> options.OptionsParser:
-    """The options of this pipeline, with help."""
-    found = options.OptionsParser(prog="python -m pipelines.batch", description=__doc__, epilog=EXAMPLE)
-    group = found.add_argument_group("source (one of --input, --input_table and --input_query)")
-    source = group.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--input",
+
+@dataclass(frozen=True)
+class BatchSource:
+    """The transactions to score: files, a table or a query.
+
+    Raises:
+      OptionError: there is not exactly one source, or a flag does not go with it.
+    """
+
+    input: str | None = option(
+        None,
         metavar="PATTERN",
         help="files of JSON lines or Parquet, local or gs://. Example: gs://my-bucket/2026-03-*.parquet",
     )
-    source.add_argument(
-        "--input_table",
-        type=names.TABLE,
+    input_table: str | None = option(
+        None,
+        type=table,
         metavar="TABLE",
         help="BigQuery table in the ULB layout, read column by column through the Storage Read API. "
         "Example: bigquery-public-data.ml_datasets.ulb_fraud_detection",
     )
-    source.add_argument(
-        "--input_query",
+    input_query: str | None = option(
+        None,
         metavar="SQL",
         help="BigQuery query whose result has the ULB layout. Example: 'SELECT * FROM `p.d.t` LIMIT 1000'",
     )
-    group.add_argument(
-        "--input_format",
-        choices=("auto", "jsonl", "parquet"),
-        default="auto",
+    input_format: Literal["auto", "jsonl", "parquet"] = option(
+        "auto",
         help="format of --input; auto goes by the ending: .parquet, or .jsonl, .json, .ndjson, which .gz, "
         ".bz2, .xz, .zst or .deflate may follow (default: %(default)s)",
     )
-    group.add_argument(
-        "--row_filter",
+    row_filter: str | None = option(
+        None,
         metavar="SQL",
         help="condition on the rows of --input_table, evaluated by BigQuery. Example: 'Amount > 100'",
     )
-    options.add_message_arguments(found)
-    options.add_model_arguments(found)
-    remote_options.add_arguments(found)
-    options.add_sink_arguments(found, files=True)
-    found.add_argument_group("files").add_argument(
-        "--overwrite",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="replace the files that an earlier job left in --output, once the new ones are complete; else a "
-        "job is refused there",
+
+    def __post_init__(self) -> None:
+        sources = (self.input, self.input_table, self.input_query)
+        if sum(source is not None for source in sources) != 1:
+            raise OptionError("expected one of --input, --input_table and --input_query")
+        for flag, value in (("--input", self.input), ("--input_query", self.input_query)):
+            if value is not None and not value.strip():
+                raise OptionError(f"{flag} is empty: pass {'a file' if flag == '--input' else 'a query'}")
+        if self.row_filter and not self.input_table:
+            raise OptionError(
+                "--row_filter goes with --input_table; put the condition into --input_query instead"
+            )
+        if self.input and self.format is None:
+            raise OptionError(
+                f"--input={self.input}: cannot tell the format; pass --input_format=jsonl or parquet"
+            )
+
+    @property
+    def format(self) -> str | None:
+        """The format of --input by --input_format or by the ending; None where neither tells it."""
+        if self.input_format != "auto" or self.input is None:
+            return None if self.input_format == "auto" else self.input_format
+        name = self.input.rpartition(".")[0] if compression(self.input) else self.input
+        return _FORMATS.get(name.rpartition(".")[2].lower())
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """The Parquet files that take scores, alerts and dead letters."""
+
+    output: str | None = option(
+        None,
+        metavar="DIR",
+        help="directory for Parquet files scores-*, alerts-* and error_records-*, local or gs://. "
+        "Example: gs://my-bucket/scored",
     )
-    return found
+    overwrite: bool = option(
+        False,
+        help="replace the files that an earlier job left in --output, once the new ones are complete; "
+        "otherwise a job is refused there",
+    )
+
+    def __post_init__(self) -> None:
+        if self.overwrite and not self.output:
+            raise OptionError(
+                "--overwrite replaces the files of an earlier job: pass their directory as --output"
+            )
 
 
-def build(pipeline: beam.Pipeline, args: argparse.Namespace, manifest: Manifest) -> None:
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions(wiring.JobOptions):
+    """The options of the batch pipeline.
+
+    Raises:
+      OptionError: scores have no place to go.
+    """
+
+    source: BatchSource = group("source (one of --input, --input_table and --input_query)")
+    tables: TableOptions = group("sinks (one of --output_dataset and --output at least)")
+    files: FileOptions = group("files")
+
+    def __post_init__(self) -> None:
+        if not (self.tables.output_dataset or self.files.output):
+            raise OptionError(
+                "expected --output_dataset=PROJECT.DATASET or --output=DIR: scores need a place to go"
+            )
+
+
+def parser() -> Parser:
+    """Makes the parser of the command line."""
+    flags = Parser("anomaly batch", __doc__, EXAMPLES)
+    add_options(flags, BatchOptions)
+    return flags
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[BatchOptions, PipelineOptions]:
+    """Reads a command line: the options of this pipeline, and Beam's.
+
+    Raises:
+      OptionError: the options do not fit.
+    """
+    return parse_options(parser(), BatchOptions, argv)
+
+
+def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) -> None:
     """source -> detect -> tables, files."""
     # Fixed here, at launch, so that a bundle that is run again gives the same rows.
     launched = dt.datetime.now(dt.UTC)
-    source, parse = _source(args, launched)
-    detected = pipeline | "Read" >> source | "Detect" >> wiring.detect(parse, args, manifest)
-    wiring.write(detected, args, streaming=False)
+    source, parse_rows = _source(options, launched)
+    detected = pipeline | "Read" >> source | "Detect" >> wiring.detect(parse_rows, options, manifest)
+    wiring.write_tables(detected, options, streaming=False)
+    if options.files.output:
+        schema = SCORES_FULL if options.detection.output_detail == "full" else SCORES
+        _ = detected | "Write files" >> WriteFiles(options.files.output, schema, options.files.overwrite)
 
 
-def _source(args: argparse.Namespace, launched: dt.datetime) -> tuple[beam.PTransform, Parse | ParseColumns]:
-    rules = wiring.message_rules(args, default_time=launched)
-    if args.input and input_format(args) == "jsonl":
-        return ReadJsonLines(args.input), Parse(rules)
-    parse = ParseColumns(launched, rules)
-    if args.input:
-        return ReadParquetBatches(args.input, SOURCE_COLUMNS, optional=True), parse
+def _source(options: BatchOptions, launched: dt.datetime) -> tuple[beam.PTransform, Parse | ParseColumns]:
+    source = options.source
+    rules = options.messages.rules(default_time=launched)
+    if source.input and source.format == "jsonl":
+        return ReadJsonLines(source.input), Parse(rules)
+    parse_rows = ParseColumns(launched, rules)
+    if source.input:
+        return ReadParquetBatches(source.input, SOURCE_COLUMNS, optional=True), parse_rows
     read = ReadBatches(
-        table=args.input_table,
-        query=args.input_query,
+        table=source.input_table,
+        query=source.input_query,
         columns=SOURCE_COLUMNS,
         optional=True,
-        row_filter=args.row_filter or "",
-        endpoints=wiring.endpoints(args),
+        row_filter=source.row_filter or "",
+        endpoints=options.endpoints.endpoints(),
     )
-    return read, parse
+    return read, parse_rows
 
 
-def input_format(args: argparse.Namespace) -> str | None:
-    """The format of --input: what --input_format says, or what the ending tells; None where neither does."""
-    if args.input_format != "auto":
-        return str(args.input_format)
-    name = args.input.rpartition(".")[0] if compression(args.input) else args.input
-    endings = {"parquet": "parquet", "jsonl": "jsonl", "json": "jsonl", "ndjson": "jsonl"}
-    return endings.get(name.rpartition(".")[2].lower())
+def check(options: BatchOptions, beam_options: PipelineOptions) -> None:
+    """Checks the options that need neither the model nor a file, so that a launch refuses by it as well.
+
+    Raises:
+      OptionError: the options do not fit.
+    """
+    wiring.check(options, beam_options)
 
 
 def run(argv: Sequence[str] | None = None) -> PipelineResult:
@@ -121,53 +204,32 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
 
     Args:
       argv: command-line arguments; those of the process when None.
+
+    Raises:
+      OptionError: the options do not fit, or something that they name is not there.
     """
-    found = parser()
-    args, beam_options = found.parse(argv)
-    manifest = check(found, args, beam_options)
-    wiring.local_endpoints(found, args, beam_options)
-    if args.input_table:
+    options, beam_options = parse(argv)
+    check(options, beam_options)
+    source, files = options.source, options.files
+    # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
+    if source.input and "://" not in source.input:
+        lookups.check_local_files(source.input, parquet=source.format == "parquet")
+    if files.output:
+        lookups.check_output(files.output, files.overwrite)
+    wiring.set_runner(beam_options, "FnApiRunner")
+    manifest = options.detection.manifest()
+    options = wiring.with_environment(options, beam_options)
+    if source.input_table:
         project = beam_options.view_as(GoogleCloudOptions).project
-        lookups.check_table(found, args.input_table, project, wiring.endpoints(args))
-    wiring.create_tables(found, args)
+        lookups.check_table(source.input_table, project, options.endpoints.endpoints())
+    wiring.create_tables(options)
     pipeline = beam.Pipeline(options=beam_options)
-    build(pipeline, args, manifest)
+    build(pipeline, options, manifest)
     return pipeline.run()
 
 
-def check(found: options.OptionsParser, args: argparse.Namespace, beam_options: PipelineOptions) -> Manifest:
-    """What argparse alone cannot check; ends the program with a message that says what to do."""
-    check_arguments(found, args, beam_options)
-    # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
-    if args.input and "://" not in args.input:
-        lookups.check_local_files(found, args.input, parquet=input_format(args) == "parquet")
-    if args.output:
-        lookups.check_output(found, args)
-    wiring.default_runner(beam_options, "FnApiRunner")
-    return options.resolve_model(found, args)
-
-
-def check_arguments(
-    found: options.OptionsParser, args: argparse.Namespace, beam_options: PipelineOptions
-) -> None:
-    """The part of `check` that needs neither the model nor a file, so that a launch refuses by it too."""
-    options.require_sink(found, args)
-    options.check_thresholds(found, args)
-    remote_options.validate_arguments(found, args)
-    for flag, value in (("--input", args.input), ("--input_query", args.input_query)):
-        if value is not None and not value.strip():
-            found.error(f"{flag} is empty; give {'a file' if flag == '--input' else 'a query'}")
-    if args.row_filter and not args.input_table:
-        found.error("--row_filter goes with --input_table; put the condition into --input_query instead")
-    if args.input and input_format(args) is None:
-        found.error(f"--input={args.input}: cannot tell the format; give --input_format=jsonl or parquet")
-    if args.overwrite and not args.output:
-        found.error("--overwrite replaces the files of an earlier job: give their directory as --output")
-    wiring.check_write_method(found, args, beam_options)
-
-
 @command
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: runs the job to its end."""
     wiring.configure_logging()
     result = run(argv)
@@ -175,7 +237,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     totals = metrics.totals(result)
     names = (metrics.ROWS_IN, metrics.ROWS_SCORED, metrics.DEAD_LETTERS, metrics.ALERTS)
     print(", ".join(f"{name.replace('_', ' ')}: {totals.get(name, 0):,}" for name in names))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

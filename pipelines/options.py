@@ -1,4 +1,4 @@
-"""Command-line options of the pipelines: declared with help and example, checked before anything runs."""
+"""Options of both pipelines, one dataclass a concern, and the door: a command line in, typed options out."""
 
 from __future__ import annotations
 
@@ -8,51 +8,225 @@ import datetime as dt
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from common import names
+from common.command import Parser
+from common.options import OptionError, option, read_options
+from common.values import Number, at_least
 from model import artifact
 from model.thresholds import SEVERITIES
-from transforms import clients
+from transforms.bigquery.methods import METHODS, Method
+from transforms.message import MessageRules
+
+_TOPIC: Final = re.compile(r"projects/[a-z][a-z0-9.:-]{4,}[a-z0-9]/topics/[A-Za-z][\w.~+%-]{2,254}")
+_SUBSCRIPTION: Final = re.compile(
+    r"projects/[a-z][a-z0-9.:-]{4,}[a-z0-9]/subscriptions/[A-Za-z][\w.~+%-]{2,254}"
+)
+# Only a project of a domain has dots in its id, and a colon behind them.
+_PROJECT: Final = r"([a-z][a-z0-9.-]*:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
+_DATASET: Final = re.compile(rf"{_PROJECT}\.\w{{1,1024}}")
+_TABLE: Final = re.compile(rf"{_PROJECT}\.\w{{1,1024}}\.[\w -]{{1,1024}}")
 
 _CALENDAR: Final = dt.date.max - dt.date.min
 """No two moments lie further apart, and no datetime can hold more."""
-
-JAVA_WRITE_METHOD: Final = "storage_write_api"
-"""The method that Beam expands by Java at launch. The image of the templates has no Java: every worker would
-pull a Java runtime that the launcher alone needs, and the launcher would still have to fetch the expansion
-service from Maven, which it cannot without a public address. So this one is launched directly."""
-
-WRITE_METHODS: Final = ("storage_arrow", "streaming_inserts", "file_loads", JAVA_WRITE_METHOD)
+_DATASET_HELP: Final = (
+    "BigQuery dataset with the tables scores, alerts and error_records. Example: my-project.anomaly"
+)
+_T = TypeVar("_T")
 
 
-class OptionsParser(argparse.ArgumentParser):
-    """argparse with underscores in flags, as Beam has them, and without abbreviations.
+@dataclass(frozen=True)
+class Matching:
+    """Reads a text that matches a pattern whole.
 
-    An abbreviated flag would be taken by this parser or by Beam's, whichever knows it.
+    Attributes:
+      pattern: of the whole text; templates pass it on to Dataflow.
+      form: the pattern, for people.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+    pattern: re.Pattern[str]
+    form: str
 
-    def parse(self, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, PipelineOptions]:
-        """Splits `argv` into this program's options and Beam's.
+    def __call__(self, text: str) -> str:
+        """Returns the text as it is.
 
-        A flag that neither knows ends the program with the nearest name; Beam alone would drop it.
+        Raises:
+          argparse.ArgumentTypeError: it has another form.
         """
-        known, rest = self.parse_known_args(argv)
-        beam_parser = _beam_parser()
-        _, unknown = beam_parser.parse_known_args(rest)
-        flags = [flag for flag in unknown if flag.startswith("-")] or unknown
-        if flags:
-            names = [*self._option_string_actions, *beam_parser._option_string_actions]
-            name = flags[0].split("=", 1)[0]
-            near = difflib.get_close_matches(name, names, 1)
-            self.error(f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else ""))
-        return known, PipelineOptions(rest)
+        if not self.pattern.fullmatch(text):
+            raise argparse.ArgumentTypeError(f"expected {self.form}, got {text!r}")
+        return text
+
+
+topic: Final = Matching(_TOPIC, "projects/PROJECT/topics/TOPIC")
+subscription: Final = Matching(_SUBSCRIPTION, "projects/PROJECT/subscriptions/SUBSCRIPTION")
+dataset: Final = Matching(_DATASET, "PROJECT.DATASET")
+table: Final = Matching(_TABLE, "PROJECT.DATASET.TABLE")
+
+
+@dataclass(frozen=True)
+class MessageOptions:
+    """The rules that a message has to keep; see transforms.message."""
+
+    max_message_bytes: int = option(
+        64 * 1024,
+        type=at_least(1),
+        metavar="N",
+        help="longer messages become dead letters without being decoded (default: %(default)s)",
+    )
+    max_event_lead_seconds: int = option(
+        86_400,
+        type=at_least(0, _CALENDAR.days * 86_400),
+        metavar="N",
+        help="how far event_time may lie ahead of the publish time (default: %(default)s)",
+    )
+    max_event_age_days: int = option(
+        3650,
+        type=at_least(1, _CALENDAR.days),
+        metavar="N",
+        help="how far event_time may lie behind the publish time (default: %(default)s; BigQuery takes "
+        "streamed rows into partitions of the last ten years)",
+    )
+
+    def rules(self, **more: Any) -> MessageRules:
+        """Returns the rules for `Parse`; `more` are further fields of MessageRules."""
+        return MessageRules(
+            max_bytes=self.max_message_bytes,
+            max_lead=dt.timedelta(seconds=self.max_event_lead_seconds),
+            max_age=dt.timedelta(days=self.max_event_age_days),
+            **more,
+        )
+
+
+@dataclass(frozen=True)
+class DetectionOptions:
+    """The model and the alerting rule."""
+
+    model: str = option(
+        metavar="DIR",
+        help="artifact directory of the trained model, local or gs://. Example: gs://my-bucket/model",
+    )
+    output_detail: Literal["compact", "full"] = option(
+        "compact",
+        help="columns of the scores: compact, or full for all outputs of the model (default: %(default)s)",
+    )
+    medium_threshold: float | None = option(
+        None,
+        type=Number(whole=False),
+        metavar="SCORE",
+        help="lowest anomaly_score of severity medium, in place of the one calibrated with the model. "
+        "Example: 25.0",
+    )
+    high_threshold: float | None = option(
+        None,
+        type=Number(whole=False),
+        metavar="SCORE",
+        help="lowest anomaly_score of severity high, in place of the one calibrated with the model. "
+        "Example: 25.0",
+    )
+    min_severity: str = option(
+        SEVERITIES[1],
+        choices=SEVERITIES[1:],
+        help="lowest severity that raises an alert (default: %(default)s)",
+    )
+
+    def __post_init__(self) -> None:
+        self.thresholds({})
+
+    def thresholds(self, calibrated: Mapping[str, float]) -> dict[str, float]:
+        """Returns the thresholds by severity: those given as options, otherwise the model's.
+
+        Args:
+          calibrated: those of the model's manifest.
+
+        Raises:
+          OptionError: a threshold is no number, or a lower severity has the higher one.
+        """
+        values = {severity: getattr(self, f"{severity}_threshold") for severity in SEVERITIES[1:]}
+        given = {severity: value for severity, value in values.items() if value is not None}
+        for severity, value in given.items():
+            if math.isnan(value):  # which is in no order, so the comparison below would let it pass
+                raise OptionError(f"--{severity}_threshold: expected a number such as 25.0, got nan")
+        merged = {**calibrated, **given}
+        steps = [severity for severity in SEVERITIES[1:] if severity in merged]
+        for low, high in itertools.pairwise(steps):
+            if merged[low] > merged[high]:
+                names = {
+                    severity: f"--{severity}_threshold={merged[severity]}"
+                    if severity in given
+                    else f"the model's threshold of {severity}, {merged[severity]}"
+                    for severity in (low, high)
+                }
+                raise OptionError(f"{names[low]} is above {names[high]}: pass thresholds that ascend")
+        return merged
+
+    def manifest(self) -> artifact.Manifest:
+        """Reads and verifies the model; returns its manifest with the thresholds of the options.
+
+        Raises:
+          OptionError: the model cannot be read, or its thresholds do not fit those of the options.
+        """
+        try:
+            manifest = artifact.verify(self.model)
+        except artifact.ArtifactError as error:
+            raise OptionError(f"--model: {error}") from error
+        except Exception as error:  # whatever Cloud Storage's client raises: no permission, no network
+            raise OptionError(f"--model: cannot read {self.model}: {error}") from error
+        return dataclasses.replace(manifest, thresholds=self.thresholds(manifest.thresholds))
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """The tables in BigQuery that take scores, alerts and dead letters."""
+
+    output_dataset: str | None = option(None, type=dataset, metavar="PROJECT.DATASET", help=_DATASET_HELP)
+    write_method: Method = option(
+        METHODS[0],
+        help="how rows reach BigQuery: storage_arrow (Arrow rows to the Storage Write API, the fastest), or "
+        "one of the methods of Beam's WriteToBigQuery; storage_write_api needs Java at launch, which "
+        "templates do not have; file_loads needs --temp_location=gs://... (default: %(default)s)",
+    )
+    create_tables: bool = option(
+        True,
+        help="create the tables and views of --output_dataset that are missing, at launch (default: yes)",
+    )
+
+
+@dataclass(frozen=True)
+class RequiredTableOptions(TableOptions):
+    """The tables of a job that writes nothing but tables."""
+
+    output_dataset: str = option(type=dataset, metavar="PROJECT.DATASET", help=_DATASET_HELP)
+
+
+def parse_options(
+    parser: Parser, options: type[_T], argv: Sequence[str] | None = None
+) -> tuple[_T, PipelineOptions]:
+    """Splits a command line into a pipeline's options and Beam's.
+
+    Args:
+      parser: has the flags of the options.
+      options: the dataclass to make.
+      argv: the command line; that of the process when None.
+
+    Raises:
+      OptionError: the options do not fit, or neither side knows a flag. Beam alone would drop it.
+    """
+    namespace, rest = parser.parse_known_args(argv)
+    beam_parser = _beam_parser()
+    _, unknown = beam_parser.parse_known_args(rest)
+    flags = [flag for flag in unknown if flag.startswith("-")] or unknown
+    if flags:
+        names = [*parser._option_string_actions, *beam_parser._option_string_actions]
+        name = flags[0].split("=", 1)[0]
+        near = difflib.get_close_matches(name, names, 1)
+        raise OptionError(f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else ""))
+    return read_options(options, namespace), PipelineOptions(rest)
 
 
 def _beam_parser() -> argparse.ArgumentParser:
@@ -62,176 +236,3 @@ def _beam_parser() -> argparse.ArgumentParser:
         if "_add_argparse_args" in vars(options):
             options._add_argparse_args(parser)
     return parser
-
-
-@dataclasses.dataclass(frozen=True)
-class AtLeast:
-    """An argparse type for whole numbers from `minimum` on, to `maximum` where there is one."""
-
-    minimum: int
-    maximum: int | None = None
-
-    def __call__(self, text: str) -> int:
-        """The value as a number."""
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if value < self.minimum:
-            raise argparse.ArgumentTypeError(f"{value} is below {self.minimum}")
-        if self.maximum is not None and value > self.maximum:
-            raise argparse.ArgumentTypeError(f"{value} is above {self.maximum}")
-        return value
-
-
-at_least = AtLeast
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model and the alerting rule."""
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        required=True,
-        metavar="DIR",
-        help="artifact directory of the trained model, local or gs://. Example: gs://my-bucket/model",
-    )
-    group.add_argument(
-        "--output_detail",
-        choices=("compact", "full"),
-        default="compact",
-        help="columns of the scores: compact, or full for all outputs of the model (default: %(default)s)",
-    )
-    for severity in SEVERITIES[1:]:
-        group.add_argument(
-            f"--{severity}_threshold",
-            type=float,
-            metavar="SCORE",
-            help=f"lowest anomaly_score of severity {severity}, in place of the one calibrated with the "
-            "model. Example: 25.0",
-        )
-    group.add_argument(
-        "--min_severity",
-        choices=SEVERITIES[1:],
-        default=SEVERITIES[1],
-        help="lowest severity that raises an alert (default: %(default)s)",
-    )
-
-
-def add_message_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a message may be; see transforms.message."""
-    group = parser.add_argument_group("messages")
-    group.add_argument(
-        "--max_message_bytes",
-        type=at_least(1),
-        default=64 * 1024,
-        metavar="N",
-        help="longer messages become dead letters without being decoded (default: %(default)s)",
-    )
-    group.add_argument(
-        "--max_event_lead_seconds",
-        type=at_least(0, _CALENDAR.days * 86_400),
-        default=86_400,
-        metavar="N",
-        help="how far event_time may lie ahead of the publish time (default: %(default)s)",
-    )
-    group.add_argument(
-        "--max_event_age_days",
-        type=at_least(1, _CALENDAR.days),
-        default=3650,
-        metavar="N",
-        help="how far event_time may lie behind the publish time (default: %(default)s; BigQuery takes "
-        "streamed rows into partitions of the last ten years)",
-    )
-
-
-def add_sink_arguments(parser: argparse.ArgumentParser, files: bool) -> None:
-    """Where scores, alerts and dead letters go; with `files` to Parquet too, else --output is no option."""
-    either = " (one of --output_dataset and --output at least)" if files else ""
-    group = parser.add_argument_group(f"sinks{either}")
-    group.add_argument(
-        "--output_dataset",
-        required=not files,
-        type=names.DATASET,
-        metavar="PROJECT.DATASET",
-        help="BigQuery dataset with the tables scores, alerts and error_records. Example: my-project.anomaly",
-    )
-    parser.set_defaults(output=None)
-    if files:
-        group.add_argument(
-            "--output",
-            metavar="DIR",
-            help="directory for Parquet files scores-*, alerts-* and error_records-*, local or gs://. "
-            "Example: gs://my-bucket/scored",
-        )
-    group.add_argument(
-        "--write_method",
-        choices=WRITE_METHODS,
-        default=WRITE_METHODS[0],
-        help="how rows reach BigQuery: storage_arrow (Arrow rows to the Storage Write API, the fastest), or "
-        "one of the methods of Beam's WriteToBigQuery; storage_write_api needs Java at launch, which "
-        "templates have not; file_loads needs --temp_location=gs://... (default: %(default)s)",
-    )
-    group.add_argument(
-        "--create_tables",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="create the tables and views of --output_dataset that are missing, at launch (default: yes)",
-    )
-    clients.add_arguments(parser)
-
-
-def resolve_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> artifact.Manifest:
-    """Reads and verifies --model and merges the thresholds given as options into its manifest's.
-
-    Ends the program with a message that names the flag when anything is wrong.
-    """
-    try:
-        manifest = artifact.verify(args.model)
-    except artifact.ArtifactError as error:
-        parser.error(f"--model: {error}")
-    except Exception as error:  # whatever Cloud Storage's client raises: no bucket, no permission, no network
-        parser.error(f"--model: cannot read {args.model}: {error}")
-    problem = threshold_problem(args, manifest.thresholds)
-    if problem:
-        parser.error(problem)
-    return dataclasses.replace(manifest, thresholds={**manifest.thresholds, **thresholds_given(args)})
-
-
-def check_thresholds(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Ends the program when the thresholds that were given cannot be, whatever the model's are."""
-    problem = threshold_problem(args, {})
-    if problem:
-        parser.error(problem)
-
-
-def threshold_problem(args: argparse.Namespace, calibrated: Mapping[str, float]) -> str | None:
-    """What is wrong with the given thresholds beside those of the model's manifest; None if sound."""
-    given = thresholds_given(args)
-    for severity, value in given.items():
-        if math.isnan(value):  # which is in no order, so the comparison below would let it pass
-            return f"--{severity}_threshold: nan is no number; give one such as 25.0"
-    merged = {**calibrated, **given}
-    steps = [(severity, merged[severity]) for severity in SEVERITIES[1:] if severity in merged]
-    for (low, below), (high, above) in itertools.pairwise(steps):
-        if below > above:
-            named = {
-                severity: f"--{severity}_threshold={merged[severity]}"
-                if severity in given
-                else f"the model's threshold of {severity}, {merged[severity]}"
-                for severity in (low, high)
-            }
-            return f"{named[low]} is above {named[high]}"
-    return None
-
-
-def thresholds_given(args: argparse.Namespace) -> dict[str, float]:
-    """The thresholds that were given as options, by severity."""
-    values = {severity: getattr(args, f"{severity}_threshold") for severity in SEVERITIES[1:]}
-    return {severity: value for severity, value in values.items() if value is not None}
-
-
-def require_sink(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Ends the program unless scores and dead letters have a place to go."""
-    if not (args.output_dataset or args.output):
-        parser.error("give --output_dataset=PROJECT.DATASET or --output=DIR: scores need a place to go")

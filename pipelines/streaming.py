@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import FrameType
+from typing import Final
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from common import names
-from common.command import command
+from common.command import Parser, command
+from common.options import OptionError, add_options, group, option
+from common.values import at_least
 from model.artifact import Manifest
-from pipelines import options, wiring
-from transforms import remote_options
+from pipelines import lookups, wiring
+from pipelines.options import RequiredTableOptions, parse_options, subscription, topic
 from transforms.parse import BatchMessages, Parse
 from transforms.sinks import PublishAlerts
 
-LOCAL_RUNNER = "local.runner.LocalStreamingRunner"
-"""What runs a stream on this machine when no --runner is given; see docs/local-stack.md."""
+LOCAL_RUNNER: Final = "local.runner.LocalStreamingRunner"
+"""Runs a stream on this machine when no --runner is given; see docs/local-stack.md."""
 
-EXAMPLE = """example:
-  python -m pipelines.streaming \\
+EXAMPLES: Final = """
+  anomaly streaming \\
       --subscription=projects/my-project/subscriptions/transactions \\
       --model=gs://my-bucket/model --output_dataset=my-project.anomaly \\
       --alert_topic=projects/my-project/topics/alerts \\
@@ -37,73 +39,111 @@ exit status: 0 ended in good order; 1 failed; 2 wrong options; 130 ended by Ctrl
 """
 
 
-def parser() -> options.OptionsParser:
-    """The options of this pipeline, with help."""
-    found = options.OptionsParser(prog="python -m pipelines.streaming", description=__doc__, epilog=EXAMPLE)
-    group = found.add_argument_group("source (one of --subscription and --topic)")
-    source = group.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--subscription",
-        type=names.SUBSCRIPTION,
+@dataclass(frozen=True)
+class StreamSource:
+    """The messages to score, and how they are gathered.
+
+    Raises:
+      OptionError: there is not exactly one source.
+    """
+
+    subscription: str | None = option(
+        None,
+        type=subscription,
         metavar="SUBSCRIPTION",
         help="read from this subscription. Example: projects/my-project/subscriptions/transactions",
     )
-    source.add_argument(
-        "--topic",
-        type=names.TOPIC,
+    topic: str | None = option(
+        None,
+        type=topic,
         metavar="TOPIC",
         help="read from this topic, through a subscription that lives as long as the job; messages published "
         "before it starts are not seen. Example: projects/my-project/topics/transactions",
     )
-    group.add_argument(
-        "--event_time_attribute",
+    event_time_attribute: str | None = option(
+        None,
         metavar="NAME",
         help="message attribute with the event time (RFC 3339, or milliseconds since the epoch), which then "
         "goes before the payload's event_time. Example: event_time",
     )
-    group.add_argument(
-        "--batch_rows",
-        type=options.at_least(1),
-        default=1024,
+    batch_rows: int = option(
+        1024,
+        type=at_least(1),
         metavar="N",
         help="the most messages that are scored at once (default: %(default)s)",
     )
-    group.add_argument(
-        "--batch_millis",
-        type=options.at_least(0),
-        default=0,
+    batch_millis: int = option(
+        0,
+        type=at_least(0),
         metavar="N",
         help="how long a message may wait for others; 0 scores each bundle at once: the lowest latency. On "
         "Dataflow, where streaming bundles are small, 50 costs little and raises throughput (default: "
         "%(default)s)",
     )
-    found.add_argument(
-        "--alert_topic",
-        type=names.TOPIC,
+
+    def __post_init__(self) -> None:
+        if (self.subscription is None) == (self.topic is None):
+            raise OptionError("expected one of --subscription and --topic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamingOptions(wiring.JobOptions):
+    """The options of the streaming pipeline.
+
+    It writes no files: a stream has no end, and a file is complete at the end.
+    """
+
+    source: StreamSource = group("source (one of --subscription and --topic)")
+    tables: RequiredTableOptions = group("sinks")
+    alert_topic: str | None = option(
+        None,
+        type=topic,
         metavar="TOPIC",
         help="publish each alert as JSON to this topic. Example: projects/my-project/topics/alerts",
     )
-    options.add_message_arguments(found)
-    options.add_model_arguments(found)
-    remote_options.add_arguments(found)
-    # No files: a stream has no end, and a file is complete at the end.
-    options.add_sink_arguments(found, files=False)
-    return found
 
 
-def build(pipeline: beam.Pipeline, args: argparse.Namespace, manifest: Manifest) -> None:
+def parser() -> Parser:
+    """Makes the parser of the command line."""
+    flags = Parser("anomaly streaming", __doc__, EXAMPLES)
+    add_options(flags, StreamingOptions)
+    return flags
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[StreamingOptions, PipelineOptions]:
+    """Reads a command line: the options of this pipeline, and Beam's.
+
+    Raises:
+      OptionError: the options do not fit.
+    """
+    return parse_options(parser(), StreamingOptions, argv)
+
+
+def build(pipeline: beam.Pipeline, options: StreamingOptions, manifest: Manifest) -> None:
     """messages -> batches -> detect -> tables, alert topic."""
-    rules = wiring.message_rules(args, event_time_attribute=args.event_time_attribute)
+    source = options.source
+    rules = options.messages.rules(event_time_attribute=source.event_time_attribute)
     # No timestamp_attribute here: the source would fail for ever on a message whose attribute is malformed.
     # Parse reads it instead, and such a message is one dead letter.
     messages = pipeline | "Read" >> beam.io.ReadFromPubSub(
-        topic=args.topic, subscription=args.subscription, with_attributes=True
+        topic=source.topic, subscription=source.subscription, with_attributes=True
     )
-    batches = messages | "Batch" >> BatchMessages(args.batch_rows, args.batch_millis)
-    detected = batches | "Detect" >> wiring.detect(Parse(rules), args, manifest)
-    wiring.write(detected, args, streaming=True)
-    if args.alert_topic:
-        _ = detected.alerts | "Publish alerts" >> PublishAlerts(args.alert_topic)
+    batches = messages | "Batch" >> BatchMessages(source.batch_rows, source.batch_millis)
+    detected = batches | "Detect" >> wiring.detect(Parse(rules), options, manifest)
+    wiring.write_tables(detected, options, streaming=True)
+    if options.alert_topic:
+        _ = detected.alerts | "Publish alerts" >> PublishAlerts(options.alert_topic)
+
+
+def check(options: StreamingOptions, beam_options: PipelineOptions) -> None:
+    """Checks the options that need neither the model nor Google, so that a launch refuses by it as well.
+
+    Raises:
+      OptionError: the options do not fit.
+    """
+    wiring.check(options, beam_options)
+    if beam_options.view_as(StandardOptions).runner == "FnApiRunner":
+        raise OptionError(f"--runner=FnApiRunner reads no Pub/Sub; use DataflowRunner, or {LOCAL_RUNNER}")
 
 
 def run(
@@ -114,39 +154,32 @@ def run(
     Args:
       argv: command-line arguments; those of the process when None.
       runner: replaces --runner, for tests and the local stack.
+
+    Raises:
+      OptionError: the options do not fit, or something that they name is not there.
     """
-    found = parser()
-    args, beam_options = found.parse(argv)
-    manifest = check(found, args, beam_options)
-    wiring.local_endpoints(found, args, beam_options)
-    if beam_options.view_as(StandardOptions).runner == LOCAL_RUNNER:
-        wiring.check_pubsub(found, args)
-    wiring.create_tables(found, args)
+    options, beam_options = parse(argv)
+    check(options, beam_options)
+    runner_name = wiring.set_runner(beam_options, LOCAL_RUNNER)
+    manifest = options.detection.manifest()
+    options = wiring.with_environment(options, beam_options)
+    if runner_name == LOCAL_RUNNER:  # a job finds out late what is not there
+        for flag, name in (
+            ("--subscription", options.source.subscription),
+            ("--topic", options.source.topic),
+            ("--alert_topic", options.alert_topic),
+        ):
+            if name:
+                lookups.check_pubsub(flag, name)
+    wiring.create_tables(options)
     beam_options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(runner=runner, options=beam_options)
-    build(pipeline, args, manifest)
+    build(pipeline, options, manifest)
     return pipeline.run()
 
 
-def check(found: options.OptionsParser, args: argparse.Namespace, beam_options: PipelineOptions) -> Manifest:
-    """What argparse alone cannot check; ends the program with a message that says what to do."""
-    check_arguments(found, args, beam_options)
-    if wiring.default_runner(beam_options, LOCAL_RUNNER) == "FnApiRunner":
-        found.error(f"--runner=FnApiRunner reads no Pub/Sub; use DataflowRunner, or {LOCAL_RUNNER}")
-    return options.resolve_model(found, args)
-
-
-def check_arguments(
-    found: options.OptionsParser, args: argparse.Namespace, beam_options: PipelineOptions
-) -> None:
-    """The part of `check` that needs no model, so that a launch refuses by it too."""
-    options.check_thresholds(found, args)
-    remote_options.validate_arguments(found, args)
-    wiring.check_write_method(found, args, beam_options)
-
-
 class Stopped(KeyboardInterrupt):
-    """SIGTERM, which ends a job on this machine as Ctrl-C does."""
+    """Stands for SIGTERM, which ends a job on this machine as Ctrl-C does."""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -158,14 +191,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: starts the job, and stays with it when it runs on this machine.
 
     Ctrl-C and SIGTERM end a job on this machine after the bundle in progress, or some seconds later where a
-    bundle hangs; what was not acknowledged comes again. A job on Dataflow goes on: cloud.launch ends it.
+    bundle hangs; messages that were not acknowledged come again. A job on Dataflow goes on: `anomaly launch
+    cancel` ends it.
 
     Returns:
-      The exit status: 0 for a job that has come to its end in good order, 1 for one that has failed, 130 when
-      it was ended by Ctrl-C, 143 by SIGTERM. (2 is for wrong options.)
+      The exit status: 0 for a job that ended in good order, 1 for one that failed, 130 when Ctrl-C ended it,
+      143 when SIGTERM did.
 
     Raises:
-      Exception: what made the job fail; Python ends with 1 then, too.
+      Exception: the job failed; Python then also ends with 1.
     """
     wiring.configure_logging()
     signal.signal(signal.SIGTERM, _stop)

@@ -1,12 +1,13 @@
-"""What both entry points wire in the same way: detection and sinks from options."""
+"""The steps that both entry points share: options to detection and tables, and the checks of a launch."""
 
 from __future__ import annotations
 
-import argparse
-import datetime as dt
+import dataclasses
 import logging
+import os
 import shutil
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
@@ -15,147 +16,162 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
+from common.google import ERRORS, explain, remedy
+from common.options import OptionError, group
 from model.artifact import Manifest
-from pipelines import lookups, options
-from transforms import clients, remote_options, tables
+from pipelines.options import DetectionOptions, MessageOptions, TableOptions
+from pipelines.scorers import ScorerOptions, model_handler
+from transforms import clients, tables
 from transforms.alert import Alert
-from transforms.clients import BigQueryEndpoints
+from transforms.bigquery.methods import NEEDS
+from transforms.clients import EndpointOptions
 from transforms.detect import Detect, Detected
-from transforms.message import MessageRules
 from transforms.parse import Parse, ParseColumns
 from transforms.schema import SCORES, SCORES_FULL
 from transforms.score import Score
-from transforms.sinks import WriteFiles, WriteTables
+from transforms.sinks import WriteTables
 
 
-def message_rules(args: argparse.Namespace, **more: Any) -> MessageRules:
-    """What a message may be, by the options; `more` are further fields of MessageRules."""
-    return MessageRules(
-        max_bytes=args.max_message_bytes,
-        max_lead=dt.timedelta(seconds=args.max_event_lead_seconds),
-        max_age=dt.timedelta(days=args.max_event_age_days),
-        **more,
-    )
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """The options that both pipelines have; each adds its source and its other sinks.
+
+    Attributes:
+      source: the pipeline's own dataclass.
+      messages: the rules of messages.
+      detection: the model and the alerting rule.
+      scorer: the place where the model is.
+      tables: the tables to write, if any.
+      endpoints: where BigQuery answers.
+    """
+
+    source: Any = group("source")
+    messages: MessageOptions = group("messages")
+    detection: DetectionOptions = group("model")
+    scorer: ScorerOptions = group("scorer")
+    tables: TableOptions = group("sinks")
+    endpoints: EndpointOptions = group()
 
 
-def detect(parse: Parse | ParseColumns, args: argparse.Namespace, manifest: Manifest) -> Detect:
-    """The detection that the options describe."""
-    handler = remote_options.handler_from_options(args, manifest)
-    return Detect(parse, Score(handler), Alert(manifest.thresholds, args.min_severity))
+_Job = TypeVar("_Job", bound=JobOptions)
 
 
-def write(detected: Detected, args: argparse.Namespace, streaming: bool) -> None:
-    """Attaches the sinks that the options name."""
-    schema = SCORES_FULL if args.output_detail == "full" else SCORES
-    if args.output_dataset:
+def detect(parse: Parse | ParseColumns, options: JobOptions, manifest: Manifest) -> Detect:
+    """Makes the detection that the options describe."""
+    handler = model_handler(options.scorer, options.detection, manifest)
+    return Detect(parse, Score(handler), Alert(manifest.thresholds, options.detection.min_severity))
+
+
+def write_tables(detected: Detected, options: JobOptions, streaming: bool) -> None:
+    """Attaches the tables, where the options name a dataset."""
+    if options.tables.output_dataset:
         _ = detected | "Write tables" >> WriteTables(
-            args.output_dataset,
-            schema,
-            method=args.write_method,
+            options.tables.output_dataset,
+            SCORES_FULL if options.detection.output_detail == "full" else SCORES,
+            method=options.tables.write_method,
             streaming=streaming,
-            endpoints=endpoints(args),
-            temp_location=args.load_location,
-        )
-    if args.output:
-        _ = detected | "Write files" >> WriteFiles(args.output, schema, args.overwrite)
-
-
-def endpoints(args: argparse.Namespace) -> BigQueryEndpoints:
-    """Where BigQuery answers."""
-    return BigQueryEndpoints(args.bigquery_endpoint, args.bigquery_storage_endpoint)
-
-
-def local_endpoints(
-    parser: argparse.ArgumentParser, args: argparse.Namespace, beam_options: PipelineOptions
-) -> None:
-    """Points a job on this machine at the BigQuery that the environment names, and refuses half a one."""
-    runner = beam_options.view_as(StandardOptions).runner or ""
-    # Beam's own connectors are pointed elsewhere by other means, or not at all.
-    if runner.endswith("DataflowRunner") or args.write_method != options.WRITE_METHODS[0]:
-        return
-    clients.take_environment(args)
-    try:
-        found = endpoints(args)
-    except ValueError as error:
-        parser.error(
-            f"{error} (where the flag is not given, {clients.REST_VARIABLE} or {clients.STORAGE_VARIABLE} of "
-            "the environment says so)"
-        )
-    sources = (getattr(args, name, None) for name in ("input_table", "input_query"))
-    if found.half_local and (args.output_dataset or any(sources)):
-        parser.error(
-            f"{clients.REST_FLAG} is {found.rest or 'Google'} and {clients.STORAGE_FLAG} is "
-            f"{found.storage or 'Google'}: tables and rows would be in different places. Give both or "
-            f"neither, by flag or by {clients.REST_VARIABLE} and {clients.STORAGE_VARIABLE}, as "
-            "`python -m local up` prints them"
+            endpoints=options.endpoints.endpoints(),
         )
 
 
-def check_pubsub(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """For a stream on this machine: that its topics and its subscription exist; a job finds that out late."""
-    for flag in ("subscription", "topic", "alert_topic"):
-        name = getattr(args, flag)
-        if not name:
-            continue
-        try:
-            lack = lookups.missing_pubsub(name)
-        except Exception as error:  # whatever Google's client raises: no credentials, no network
-            parser.error(f"--{flag}: cannot look up {name}: {error}")
-        if lack:
-            parser.error(f"--{flag}: {lack}")
+def check(options: JobOptions, beam_options: PipelineOptions) -> None:
+    """Checks the needs of --write_method. It needs neither the model nor a file.
 
-
-def create_tables(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Creates the missing tables and views of --output_dataset, unless --no-create_tables was given."""
-    if not (args.output_dataset and args.create_tables):
-        return
-    project, _, name = args.output_dataset.rpartition(".")
-    wanted = (tables.scores_table(full=args.output_detail == "full"), *tables.TABLES[1:])
-    try:
-        tables.create_tables(endpoints(args).client(project), args.output_dataset, wanted)
-    except tables.NoAnswerError as error:
-        parser.error(f"{clients.REST_FLAG}: {error}; is the address right, and does the server run?")
-    except Exception as error:  # whatever Google's client raises: no dataset, no permission, no network
-        parser.error(
-            f"--output_dataset: cannot create the tables of {args.output_dataset}: {error}\n"
-            f"Create the dataset with: bq mk --dataset {project}:{name}"
+    Raises:
+      OptionError: something is missing at launch, or another flag does not go with it.
+    """
+    method = options.tables.write_method
+    flag, needs = f"--write_method={method}", NEEDS[method]
+    options.scorer.warn()
+    if needs.is_beams and not options.tables.output_dataset:
+        raise OptionError(f"{flag} writes tables: pass --output_dataset as well")
+    if needs.temp_location and not beam_options.view_as(GoogleCloudOptions).temp_location:
+        raise OptionError(f"{flag} stages files: pass --temp_location=gs://BUCKET/tmp")
+    if needs.java and shutil.which("java") is None:
+        raise OptionError(
+            f"{flag} is expanded by Java at launch, and there is no `java` on the PATH: install Java 11 or "
+            "newer, or use storage_arrow"
         )
-
-
-def check_write_method(
-    parser: argparse.ArgumentParser, args: argparse.Namespace, beam_options: PipelineOptions
-) -> None:
-    """Checks what --write_method needs beside itself, and the endpoints."""
-    try:
-        endpoints(args)
-    except ValueError as error:
-        parser.error(str(error))
-    if args.write_method != options.WRITE_METHODS[0] and not args.output_dataset:
-        parser.error(f"--write_method={args.write_method} writes tables: give --output_dataset as well")
-    args.load_location = beam_options.view_as(GoogleCloudOptions).temp_location
-    if args.output_dataset and args.write_method == "file_loads" and not args.load_location:
-        parser.error("--write_method=file_loads stages files: give --temp_location=gs://BUCKET/tmp")
-    if args.write_method == "storage_write_api" and shutil.which("java") is None:
-        parser.error(
-            "--write_method=storage_write_api is expanded by Java at launch, and there is no `java` on the "
-            "PATH: install Java 11 or newer, or use storage_arrow"
-        )
-    for flag in (clients.REST_FLAG, clients.STORAGE_FLAG):
-        if args.write_method != options.WRITE_METHODS[0] and getattr(args, flag.removeprefix("--")):
-            parser.error(
-                f"--write_method={args.write_method} is Beam's own connector, which takes no {flag} and "
-                "would write to Google's public endpoint; use storage_arrow"
+    for name, value in dataclasses.asdict(options.endpoints).items():
+        if needs.is_beams and value:
+            raise OptionError(
+                f"{flag} is Beam's own connector, which takes no --{name} and would write to Google's public "
+                "endpoint; use storage_arrow"
             )
 
 
+def with_environment(options: _Job, beam_options: PipelineOptions) -> _Job:
+    """Returns the options of a job on this machine with the BigQuery that the environment names.
+
+    Raises:
+      OptionError: one of the two addresses is on this machine and the other is not.
+    """
+    runner = beam_options.view_as(StandardOptions).runner or ""
+    # Beam's own connectors are pointed elsewhere by other means, or not at all.
+    if runner.endswith("DataflowRunner") or NEEDS[options.tables.write_method].is_beams:
+        return options
+    try:
+        completed = options.endpoints.with_environment(os.environ)
+    except OptionError as error:
+        raise OptionError(
+            f"{error} (where the flag is not given, {clients.REST_VARIABLE} or {clients.STORAGE_VARIABLE} of "
+            "the environment says so)"
+        ) from error
+    endpoints = completed.endpoints()
+    sources = (getattr(options.source, name, None) for name in ("input_table", "input_query"))
+    if endpoints.half_local and (options.tables.output_dataset or any(sources)):
+        raise OptionError(
+            f"{clients.REST_FLAG} is {endpoints.rest or 'Google'} and {clients.STORAGE_FLAG} is "
+            f"{endpoints.storage or 'Google'}: tables and rows would be in different places. Pass both or "
+            f"neither, by flag or by {clients.REST_VARIABLE} and {clients.STORAGE_VARIABLE}, as "
+            "`anomaly local up` prints them"
+        )
+    return dataclasses.replace(options, endpoints=completed)
+
+
+def create_tables(options: JobOptions) -> None:
+    """Creates the missing tables and views of --output_dataset, unless --no-create_tables was given.
+
+    Raises:
+      OptionError: BigQuery does not answer, or refuses.
+    """
+    dataset = options.tables.output_dataset
+    if not (dataset and options.tables.create_tables):
+        return
+    project, _, name = dataset.rpartition(".")
+    scores = tables.scores_table(full=options.detection.output_detail == "full")
+    try:
+        client = options.endpoints.endpoints().client(project)
+        tables.create_tables(client, dataset, (scores, *tables.TABLES[1:]))
+    except tables.NoAnswerError as error:
+        raise OptionError(
+            f"{clients.REST_FLAG}: {error}; is the address right, and does the server run?"
+        ) from error
+    except tables.TableError as error:
+        raise OptionError(f"--output_dataset: {error}") from error
+    except ERRORS as error:
+        problem = explain(error)
+        fix = remedy(
+            problem,
+            project,
+            create=f"bq mk --dataset {project}:{name}",
+            grant=f"gcloud projects add-iam-policy-binding {project} --member=user:YOUR_EMAIL "
+            "--role=roles/bigquery.dataEditor",
+        )
+        raise OptionError(
+            f"--output_dataset: cannot create the tables of {dataset}: {problem.text}"
+            + (f"\nRun: {fix}" if fix else "")
+        ) from error
+
+
 def configure_logging() -> None:
-    """Logs at INFO, but for what Beam says of its own type hints at every construction of a pipeline."""
+    """Logs at INFO, without Beam's lines about its own type hints at every construction of a pipeline."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("apache_beam.typehints").setLevel(logging.WARNING)
 
 
-def default_runner(beam_options: PipelineOptions, default: str) -> str:
-    """The name of the runner; sets `default` where none was given.
+def set_runner(beam_options: PipelineOptions, default: str) -> str:
+    """Sets the runner where none was given; returns its name.
 
     Beam's own default, DirectRunner, may try to download a runner binary before it falls back.
     """

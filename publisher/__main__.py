@@ -1,20 +1,18 @@
-"""`python -m publisher`: send synthetic transactions to Pub/Sub, or write them to a file. See --help."""
+"""`anomaly publish`: sends synthetic transactions to Pub/Sub, or writes them to a file. See --help."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any
 
-from tqdm import tqdm
-
-from common.streams import ends_quietly
-from publisher import options as command
+from common import output
+from common.command import CommandError, command
+from common.options import OptionError
+from publisher.options import parse
 from publisher.publish import Progress, Summary, publish
 from publisher.sink import PublishError
 
@@ -22,7 +20,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _StopOnSignal:
-    """Sets `event` on the first Ctrl-C or SIGTERM; a second one ends the process at once."""
+    """Sets `event` at the first Ctrl-C or SIGTERM; a second one ends the process at once."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
@@ -44,84 +42,81 @@ class _StopOnSignal:
             signal.signal(each, signal.SIG_DFL)
 
 
-@ends_quietly
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line. Returns the exit status that --help describes."""
-    parser = command.make_parser()
-    options = parser.parse_args(argv)
+    """Entry point; returns the exit status that --help describes."""
+    options = parse(argv)
     stop = _StopOnSignal()
     try:
-        command.check(options)
-        source = command.make_source(options)
-        pattern = command.make_pattern(options)
-        sink = command.make_sink(options)
+        source = options.content.source(not options.destination.topic, options.load.count)
+        pattern = options.load.make_pattern()
+        sink = options.destination.open()
     except ValueError as error:
-        parser.error(str(error))
+        raise OptionError(str(error)) from error
     except (PublishError, OSError) as error:
-        print(f"publisher: {error}", file=sys.stderr)
-        return 1
+        raise CommandError(str(error)) from error
+    done = 0
+
+    def show(progress: Progress) -> None:
+        nonlocal done
+        now = progress.confirmed + progress.failed + progress.left_out
+        advance(now - done)
+        done = now
+
     try:
         with (
             stop.installed(),
-            tqdm(total=options.count, unit="msg", disable=options.quiet or None, file=sys.stderr) as bar,
+            output.progress(options.load.count, "messages", options.quiet) as advance,
             sink,
         ):
             summary = publish(
                 source,
                 sink,
                 pattern=pattern,
-                count=options.count,
-                duration=options.duration,
-                tee=options.tee,
-                labels=options.labels,
-                progress=lambda progress: _show(bar, progress),
+                count=options.load.count,
+                duration=options.load.duration,
+                tee=options.destination.tee,
+                labels=options.destination.labels,
+                progress=show,
                 stop=stop.event,
             )
     except OSError as error:
-        print(f"publisher: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(summary.to_dict()) if options.format == "json" else format_summary(summary))
+        raise CommandError(str(error)) from error
+    output.print_record(describe(summary) if options.format == "table" else summary.to_dict(), options.format)
     for reason, number in summary.errors.items():
-        print(f"publisher: {number} messages not published: {reason}", file=sys.stderr)
+        print(f"error: {number} messages not published: {reason}", file=sys.stderr)
     if summary.failed:
         return 1
     return 128 + stop.number if stop.number is not None else 0
 
 
-def format_summary(summary: Summary) -> str:
-    """The summary for people."""
+def describe(summary: Summary) -> dict[str, str]:
+    """The summary for people, by name of the line."""
     ends = {
         "count": "all messages of --count",
         "duration": "the time of --duration",
         "signal": "stopped",
         "failures": "given up after failures",
     }
-    rows: list[tuple[str, Any]] = [
-        ("destination", summary.destination),
-        ("ended by", ends[summary.stopped_by]),
-        ("sent", f"{summary.sent:,}"),
-        ("confirmed", f"{summary.confirmed:,} in {summary.seconds:.1f} s, {summary.rate:,.0f} a second"),
-        ("bytes", f"{summary.bytes:,}"),
-        ("normal", f"{summary.normal:,}"),
-        ("planted frauds", _counts(summary.planted)),
-        ("malformed", _counts(summary.malformed)),
-    ]
+    rows = {
+        "destination": summary.destination,
+        "ended by": ends[summary.stopped_by],
+        "sent": f"{summary.sent:,}",
+        "confirmed": f"{summary.confirmed:,} in {summary.seconds:.1f} s, {summary.rate:,.0f} a second",
+        "bytes": f"{summary.bytes:,}",
+        "normal": f"{summary.normal:,}",
+        "planted frauds": _counts(summary.planted),
+        "malformed": _counts(summary.malformed),
+    }
     if summary.left_out:
-        rows.append(("left out", f"{summary.left_out:,} malformed messages, which Parquet cannot hold"))
-    rows.append(("failed", f"{summary.failed:,}"))
-    return "\n".join(f"{name:15} {value}" for name, value in rows)
+        rows["left out"] = f"{summary.left_out:,} malformed messages, which Parquet cannot hold"
+    return rows | {"failed": f"{summary.failed:,}"}
 
 
 def _counts(counts: dict[str, int]) -> str:
     total = sum(counts.values())
     each = ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items()))
     return f"{total:,} ({each})" if each else "0"
-
-
-def _show(bar: tqdm, progress: Progress) -> None:
-    bar.update(progress.confirmed + progress.failed + progress.left_out - bar.n)
-    if progress.failed:
-        bar.set_postfix_str(f"{progress.failed} failed", refresh=False)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from typing import BinaryIO, Final, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from common.parquet import RowGroupWriter
 from model.features import FEATURES
-from publisher.messages import Messages
+from publisher.messages import ABOUT, MALFORMED_KIND, PLANTED_KIND, Outgoing
 from publisher.sink import Receipt
 
 TRANSACTIONS_SCHEMA: Final = pa.schema(
@@ -26,55 +26,14 @@ TRANSACTIONS_SCHEMA: Final = pa.schema(
 )
 """The shape of a row of `ulb_fraud_detection` without the label, with its keys and time."""
 
-LABELS_SCHEMA: Final = pa.schema(
-    [
-        pa.field("index", pa.int64(), nullable=False),
-        pa.field("transaction_id", pa.string()),
-        pa.field("planted_kind", pa.string()),
-        pa.field("malformed_kind", pa.string()),
-    ]
-)
-"""One row a message that went out: position in the stream, id where the payload has one, what was planted."""
-
-_ROW_GROUP: Final = 65_536
-
-
-class _ParquetFile:
-    """A Parquet file that is written in row groups of a useful size, however small the portions."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._schema = schema
-        texts = [field.name for field in schema if pa.types.is_string(field.type)]
-        self._writer = pq.ParquetWriter(
-            path,
-            schema,
-            # Random numbers hardly compress and never repeat; what can be chosen is how fast they are read.
-            compression="snappy",
-            use_dictionary=[name for name in texts if name != "transaction_id"],
-        )
-        self._pending: list[pa.RecordBatch] = []
-        self._rows = 0
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        self._pending.append(batch)
-        self._rows += batch.num_rows
-        if self._rows >= _ROW_GROUP:
-            self._write_pending()
-
-    def close(self) -> None:
-        self._write_pending()
-        self._writer.close()
-
-    def _write_pending(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_batches(self._pending, self._schema))
-        self._pending, self._rows = [], 0
+LABELS: Final = ("index", "transaction_id", PLANTED_KIND, MALFORMED_KIND)
+"""Columns of ABOUT that tell what was planted: one row a message that went out."""
 
 
 class _File:
     """What the files have in common: open for the time of a `with` block, and nothing ever under way."""
 
-    _file: BinaryIO | _ParquetFile
+    _file: BinaryIO | RowGroupWriter
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +57,7 @@ class JsonLinesFile(_File):
         self.destination = str(path)
         self._file = path.open("wb", buffering=1 << 20)
 
-    def send(self, messages: Messages) -> Sequence[Receipt]:
+    def send(self, messages: Outgoing) -> Sequence[Receipt]:
         """See Sink."""
         self.write(messages)
         return [Receipt(messages)]
@@ -108,7 +67,7 @@ class JsonLinesFile(_File):
         self._file.flush()
         return []
 
-    def write(self, messages: Messages) -> None:
+    def write(self, messages: Outgoing) -> None:
         """Append the payloads."""
         if len(messages):
             self._file.write(b"\n".join(messages.payloads) + b"\n")
@@ -117,13 +76,13 @@ class JsonLinesFile(_File):
 class ParquetFile(_File):
     """A Parquet file of TRANSACTIONS_SCHEMA. Malformed messages have no columns, so they are left out."""
 
-    _file: _ParquetFile
+    _file: RowGroupWriter
 
     def __init__(self, path: Path) -> None:
         self.destination = str(path)
-        self._file = _ParquetFile(path, TRANSACTIONS_SCHEMA)
+        self._file = RowGroupWriter(path.open("wb"), TRANSACTIONS_SCHEMA)
 
-    def send(self, messages: Messages) -> Sequence[Receipt]:
+    def send(self, messages: Outgoing) -> Sequence[Receipt]:
         """See Sink."""
         kept = messages.well_formed()
         self._file.write(to_record_batch(kept))
@@ -135,33 +94,21 @@ class ParquetFile(_File):
 
 
 class LabelsFile(_File):
-    """A Parquet file of LABELS_SCHEMA."""
+    """A Parquet file with the columns LABELS of ABOUT."""
 
-    _file: _ParquetFile
+    _file: RowGroupWriter
 
     def __init__(self, path: Path) -> None:
-        self._file = _ParquetFile(path, LABELS_SCHEMA)
+        self._file = RowGroupWriter(path.open("wb"), pa.schema([ABOUT.field(name) for name in LABELS]))
 
-    def write(self, messages: Messages) -> None:
-        """Append a row for each message."""
-        columns = [
-            pa.array(messages.transactions.index),
-            pa.array(messages.transaction_ids, pa.string()),
-            pa.array(messages.planted_kinds, pa.string()),
-            pa.array(messages.malformed_kinds, pa.string()),
-        ]
-        self._file.write(pa.RecordBatch.from_arrays(columns, schema=LABELS_SCHEMA))
+    def write(self, messages: Outgoing) -> None:
+        """Appends a row for each message."""
+        self._file.write(messages.about.select(LABELS))
 
 
-def to_record_batch(messages: Messages) -> pa.RecordBatch:
-    """Well-formed messages as a record batch of TRANSACTIONS_SCHEMA."""
-    times = np.array([time.removesuffix("Z") for time in messages.event_times], "datetime64[us]")
-    transactions = messages.transactions
-    columns = [
-        pa.array(transactions.transaction_ids, pa.string()),
-        pa.array(transactions.account_ids, pa.string()),
-        pa.array(transactions.merchants, pa.string()),
-        pa.array(times).cast(TRANSACTIONS_SCHEMA.field("event_time").type),
-        *(pa.array(np.ascontiguousarray(column)) for column in transactions.features.T),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS_SCHEMA)
+def to_record_batch(messages: Outgoing) -> pa.RecordBatch:
+    """Makes a record batch of TRANSACTIONS_SCHEMA of well-formed messages."""
+    keys = messages.about.select(TRANSACTIONS_SCHEMA.names[: -len(FEATURES)])
+    matrix = messages.about.column("features").flatten().to_numpy().reshape(-1, len(FEATURES))
+    features = [pa.array(np.ascontiguousarray(column)) for column in matrix.T]
+    return pa.RecordBatch.from_arrays([*keys.columns, *features], schema=TRANSACTIONS_SCHEMA)

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import orjson
+import pyarrow as pa
 
+from model.features import N_FEATURES
 from model.synthetic.generator import BLOCK, TransactionGenerator, Transactions
 from model.synthetic.parameters import CYCLE_SECONDS
 from publisher import malformed
@@ -21,59 +24,56 @@ MALFORMED_KIND: Final = "malformed_kind"
 _MALFORMED_STREAM: Final = 4
 
 
+ABOUT: Final = pa.schema(
+    [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("transaction_id", pa.string()),
+        pa.field("account_id", pa.string()),
+        pa.field("merchant", pa.string()),
+        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("features", pa.list_(pa.float64(), N_FEATURES), nullable=False),
+        pa.field(PLANTED_KIND, pa.string()),
+        pa.field(MALFORMED_KIND, pa.string()),
+    ]
+)
+"""Columns about a synthetic message: its position in the stream, and the transaction that it was made from.
+`transaction_id` is null where a malformed payload has none that can be read. The planted kind is null for a
+normal and for a malformed message, the malformed kind for a good one."""
+
+
 @dataclass(frozen=True)
-class Messages:
-    """A run of consecutive messages, in columns of n entries.
+class Outgoing:
+    """A run of consecutive messages on their way out, in columns of n entries.
 
     Attributes:
-      transactions: what they were made from, spoiled ones included.
-      event_times: RFC 3339 in UTC, to the millisecond.
       payloads: JSON in UTF-8, or whatever a malformed message holds.
-      attributes: of the Pub/Sub message. `event_time` as in the payload (absent where a malformed message has
-        no valid one), `planted_kind` for a planted fraud, `malformed_kind` for a malformed message. One dict
-        can serve several messages: do not change them.
-      planted_kinds: the kind of fraud; None for a normal and for a malformed message.
-      malformed_kinds: the kind of malformed message; None for a good one.
-      transaction_ids: as in the payload; None where a malformed payload has none that can be read.
+      attributes: of the Pub/Sub message. One dict can serve several messages: do not change them.
+      about: n rows about the messages, of any schema; ABOUT for synthetic ones.
     """
 
-    transactions: Transactions
-    event_times: list[str]
     payloads: list[bytes]
     attributes: list[dict[str, str]]
-    planted_kinds: list[str | None]
-    malformed_kinds: list[str | None]
-    transaction_ids: list[str | None]
+    about: pa.RecordBatch
 
     def __len__(self) -> int:
         return len(self.payloads)
 
-    def slice(self, start: int, stop: int) -> Messages:
+    def slice(self, start: int, stop: int) -> Outgoing:
         """The messages from `start` up to `stop`."""
-        return Messages(
-            self.transactions.slice(start, stop),
-            self.event_times[start:stop],
-            self.payloads[start:stop],
-            self.attributes[start:stop],
-            self.planted_kinds[start:stop],
-            self.malformed_kinds[start:stop],
-            self.transaction_ids[start:stop],
-        )
+        about = self.about.slice(start, stop - start)
+        return Outgoing(self.payloads[start:stop], self.attributes[start:stop], about)
 
-    def well_formed(self) -> Messages:
-        """The messages without the malformed ones."""
-        rows = [i for i, kind in enumerate(self.malformed_kinds) if kind is None]
-        if len(rows) == len(self):
+    def take(self, rows: list[int]) -> Outgoing:
+        """The messages at some positions."""
+        payloads, attributes = [self.payloads[i] for i in rows], [self.attributes[i] for i in rows]
+        return Outgoing(payloads, attributes, self.about.take(pa.array(rows, pa.int64())))
+
+    def well_formed(self) -> Outgoing:
+        """The synthetic messages without the malformed ones."""
+        kinds = self.about.column(MALFORMED_KIND)
+        if kinds.null_count == len(self):
             return self
-        return Messages(
-            self.transactions.select(np.array(rows, np.int64)),
-            [self.event_times[i] for i in rows],
-            [self.payloads[i] for i in rows],
-            [self.attributes[i] for i in rows],
-            [self.planted_kinds[i] for i in rows],
-            [None] * len(rows),
-            [self.transaction_ids[i] for i in rows],
-        )
+        return self.take(np.flatnonzero(kinds.is_null().to_numpy(zero_copy_only=False)).tolist())
 
 
 class MessageSource:
@@ -114,14 +114,15 @@ class MessageSource:
         self.kinds = [malformed.KINDS[name] for name in dict.fromkeys(malformed_kinds)]
         self.start_time = start_time
 
-    def take(self, n: int) -> Messages:
+    def take(self, n: int) -> Outgoing:
         """The next `n` messages."""
         batch = self.generator.transactions(n)
-        event_times = self._event_times(batch)
-        payloads = _payloads(batch, event_times)
+        moments = self._event_times(batch)
+        texts = [f"{text}Z" for text in np.datetime_as_string(moments).tolist()]
+        payloads = _payloads(batch, texts)
         planted = batch.planted_kinds
         ids: list[str | None] = list(batch.transaction_ids)
-        attributes = [{EVENT_TIME: time} for time in event_times]
+        attributes = [{EVENT_TIME: text} for text in texts]
         for i in np.flatnonzero(batch.kind_codes).tolist():
             attributes[i][PLANTED_KIND] = planted[i] or ""
         kinds: list[str | None] = [None] * len(batch)
@@ -130,19 +131,30 @@ class MessageSource:
             payloads[i] = kind.make(orjson.loads(payloads[i]), rng)
             attributes[i] = {MALFORMED_KIND: kind.name}
             if kind.has_time:
-                attributes[i][EVENT_TIME] = event_times[i]
+                attributes[i][EVENT_TIME] = texts[i]
             kinds[i], planted[i] = kind.name, None
             if not kind.has_id:
                 ids[i] = None
-        return Messages(batch, event_times, payloads, attributes, planted, kinds, ids)
+        features = pa.FixedSizeListArray.from_arrays(pa.array(batch.features.ravel()), N_FEATURES)
+        columns = [
+            pa.array(batch.index),
+            pa.array(ids, pa.string()),
+            pa.array(batch.account_ids, pa.string()),
+            pa.array(batch.merchants, pa.string()),
+            pa.array(moments.astype("datetime64[us]")).cast(ABOUT.field("event_time").type),
+            features,
+            pa.array(planted, pa.string()),
+            pa.array(kinds, pa.string()),
+        ]
+        return Outgoing(payloads, attributes, pa.RecordBatch.from_arrays(columns, schema=ABOUT))
 
-    def _event_times(self, batch: Transactions) -> list[str]:
+    def _event_times(self, batch: Transactions) -> npt.NDArray[np.datetime64]:
+        """The event times in UTC, to the millisecond."""
         if self.start_time is None:
-            now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
-            return [now.replace("+00:00", "Z")] * len(batch)
+            now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+            return np.full(len(batch), np.datetime64(now, "ms"))
         start = np.datetime64(self.start_time.astimezone(dt.UTC).replace(tzinfo=None), "ms")
-        moments = start + np.floor(batch.elapsed * 1e3).astype("timedelta64[ms]")
-        return [f"{time}Z" for time in np.datetime_as_string(moments).tolist()]
+        return start + np.floor(batch.elapsed * 1e3).astype("timedelta64[ms]")
 
     def _spoiled(self, batch: Transactions) -> list[tuple[int, np.random.Generator]]:
         """Positions in `batch` of the messages to spoil, each with its source of chance.

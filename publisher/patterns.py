@@ -53,7 +53,7 @@ class Ramp:
 
     def __post_init__(self) -> None:
         _at_least("rate", self.base, 0.0)
-        _above("peak-rate", self.peak, 0.0)
+        _above("peak_rate", self.peak, 0.0)
         _above("period", self.period, 0.0)
 
     def rate(self, time: float) -> float:
@@ -78,7 +78,7 @@ class Pulses:
 
     def __post_init__(self) -> None:
         _at_least("rate", self.base, 0.0)
-        _above("peak-rate", self.peak, 0.0)
+        _above("peak_rate", self.peak, 0.0)
         _above("period", self.period, 0.0)
         _above("width", self.width, 0.0)
         if self.start + self.width > self.period:
@@ -96,7 +96,14 @@ class Pulses:
         return self.base * time + (self.peak - self.base) * at_peak
 
 
-PATTERNS: Final[tuple[str, ...]] = ("constant", "ramp", "spike", "burst")
+UNUSED: Final[dict[str, tuple[str, ...]]] = {
+    "constant": ("peak_rate", "period", "width"),
+    "ramp": ("width",),
+    "spike": (),
+    "burst": ("rate",),
+}
+"""The patterns, and for each the parameters that it does not look at."""
+PATTERNS: Final = tuple(UNUSED)
 
 
 def make(name: str, rate: float, peak_rate: float | None, period: float, width: float | None) -> Pattern:
@@ -117,7 +124,7 @@ def make(name: str, rate: float, peak_rate: float | None, period: float, width: 
     if name not in PATTERNS:
         raise ValueError(f"pattern: {name!r} is none of {', '.join(PATTERNS)}")
     if peak_rate is None:
-        raise ValueError(f"peak-rate: the pattern {name} needs one, in messages a second")
+        raise ValueError(f"peak_rate: the pattern {name} needs one, in messages a second")
     width = period / 10 if width is None else width
     if name == "ramp":
         return Ramp(rate, peak_rate, period)

@@ -1,4 +1,4 @@
-"""Sending messages under a load pattern; what `python -m publisher` and other Python code call.
+"""Sending messages under a load pattern; called by `anomaly publish` and by other Python code.
 
 source = MessageSource(TransactionGenerator(seed=7, cycle=10_000), malformed_share=0.01)
 with PubSubTopic("projects/my-project/topics/transactions") as topic:
@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import pyarrow as pa
+
 from publisher.files import JsonLinesFile, LabelsFile
-from publisher.messages import Messages, MessageSource
+from publisher.messages import MALFORMED_KIND, PLANTED_KIND, MessageSource, Outgoing
 from publisher.patterns import Constant, Pattern
 from publisher.sink import Receipt, Sink
 
@@ -90,8 +92,7 @@ class Summary:
             return
         self.confirmed += len(messages)
         self.bytes += sum(map(len, messages.payloads))
-        planted = Counter(kind for kind in messages.planted_kinds if kind is not None)
-        malformed = Counter(kind for kind in messages.malformed_kinds if kind is not None)
+        planted, malformed = (_counts(messages.about.column(name)) for name in (PLANTED_KIND, MALFORMED_KIND))
         self.planted += planted
         self.malformed += malformed
         self.normal += len(messages) - planted.total() - malformed.total()
@@ -127,7 +128,7 @@ def publish(
       count: how many to send, malformed ones included; None is no limit.
       duration: for how many seconds to send; None is no limit.
       tee: a file that gets the payload of every confirmed message as a line, in the order of sending.
-      labels: a Parquet file that gets a row of LABELS_SCHEMA for every confirmed message.
+      labels: a Parquet file that gets a row of LABELS for every confirmed message.
       progress: called after every portion.
       stop: ends the run when it is set, as Ctrl-C does on the command line.
       clock: seconds on a clock that never goes back.
@@ -193,7 +194,12 @@ def write_jsonl(path: Path, source: MessageSource, count: int, labels: Path | No
         return publish(source, sink, count=count, labels=labels)
 
 
-def _write(messages: Messages, tee: JsonLinesFile | None, labels: LabelsFile | None) -> None:
+def _counts(kinds: pa.Array) -> Counter[str]:
+    counted = kinds.drop_null().value_counts()
+    return Counter(dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True)))
+
+
+def _write(messages: Outgoing, tee: JsonLinesFile | None, labels: LabelsFile | None) -> None:
     if tee is not None:
         tee.write(messages)
     if labels is not None:

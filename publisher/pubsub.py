@@ -8,6 +8,7 @@ publisher of google-cloud-pubsub makes a future for every message and takes seve
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,11 +24,12 @@ from google.pubsub_v1 import PublisherClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.types import PublishRequest, PubsubMessage
 
-from common.names import TOPIC
-from publisher.messages import Messages
+from common.connections import insecure_channel
+from publisher.messages import Outgoing
 from publisher.sink import PublishError, Receipt
 
 EMULATOR_VARIABLE: Final = "PUBSUB_EMULATOR_HOST"
+TOPIC_PATTERN: Final = re.compile(r"projects/([^/]+)/topics/([^/]+)")
 
 MAX_REQUEST_MESSAGES: Final = 1_000
 MAX_REQUEST_BYTES: Final = 5_000_000
@@ -58,14 +60,16 @@ class PubSubTopic:
       client: a client to use; None makes one, for the emulator where PUBSUB_EMULATOR_HOST is set.
 
     Raises:
-      OptionError: the name of the topic breaks a rule.
+      ValueError: the topic's name has another form.
       PublishError: there are no Google credentials.
     """
 
     def __init__(
         self, topic: str, timeout: float = 60.0, workers: int = 2, client: PublisherClient | None = None
     ) -> None:
-        self.destination = TOPIC.check(topic, "--topic")
+        if not TOPIC_PATTERN.fullmatch(topic):
+            raise ValueError(f"topic: {topic!r} is not of the form projects/PROJECT/topics/TOPIC")
+        self.destination = topic
         self._client = client or _make_client()
         self._owns_client = client is None
         self._attempt_timeout = ConstantTimeout(min(timeout, _ATTEMPT_SECONDS))
@@ -74,7 +78,7 @@ class PubSubTopic:
         )
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="publish")
-        self._under_way: deque[tuple[Future[int], Messages]] = deque()
+        self._under_way: deque[tuple[Future[int], Outgoing]] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +90,7 @@ class PubSubTopic:
         if self._owns_client:
             self._client.transport.close()
 
-    def send(self, messages: Messages) -> Sequence[Receipt]:
+    def send(self, messages: Outgoing) -> Sequence[Receipt]:
         """See Sink. Waits while twice as many requests as workers are under way."""
         receipts: list[Receipt] = []
         for portion in split(messages):
@@ -120,7 +124,7 @@ class PubSubTopic:
             return Receipt(messages, PublishError(text, fatal=True))
         return Receipt(messages)
 
-    def _publish(self, messages: Messages) -> int:
+    def _publish(self, messages: Outgoing) -> int:
         pairs = zip(messages.payloads, messages.attributes, strict=True)
         request = _Request(
             topic=self.destination, messages=[_Message(data=data, attributes=pair) for data, pair in pairs]
@@ -131,7 +135,7 @@ class PubSubTopic:
         return len(response.message_ids)
 
 
-def split(messages: Messages) -> Iterator[Messages]:
+def split(messages: Outgoing) -> Iterator[Outgoing]:
     """Portions of `messages` that fit into one request each."""
     start, size = 0, 0
     for i, payload in enumerate(messages.payloads):
@@ -145,8 +149,9 @@ def split(messages: Messages) -> Iterator[Messages]:
 
 def explain(error: Exception, topic: str) -> PublishError:
     """What went wrong with `topic`, and what to do about it."""
+    match = TOPIC_PATTERN.fullmatch(topic)
+    project, name = match.groups() if match else ("PROJECT", topic)
     if isinstance(error, exceptions.NotFound):
-        project, name = TOPIC.split(topic).values()
         create = f"gcloud pubsub topics create {name} --project={project}"
         if os.environ.get(EMULATOR_VARIABLE):
             create += f" (or, on the emulator at {os.environ[EMULATOR_VARIABLE]}, by any Pub/Sub client)"
@@ -164,7 +169,7 @@ def explain(error: Exception, topic: str) -> PublishError:
 def _make_client() -> PublisherClient:
     host = os.environ.get(EMULATOR_VARIABLE)
     if host:
-        return PublisherClient(transport=PublisherGrpcTransport(channel=grpc.insecure_channel(host)))
+        return PublisherClient(transport=PublisherGrpcTransport(channel=insecure_channel(host)))
     try:
         return PublisherClient()
     except GoogleAuthError as error:

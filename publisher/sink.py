@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from publisher.messages import Messages
+from publisher.messages import Outgoing
 
 
 class PublishError(RuntimeError):
@@ -32,7 +32,7 @@ class Receipt:
       left_out: how many messages beside these the destination cannot hold.
     """
 
-    messages: Messages
+    messages: Outgoing
     error: PublishError | None = None
     left_out: int = 0
 
@@ -45,7 +45,7 @@ class Sink(AbstractContextManager["Sink"], Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def send(self, messages: Messages) -> Sequence[Receipt]:
+    def send(self, messages: Outgoing) -> Sequence[Receipt]:
         """Take messages; may wait until there is room. Returns the receipts that are there by now."""
 
     def poll(self) -> Sequence[Receipt]:

@@ -1,1 +1,1 @@
-"""Flex templates."""
+"""The Flex templates: metadata, container specs, the image, and the program that the launcher runs."""

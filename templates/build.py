@@ -2,56 +2,50 @@
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound
-from google.auth.exceptions import GoogleAuthError
-
-from cloud.resources.base import LOGIN, Clients
+from cloud.resources.base import Clients
 from cloud.resources.declared import Names
-from cloud.resources.gcloud import Gcloud, GcloudError
-from common.streams import ends_quietly
+from cloud.resources.gcloud import Gcloud
+from common import google
+from common.command import CommandError, Parser, command
+from common.options import OptionError, add_options, option, read_options
 from templates import metadata, spec
 
-EXAMPLE: Final = """examples:
-  python -m templates.build --project my-project --region europe-west1
-  python -m templates.build --project my-project --tag v7 --no-image
-  python -m templates.build --project my-project --offline out/templates
+EXAMPLES: Final = """
+  anomaly templates --project my-project --region europe-west1
+  anomaly templates --project my-project --tag v7 --no_image
+  anomaly templates --project my-project --offline out/templates
 """
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
 
-def parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
     """The options of this command."""
-    found = argparse.ArgumentParser(
-        prog="python -m templates.build",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+
+    project: str = option(help="Google Cloud project id. Example: my-project")
+    region: str = option("us-central1", help="default: %(default)s")
+    bucket: str = option("", help="bucket without gs:// (default: PREFIX + PROJECT-anomaly)")
+    prefix: str = option("", help="the --prefix of `anomaly resources`. Example: staging-")
+    tag: str | None = option(None, help="of the image (default: the commit of this checkout, or latest)")
+    image: str | None = option(
+        None, help="another image, with its tag (default: one in the project's repository)"
     )
-    found.add_argument("--project", required=True, help="Google Cloud project id. Example: my-project")
-    found.add_argument("--region", default="us-central1", help="default: %(default)s")
-    found.add_argument("--bucket", default="", help="without gs:// (default: PREFIX + PROJECT-anomaly)")
-    found.add_argument("--prefix", default="", help="as given to cloud.resources. Example: staging-")
-    found.add_argument("--tag", help="of the image (default: the commit of this checkout, or latest)")
-    found.add_argument("--image", help="another image, with its tag; default: the project's repository")
-    found.add_argument(
-        "--no-image", dest="build", action="store_false", help="do not have Cloud Build make the image first"
+    no_image: bool = option(False, action="store_true", help="do not have Cloud Build make the image first")
+    offline: Path | None = option(
+        None, type=Path, metavar="DIR", help="write the specs to DIR alone: no image, no upload"
     )
-    found.add_argument(
-        "--offline", type=Path, metavar="DIR", help="write the specs to DIR alone: no image, no upload"
-    )
-    return found
 
 
 def default_tag() -> str:
-    """The commit of this checkout, shortened; "latest" outside of one."""
+    """Reads the commit of this checkout, shortened; "latest" outside of a checkout."""
     command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -61,22 +55,21 @@ def default_tag() -> str:
 
 
 def build_image(gcloud: Gcloud, names: Names, image: str) -> None:
-    """Has Cloud Build make and push the image from this checkout, as the account that is declared for it.
+    """Has Cloud Build make and push the image from this checkout, as the account of builds.
 
-    The source goes to temp/ of the bucket, which is emptied by itself.
+    The source goes to temp/ of the bucket, whose files Cloud Storage removes after a week.
 
     Raises:
-      GcloudError: the build failed, or this is no checkout.
+      CommandError: the build failed, or this is no checkout.
     """
     config = ROOT / "templates" / "cloudbuild.yaml"
     if not (ROOT / "setup.py").is_file():
-        raise GcloudError(
-            "the image is built from a checkout of the project; run this in one, or give --no-image"
+        raise CommandError(
+            "the image: expected a checkout of the project to build it from, got none: pass --no_image"
         )
-    words = ("builds", "submit", str(ROOT), f"--config={config}", f"--substitutions=_IMAGE={image}")
     account = f"projects/{names.project}/serviceAccounts/{names.builder}"
     gcloud.change(
-        *words,
+        *("builds", "submit", str(ROOT), f"--config={config}", f"--substitutions=_IMAGE={image}"),
         f"--service-account={account}",
         f"--gcs-source-staging-dir={names.bucket_url}/temp/source",
         f"--project={names.project}",
@@ -85,7 +78,7 @@ def build_image(gcloud: Gcloud, names: Names, image: str) -> None:
 
 
 def write(directory: Path, image: str) -> list[Path]:
-    """Writes PIPELINE.json for each pipeline into a directory, which is made when missing."""
+    """Writes PIPELINE.json for each pipeline into a directory, and makes the directory if it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
     files = []
     for pipeline in metadata.PARSERS:
@@ -96,51 +89,67 @@ def write(directory: Path, image: str) -> list[Path]:
 
 
 def upload(clients: Clients, bucket_url: str, image: str) -> list[str]:
-    """Uploads the specs to gs://BUCKET/templates and gives their names.
+    """Uploads the specs to gs://BUCKET/templates and returns their names.
 
     Raises:
-      NotFound: there is no such bucket.
-      Forbidden: you lack storage.objects.create.
+      CommandError: Cloud Storage refused.
     """
-    bucket = clients.storage.bucket(bucket_url.removeprefix("gs://"))
     uploaded = []
-    for pipeline in metadata.PARSERS:
-        blob = bucket.blob(f"templates/{pipeline}.json")
-        blob.upload_from_string(spec.text(pipeline, image), content_type="application/json")
-        uploaded.append(f"{bucket_url}/{blob.name}")
+    try:
+        bucket = clients.storage.bucket(bucket_url.removeprefix("gs://"))
+        for pipeline in metadata.PARSERS:
+            blob = bucket.blob(f"templates/{pipeline}.json")
+            blob.upload_from_string(spec.text(pipeline, image), content_type="application/json")
+            uploaded.append(f"{bucket_url}/{blob.name}")
+    except google.ERRORS as error:
+        raise _failure(error, clients.project, bucket_url) from error
     return uploaded
 
 
-@ends_quietly
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    found = parser()
-    args = found.parse_args(argv)
+def _failure(error: BaseException, project: str, bucket_url: str) -> CommandError:
+    problem = google.explain(error)
+    grant = f"gcloud storage buckets add-iam-policy-binding {bucket_url} --member=user:YOUR_EMAIL"
+    remedy = google.remedy(
+        problem,
+        project,
+        create=f"anomaly resources create --project {project} --bucket {bucket_url.removeprefix('gs://')}",
+        grant=f"{grant} --role=roles/storage.objectAdmin",
+    )
+    return CommandError(f"{bucket_url}: {problem}" + (f". To fix it: {remedy}" if remedy else ""))
+
+
+def run(options: BuildOptions) -> None:
+    """Builds the image, and writes or uploads the specs.
+
+    Raises:
+      OptionError: a name has the wrong form.
+      CommandError: Google refused.
+    """
+    names = Names(
+        options.project, options.region, options.bucket.removeprefix("gs://"), prefix=options.prefix
+    )
+    image = options.image or f"{names.image}:{options.tag or default_tag()}"
     try:
-        names = Names(args.project, args.region, args.bucket.removeprefix("gs://"), prefix=args.prefix)
-        image = args.image or f"{names.image}:{args.tag or default_tag()}"
         spec.container_spec("streaming", image)
-        if args.offline:
-            for file in write(args.offline, image):
-                print(f"Wrote {file}")
-            return 0
-        if args.build:
-            build_image(Gcloud(), names, image)
-        for uri in upload(Clients(args.project), names.bucket_url, image):
-            print(f"Uploaded {uri}")
-    except (ValueError, GcloudError) as error:
-        found.exit(1, f"{found.prog}: {error}\n")
-    except NotFound:
-        create = f"python -m cloud.resources create --project {args.project} --region {args.region}"
-        found.exit(1, f"{found.prog}: no bucket {names.bucket_url}; make it with: {create}\n")
-    except Forbidden as error:
-        command = f"gcloud storage buckets add-iam-policy-binding {names.bucket_url} --member=user:YOUR_EMAIL"
-        found.exit(1, f"{found.prog}: {error.message}\n{command} --role=roles/storage.objectAdmin\n")
-    except GoogleAuthError as error:
-        found.exit(1, f"{found.prog}: no valid credentials: {error}\nRun `{LOGIN}`.\n")
-    except GoogleAPICallError as error:
-        found.exit(1, f"{found.prog}: {names.bucket_url}: {error.message}\n")
-    print(f"Launch with: python -m cloud.launch streaming --project {args.project} --region {args.region}")
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    if options.offline:
+        for file in write(options.offline, image):
+            print(f"Wrote {file}")
+        return
+    if not options.no_image:
+        build_image(Gcloud(), names, image)
+    for uri in upload(Clients(options.project), names.bucket_url, image):
+        print(f"Uploaded {uri}")
+    print(f"Launch with: anomaly launch streaming --project {options.project} --region {options.region}")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = Parser("anomaly templates", __doc__, EXAMPLES)
+    add_options(parser, BuildOptions)
+    run(read_options(BuildOptions, parser.parse_args(argv)))
     return 0
 
 

@@ -6,18 +6,17 @@ without CUDA, from PyTorch's own index: PyPI's build for Linux brings several gi
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from common.streams import ends_quietly
+from common.command import CommandError, Parser, command
 
-EXAMPLE: Final = """examples:
+EXAMPLES: Final = """
   python -m templates.lock
-  python -m templates.lock --find-links /path/to/wheels
+  python -m templates.lock --find_links=wheels
 """
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -25,23 +24,23 @@ OUTPUT: Final = ROOT / "templates" / "requirements.txt"
 TORCH_INDEX: Final = "https://download.pytorch.org/whl/cpu"
 PYTHON: Final = "3.11"
 HEADER: Final = f"""\
-# What the image of the Flex templates and the workers has installed. Written by python -m templates.lock
+# Packages in the image of the Flex templates and the workers. Written by python -m templates.lock
 --extra-index-url {TORCH_INDEX}
 """
 
 
 def torch_version() -> str:
-    """The version of torch in constraints.txt."""
+    """Returns the version of torch in constraints.txt."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return next(line.partition("==")[2] for line in lines if line.startswith("torch=="))
 
 
-def command(overrides: Path, find_links: str | None) -> list[str]:
-    """uv's command line; it prints the requirements.
+def uv_command(overrides: Path, find_links: str | None) -> list[str]:
+    """Makes uv's command line, which prints the requirements.
 
     Args:
-      overrides: a file with torch's local version, which goes before what setup.py says.
-      find_links: a directory or page with wheels in place of PyTorch's index.
+      overrides: a file with torch's local version, which takes precedence over setup.py.
+      find_links: a directory or page with wheels, in place of PyTorch's index.
     """
     source = [f"--find-links={find_links}"] if find_links else [f"--extra-index-url={TORCH_INDEX}"]
     return [
@@ -56,24 +55,18 @@ def command(overrides: Path, find_links: str | None) -> list[str]:
     ]
 
 
-@ends_quietly
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns uv's exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m templates.lock",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--find-links", metavar="DIR", help="where torch is, in place of PyTorch's index")
+    """Entry point: writes the file."""
+    parser = Parser("python -m templates.lock", __doc__, EXAMPLES)
+    parser.add_argument("--find_links", metavar="DIR", help="where torch is, in place of PyTorch's index")
     args = parser.parse_args(argv)
     overrides = ROOT / "out" / "lock-overrides.txt"
     overrides.parent.mkdir(exist_ok=True)
     overrides.write_text(f"torch=={torch_version()}+cpu\n", encoding="utf-8")
-    done = subprocess.run(command(overrides, args.find_links), capture_output=True, text=True, check=False)
+    done = subprocess.run(uv_command(overrides, args.find_links), capture_output=True, text=True, check=False)
     if done.returncode:
-        print(done.stderr, file=sys.stderr)
-        return done.returncode
+        raise CommandError(f"uv failed: {done.stderr.strip()}")
     OUTPUT.write_text(HEADER + done.stdout, encoding="utf-8")
     packages = sum("==" in line for line in done.stdout.splitlines())
     print(f"Wrote {OUTPUT}: {packages} packages")

@@ -1,4 +1,4 @@
-"""Container specs: what `flexTemplates:launch` reads from Cloud Storage.
+"""Container specs, which `flexTemplates:launch` reads from Cloud Storage.
 
 `gcloud dataflow flex-template build` would drop `streaming` and the fields of the streaming modes when it
 writes a spec, so the project writes its own.
@@ -7,37 +7,38 @@ writes a spec, so the project writes its own.
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import Any, Final
 
 from google.cloud.dataflow_v1beta3.types import ContainerSpec
 from google.protobuf import json_format
 
-from common.names import IMAGE
 from templates.metadata import metadata
+
+_IMAGE: Final = re.compile(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+(:[\w.-]{1,128}|@sha256:[0-9a-f]{64})")
 
 
 class SpecError(ValueError):
-    """The spec would not launch; the text says why."""
+    """The spec would not launch; the text names the reason."""
 
 
 def container_spec(pipeline: str, image: str) -> dict[str, Any]:
-    """The container spec of a template.
+    """Makes the container spec of a template.
 
     Args:
       pipeline: "streaming" or "batch".
       image: of launcher and workers, with tag or digest.
 
     Raises:
-      SpecError: the name of the image breaks a rule, or Dataflow's own message type does not take the spec.
+      SpecError: the image has no tag, or Dataflow's own message type does not take the spec.
     """
-    problem = IMAGE.problem(image)
-    if problem:
-        raise SpecError(f"--image: {problem}")
+    if not _IMAGE.fullmatch(image):
+        raise SpecError(f"--image: expected HOST/PROJECT/REPOSITORY/NAME:TAG, got {image!r}")
     spec = {
         "image": image,
         "sdkInfo": {"language": "PYTHON"},
         "metadata": metadata(pipeline),
-        # The image of the launcher is the image of the workers: what was tested together runs together.
+        # Launcher and workers have one image: versions that were tested together run together.
         "defaultEnvironment": {"sdkContainerImage": image},
     }
     try:
@@ -48,5 +49,5 @@ def container_spec(pipeline: str, image: str) -> dict[str, Any]:
 
 
 def text(pipeline: str, image: str) -> str:
-    """The spec as JSON."""
+    """Returns the spec as JSON."""
     return json.dumps(container_spec(pipeline, image), indent=1, ensure_ascii=False) + "\n"

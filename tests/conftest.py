@@ -19,7 +19,7 @@ from google.cloud.bigquery_storage_v1 import BigQueryReadClient, BigQueryWriteCl
 from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
 from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
 
-from local import resources
+from local import topics
 from local.endpoints import Endpoints
 from local.stack import LocalStack
 
@@ -75,10 +75,10 @@ class Channel:
 def channel(pubsub_emulator: Endpoints) -> Iterator[Channel]:
     """A fresh topic and a fresh subscription to it."""
     name = f"test-{uuid.uuid4().hex[:12]}"
-    topic = resources.create_topic(pubsub_emulator.project, name)
-    subscription = resources.create_subscription(pubsub_emulator.project, f"{name}-sub", topic)
+    topic = topics.create_topic(pubsub_emulator.project, name)
+    subscription = topics.create_subscription(pubsub_emulator.project, f"{name}-sub", topic)
     yield Channel(topic, subscription)
-    resources.delete(topic, subscription)
+    topics.delete(topic, subscription)
 
 
 @pytest.fixture

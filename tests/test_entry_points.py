@@ -76,5 +76,5 @@ def test_help_that_nobody_reads(words):
     ids=" ".join,
 )
 def test_a_result_that_nobody_reads(words, variables, tmp_path):
-    where = [f"--state-dir={tmp_path}"] if words[0] == "local" else []
+    where = [f"--state_dir={tmp_path}"] if words[0] == "local" else []
     assert run_cut("-m", "common.anomaly", *words, *where, **variables) == (141, "")

@@ -63,7 +63,7 @@ def help_of(module, *words):
     sys.argv = [module, *words, "--help"]
     try:
         with contextlib.redirect_stdout(said), warnings.catch_warnings(action="ignore"):
-            runpy.run_module(module, run_name="__main__")
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         return said.getvalue() if ended.code in (0, None) else ""
     finally:
@@ -84,7 +84,7 @@ def test_the_marked_commands_run_as_written(local_stack, tmp_path):
     blocks = text.split(RUN)[1:]
     assert len(blocks) == 2
     # What is left in the background would keep the output open, and this test waiting.
-    trap = "trap 'kill $(jobs -p) 2>/dev/null || true; python -m local down' EXIT"
+    trap = "trap 'kill $(jobs -p) 2>/dev/null || true; anomaly local down' EXIT"
     script = f"set -euo pipefail\n{trap}\n" + "".join(BLOCK.search(part).group(1) for part in blocks)
     (runtime := tmp_path / "runtime").mkdir(mode=0o700)
     environment = os.environ | {

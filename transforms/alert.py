@@ -32,7 +32,7 @@ class Alert(beam.PTransform):
     min_severity: str = "medium"
 
     def expand(self, scores: beam.PCollection) -> beam.PCollection:
-        """Scores to alerts; a batch without alerts gives nothing."""
+        """Scores to alerts; a batch without alerts has no output."""
         return scores | beam.ParDo(_AlertFn(dict(self.thresholds), self.min_severity)).with_output_types(
             pa.RecordBatch
         )
@@ -53,13 +53,22 @@ class AlertMessages(beam.PTransform):
 def alerts(
     scores: pa.RecordBatch, thresholds: Mapping[str, float], min_severity: str = "medium"
 ) -> pa.RecordBatch:
-    """The rows of a SCORES batch of at least `min_severity`, as an ALERTS batch.
+    """Selects the rows of a SCORES batch that reached `min_severity`, as an ALERTS batch.
+
+    >>> from transforms.schema import SCORES, empty
+    >>> alerts(empty(SCORES), {"medium": 10.0, "high": 20.0}).num_rows
+    0
+
+    Args:
+      scores: a SCORES batch.
+      thresholds: the lowest anomaly_score of each alerting severity.
+      min_severity: "medium" or "high".
 
     Raises:
       ValueError: `min_severity` is no alerting severity.
     """
     if min_severity not in SEVERITIES[1:]:
-        raise ValueError(f"min_severity must be one of {SEVERITIES[1:]}, not {min_severity!r}")
+        raise ValueError(f"min_severity: expected one of {', '.join(SEVERITIES[1:])}, got {min_severity!r}")
     wanted = SEVERITIES[SEVERITIES.index(min_severity) :]
     # Few rows are alerts: to take them by number costs less than to filter the nested columns.
     rows = scores.take(pc.indices_nonzero(pc.is_in(scores.column("severity"), pa.array(wanted))))
@@ -71,9 +80,9 @@ def alerts(
 
 
 def alert_messages(batch: pa.RecordBatch) -> list[PubsubMessage]:
-    """One message per row of an ALERTS batch.
+    """Makes one message per row of an ALERTS batch.
 
-    The body is the row as JSON. The attributes let a subscription filter without opening it: `severity`,
+    The body is the row as JSON. The attributes let a subscription filter without decoding it: `severity`,
     `top_features` (names, largest contribution first, joined by commas), `transaction_id`, `model_version`.
     """
     return [

@@ -1,6 +1,6 @@
-"""How a record batch crosses a process or a shuffle: as an Arrow IPC stream.
+"""The coder of record batches: an Arrow IPC stream, between processes and in a shuffle.
 
-Pickle, Beam's fallback, writes the whole buffer under a slice, and is what Beam would run to estimate sizes.
+Pickle, Beam's fallback, writes the whole buffer under a slice, and Beam would also run it to estimate sizes.
 Importing this module registers the coder.
 """
 

@@ -21,7 +21,7 @@ from transforms.message import MAX_ID_LENGTH, MessageRules, Parsed, event_time_b
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS, empty
 
 BATCH_ROWS: Final = 16 * 1024
-"""Rows in the batches of a columnar source: enough that what a batch costs at every step vanishes."""
+"""Rows in the batches of a columnar source: enough that the cost of a batch at every step vanishes."""
 
 SOURCE_COLUMNS: Final = ("transaction_id", "account_id", "event_time", "features", *FEATURES)
 """The columns that `to_transactions` looks at; a source need not read any other."""
@@ -43,10 +43,16 @@ def to_transactions(
     - `transaction_id`, string or integer. Null or absent: derived from features, `event_time` and
       `account_id`, so that reading again gives the same id, and equal rows count as one.
     - `account_id`, string or integer; may be null or absent.
-    - `event_time`, timestamp, UTC where it has no zone. Null or absent: `default_event_time`. Further
-      from that than `rules` allow a message to be from its publish time: a dead letter.
+    - `event_time`, timestamp, UTC where it has no zone. Null or absent: `default_event_time`. A
+      time further from that than `rules` allow is a dead letter.
 
-    Ids are 1 to 256 characters long, or the row is a dead letter. Other columns are ignored, the label too.
+    >>> row = {name: [1.0] for name in FEATURES} | {"transaction_id": ["t-1"]}
+    >>> parsed = to_transactions(pa.RecordBatch.from_pydict(row), dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
+    >>> parsed.transactions.column("transaction_id").to_pylist()
+    ['t-1']
+
+    Ids are 1 to 256 characters long, otherwise the row is a dead letter. Other columns are ignored, also the
+    label.
 
     Args:
       batch: the rows.
@@ -105,15 +111,19 @@ def check_columns(schema: pa.Schema) -> None:
 
 
 def rebatch(batches: Iterable[pa.RecordBatch], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-    """The same rows in the same order, in batches of `rows` rows; only the last one may have fewer.
+    """Cuts and joins batches to `rows` rows each, in order; only the last one may have fewer.
 
-    What only needs slicing is not copied.
+    It copies no rows that it can slice.
+
+    >>> batches = [pa.RecordBatch.from_pydict({"n": [1, 2, 3]}), pa.RecordBatch.from_pydict({"n": [4, 5]})]
+    >>> [batch.num_rows for batch in rebatch(batches, 2)]
+    [2, 2, 1]
 
     Raises:
       ValueError: `rows` is less than 1.
     """
     if rows < 1:
-        raise ValueError(f"rows={rows}: a batch has at least 1 row")
+        raise ValueError(f"rows: expected at least 1, got {rows}")
     held: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
@@ -131,7 +141,7 @@ def rebatch(batches: Iterable[pa.RecordBatch], rows: int = BATCH_ROWS) -> Iterat
 
 
 def join(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """One batch of all rows, in order, from one or more batches of one schema. A single one is not copied."""
+    """Joins one or more batches of one schema to one batch. A single one is not copied."""
     if len(batches) == 1:
         return batches[0]
     joined = pa.Table.from_batches(batches).combine_chunks().to_batches()
@@ -139,7 +149,11 @@ def join(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 def row_dicts(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """The rows as dicts for JSON, as BigQuery writes it: times RFC 3339, bytes base64, NaN as text."""
+    """Returns the rows as dicts for JSON, as BigQuery writes it: times RFC 3339, bytes base64, NaN as text.
+
+    >>> row_dicts(pa.RecordBatch.from_pydict({"raw": [b"abc"], "score": [float("nan")]}))
+    [{'raw': 'YWJj', 'score': 'NaN'}]
+    """
     return [_plain(row) for row in batch.to_pylist()]
 
 

@@ -1,6 +1,6 @@
-"""Decompression that notices what is missing: a file that was cut off is an error, not a shorter file.
+"""Decompression that notices missing bytes: a file that was cut off is an error, not a shorter file.
 
-Beam's own CompressedFile ends quietly where the bytes end, and so loses what a failed copy left out. No Beam
+Beam's own CompressedFile ends silently where the bytes end, and so loses the rest after a failed copy. No
 pipeline here.
 """
 
@@ -17,8 +17,8 @@ from apache_beam.io.filesystem import CompressionTypes
 
 _READ_BYTES: Final = 128 * 1024
 _PIECE_BYTES: Final = 1024
-"""Of zstd, whose decompressor takes no limit on what it gives. A piece of this size gives 32 MiB at most:
-four bytes may stand for 128 KiB of one and the same."""
+"""Bytes for one call of zstd's decompressor, whose output has no limit. A piece of this size becomes at most
+32 MiB: four bytes may stand for 128 KiB of the same byte."""
 
 _MAX_ZSTD_WINDOW: Final = 2**31
 _GZIP_HEADER: Final = zlib.MAX_WBITS | 16
@@ -29,7 +29,7 @@ class CompressedFileError(ValueError):
 
 
 class _Decompressor(Protocol):
-    """What the decompressors of bz2 and lzma offer: one member of a file, in blocks of bounded size."""
+    """The interface of the decompressors of bz2 and lzma: one member of a file, in blocks of bounded size."""
 
     @property
     def eof(self) -> bool: ...
@@ -54,10 +54,10 @@ class _Zlib:
         return self._zlib.unused_data
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        found = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+        content = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
         # A full block may have left some behind in the decompressor itself.
-        self.needs_input = not self._zlib.unconsumed_tail and len(found) < max_length
-        return found
+        self.needs_input = not self._zlib.unconsumed_tail and len(content) < max_length
+        return content
 
 
 class _Zstd:
@@ -95,7 +95,11 @@ _DECOMPRESSORS: Final[dict[str, Callable[[], _Decompressor]]] = {
 
 
 def compression(path: str) -> str | None:
-    """How the ending of `path` says that it is compressed, as Beam names it; None where it is not."""
+    """Returns the compression that the ending of a path stands for, by Beam's name; None for no compression.
+
+    >>> compression("a.jsonl.gz"), compression("a.jsonl")
+    ('gzip', None)
+    """
     found: str = CompressionTypes.detect_compression_type(path)
     return None if found == CompressionTypes.UNCOMPRESSED else found
 
@@ -124,11 +128,11 @@ def decompressed(file: BinaryIO, path: str, block_bytes: int) -> Iterator[bytes]
                     break  # padding behind the last member, which tapes and xz have
                 member, members = _DECOMPRESSORS[kind](), members + 1
             try:
-                found = member.decompress(data, block_bytes)
+                content = member.decompress(data, block_bytes)
             except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError) as error:
                 raise CompressedFileError(f"{path}: is no {kind} file, or damaged: {error}") from error
-            if found:
-                yield found
+            if content:
+                yield content
             data = b""
             if member.eof:
                 data, member = member.unused_data, None

@@ -1,6 +1,6 @@
-"""Dead letters: what could not be parsed, scored or stored, kept with the reason and the payload.
+"""Dead letters: messages and rows that could not be parsed, scored or stored, with reason and payload.
 
-A dead letter is one row of an ERROR_RECORDS record batch, so that it takes the same sinks as everything else.
+A dead letter is one row of an ERROR_RECORDS record batch, so that it takes the same sinks as other batches.
 The columns are those of the error tables of Google's Dataflow templates, with the stage and the attempt.
 """
 
@@ -32,6 +32,9 @@ def dead_letters(
     timestamp: int | None = None,
 ) -> pa.RecordBatch:
     """Builds an ERROR_RECORDS batch of one row per rejected message or row.
+
+    >>> dead_letters([b"{}"], ["features: absent"], "parse").column("payloadString").to_pylist()
+    ['{}']
 
     Args:
       payloads: the bytes as they came; over MAX_PAYLOAD_BYTES they are cut, and the reason says so.
@@ -76,7 +79,11 @@ def dead_letters(
 
 
 def attempt(attributes: Mapping[str, str]) -> int:
-    """How often the message with these attributes was replayed; 0 for a missing or unreadable count."""
+    """Returns how often a message was replayed; 0 for a missing or unreadable count.
+
+    >>> attempt({"dead_letter_attempt": "2"}), attempt({})
+    (2, 0)
+    """
     text = attributes.get(ATTEMPT_ATTRIBUTE, "0")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 

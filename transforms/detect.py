@@ -8,12 +8,12 @@ from typing import NamedTuple
 import apache_beam as beam
 
 from transforms.alert import Alert
-from transforms.parse import Parse
+from transforms.parse import Parse, ParseColumns
 from transforms.score import Score
 
 
 class Detected(NamedTuple):
-    """What Detect gives: SCORES, ALERTS and ERROR_RECORDS batches."""
+    """Output of Detect: SCORES, ALERTS and ERROR_RECORDS batches."""
 
     scores: beam.PCollection
     alerts: beam.PCollection
@@ -29,12 +29,12 @@ class Detect(beam.PTransform):
                                     +------ dead letters -----+
 
     Attributes:
-      parse: what reads the source's elements: Parse for lists of messages, ReadColumns for columnar batches.
+      parse: reads the source's elements: Parse for lists of messages, ParseColumns for columnar batches.
       score: the scorer.
       alert: the alerting rule.
     """
 
-    parse: Parse | beam.PTransform
+    parse: Parse | ParseColumns
     score: Score
     alert: Alert
 

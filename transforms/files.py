@@ -17,10 +17,11 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from common.parquet import ROW_GROUP_ROWS
 from transforms.columnar import BATCH_ROWS, rebatch
 from transforms.compressed import compression, decompressed
 from transforms.message import MAX_LINE_BYTES
-from transforms.parquet_sink import ROW_GROUP_ROWS, ParquetSink
+from transforms.parquet_sink import ParquetSink
 
 SPLIT_BYTES: Final = 32 * 1024 * 1024
 """Bytes of a file that one worker reads in one go."""
@@ -29,7 +30,7 @@ BLOCK_BYTES: Final = 1024 * 1024
 
 
 class FileColumnsError(ValueError):
-    """A file lacks a column, or is not Parquet at all. The text names the file."""
+    """A file lacks a column, or is not Parquet; the text names the file."""
 
 
 class Range(NamedTuple):
@@ -49,11 +50,11 @@ class RowGroups(NamedTuple):
 
 @dataclass
 class ReadJsonLines(beam.PTransform):
-    """Reads files of lines, without looking into the lines.
+    """Reads files of lines; it does not decode the lines.
 
     Input: a pipeline. Output: PCollection of lists of bytes: consecutive lines, without their line ends.
-    Whatever is in a line comes out unchanged, valid UTF-8 or not, and so does an empty line. The mark of
-    UTF-8 at the very beginning of a file is no part of its first line.
+    A line comes out unchanged, valid UTF-8 or not, and so does an empty line. The mark of UTF-8 at the
+    beginning of a file is no part of its first line.
 
     A list, because an element a line would cost more than decoding it. Files that end in .gz, .bz2, .zst and
     the like are decompressed, and read by one worker each; one that is cut off or damaged fails the job.
@@ -62,8 +63,8 @@ class ReadJsonLines(beam.PTransform):
       pattern: path or glob, local or gs://. No match is an error.
       rows: lines of a list; the last ones of a share of a file may be shorter.
       split_bytes: size of the shares.
-      max_line_bytes: a longer line is cut to this length, which transforms.message knows as too long. It is
-        broken input, and must not fill the memory.
+      max_line_bytes: a longer line is cut to this length, so that it does not fill the memory;
+        transforms.message rejects a line of this length.
     """
 
     pattern: str
@@ -92,7 +93,7 @@ class ReadParquetBatches(beam.PTransform):
     Attributes:
       pattern: path or glob, local or gs://. No match is an error.
       columns: names of the columns to read; empty reads all.
-      optional: whether a file may lack some of `columns`; else that is an error.
+      optional: whether a file may lack some of `columns`; otherwise that is an error.
       batch_rows: rows of a batch; the last of a share of a file may have fewer.
       split_bytes: size of the shares, which are whole row groups.
     """
@@ -130,13 +131,13 @@ class WriteParquetBatches(beam.PTransform):
     `PREFIX-LAUNCH-[START, END)-00000-of-00001.parquet`.
 
     Attributes:
-      prefix: how the paths begin, local or gs://. Missing local directories are made.
+      prefix: how the paths begin, local or gs://. Missing local directories are created.
       schema: the columns; batches may have them in their order only.
       codec: compression, as pyarrow names it. "zstd" makes files a third smaller, and takes longer.
       window_seconds: for unbounded input.
-      overwrite: whether `shards(prefix)` of an earlier job go, however many they are. They do when all new
-        ones are complete, under their temporary names: a job that fails before leaves the old ones alone.
-        Bounded input only.
+      overwrite: whether `shards(prefix)` of an earlier job are removed. That happens when all new ones are
+        complete, under their temporary names: a job that fails before keeps the old ones. Bounded input
+        only.
     """
 
     prefix: str
@@ -163,7 +164,7 @@ class WriteParquetBatches(beam.PTransform):
 
 
 def split_lines(file: FileMetadata, split_bytes: int = SPLIT_BYTES) -> list[Range]:
-    """The shares of a file of lines; a compressed file is one share."""
+    """Divides a file of lines into shares; a compressed file is one share."""
     if compression(file.path):
         return [Range(file.path, 0, None)]
     starts = range(0, file.size_in_bytes, split_bytes)
@@ -173,9 +174,15 @@ def split_lines(file: FileMetadata, split_bytes: int = SPLIT_BYTES) -> list[Rang
 def read_lines(
     share: Range, rows: int = 4096, max_line_bytes: int = MAX_LINE_BYTES, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[list[bytes]]:
-    """The lines that begin within the share, in lists of `rows`, empty ones too: none is lost unseen.
+    """Reads the lines that begin within the share, in lists of `rows`; empty lines also count.
 
-    A share that does not begin at 0 leaves the line under way at its beginning to the share before it.
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = file.write(b'{"a": 1}\\n{"a": 2}\\n'); file.flush()
+    ...     list(read_lines(Range(file.name, 0, 18)))
+    [[b'{"a": 1}', b'{"a": 2}']]
+
+    A share that does not begin at 0 leaves a line that has begun before it to the share before.
 
     Raises:
       CompressedFileError: the file is compressed, and cut off or damaged.
@@ -199,7 +206,7 @@ def read_lines(
 
 
 def parquet_schema(path: str) -> pa.Schema:
-    """The columns of a Parquet file.
+    """Reads the columns of a Parquet file.
 
     Raises:
       FileColumnsError: the file is not Parquet.
@@ -218,7 +225,7 @@ def _metadata(path: str) -> pq.FileMetaData:
 def split_row_groups(
     file: FileMetadata, columns: Sequence[str] = (), split_bytes: int = SPLIT_BYTES
 ) -> list[RowGroups]:
-    """Shares of a Parquet file, of about `split_bytes` each (uncompressed) and one row group at least.
+    """Divides a Parquet file into shares of about `split_bytes` (uncompressed) and at least one row group.
 
     Raises:
       FileColumnsError: the file is not Parquet, or lacks one of `columns`.
@@ -242,7 +249,7 @@ def split_row_groups(
 def read_row_groups(
     share: RowGroups, columns: Sequence[str] = (), batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of some row groups, in batches of `batch_rows`. Of `columns` those that the file has."""
+    """Reads some row groups in batches of `batch_rows`. Of `columns` it reads those that the file has."""
     with FileSystems.open(share.path, compression_type=CompressionTypes.UNCOMPRESSED) as source:
         file = pq.ParquetFile(source)
         names = [name for name in columns if name in file.schema_arrow.names]

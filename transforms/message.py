@@ -1,8 +1,8 @@
-"""Decoding of transaction messages: bytes in, columns or a reason out. No Beam here.
+"""Decodes transaction messages: bytes in, columns or a reason out. No Beam here.
 
 The rules, each with a test under the same name:
 
-| what comes in | what happens |
+| message | result |
 |---|---|
 | `features`: 30 finite JSON numbers | accepted; integers count as numbers |
 | the 30 features as named keys (a row of `ulb_fraud_detection`) | accepted where `features` is absent |
@@ -13,8 +13,8 @@ The rules, each with a test under the same name:
 | nested deeper than the decoder's limit | rejected |
 | longer than `max_bytes` | rejected before it is decoded |
 | a line of a file of MAX_LINE_BYTES or more | rejected, as the reader cuts it there |
-| a key twice in one object | the last one counts (what JSON parsers in general do) |
-| a key that is not known | ignored, `Class` too: a label never reaches the model |
+| a key twice in one object | the last one counts, as in most JSON parsers |
+| an unknown key | ignored, also `Class`: a label never reaches the model |
 | `transaction_id` or `account_id` that is not a text of 1 to 256 characters | rejected |
 | no `transaction_id` | derived from the payload and the message id |
 | `event_time` that is not RFC 3339 with an offset | rejected |
@@ -42,28 +42,21 @@ from transforms.dead_letter import MAX_PAYLOAD_BYTES, dead_letters
 from transforms.schema import TRANSACTIONS
 
 MAX_ID_LENGTH: Final = 256
-"""Characters in an id: at most 1,024 bytes in UTF-8, which is what a Pub/Sub attribute holds."""
+"""Characters in an id: at most 1,024 bytes in UTF-8, the limit of a Pub/Sub attribute."""
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-"""Where a reader of files cuts a line: one of this length may have been longer. Pub/Sub allows less."""
+"""A reader of files cuts a line here: a line of this length may have been longer. Pub/Sub allows less."""
 
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
 EventTime = Annotated[dt.datetime, msgspec.Meta(tz=True)]
 
 
 class Transaction(msgspec.Struct, gc=False):
-    """A message with its features as one list."""
+    """A decoded message; UNSET features are named keys, or missing."""
 
-    features: Annotated[list[float], msgspec.Meta(min_length=N_FEATURES, max_length=N_FEATURES)]
-    transaction_id: Identifier | None = None
-    account_id: Identifier | None = None
-    event_time: EventTime | None = None
-
-
-class Keys(msgspec.Struct, gc=False):
-    """What a message with named features carries beside them."""
-
-    features: msgspec.Raw | None = None
+    features: Annotated[list[float], msgspec.Meta(min_length=N_FEATURES, max_length=N_FEATURES)] = (
+        msgspec.UNSET  # type: ignore[assignment]
+    )
     transaction_id: Identifier | None = None
     account_id: Identifier | None = None
     event_time: EventTime | None = None
@@ -72,7 +65,6 @@ class Keys(msgspec.Struct, gc=False):
 NamedFeatures: Any = msgspec.defstruct("NamedFeatures", [(name, float) for name in FEATURES], gc=False)
 
 _DECODE = msgspec.json.Decoder(Transaction).decode
-_DECODE_KEYS = msgspec.json.Decoder(Keys).decode
 _DECODE_NAMED = msgspec.json.Decoder(NamedFeatures).decode
 _DECODE_TIME = msgspec.json.Decoder(EventTime).decode
 _EARLIEST: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -80,8 +72,8 @@ _LATEST: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
 _FEATURE_PATH: Final = re.compile(r"\$\.features\[(\d+)\]")
 
 
-class Messages(NamedTuple):
-    """A batch of messages as columns of equal length; None where the source knows nothing of the kind."""
+class MessageColumns(NamedTuple):
+    """A batch of messages as columns of equal length; None where the source does not have the column."""
 
     payloads: Sequence[bytes]
     attributes: Sequence[Mapping[str, str]] | None = None
@@ -91,12 +83,12 @@ class Messages(NamedTuple):
 
 @dataclass(frozen=True)
 class MessageRules:
-    """What a message may be.
+    """The rules that a message has to keep.
 
     Attributes:
-      default_time: stands in for the publish time where the source has none; timezone-aware. A batch job
+      default_time: replaces the publish time where the source has none; timezone-aware. A batch job
         fixes it at launch, so that a retried bundle gives the same rows; None takes the clock at each batch,
-        for a streaming job, which outlives any time fixed at launch.
+        for a streaming job, which runs longer than any time fixed at launch is valid.
       max_bytes: the longest payload that is decoded.
       max_lead: how far `event_time` may lie ahead of the publish time.
       max_age: how far `event_time` may lie behind it. BigQuery takes streamed rows into day partitions of the
@@ -123,8 +115,21 @@ class _RejectedError(ValueError):
     """A message breaks a rule; the text is the reason."""
 
 
-def parse_messages(messages: Messages, rules: MessageRules) -> Parsed:
-    """Decodes and validates a batch of messages. Never raises for what is in a message."""
+def parse_messages(messages: MessageColumns, rules: MessageRules) -> Parsed:
+    """Decodes and validates a batch of messages. No content of a message makes it raise.
+
+    >>> features = list(range(30))
+    >>> payloads = [b'{"transaction_id": "t-1", "features": %s}' % str(features).encode(), b"{}"]
+    >>> parsed = parse_messages(MessageColumns(payloads), MessageRules())
+    >>> parsed.transactions.column("transaction_id").to_pylist()
+    ['t-1']
+    >>> parsed.dead_letters.column("errorMessage").to_pylist()
+    ['features: absent, and as named keys incomplete: Object missing required field `Time`']
+
+    Args:
+      messages: the batch.
+      rules: those that a message has to keep.
+    """
     n = len(messages.payloads)
     attributes = messages.attributes or [{}] * n
     message_ids = messages.message_ids or [""] * n
@@ -182,7 +187,10 @@ def parse_messages(messages: Messages, rules: MessageRules) -> Parsed:
 
 
 def derived_id(payload: bytes, message_id: str) -> str:
-    """The id of a transaction that has none: 128 bits over payload and message id, as 32 hex digits.
+    """Derives the id of a transaction that has none: 128 bits over payload and message id, as 32 hex digits.
+
+    >>> derived_id(b"{}", "m-1") == derived_id(b"{}", "m-1") != derived_id(b"{}", "m-2")
+    True
 
     The same message redelivered gets the same id. Lines of a file have no message id, so two equal lines
     without an id count as one transaction.
@@ -201,24 +209,22 @@ def _decode(payload: bytes, max_bytes: int) -> Transaction:
     try:
         if not payload.isascii():
             payload.decode("utf-8")  # the decoder does not look inside the strings that it skips
-        return _DECODE(payload)
+        row = _DECODE(payload)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        if "missing required field `features`" in str(error):
-            return _decode_named(payload)
         raise _RejectedError(_reason(error)) from None
+    if row.features is msgspec.UNSET:
+        row.features = _named_features(payload)
+    return row
 
 
-def _decode_named(payload: bytes) -> Transaction:
+def _named_features(payload: bytes) -> list[float]:
     try:
-        keys = _DECODE_KEYS(payload)
-        named = _DECODE_NAMED(payload)
+        return list(msgspec.structs.astuple(_DECODE_NAMED(payload)))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         reason = _reason(error)
         if "missing required field" in reason:
             reason = f"features: absent, and as named keys incomplete: {reason}"
         raise _RejectedError(reason) from None
-    values = list(msgspec.structs.astuple(named))
-    return Transaction(values, keys.transaction_id, keys.account_id, keys.event_time)
 
 
 def _reason(error: Exception) -> str:
@@ -236,7 +242,7 @@ def _reason(error: Exception) -> str:
 
 
 def event_time_bounds(published: dt.datetime, rules: MessageRules) -> tuple[dt.datetime, dt.datetime]:
-    """The earliest and the latest event time of what was published then."""
+    """Returns the earliest and the latest event time of a message by its publish time."""
     try:
         return published - rules.max_age, published + rules.max_lead
     except OverflowError:  # a limit beyond the calendar limits nothing
@@ -247,12 +253,12 @@ def event_time_bounds(published: dt.datetime, rules: MessageRules) -> tuple[dt.d
 
 
 def outside_text(moment: str, bounds: tuple[dt.datetime, dt.datetime]) -> str:
-    """The reason to reject an event time outside of its bounds."""
+    """Returns the reason to reject an event time outside its bounds."""
     return f"event_time: {moment} is outside {bounds[0]} to {bounds[1]}"
 
 
 def _whole_or_begin(payload: bytes) -> bytes:
-    """The payload for a dead letter, which would call a line that was cut already by its full length."""
+    """Returns the payload for a dead letter; of a line that was cut, as much as a dead letter holds."""
     return payload if len(payload) < MAX_LINE_BYTES else payload[:MAX_PAYLOAD_BYTES]
 
 

@@ -1,6 +1,6 @@
 """Names of the Beam counters that let a test, or an operator, check that no row was lost.
 
-For a finished job: ROWS_IN = ROWS_SCORED + DEAD_LETTERS, the sink's own refusals counted apart.
+For a finished job: ROWS_IN = ROWS_SCORED + DEAD_LETTERS. Rows that a sink refuses have their own counters.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ ALERTS: Final = "alerts"
 
 
 def counter(name: str) -> Metrics.DelegatingCounter:
-    """The counter of this name in the project's namespace."""
+    """Makes the counter of this name in the project's namespace."""
     return Metrics.counter(NAMESPACE, name)
 
 
 def totals(result: PipelineResult) -> dict[str, int]:
-    """The project's counters, summed over the steps; attempted values, so current while it runs."""
-    found: dict[str, int] = {}
+    """Sums the project's counters over the steps. They are attempted values, so current while a job runs."""
+    sums: dict[str, int] = {}
     for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
         name = metric.key.metric.name
-        found[name] = found.get(name, 0) + (metric.attempted or 0)
-    return found
+        sums[name] = sums.get(name, 0) + (metric.attempted or 0)
+    return sums

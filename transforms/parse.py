@@ -1,4 +1,4 @@
-"""From messages to TRANSACTIONS record batches, with one dead letter per message that breaks a rule."""
+"""Parses messages to TRANSACTIONS record batches, with one dead letter per message that breaks a rule."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from transforms import metrics
 from transforms.columnar import to_transactions
-from transforms.message import MessageRules, Messages, Parsed, parse_messages
+from transforms.message import MessageColumns, MessageRules, Parsed, parse_messages
 
-DEAD_LETTERS: Final = "dead_letters"
+DEAD_LETTER_TAG: Final = "dead_letters"
 """Tag of the second output of every transform that can reject a row."""
 
 
 class ParseOutput(NamedTuple):
-    """What Parse gives: TRANSACTIONS batches, and ERROR_RECORDS batches."""
+    """Output of Parse: TRANSACTIONS batches, and ERROR_RECORDS batches."""
 
     transactions: beam.PCollection
     dead_letters: beam.PCollection
@@ -35,7 +35,7 @@ class BatchMessages(beam.PTransform):
 
     Attributes:
       rows: the longest list.
-      millis: how long a message may wait for company across bundles. 0 gathers within a bundle alone: the
+      millis: how long a message may wait for others across bundles. 0 gathers within a bundle alone: the
         lowest latency, and the only choice on runners without real-time timers (FnApiRunner).
     """
 
@@ -57,8 +57,13 @@ class Parse(beam.PTransform):
 
     list of PubsubMessage | list of bytes  ->  TRANSACTIONS batch  +  ERROR_RECORDS batch
 
+    >>> with beam.Pipeline("FnApiRunner") as p:
+    ...     parsed = p | beam.Create([[b"not JSON"]]) | Parse()
+    ...     _ = parsed.dead_letters | beam.Map(lambda batch: print(batch.column("stage").to_pylist()))
+    ['parse']
+
     Attributes:
-      rules: what a message may be; see transforms.message for the table.
+      rules: those that a message has to keep; see the table in transforms.message.
     """
 
     rules: MessageRules = field(default_factory=MessageRules)
@@ -88,18 +93,22 @@ class ParseColumns(beam.PTransform):
 
 
 def two_outputs(fn: beam.DoFn) -> beam.PTransform:
-    """A ParDo of `fn` that gives (main output, dead letters), both of record batches."""
-    types = {DEAD_LETTERS: pa.RecordBatch}
+    """Makes a ParDo of `fn` with two outputs of record batches: the main one, and dead letters."""
+    types = {DEAD_LETTER_TAG: pa.RecordBatch}
     typed = beam.ParDo(fn).with_output_types(pa.RecordBatch, **types)
-    return typed.with_outputs(DEAD_LETTERS, main="main")
+    return typed.with_outputs(DEAD_LETTER_TAG, main="main")
 
 
-def message_columns(messages: Sequence[PubsubMessage] | Sequence[bytes]) -> Messages:
-    """The columns of a list that holds either Pub/Sub messages or bare payloads, not both."""
+def message_columns(messages: Sequence[PubsubMessage] | Sequence[bytes]) -> MessageColumns:
+    """Makes columns of a list that holds either Pub/Sub messages or bare payloads, not both.
+
+    >>> message_columns([b"{}", b"[]"]).payloads
+    [b'{}', b'[]']
+    """
     if not messages or isinstance(messages[0], bytes):
-        return Messages(cast(Sequence[bytes], messages))
+        return MessageColumns(cast(Sequence[bytes], messages))
     messages = cast(Sequence[PubsubMessage], messages)
-    return Messages(
+    return MessageColumns(
         [message.data for message in messages],
         [message.attributes or {} for message in messages],
         [message.message_id or "" for message in messages],
@@ -118,7 +127,7 @@ class _CountingFn(beam.DoFn):
             yield parsed.transactions
         if parsed.dead_letters.num_rows:
             self._dead.inc(parsed.dead_letters.num_rows)
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, parsed.dead_letters)
+            yield beam.pvalue.TaggedOutput(DEAD_LETTER_TAG, parsed.dead_letters)
 
 
 class _ParseFn(_CountingFn):

@@ -1,11 +1,14 @@
-"""Scoring of TRANSACTIONS record batches by a server: TorchServe, or a Vertex AI endpoint.
+"""Scores TRANSACTIONS record batches by a server: TorchServe, or a Vertex AI endpoint.
 
 RunInference with its metrics is Beam's, and so is the signal by which Dataflow learns of throttling. Beam's
-remote handlers are replaced. What `RemoteModelHandler` of Beam 2.77 lacks: its retry repeats a whole batch,
-answered parts too, knows no Retry-After, and cannot halve a batch that holds a bad row. And
-`VertexAIModelHandlerJSON` calls the endpoint while the pipeline is being built, initialises the SDK there and
-not in the workers, takes `env_vars` and fails on them, retries no 429 of a dedicated endpoint since the SDK
-makes it a ValueError, and takes the error JSON of an invoked route for a prediction.
+remote handlers are replaced, for these reasons:
+
+- `RemoteModelHandler` of Beam 2.77 repeats a whole batch, also the parts that were answered. It knows no
+  Retry-After, and cannot halve a batch that holds a bad row.
+- `VertexAIModelHandlerJSON` calls the endpoint while the pipeline is being built, and initialises the SDK
+  there and not in the workers. It takes `env_vars` and fails on them.
+- It retries no 429 of a dedicated endpoint, since the SDK makes it a ValueError, and it takes the error JSON
+  of an invoked route for a prediction.
 """
 
 from __future__ import annotations
@@ -26,11 +29,12 @@ from apache_beam.io.components.adaptive_throttler import ThrottlingSignaler
 from apache_beam.ml.inference.base import ModelHandler
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from common.retry import Patience
 from model.features import N_FEATURES
 from transforms import metrics
 from transforms.remote_http import Connection, TorchServeConnection, VertexConnection
 from transforms.remote_protocol import MIN_REQUEST_BYTES, Answer, Contract, RejectedError
-from transforms.remote_retry import Caller, CallStats, Part, RetryPolicy
+from transforms.remote_retry import MAX_RETRY_AFTER, PATIENCE, Caller, CallStats, Part
 from transforms.schema import ERROR_RECORDS, SCORES, SCORES_FULL, empty
 from transforms.scores import OutputDetail, Scored, ScoreRules, assemble_scores, feature_matrix, unscored
 
@@ -47,22 +51,24 @@ _LOG: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """How requests are cut and sent.
+    """Limits of requests: how they are cut and sent.
 
     Attributes:
-      rows: instances a request at most; on shared endpoints of Vertex AI no more than those whose answer,
-        too, stays under 1.5 MB, by estimate: 573 with detail "full".
+      rows: instances a request at most; on shared endpoints of Vertex AI fewer, so that the answer also
+        stays under 1.5 MB, by estimate: 573 with detail "full".
       bytes: bytes of a request's body at most; Vertex AI takes 1.5 MB on shared endpoints.
       in_flight: requests of one worker process on their way at the same time.
       timeout: seconds for an answer.
-      policy: when to try again.
+      patience: when to try again; its tries count, its seconds do not.
+      max_retry_after: seconds of the longest Retry-After that is obeyed.
     """
 
     rows: int = 1000
     bytes: int = 1_500_000
     in_flight: int = 4
     timeout: float = 60.0
-    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    patience: Patience = PATIENCE
+    max_retry_after: float = MAX_RETRY_AFTER
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.in_flight < 1 or self.timeout <= 0 or self.bytes < MIN_REQUEST_BYTES:
@@ -72,7 +78,7 @@ class Limits:
 
 
 class RemoteModel:
-    """A server in place of a model in memory: connection, threads, and how it wants to be asked."""
+    """A server in place of a model in memory: connection, threads, and the form of its requests."""
 
     def __init__(self, connection: Connection, contract: Contract, limits: Limits, caller: Caller) -> None:
         self.connection = connection
@@ -87,7 +93,7 @@ class RemoteModel:
     def probe(self) -> None:
         """Asks for the score of a plain transaction, and finds out how the server takes the fields' names.
 
-        So a server that cannot serve at all fails here, before any row is held against it.
+        So a server that cannot serve at all fails here, and not at the first row.
 
         Raises:
           TransientError: the server does not answer.
@@ -107,7 +113,7 @@ class RemoteModel:
                 ) from first
 
     def score(self, features: npt.NDArray[np.float32], stats: CallStats) -> list[Part[Answer]]:
-        """The answers for raw features [n, 30]: parts in order, which cover every row once.
+        """Asks for the scores of raw features [n, 30]; returns parts in order, which cover every row once.
 
         Raises:
           TransientError: some request kept failing for a reason that is not in its rows.
@@ -149,7 +155,7 @@ class RemoteModel:
 
 @dataclass
 class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
-    """Scores one TRANSACTIONS batch by a server and gives one Scored, as PytorchHandler does.
+    """Scores one TRANSACTIONS batch by a server; returns one Scored, as PytorchHandler does.
 
     Attributes:
       thresholds: the lowest anomaly_score of each alerting severity, from the manifest of the model.
@@ -174,7 +180,7 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
           TransientError: the server cannot be reached or refuses the credentials.
           RejectedError: the server does not keep to the serving contract.
         """
-        caller = Caller(self.limits.policy)
+        caller = Caller(self.limits.patience, self.limits.max_retry_after)
         connection = caller.retry(self.connect, CallStats())
         model = RemoteModel(connection, Contract(self.detail), self.limits, caller)
         model.probe()
@@ -298,9 +304,9 @@ def assemble_parts(
             name: np.concatenate([answer.outputs[name] for answer in answers]) for name in answers[0].outputs
         }
         version = answers[0].model_version or rules.model_version
-        found = assemble_scores(rows, outputs, replace(rules, model_version=version), scored_at)
-        scores.append(found.scores)
-        dead.append(found.dead_letters)
+        scored = assemble_scores(rows, outputs, replace(rules, model_version=version), scored_at)
+        scores.append(scored.scores)
+        dead.append(scored.dead_letters)
     if not scores:
         scores.append(empty(SCORES_FULL if rules.detail == "full" else SCORES))
     if not dead:
@@ -339,5 +345,5 @@ def _count(stats: CallStats) -> None:
         if amount:
             metrics.counter(name).inc(amount)
     if stats.throttled >= 1:
-        # What Dataflow's autoscaler reads: more workers would not help an overloaded server.
+        # Dataflow's autoscaler reads it: more workers would not help an overloaded server.
         ThrottlingSignaler(NAMESPACE).signal_throttled(int(stats.throttled))

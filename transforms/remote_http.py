@@ -10,22 +10,22 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import requests
 import urllib3
 from google.auth import exceptions as auth_exceptions
-from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from transforms.clients import is_loopback
+from common.connections import DirectAdapter, direct
+from common.loopback import is_loopback_address
 from transforms.remote_protocol import Response, TransientError
 
 CONNECT_SECONDS: Final = 10.0
 MAX_ANSWER_BYTES: Final = 256 << 20
-"""Ends an answer that never ends before it has taken the worker's memory: 100,000 rows in full detail."""
+"""Limit of an answer, so that an endless one does not fill the memory: 100,000 rows in full detail."""
 SHARED_ANSWER_BYTES: Final = 1_500_000
-"""What a shared endpoint of Vertex AI lets through, in either direction."""
+"""Bytes that a shared endpoint of Vertex AI lets through, in either direction."""
 _READ_BYTES: Final = 1 << 20
 _HEADERS: Final = {"Content-Type": "application/json"}
 
@@ -34,7 +34,7 @@ class Connection(Protocol):
     """One server.
 
     Attributes:
-      name: what to call it in messages.
+      name: for messages.
       answer_limit: bytes of the longest answer that it lets through; None when unknown.
     """
 
@@ -45,7 +45,7 @@ class Connection(Protocol):
         """Sends one request; raises TransientError where there is no answer."""
 
     def version_of(self, deployed_model: str | None) -> str | None:
-        """The model version behind the id that an answer named, if it did; None when unknown."""
+        """Returns the model version of a deployed model; None when unknown."""
 
     def close(self) -> None:
         """Closes the connections."""
@@ -69,13 +69,13 @@ class HttpConnection:
         timeout: float,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Takes over `session`; keeps up to `connections` open, gives a whole answer `timeout` seconds."""
+        """Takes over `session`, keeps up to `connections` open, and waits `timeout` seconds for an answer."""
         self.name = url
         self._session = session
         self._headers = {**_HEADERS, **(headers or {})}
         self._timeout = (min(CONNECT_SECONDS, timeout), timeout)
         # Retries are the caller's, which knows what may be repeated and counts it.
-        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
+        adapter = DirectAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
         for prefix in ("http://", "https://"):
             session.mount(prefix, adapter)
 
@@ -114,7 +114,7 @@ class HttpConnection:
                     raise TimeoutError
                 if raw.connection is not None and raw.connection.sock is not None:
                     raw.connection.sock.settimeout(seconds)
-                # Takes what is there: read() would wait for so many bytes, however slowly they come.
+                # Returns the bytes that came; read() would wait for all of _READ_BYTES.
                 chunk = raw.read1(_READ_BYTES, decode_content=True)
                 if not chunk:
                     break
@@ -123,21 +123,21 @@ class HttpConnection:
                 if size > MAX_ANSWER_BYTES:
                     raise TransientError(
                         f"{self.name}: an answer of more than {MAX_ANSWER_BYTES} bytes; "
-                        "give fewer --remote_rows if they are predictions"
+                        "pass fewer --remote_rows if they are predictions"
                     )
         except (TimeoutError, ReadTimeoutError) as error:
             answer.close()
             raise TransientError(
                 f"{self.name}: no whole answer in {self._timeout[1]:g} seconds; "
-                "give more --remote_timeout_seconds if the server needs them"
+                "pass more --remote_timeout_seconds if the server needs them"
             ) from error
         except BaseException:
-            answer.close()  # what is left of the answer must not begin the next one
+            answer.close()  # the rest of this answer must not begin the next one
             raise
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def version_of(self, deployed_model: str | None) -> str | None:
-        """None: nothing is known of deployed models here."""
+        """Returns None: this server has no deployed models."""
         return None
 
     def close(self) -> None:
@@ -149,8 +149,8 @@ class TorchServeConnection(HttpConnection):
     """TorchServe's inference API, with the token where there is one.
 
     TorchServe answers a wrong or expired token with 400, as it does a bad row, and makes new tokens at every
-    start. So a refused token is read again from its file, and if it is still refused, it is no fault of the
-    rows.
+    start. So a refused token is read again from its file. If TorchServe also refuses the new one, the rows
+    are not at fault.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class TorchServeConnection(HttpConnection):
                 response = super().post(body)
         if _token_refused(response):
             raise TransientError(
-                f"{self.name}: TorchServe refuses the token; give its key_file.json as --torchserve_key_file"
+                f"{self.name}: TorchServe refuses the token; pass its key_file.json as --torchserve_key_file"
             )
         return response
 
@@ -195,7 +195,7 @@ class TorchServeConnection(HttpConnection):
         try:
             with FileSystems.open(self._key_file) as file:
                 key = json.loads(file.read())["inference"]["key"]
-        except Exception as error:  # whatever the file system raises, and what is no key file
+        except Exception as error:  # whatever the file system raises, or the file is no key file
             raise TransientError(
                 f"--torchserve_key_file={self._key_file}: no inference key there ({error})"
             ) from error
@@ -203,12 +203,12 @@ class TorchServeConnection(HttpConnection):
 
 
 class VertexConnection(HttpConnection):
-    """A Vertex AI endpoint: public, dedicated, or private, found out from the endpoint itself.
+    """A Vertex AI endpoint: public, dedicated or private, as the endpoint itself tells.
 
     The request goes to `:rawPredict` as JSON. `Endpoint.predict` spends most of its time on turning JSON into
-    protobuf values; `Endpoint.raw_predict` sends the same request as here, but always to Google's host names,
-    without a time-out on private endpoints, with an exception of its own making there, and over a pool of ten
-    connections whatever the worker needs.
+    protobuf values. `Endpoint.raw_predict` sends the same request as this class, but always to Google's host
+    names. On private endpoints it has no time-out and raises its own exception, and its pool always has ten
+    connections.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ class VertexConnection(HttpConnection):
         if not self._moves:
             return False
         with self._lock:
-            if self.name == url:  # no other thread has found the new one
+            if self.name == url:  # no other thread has looked it up
                 self.name = self._find()[0]
             return self.name != url
 
@@ -281,7 +281,7 @@ class VertexConnection(HttpConnection):
         return _predict_url(self._look_up(), self._endpoint, self._base, self._psc_address)
 
     def version_of(self, deployed_model: str | None) -> str | None:
-        """The display name of a deployed model, which `model.serving.vertex deploy` sets to the version."""
+        """Returns the display name of a deployed model, which `anomaly vertex deploy` sets to the version."""
         with self._lock:
             if deployed_model is None:  # a private endpoint names no id; it has one model
                 return next(iter(self._versions.values())) if len(self._versions) == 1 else None
@@ -301,13 +301,13 @@ class VertexConnection(HttpConnection):
                 transport="rest",
                 client_options=ClientOptions(api_endpoint=self._base),
             )
+            transport: Any = client.transport
+            direct(transport._session)
             resource = client.get_endpoint(name=self._endpoint, timeout=60.0)
         except (GoogleAPIError, auth_exceptions.GoogleAuthError, requests.RequestException) as error:
             raise TransientError(f"{self._endpoint}: cannot be read: {error}") from error
         if not resource.deployed_models:
-            raise TransientError(
-                f"{self._endpoint}: no model is deployed; use python -m model.serving.vertex deploy"
-            )
+            raise TransientError(f"{self._endpoint}: no model is deployed; run `anomaly vertex deploy`")
         self._versions = {model.id: model.display_name for model in resource.deployed_models}
         return resource
 
@@ -317,7 +317,7 @@ def _credentials(base: str) -> Any:
     import google.auth
     from google.auth.credentials import AnonymousCredentials
 
-    if is_loopback(urlsplit(base).hostname or ""):
+    if is_loopback_address(base):
         return AnonymousCredentials()
     try:
         return google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])[0]
@@ -333,7 +333,7 @@ def _predict_url(resource: Any, endpoint: str, base: str, psc_address: str | Non
     if resource.private_service_connect_config.enable_private_service_connect:
         if not psc_address:
             raise TransientError(
-                f"{endpoint}: a Private Service Connect endpoint; give --vertex_psc_address, the address or "
+                f"{endpoint}: a Private Service Connect endpoint; pass --vertex_psc_address, the address or "
                 "name of it in the workers' network"
             )
         return _origin(psc_address) + path, "psc"
@@ -343,9 +343,8 @@ def _predict_url(resource: Any, endpoint: str, base: str, psc_address: str | Non
 
 
 def _origin(address: str) -> str:
-    """https, but for a server on this machine."""
-    host = urlsplit(f"//{address}").hostname or ""
-    return f"{'http' if is_loopback(host) else 'https'}://{address}"
+    """Returns the base URL: https, or http for a server on this machine."""
+    return f"{'http' if is_loopback_address(address) else 'https'}://{address}"
 
 
 def _token_refused(response: Response) -> bool:

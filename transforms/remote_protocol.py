@@ -3,9 +3,9 @@
     {"instances": [[30 floats], ...], "parameters": {"fields": [...]}}
     -> {"predictions": [{field: value, ...}, ...], "metadata": {"model_version": "..."}}
 
-What is wrong with a call falls into two kinds. A `TransientError` says nothing of the rows: a busy or
-absent server, credentials, a wrong address; the same request may work later. A `RejectedError` is the
-server's verdict on these rows, or an answer that is none.
+A call fails in two ways. A `TransientError` is not about the rows: a busy or absent server, credentials, a
+wrong address; the same request may work later. A `RejectedError` is about these rows: the server refuses
+them, or its answer is no score.
 """
 
 from __future__ import annotations
@@ -22,14 +22,9 @@ import numpy.typing as npt
 import orjson
 
 from model.features import N_FEATURES
-from transforms.schema import ENCODED_SIZE, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
-from transforms.scores import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, OutputDetail
-
-COMPACT_FIELDS: Final = (ANOMALY_SCORE, ENCODED, CONTRIBUTIONS)
-FULL_FIELDS: Final = (
-    *COMPACT_FIELDS,
-    *(f"{scale}_{name}" for scale in SCALES for name in (*VECTOR_OUTPUTS, *SCALAR_OUTPUTS)),
-)
+from model.outputs import ANSWER_FIELDS, CONTRIBUTIONS, ENCODED, SCORE_FIELDS, VECTOR_OUTPUTS
+from transforms.schema import ENCODED_SIZE
+from transforms.scores import OutputDetail
 
 MIN_REQUEST_BYTES: Final = 4096
 """Room for one row with every field asked for."""
@@ -55,7 +50,7 @@ class TransientError(Exception):
 
     Attributes:
       retry_after: seconds that the server asked to wait, or None.
-      throttled: whether the server said that it is overloaded (429 or 503).
+      throttled: whether the server reports overload (429 or 503).
     """
 
     def __init__(self, reason: str, retry_after: float | None = None, throttled: bool = False) -> None:
@@ -65,7 +60,7 @@ class TransientError(Exception):
 
 
 class RejectedError(Exception):
-    """The server refused these rows, or answered something that is no score."""
+    """The server refused these rows, or its answer is no score."""
 
 
 class Response(NamedTuple):
@@ -104,10 +99,10 @@ class _Metadata(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Contract:
-    """How to ask for rows and how to read what comes back.
+    """Requests for rows, and the reading of their answers.
 
     Attributes:
-      detail: "compact" for what SCORES needs, "full" for all outputs.
+      detail: "compact" for the outputs that SCORES needs, "full" for all outputs.
       per_instance: ask for the fields in every instance, `{"features": [...], "fields": [...]}`, for servers
         that hand single instances to the model and drop `parameters`: Vertex AI's prebuilt containers.
     """
@@ -118,7 +113,7 @@ class Contract:
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields that are asked for and that every prediction must have."""
-        return FULL_FIELDS if self.detail == "full" else COMPACT_FIELDS
+        return ANSWER_FIELDS if self.detail == "full" else SCORE_FIELDS
 
     @property
     def answer_bytes(self) -> int:
@@ -143,7 +138,7 @@ class Contract:
           features: raw features [n, 30], C-contiguous.
           max_rows: at least 1.
           max_bytes: at least MIN_REQUEST_BYTES.
-          start: what the first row counts as.
+          start: number of the first row.
         """
         for low in range(0, len(features), max_rows):
             part = features[low : low + max_rows]
@@ -185,7 +180,7 @@ def check_status(response: Response) -> None:
 
     Raises:
       TransientError: 429, 408, 425, 5xx, a redirect, a status about credentials or the address, or an error
-        of whatever HTTP status that Google's name for it puts down to the server.
+        that Google's name for it blames on the server.
       RejectedError: another 4xx.
     """
     status = response.status
@@ -205,10 +200,10 @@ def _error(body: bytes) -> tuple[str, str | None]:
     Without a message it is the beginning of the body.
     """
     try:
-        found = orjson.loads(body)
+        content = orjson.loads(body)
     except ValueError:
         return _excerpt(body), None
-    error = found.get("error", found) if isinstance(found, dict) else found
+    error = content.get("error", content) if isinstance(content, dict) else content
     if isinstance(error, str):
         return error[:_TEXT_LIMIT], None
     if not isinstance(error, dict):
@@ -244,7 +239,7 @@ _DECODERS: Final[dict[Sequence[str], Any]] = {}
 
 
 def _width(name: str) -> int | None:
-    """How many numbers a field has; None for a single one."""
+    """Returns how many numbers a field has; None for a single one."""
     if name == ENCODED:
         return ENCODED_SIZE
     return N_FEATURES if name == CONTRIBUTIONS or name.endswith(VECTOR_OUTPUTS) else None

@@ -1,58 +1,36 @@
-"""Calls that survive a misbehaving server: retry with jittered backoff, halve down to the row. No Beam."""
+"""Calls that survive a misbehaving server: repeated after a wait, halved down to the row. No Beam here."""
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
+from common.retry import Patience
 from transforms.remote_protocol import RejectedError, TransientError
 
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often and how long to try again.
+PATIENCE: Final = Patience(seconds=math.inf, first=0.5, longest=30.0, tries=8, steady=0.5)
+"""A quota of a server refills within minutes. No wait is short, so that a throttled server recovers."""
 
-    The wait before attempt k + 1 is drawn from 50 % to 100 % of min(cap, first * 2^(k-1)): jitter keeps
-    workers that failed together from coming back together. A longer Retry-After of the server wins, up to
-    `max_retry_after`.
-
-    Attributes:
-      attempts: how often one request is sent at most.
-      first: seconds of the first wait, before jitter.
-      cap: seconds of the longest wait, before jitter.
-      max_retry_after: seconds of the longest Retry-After that is obeyed.
-    """
-
-    attempts: int = 8
-    first: float = 0.5
-    cap: float = 30.0
-    max_retry_after: float = 60.0
-
-    def __post_init__(self) -> None:
-        if self.attempts < 1 or self.first < 0 or self.cap < self.first:
-            raise ValueError(f"{self}: needs attempts >= 1 and 0 <= first <= cap")
-
-    def wait(self, attempt: int, retry_after: float | None, draw: Callable[[], float]) -> float:
-        """Seconds to wait after the failure of attempt `attempt`, from 1; `draw` gives 0 to 1."""
-        longest = min(self.cap, self.first * 2.0 ** min(attempt - 1, 60))
-        asked = min(retry_after or 0.0, self.max_retry_after)
-        return max(longest * (0.5 + 0.5 * draw()), asked)
+MAX_RETRY_AFTER: Final = 60.0
+"""Seconds of the longest Retry-After that is obeyed."""
 
 
 @dataclass
 class CallStats:
-    """What the calls of a batch did; threads may add to it.
+    """Counts the calls of a batch; threads may add to it.
 
     Attributes:
       calls: requests sent.
       retries: those of them that repeated a failed one.
-      rejected: answers that condemned their rows, before the rows were found.
+      rejected: answers that refused a request for its rows.
       waited: seconds between attempts.
       throttled: seconds of it after an answer of overload.
     """
@@ -82,15 +60,17 @@ class Part(NamedTuple, Generic[Result]):
 
 @dataclass(frozen=True)
 class Caller:
-    """Sends requests by a policy.
+    """Sends requests, and repeats those that failed for a while.
 
     Attributes:
-      policy: when to try again.
+      patience: when to try again; its tries count, its seconds do not. A longer Retry-After wins.
+      max_retry_after: seconds of the longest Retry-After that is obeyed.
       sleep: waits so many seconds.
       draw: a random number from 0 to 1.
     """
 
-    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    patience: Patience = PATIENCE
+    max_retry_after: float = MAX_RETRY_AFTER
     sleep: Callable[[float], object] = time.sleep
     draw: Callable[[], float] = random.random
 
@@ -98,7 +78,7 @@ class Caller:
         """Calls until it works.
 
         Raises:
-          TransientError: the last of the policy's attempts failed, too.
+          TransientError: the last try also failed.
           RejectedError: at once when the call raises it.
         """
         attempt = 1
@@ -107,9 +87,10 @@ class Caller:
             try:
                 return call()
             except TransientError as error:
-                if attempt >= self.policy.attempts:
+                if attempt == self.patience.tries:
                     raise TransientError(f"{error} (after {attempt} attempts)") from error
-                seconds = self.policy.wait(attempt, error.retry_after, self.draw)
+                asked = min(error.retry_after or 0.0, self.max_retry_after)
+                seconds = max(self.patience.wait(attempt, self.draw), asked)
                 stats.add(retries=1, waited=seconds, throttled=seconds if error.throttled else 0.0)
             attempt += 1
             self.sleep(seconds)
@@ -124,7 +105,7 @@ class Caller:
         Args:
           start: first row.
           stop: row after the last one.
-          call: sends rows from one to another and gives their result.
+          call: sends rows from one to another and returns their result.
           stats: counts the calls.
 
         Raises:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from google.cloud import bigquery
 
 from model.features import N_FEATURES
+from model.outputs import SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
 from model.thresholds import SEVERITIES
 
 ENCODED_SIZE: Final = 4
@@ -57,10 +58,6 @@ SCORES: Final = pa.schema(
         _SCORED_AT_FIELD,
     ]
 )
-
-VECTOR_OUTPUTS: Final[tuple[str, ...]] = ("reconstruction", "reconstruction_errors")
-SCALAR_OUTPUTS: Final[tuple[str, ...]] = ("MAE", "RMSE", "MSE", "MSLE")
-SCALES: Final[tuple[str, ...]] = ("normalized", "denormalized")
 
 
 def _full_fields() -> Iterable[pa.Field]:

@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -16,13 +16,11 @@ import torch
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from model import artifact
+from model import artifact, inference
+from model.outputs import ANSWER_FIELDS, SCORE_FIELDS
 from transforms import metrics
-from transforms.parse import DEAD_LETTERS, two_outputs
+from transforms.parse import DEAD_LETTER_TAG, two_outputs
 from transforms.scores import (
-    ANOMALY_SCORE,
-    CONTRIBUTIONS,
-    ENCODED,
     OutputDetail,
     Scored,
     ScoreRules,
@@ -30,12 +28,9 @@ from transforms.scores import (
     feature_matrix,
 )
 
-CALL_ROWS: Final = 4096
-"""Rows of one call of the model: what its layers pass on then stays in a core's cache."""
-
 
 class ScoreOutput(NamedTuple):
-    """What Score gives: SCORES batches, and ERROR_RECORDS batches."""
+    """Output of Score: SCORES batches, and ERROR_RECORDS batches."""
 
     scores: beam.PCollection
     dead_letters: beam.PCollection
@@ -48,7 +43,7 @@ class Score(beam.PTransform):
     TRANSACTIONS batch  ->  SCORES batch  +  ERROR_RECORDS batch
 
     Attributes:
-      handler: scores one TRANSACTIONS batch and gives one Scored; PytorchHandler, or a remote one.
+      handler: scores one TRANSACTIONS batch and returns one Scored; PytorchHandler, or a remote one.
     """
 
     handler: ModelHandler
@@ -60,30 +55,20 @@ class Score(beam.PTransform):
 
 @dataclass
 class LoadedModel:
-    """A model in memory with what is needed to turn its outputs into rows."""
+    """A model in memory, and the rules that turn its outputs into rows."""
 
     module: torch.jit.ScriptModule
     rules: ScoreRules
 
-    def outputs(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.floating]]:
+    def outputs(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """The model's outputs by name for raw features [n, 30]."""
-        # Runners start a worker thread or process per core; more threads here would only compete with them.
-        # OpenMP keeps the number by thread, so the thread that runs the model must set it, not the one that
-        # loaded it.
-        torch.set_num_threads(1)
-        if len(features) <= CALL_ROWS:
-            return self._outputs(features)
-        parts = [self._outputs(features[i : i + CALL_ROWS]) for i in range(0, len(features), CALL_ROWS)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        inference.use_one_thread()
+        return inference.outputs(self.module, features, self.fields)
 
-    def _outputs(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.floating]]:
-        with torch.inference_mode():
-            rows = torch.tensor(features)  # a copy: the Arrow buffer is read-only
-            score, encoded, contributions = self.module.score(rows)
-            named = {ANOMALY_SCORE: score, ENCODED: encoded, CONTRIBUTIONS: contributions}
-            if self.rules.detail == "full":
-                named = {**self.module(rows), **named}
-            return {name: value.numpy() for name, value in named.items()}
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the outputs that the rows need."""
+        return ANSWER_FIELDS if self.rules.detail == "full" else SCORE_FIELDS
 
 
 @dataclass
@@ -112,8 +97,8 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
         thresholds = {**found.manifest.thresholds, **self.thresholds}
         rules = ScoreRules(thresholds, found.manifest.model_version, self.detail)
         loaded = LoadedModel(found.load_model(), rules)
-        for _ in range(3):
-            loaded.outputs(np.zeros((2, len(found.manifest.features)), np.float32))
+        inference.use_one_thread()
+        inference.warm_up(loaded.module, loaded.fields)
         # Modules and model live as long as the worker. Without this the garbage collector, which the many
         # short-lived objects of parsing set going, would look through all of them again and again.
         gc.collect()
@@ -156,4 +141,4 @@ class _SplitFn(beam.DoFn):
             yield element.scores
         if element.dead_letters.num_rows:
             self._dead.inc(element.dead_letters.num_rows)
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, element.dead_letters)
+            yield beam.pvalue.TaggedOutput(DEAD_LETTER_TAG, element.dead_letters)

@@ -1,4 +1,4 @@
-"""From model outputs to SCORES record batches: pure, and the same for every scorer."""
+"""Assembles SCORES record batches from model outputs: pure, and the same for every scorer."""
 
 from __future__ import annotations
 
@@ -13,21 +13,16 @@ import pyarrow as pa
 
 from model.explain import top_features
 from model.features import FEATURES, N_FEATURES
+from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
 from model.thresholds import SEVERITIES, severity_codes
 from transforms.dead_letter import dead_letters
 from transforms.schema import (
-    SCALAR_OUTPUTS,
-    SCALES,
     SCORES,
     SCORES_FULL,
     TOP_FEATURES,
-    VECTOR_OUTPUTS,
 )
 
 OutputDetail = Literal["compact", "full"]
-ANOMALY_SCORE: Final = "anomaly_score"
-ENCODED: Final = "encoded"
-CONTRIBUTIONS: Final = "contributions"
 
 _NAMES: Final = pa.array(FEATURES, pa.string())
 _SEVERITY_NAMES: Final = pa.array(SEVERITIES, pa.string())
@@ -35,7 +30,7 @@ _SEVERITY_NAMES: Final = pa.array(SEVERITIES, pa.string())
 
 @dataclass(frozen=True)
 class ScoreRules:
-    """What turns a number into a severity and a row.
+    """The values that turn an anomaly score into a severity and a row.
 
     Attributes:
       thresholds: the lowest anomaly_score of each alerting severity ("medium", "high").
@@ -56,7 +51,7 @@ class Scored(NamedTuple):
 
 
 def feature_matrix(transactions: pa.RecordBatch) -> npt.NDArray[np.float32]:
-    """The raw features of a TRANSACTIONS batch, float32 [n, 30]; a view of the Arrow buffer, not a copy."""
+    """Returns the raw features of a TRANSACTIONS batch, float32 [n, 30], as a view of the Arrow buffer."""
     values = transactions.column("features").flatten()
     return values.to_numpy(zero_copy_only=True).reshape(-1, N_FEATURES)
 
@@ -67,7 +62,16 @@ def assemble_scores(
     rules: ScoreRules,
     scored_at: int,
 ) -> Scored:
-    """Joins transactions with what the model said of them.
+    """Joins transactions with the outputs of the model.
+
+    A row whose score is not finite becomes a dead letter that can be replayed.
+
+    >>> from transforms.schema import TRANSACTIONS, empty
+    >>> widths = {"anomaly_score": (), "encoded": (4,), "contributions": (30,)}
+    >>> outputs = {name: np.empty((0, *width)) for name, width in widths.items()}
+    >>> rules = ScoreRules({"medium": 10.0, "high": 20.0}, model_version="1")
+    >>> assemble_scores(empty(TRANSACTIONS), outputs, rules, scored_at=0).scores.schema.names[:3]
+    ['transaction_id', 'account_id', 'event_time']
 
     Args:
       transactions: a TRANSACTIONS batch of n rows.
@@ -75,8 +79,6 @@ def assemble_scores(
         other outputs of the model by name.
       rules: thresholds, version and detail.
       scored_at: microseconds since the epoch.
-
-    A row whose score is not finite is not scored: it becomes a dead letter that can be replayed.
     """
     score = np.asarray(outputs[ANOMALY_SCORE], np.float64)
     finite = np.isfinite(score)
@@ -113,12 +115,12 @@ def assemble_scores(
 
 
 def unscored(transactions: pa.RecordBatch, reasons: list[str]) -> pa.RecordBatch:
-    """Dead letters of transactions that could not be scored; the payloads are messages fit for a replay."""
+    """Makes dead letters of transactions that could not be scored; their payloads can be replayed."""
     return dead_letters(transaction_messages(transactions), reasons, "score")
 
 
 def transaction_messages(transactions: pa.RecordBatch) -> list[bytes]:
-    """The rows of a TRANSACTIONS batch as JSON messages in the shape that the parser takes."""
+    """Makes JSON messages of a TRANSACTIONS batch, in the form that the parser takes."""
     return [
         orjson.dumps({key: value for key, value in row.items() if value is not None})
         for row in transactions.to_pylist()

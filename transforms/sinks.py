@@ -1,4 +1,4 @@
-"""Where what Detect found goes: BigQuery tables, Parquet files, a Pub/Sub topic."""
+"""Sinks of Detect: BigQuery tables, Parquet files, a Pub/Sub topic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from transforms import metrics, tables
 from transforms.alert import AlertMessages
 from transforms.bigquery import Commit, WriteBatches
-from transforms.bigquery.sink import Method
+from transforms.bigquery.methods import NEEDS, Method
 from transforms.clients import BigQueryEndpoints
 from transforms.detect import Detected
 from transforms.files import WriteParquetBatches
@@ -21,12 +21,12 @@ from transforms.parquet_sink import shards
 from transforms.schema import ALERTS, ERROR_RECORDS, SCORES
 
 UNSTORED: Final = "dead_letters_unstored"
-"""Counts dead letters that BigQuery itself refused; each is in the log, whole."""
+"""Counts dead letters that BigQuery itself refused; each is in the log as a whole."""
 
 
 @dataclass
 class WriteTables(beam.PTransform):
-    """Writes what was detected to the tables of a dataset.
+    """Writes scores, alerts and dead letters to the tables of a dataset.
 
     Detected  ->  scores, alerts, error_records; rows that BigQuery refuses join the error records
 
@@ -38,7 +38,6 @@ class WriteTables(beam.PTransform):
       method: see transforms.bigquery.WriteBatches.
       streaming: whether the pipeline is.
       endpoints: where BigQuery answers.
-      temp_location: for file_loads.
     """
 
     dataset: str
@@ -46,7 +45,6 @@ class WriteTables(beam.PTransform):
     method: Method = "storage_arrow"
     streaming: bool = False
     endpoints: BigQueryEndpoints = field(default_factory=BigQueryEndpoints)
-    temp_location: str | None = None
 
     def expand(self, detected: Detected) -> None:
         """Three tables; the refused rows of the first two go to the third; then the commit."""
@@ -61,7 +59,7 @@ class WriteTables(beam.PTransform):
 
     @property
     def _commits_at_the_end(self) -> bool:
-        return self.method == "storage_arrow" and not self.streaming
+        return not (self.streaming or NEEDS[self.method].is_beams)
 
     def _write(self, table: str, schema: pa.Schema) -> WriteBatches:
         return WriteBatches(
@@ -71,21 +69,20 @@ class WriteTables(beam.PTransform):
             streaming=self.streaming,
             endpoints=self.endpoints,
             commit=not self._commits_at_the_end,
-            temp_location=self.temp_location,
         )
 
 
 @dataclass
 class WriteFiles(beam.PTransform):
-    """Writes what was detected to Parquet files.
+    """Writes scores, alerts and dead letters to Parquet files.
 
     Detected  ->  DIRECTORY/scores-*.parquet, alerts-*.parquet, error_records-*.parquet
 
     Attributes:
       directory: local or gs://.
       scores_schema: SCORES or SCORES_FULL.
-      overwrite: whether the files of an earlier job go; see transforms.files.WriteParquetBatches. Otherwise
-        there must be none, or the rows of both jobs are mixed: see `output_files`.
+      overwrite: whether the files of an earlier job are removed; see transforms.files.WriteParquetBatches.
+        Otherwise there must be none, or the rows of both jobs are mixed: see `output_files`.
     """
 
     directory: str
@@ -104,7 +101,7 @@ class WriteFiles(beam.PTransform):
 
 
 def output_files(directory: str) -> list[str]:
-    """The files that WriteFiles has left in a directory."""
+    """Lists the files that WriteFiles left in a directory."""
     names = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE)
     return [path for name in names for path in shards(_prefix(directory, name))]
 
@@ -132,7 +129,7 @@ class PublishAlerts(beam.PTransform):
 
 
 class _LogFn(beam.DoFn):
-    """The last resort: a dead letter that no table takes is never dropped without a trace."""
+    """Logs a dead letter that no table takes, so that it is not lost."""
 
     def process(self, element: pa.RecordBatch) -> Iterable[None]:
         for row in element.to_pylist():

@@ -1,4 +1,4 @@
-"""The BigQuery tables of the project and the views over them: the one place that declares them."""
+"""The BigQuery tables of the project and the views over them; no other module declares them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from google.api_core.exceptions import Conflict, GoogleAPICallError, NotFound, R
 from google.cloud import bigquery
 from google.cloud.bigquery.retry import DEFAULT_RETRY
 
+from common.retry import LOOK_SECONDS
 from transforms.schema import ALERTS, ERROR_RECORDS, SCORES, SCORES_FULL, to_bigquery
 
 SCORES_TABLE: Final = "scores"
@@ -36,10 +37,9 @@ PARTITION_KEY: Final = "event_time"
 prunes partitions through the view only for a column that the view partitions its window by."""
 
 
-_FIRST_SECONDS: Final = 20.0
 _CALL_SECONDS: Final = 60.0
-"""Google's client would try for ten minutes. The first call tells whether anybody answers."""
-_RETRY: Final = DEFAULT_RETRY.with_timeout(_FIRST_SECONDS)
+"""Google's client would try for ten minutes. The first call shows in LOOK_SECONDS whether it answers."""
+_RETRY: Final = DEFAULT_RETRY.with_timeout(LOOK_SECONDS)
 
 
 class NoAnswerError(RuntimeError):
@@ -181,11 +181,11 @@ def create_tables(
     Args:
       client: a BigQuery client.
       dataset: "PROJECT.DATASET", or "DATASET" in the client's project.
-      tables: what to create.
+      tables: to create.
       location: of a new dataset; the client's default when None.
 
     Raises:
-      NoAnswerError: BigQuery has not answered for 20 s.
+      NoAnswerError: BigQuery does not answer for 20 s.
       TableError: an existing table has other types, or lacks a REQUIRED column.
     """
     reference = bigquery.DatasetReference.from_string(dataset, default_project=client.project)
@@ -194,11 +194,11 @@ def create_tables(
     if location or client.location:
         new.location = location or client.location
     try:
-        client.create_dataset(new, exists_ok=True, retry=_RETRY, timeout=_FIRST_SECONDS)
+        client.create_dataset(new, exists_ok=True, retry=_RETRY, timeout=LOOK_SECONDS)
     except (RetryError, requests.exceptions.RequestException) as error:
         cause = error.cause if isinstance(error, RetryError) else error
         address = client._connection.API_BASE_URL
-        raise NoAnswerError(f"no answer at {address} for {_FIRST_SECONDS:.0f} s: {cause}") from error
+        raise NoAnswerError(f"no answer at {address} for {LOOK_SECONDS:.0f} s: {cause}") from error
     for spec in tables:
         _create_table(client, spec, full_name)
         _create_view(client, spec, full_name)
@@ -207,19 +207,21 @@ def create_tables(
 def missing_columns(
     existing: Sequence[bigquery.SchemaField], schema: pa.Schema
 ) -> list[bigquery.SchemaField]:
-    """The columns of `schema` that an existing table lacks.
+    """Returns the columns of `schema` that an existing table lacks.
 
     Raises:
       TableError: a column is there with another type, or with a mode that cannot take the rows.
     """
-    found = {field.name.lower(): field for field in existing}
+    present = {field.name.lower(): field for field in existing}
     missing = []
     for wanted in to_bigquery(schema):
-        field = found.get(wanted.name.lower())
+        field = present.get(wanted.name.lower())
         if field is None:
             missing.append(wanted)
-        elif _kind(field) != _kind(wanted):
-            raise TableError(f"column {wanted.name!r} is {_kind(field)}, the rows have {_kind(wanted)}")
+        elif column_kind(field) != column_kind(wanted):
+            raise TableError(
+                f"column {wanted.name!r} is {column_kind(field)}, the rows have {column_kind(wanted)}"
+            )
     return missing
 
 
@@ -258,8 +260,9 @@ def _create_view(client: bigquery.Client, spec: TableSpec, dataset: str) -> None
 _SYNONYMS: Final = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "STRUCT": "RECORD"}
 
 
-def _kind(field: bigquery.SchemaField) -> str:
+def column_kind(field: bigquery.SchemaField) -> str:
+    """The type of a column with its mode and its fields, the same for every synonym of the type."""
     kind = _SYNONYMS.get(field.field_type.upper(), field.field_type.upper())
     repeated = "REPEATED " if field.mode == "REPEATED" else ""
-    inner = f"<{', '.join(f'{sub.name} {_kind(sub)}' for sub in field.fields)}>" if field.fields else ""
+    inner = f"<{', '.join(f'{sub.name} {column_kind(sub)}' for sub in field.fields)}>" if field.fields else ""
     return f"{repeated}{kind}{inner}"

@@ -1,8 +1,7 @@
-"""What gcloud sets up: enabled APIs, the image repository, the service account and its roles."""
+"""The resources that gcloud makes: enabled APIs, the image repository, service accounts and their roles."""
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
@@ -11,18 +10,19 @@ from cloud.resources.base import (
     LABEL,
     MISSING,
     Clients,
+    Difference,
     Key,
     Resource,
-    ResourceError,
     State,
+    differences,
     has_label,
 )
-from cloud.resources.gcloud import GcloudError, GcloudNotFoundError
+from cloud.resources.gcloud import GcloudError
 
 Target = Literal["project", "bucket", "topic", "subscription", "repository"]
 
 _DISPLAY_NAME: Final = "Transaction anomaly pipelines"
-# A service has its account in a project from its first use on, which may be yet to come.
+# Google makes the account of a service at its first use in a project, which may be still to come.
 _AGENTS: Final = {"gcp-sa-pubsub.iam.gserviceaccount.com": "pubsub.googleapis.com"}
 _POLICY_COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "project": ("projects",),
@@ -47,33 +47,28 @@ class Apis(Resource):
     apis: tuple[str, ...] = ()
 
     def inspect(self, clients: Clients) -> State:
-        """Which of them are not enabled."""
-        lacking = self._lacking(clients)
-        return State.of([f"{api} is not enabled" for api in lacking])
+        """Lists the APIs that are not enabled."""
+        return State.of([Difference(api, "disabled", "enabled") for api in self._disabled(clients)])
 
     def create(self, clients: Clients) -> None:
-        """Enables those that are not; all of them where the command is printed and nobody could be asked."""
+        """Enables the missing APIs; all of them where the command is printed and gcloud cannot list them."""
         try:
-            lacking = self._lacking(clients)
+            disabled = self._disabled(clients)
         except GcloudError:
             if not clients.gcloud.print_only:
                 raise
-            lacking = list(self.apis)
-        clients.gcloud.change("services", "enable", *lacking, f"--project={self.name}")
+            disabled = list(self.apis)
+        clients.gcloud.change("services", "enable", *disabled, f"--project={self.name}")
 
     def repair(self, clients: Clients, state: State) -> None:
-        """Enables those that are not."""
+        """Enables the missing APIs."""
         self.create(clients)
 
     def owned(self, clients: Clients) -> bool:
-        """Never: other work in the project may need them."""
+        """Answers no: other work in the project may need the APIs."""
         return False
 
-    def remedy(self) -> str:
-        """The administrator of enabled services."""
-        return "roles/serviceusage.serviceUsageAdmin"
-
-    def _lacking(self, clients: Clients) -> list[str]:
+    def _disabled(self, clients: Clients) -> list[str]:
         listing = clients.gcloud.read("services", "list", "--enabled", f"--project={self.name}")
         enabled = {entry["config"]["name"] for entry in listing or ()}
         return [api for api in self.apis if api not in enabled]
@@ -95,42 +90,44 @@ class Repository(Resource):
     location: str = "us-central1"
 
     def inspect(self, clients: Clients) -> State:
-        """Whether it is there, for Docker images."""
+        """Looks the repository up, and compares its format."""
         try:
-            found = clients.gcloud.read("artifacts", "repositories", "describe", *self._words())
-        except GcloudNotFoundError:
-            return MISSING
-        kind = found.get("format")
-        return State.of([f"format is {kind}, declared DOCKER"] if kind != "DOCKER" else [])
+            repository = self._described(clients)
+        except GcloudError as error:
+            if error.is_missing:
+                return MISSING
+            raise
+        return State.of(differences({"format": repository.get("format")}, {"format": "DOCKER"}, ("format",)))
 
     def create(self, clients: Clients) -> None:
         """Makes the repository."""
-        described = "--description=Image of the transaction anomaly pipelines"
-        words = ("artifacts", "repositories", "create", *self._words())
-        labels = ",".join(f"{key}={value}" for key, value in LABEL.items())
-        clients.gcloud.change(*words, "--repository-format=docker", described, f"--labels={labels}")
+        clients.gcloud.change(
+            *("artifacts", "repositories", "create", *self._flags()),
+            "--repository-format=docker",
+            "--description=Image of the transaction anomaly pipelines",
+            "--labels=" + ",".join(f"{key}={value}" for key, value in LABEL.items()),
+        )
 
     def repair(self, clients: Clients, state: State) -> None:
-        """Nothing can be set."""
-        raise ResourceError(
-            f"repository {self.name}: {state.details[0]}. Give another --prefix, or remove it with `gcloud "
-            f"artifacts repositories delete {shlex.join(self._words())}`, images included."
+        """Refuses: a repository keeps its format."""
+        delete = f"gcloud artifacts repositories delete {shlex.join(self._flags())}"
+        state.refuse_fixed(
+            f"repository {self.name}",
+            f"Pass another --prefix, or remove the repository and its images: {delete}",
         )
 
     def owned(self, clients: Clients) -> bool:
-        """By its label."""
-        found = clients.gcloud.read("artifacts", "repositories", "describe", *self._words())
-        return has_label(found.get("labels", {}))
+        """Looks for the label."""
+        return has_label(self._described(clients).get("labels", {}))
 
     def delete(self, clients: Clients) -> None:
         """Removes the repository with its images."""
-        clients.gcloud.change("artifacts", "repositories", "delete", *self._words())
+        clients.gcloud.change("artifacts", "repositories", "delete", *self._flags())
 
-    def remedy(self) -> str:
-        """Artifact Registry's administrator."""
-        return "roles/artifactregistry.admin"
+    def _described(self, clients: Clients) -> Any:
+        return clients.gcloud.read("artifacts", "repositories", "describe", *self._flags())
 
-    def _words(self) -> tuple[str, ...]:
+    def _flags(self) -> tuple[str, ...]:
         return (self.name, f"--location={self.location}", f"--project={self.project}")
 
 
@@ -147,12 +144,14 @@ class ServiceAccount(Resource):
         return self.name.partition("@")[2].removesuffix(".iam.gserviceaccount.com")
 
     def inspect(self, clients: Clients) -> State:
-        """Whether it is there and enabled."""
+        """Looks the account up, and whether it is enabled."""
         try:
-            found = self._described(clients)
-        except GcloudNotFoundError:
-            return MISSING
-        return State.of(["it is disabled"] if found.get("disabled") else [])
+            account = self._described(clients)
+        except GcloudError as error:
+            if error.is_missing:
+                return MISSING
+            raise
+        return State.of([Difference("account", "disabled", "enabled")] if account.get("disabled") else [])
 
     def create(self, clients: Clients) -> None:
         """Makes the account."""
@@ -167,20 +166,16 @@ class ServiceAccount(Resource):
         clients.gcloud.change("iam", "service-accounts", "enable", self.name, f"--project={self.project}")
 
     def owned(self, clients: Clients) -> bool:
-        """By its display name; accounts have no labels."""
+        """Compares the display name; accounts have no labels."""
         return bool(self._described(clients).get("displayName") == _DISPLAY_NAME)
 
     def delete(self, clients: Clients) -> None:
         """Removes the account."""
         clients.gcloud.change("iam", "service-accounts", "delete", self.name, f"--project={self.project}")
 
-    def remedy(self) -> str:
-        """The administrator of service accounts."""
-        return "roles/iam.serviceAccountAdmin"
-
     def _described(self, clients: Clients) -> Any:
-        words = ("iam", "service-accounts", "describe", self.name, f"--project={self.project}")
-        return clients.gcloud.read(*words)
+        flags = (self.name, f"--project={self.project}")
+        return clients.gcloud.read("iam", "service-accounts", "describe", *flags)
 
 
 @dataclass(frozen=True)
@@ -189,11 +184,10 @@ class Role(Resource):
 
     Attributes:
       member: "serviceAccount:..."; "{number}" in it is replaced by the project's number.
-      target: what kind of thing.
+      target: kind of the thing.
       target_name: its name, as gcloud takes it.
       project: of the thing.
       location: of a repository.
-      why: what the account does with it.
     """
 
     kind: ClassVar[str] = "role"
@@ -204,16 +198,15 @@ class Role(Resource):
     target_name: str = ""
     project: str = ""
     location: str = ""
-    why: str = ""
 
     @property
     def key(self) -> Key:
-        """A role may be given on several things."""
+        """Kind and title: a role may be given on several things."""
         return self.kind, self.title
 
     @property
     def part_of(self) -> Key | None:
-        """The thing, whose policy goes with it; a project stays."""
+        """Key of the thing that is deleted together with its policy; none for a project, which stays."""
         if self.target == "project":
             return None
         full = {"topic": "projects/{}/topics/{}", "subscription": "projects/{}/subscriptions/{}"}
@@ -221,16 +214,18 @@ class Role(Resource):
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        """The thing and the account."""
+        """Keys of the thing and of the account."""
         account = (ServiceAccount.kind, self.member.removeprefix("serviceAccount:"))
         return (account, *filter(None, (self.part_of,)))
 
     def inspect(self, clients: Clients) -> State:
-        """Whether the policy of the thing gives the role."""
+        """Looks for the role in the policy of the thing."""
         try:
             policy: Any = clients.gcloud.read(*self._command("get-iam-policy"))
-        except GcloudNotFoundError:
-            return MISSING
+        except GcloudError as error:
+            if error.is_missing:
+                return MISSING
+            raise
         member = self._member(clients)
         for binding in (policy or {}).get("bindings", ()):
             if binding["role"] == self.name and member in binding["members"] and "condition" not in binding:
@@ -238,7 +233,7 @@ class Role(Resource):
         return MISSING
 
     def create(self, clients: Clients) -> None:
-        """Gives the role; to the account of a Google service, once that has made it."""
+        """Grants the role. It has Google make the account of a service first."""
         service = _AGENTS.get(self.member.partition("@")[2])
         if service:
             clients.gcloud.once(
@@ -249,16 +244,12 @@ class Role(Resource):
         self._change(clients, "add-iam-policy-binding")
 
     def repair(self, clients: Clients, state: State) -> None:
-        """A role is there or it is not."""
+        """Grants the role."""
         self.create(clients)
 
     def delete(self, clients: Clients) -> None:
-        """Takes the role away."""
+        """Revokes the role."""
         self._change(clients, "remove-iam-policy-binding")
-
-    def remedy(self) -> str:
-        """Who may change policies."""
-        return "roles/resourcemanager.projectIamAdmin" if self.target == "project" else "roles/owner"
 
     @property
     def title(self) -> str:
@@ -266,18 +257,17 @@ class Role(Resource):
         return f"{self.name} on {self.target} {self.target_name} for {self.member}"
 
     def _change(self, clients: Clients, verb: str) -> None:
-        words = [*self._command(verb), f"--member={self._member(clients)}", f"--role={self.name}"]
-        if self.target == "project":
-            # Without this, gcloud asks where the policy has conditional bindings.
-            words.append("--condition=None")
-        clients.gcloud.change(*words)
+        # Where a project's policy has conditional bindings, gcloud asks without this flag.
+        condition = ["--condition=None"] if self.target == "project" else []
+        flags = (f"--member={self._member(clients)}", f"--role={self.name}", *condition)
+        clients.gcloud.change(*self._command(verb), *flags)
 
     def _command(self, verb: str) -> tuple[str, ...]:
-        words = (*_POLICY_COMMANDS[self.target], verb, self.target_name)
+        command = (*_POLICY_COMMANDS[self.target], verb, self.target_name)
         if self.target == "repository":
-            words += (f"--location={self.location}",)
-        # A bucket's name says all, and a project is its own.
-        return words if self.target in ("project", "bucket") else (*words, f"--project={self.project}")
+            command += (f"--location={self.location}",)
+        # The name of a bucket is unique in the world, and a project belongs to none.
+        return command if self.target in ("project", "bucket") else (*command, f"--project={self.project}")
 
     def _member(self, clients: Clients) -> str:
         if "{number}" not in self.member:
@@ -291,4 +281,6 @@ class Role(Resource):
         try:
             return self.member.format(number=described["projectNumber"])
         except (KeyError, TypeError):
-            raise GcloudError(f"gcloud gave no number of {self.project}: {json.dumps(described)}") from None
+            raise GcloudError(
+                f"gcloud projects describe {self.project}: expected projectNumber, got {described}"
+            ) from None

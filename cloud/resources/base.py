@@ -1,67 +1,139 @@
-"""What every resource can do, and the clients it does it with."""
+"""A resource of a project: what it can do, how it differs, and the clients that it needs."""
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
-from urllib.parse import urlsplit
 
-from google.api_core.exceptions import (
-    Forbidden,
-    GoogleAPICallError,
-    NotFound,
-    RetryError,
-    ServiceUnavailable,
-)
-from google.auth.exceptions import GoogleAuthError
+from google.api_core.exceptions import Aborted, BadRequest, PreconditionFailed
 from google.cloud import bigquery
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
-from requests.exceptions import RequestException
 
 from cloud.resources.gcloud import Gcloud
-from transforms.clients import BigQueryEndpoints, is_loopback
+from common import google
+from common.command import CommandError
+from common.connections import direct
+from common.loopback import is_loopback_address
+from common.pubsub import publisher_client, subscriber_client
+from transforms.clients import BigQueryEndpoints
 
 LABEL: Final = {"app": "transaction-anomaly"}
 """Marks what this project made. `delete` touches nothing without it."""
 
-LOGIN: Final = "gcloud auth application-default login"
-"""What gives Google's clients credentials, or new ones in place of those that ran out."""
+_SHOWN: Final = 100
+"""Characters of a value that a difference shows: queries and descriptions are longer."""
 
-UNREACHABLE: Final = (RetryError, RequestException, ServiceUnavailable)
-"""What Google's clients raise where nothing answers."""
+# BigQuery refuses an account that was made a moment ago, and gives no other code for it.
+_NEW_ACCOUNT: Final = re.compile(r"[Ss]ervice ?[Aa]ccount \S+ does not exist")
 
 Status = Literal["ok", "missing", "drift", "unknown"]
 
 
-class ResourceError(RuntimeError):
-    """A resource could not be read or changed; the text names it and says what to do."""
+class ResourceError(CommandError):
+    """A resource could not be read or changed; the text names it and says what to do.
+
+    Attributes:
+      is_settling: whether the same request may succeed soon, because the project changed a moment ago.
+    """
+
+    def __init__(self, text: str, is_settling: bool = False) -> None:
+        super().__init__(text)
+        self.is_settling = is_settling
 
 
 class StaysError(ResourceError):
-    """A resource cannot be removed for what another hand put into it; everything else can."""
+    """A resource cannot be removed because it holds things that this project did not make."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One setting that is not as declared.
+
+    Attributes:
+      field: name of the setting.
+      actual: its value; None where it is missing.
+      declared: the value that it should have.
+      fixable: whether it can be changed in place.
+
+    >>> print(Difference("location", "US", "europe-west1", fixable=False))
+    location is US, declared europe-west1; it cannot be changed
+    """
+
+    field: str
+    actual: Any
+    declared: Any
+    fixable: bool = True
+
+    def __str__(self) -> str:
+        text = f"{self.field} is {_short(self.actual)}, declared {_short(self.declared)}"
+        return text if self.fixable else f"{text}; it cannot be changed"
+
+
+def _short(value: Any) -> str:
+    """A value on one line; "none" for no value."""
+    text = " ".join(str(value).split()) if value not in (None, "") else "none"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def differences(
+    actual: dict[str, Any], declared: dict[str, Any], fixed: tuple[str, ...] = ()
+) -> list[Difference]:
+    """Compares settings one by one.
+
+    Args:
+      actual: the settings as they are.
+      declared: the settings as they should be; those alone are compared.
+      fixed: names of the settings that cannot be changed in place.
+
+    >>> [str(difference) for difference in differences({"retention": 1, "x": 0}, {"retention": 2})]
+    ['retention is 1, declared 2']
+    """
+    return [
+        Difference(name, actual.get(name), value, name not in fixed)
+        for name, value in declared.items()
+        if actual.get(name) != value
+    ]
 
 
 @dataclass(frozen=True)
 class State:
-    """What `inspect` found.
+    """The state of a resource beside its declaration.
 
     Attributes:
-      status: "ok"; "missing"; "drift", it is there and differs from the declaration; "unknown", it could not
+      status: "ok"; "missing"; "drift", it exists and differs from the declaration; "unknown", it could not
         be read.
-      details: one line a difference, or the reason.
+      differences: of a resource with drift.
+      error: the reason why a resource could not be read.
     """
 
     status: Status
-    details: tuple[str, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    error: CommandError | None = None
 
     @classmethod
-    def of(cls, differences: list[str]) -> State:
-        """Ok without differences, drift with them."""
+    def of(cls, differences: list[Difference]) -> State:
+        """Makes a state from differences: ok without any, drift with some."""
         return cls("drift", tuple(differences)) if differences else cls("ok")
+
+    @property
+    def lines(self) -> list[str]:
+        """The differences, or the error, for people."""
+        return [str(self.error)] if self.error else [str(difference) for difference in self.differences]
+
+    def refuse_fixed(self, title: str, advice: str) -> None:
+        """Ends a repair that cannot be complete.
+
+        Raises:
+          ResourceError: a difference cannot be changed in place.
+        """
+        fixed = [str(difference) for difference in self.differences if not difference.fixable]
+        if fixed:
+            raise ResourceError(f"{title}: {'; '.join(fixed)}. {advice}")
 
 
 MISSING: Final = State("missing")
@@ -75,7 +147,7 @@ class Clients:
     """Google's clients, each made when it is first needed.
 
     Attributes:
-      project: which pays, and in which short names are looked up.
+      project: pays, and completes short names.
       endpoints: where BigQuery answers.
       gcloud: runs or prints gcloud commands.
       emulators: whether everything is on this machine.
@@ -88,19 +160,19 @@ class Clients:
 
     @property
     def local_bigquery(self) -> bool:
-        """Whether BigQuery is an emulator, which keeps no locations, accounts and queries of views."""
-        host = urlsplit(self.endpoints.rest or os.environ.get("BIGQUERY_EMULATOR_HOST", "")).hostname
-        return self.emulators or (host is not None and is_loopback(host))
+        """Returns whether BigQuery is an emulator, which keeps no locations, accounts or queries of views."""
+        rest = self.endpoints.rest or os.environ.get("BIGQUERY_EMULATOR_HOST", "")
+        return self.emulators or is_loopback_address(rest)
 
     @functools.cached_property
     def publisher(self) -> PublisherClient:
         """Topics."""
-        return PublisherClient()
+        return publisher_client()
 
     @functools.cached_property
     def subscriber(self) -> SubscriberClient:
         """Subscriptions."""
-        return SubscriberClient()
+        return subscriber_client()
 
     @functools.cached_property
     def bigquery(self) -> bigquery.Client:
@@ -114,7 +186,9 @@ class Clients:
         from google.auth.credentials import AnonymousCredentials
 
         local = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
-        return storage.Client(self.project, credentials=AnonymousCredentials() if local else None)
+        client = storage.Client(self.project, credentials=AnonymousCredentials() if local else None)
+        direct(client._http)
+        return client
 
     def close(self) -> None:
         """Closes the connections that were opened."""
@@ -134,17 +208,19 @@ class Resource:
 
     kind: ClassVar[str] = ""
     emulated: ClassVar[bool] = False
-    """Whether the local stack has it."""
+    """True for resources that the local stack has."""
     data: ClassVar[bool] = False
-    """Whether it holds the results, which `delete --keep-tables` keeps."""
+    """True for resources that hold the results, which `delete --keep_tables` keeps."""
     by_gcloud: ClassVar[bool] = False
-    """Whether gcloud makes it, so that --print-gcloud prints the command."""
+    """True for resources that gcloud makes, so that --print_gcloud prints the command."""
+    creator_role: ClassVar[str] = ""
+    """The narrowest role that may make it, for resources that Google's clients make."""
 
     name: str
 
     @property
     def title(self) -> str:
-        """What people are told."""
+        """Name for people."""
         return self.name
 
     @property
@@ -154,20 +230,20 @@ class Resource:
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        """Without which of the others this cannot exist."""
+        """Keys of the resources that must exist before this one can."""
         return ()
 
     @property
     def part_of(self) -> Key | None:
-        """With which of the others this goes when that is deleted."""
+        """Key of the resource whose deletion deletes this one too."""
         return None
 
     def inspect(self, clients: Clients) -> State:
-        """Compares what is there with the declaration."""
+        """Compares the resource with its declaration."""
         raise NotImplementedError
 
     def create(self, clients: Clients) -> None:
-        """Makes it; another process that was faster is no error."""
+        """Makes it. It is no error that another process was faster."""
         raise NotImplementedError
 
     def repair(self, clients: Clients, state: State) -> None:
@@ -179,50 +255,40 @@ class Resource:
         raise NotImplementedError
 
     def owned(self, clients: Clients) -> bool:
-        """Whether it is this project's to delete."""
+        """Returns whether this project made it, so that it may delete it."""
         return True
 
     def delete(self, clients: Clients) -> None:
-        """Removes it; gone already is no error."""
+        """Removes it. It is no error that it is gone already."""
         raise NotImplementedError
-
-    def remedy(self) -> str:
-        """The role that a user lacks who is not allowed to make it."""
-        return "roles/owner"
 
 
 def has_label(labels: Any) -> bool:
-    """Whether `labels` carry this project's label."""
+    """Returns whether `labels` include this project's label."""
     return all(dict(labels).get(key) == value for key, value in LABEL.items())
 
 
 @contextmanager
 def explained(resource: Resource) -> Iterator[None]:
-    """Turns the errors of Google's clients into ones that name the resource and the cure.
+    """Turns errors of Google's clients into errors that name the resource and the remedy.
 
     Raises:
       ResourceError: Google's client failed.
     """
-    title = f"{resource.kind} {resource.title}"
     try:
         yield
-    except Forbidden as error:
-        if "has not been used" in error.message or "SERVICE_DISABLED" in str(error):
-            raise ResourceError(
-                f"{title}: {error.message}\nAn API that was enabled just now needs a minute: run this again."
-            ) from error
-        raise ResourceError(
-            f"{title}: not allowed: {error.message}\nAsk for {resource.remedy()}, or let its holder run this."
-        ) from error
-    except NotFound as error:
-        raise ResourceError(
-            f"{title}: {error.message}\nIs the project right, and its API enabled?"
-        ) from error
-    except GoogleAuthError as error:
-        raise ResourceError(f"{title}: no valid credentials: {error}\nRun `{LOGIN}`.") from error
-    except UNREACHABLE as error:
-        raise ResourceError(
-            f"{title}: no answer: {error}\nIs the network there, and a proxy set where one is needed?"
-        ) from error
-    except GoogleAPICallError as error:
-        raise ResourceError(f"{title}: {error.message}") from error
+    except google.ERRORS as error:
+        problem = google.explain(error)
+        steps = {
+            "disabled": "an API that was enabled just now needs a minute: run this again",
+            "forbidden": f"ask for {resource.creator_role}, or let somebody who has it run this",
+            "missing": "check --project, and that its APIs are enabled",
+        }
+        step = steps.get(problem.kind) or google.remedy(problem, "")
+        is_settling = (
+            problem.kind == "disabled"
+            or isinstance(error, Aborted | PreconditionFailed)
+            or (isinstance(error, BadRequest) and bool(_NEW_ACCOUNT.search(problem.text)))
+        )
+        text = f"{resource.kind} {resource.title}: {problem}" + (f". To fix it: {step}" if step else "")
+        raise ResourceError(text, is_settling) from error

@@ -1,10 +1,11 @@
-"""Compares, creates and deletes the declared resources, with as few questions to Google as it takes."""
+"""Compares, creates and deletes the declared resources, with as few requests to Google as possible."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from cloud.resources.accounts import Apis, Role
 from cloud.resources.base import (
@@ -18,161 +19,176 @@ from cloud.resources.base import (
     explained,
 )
 from cloud.resources.gcloud import GcloudError
-from cloud.resources.patience import patiently, settling
+from cloud.resources.propagation import is_settling, retry_while_settling
 
 _THREADS: Final = 4
-_WITH_ITS_THING: Final = State("unknown", ("goes with what it is on",))
 
-Done = tuple[Resource, State, str]
-"""A resource, what was found, and what was done."""
+Action = Literal[
+    "",
+    "created",
+    "repaired",
+    "deleted",
+    "deleted with its thing",
+    "kept",
+    "not deleted",
+    "printed",
+    "would create",
+    "would repair",
+    "would delete",
+]
 
-STAYS: Final = "stays"
-"""What `delete` says of a resource that it could not remove, with the reason among the details."""
+
+@dataclass(frozen=True)
+class Change:
+    """The outcome for one resource.
+
+    Attributes:
+      resource: that was compared.
+      state: before the change.
+      action: what was done; "" for nothing. "kept" is a resource that somebody else made; "not deleted" one
+        that could not be removed.
+      reason: why it was not deleted.
+    """
+
+    resource: Resource
+    state: State
+    action: Action = ""
+    reason: str = ""
 
 
 def inspect(resource: Resource, clients: Clients) -> State:
-    """The state of a resource; "unknown" with the reason where it cannot be read."""
+    """Compares a resource with its declaration; "unknown" with the error where it cannot be read."""
     try:
         with explained(resource):
             return resource.inspect(clients)
     except (ResourceError, GcloudError) as error:
-        return State("unknown", (str(error),))
+        return State("unknown", error=error)
 
 
 def inspect_all(resources: Sequence[Resource], clients: Clients) -> list[State]:
-    """The states of all, a few at a time: each question waits for Google, gcloud's a second or more.
+    """Compares all resources, a few at a time: each request waits for Google, gcloud's a second or more.
 
-    What needs something that is missing is missing too, and nobody is asked.
+    A resource that needs a missing one is missing too, without a request.
     """
-    found: dict[Key, State] = {}
+    states: dict[Key, State] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        for waiting in (False, True):
-            some = [resource for resource in resources if bool(resource.needs) is waiting]
-            asked = [r for r in some if not any(found.get(key) == MISSING for key in r.needs)]
-            states = pool.map(lambda resource: inspect(resource, clients), asked)
-            found |= {resource.key: MISSING for resource in some}
-            found |= {resource.key: state for resource, state in zip(asked, states, strict=True)}
-    return [found[resource.key] for resource in resources]
+        for dependent in (False, True):
+            some = [resource for resource in resources if bool(resource.needs) is dependent]
+            asked = [r for r in some if not any(states.get(key) == MISSING for key in r.needs)]
+            answers = pool.map(lambda resource: inspect(resource, clients), asked)
+            states |= {resource.key: MISSING for resource in some}
+            states |= {resource.key: state for resource, state in zip(asked, answers, strict=True)}
+    return [states[resource.key] for resource in resources]
 
 
-def create(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> list[Done]:
-    """Makes what is missing and repairs what differs.
-
-    Returns:
-      For each resource what was found, and what was done: "", "created", "repaired", "would create",
-      "would repair", "printed" for gcloud commands that were not run.
+def create(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> list[Change]:
+    """Creates the missing resources and repairs those that differ.
 
     Raises:
       ResourceError: a resource could not be made; those before it stay.
       GcloudError: a gcloud command failed.
     """
-    # Where the APIs are off, nothing else can be asked.
+    # Where the APIs are off, no other request succeeds.
     apis = [resource for resource in resources if isinstance(resource, Apis)]
     if apis:
         rest = [resource for resource in resources if resource not in apis]
         first = [_create(resource, inspect(resource, clients), clients, dry_run) for resource in apis]
         return [*first, *create(rest, clients, dry_run)]
-    found = list(zip(resources, inspect_all(resources, clients), strict=True))
+    states = list(zip(resources, inspect_all(resources, clients), strict=True))
     done = [
-        _create(resource, _again(resource, state, clients, dry_run), clients, dry_run)
-        for resource, state in found
+        _create(resource, state, clients, dry_run)
+        for resource, state in states
         if not isinstance(resource, Role)
     ]
-    # Roles come last. Those on one thing are given one after the other, because each rewrites its policy.
+    # Roles come last. Those on one thing are granted one after the other, because each rewrites its policy.
     things: dict[tuple[str, str], list[tuple[Role, State]]] = {}
-    for resource, state in found:
+    for resource, state in states:
         if isinstance(resource, Role):
             things.setdefault((resource.target, resource.target_name), []).append((resource, state))
 
-    def give(roles: list[tuple[Role, State]]) -> list[Done]:
-        return [
-            _create(role, _again(role, state, clients, dry_run), clients, dry_run) for role, state in roles
-        ]
+    def grant(roles: list[tuple[Role, State]]) -> list[Change]:
+        return [_create(role, state, clients, dry_run) for role, state in roles]
 
-    # What is printed alone costs nothing, and stands in the order of the declaration.
+    # Printing alone is fast, and keeps the order of the declaration.
     with ThreadPoolExecutor(1 if clients.gcloud.print_only else _THREADS) as pool:
-        return [*done, *(each for given in pool.map(give, things.values()) for each in given)]
+        return [*done, *(change for granted in pool.map(grant, things.values()) for change in granted)]
 
 
-def _again(resource: Resource, state: State, clients: Clients, dry_run: bool) -> State:
-    """The state; looked up again and again where an API that was enabled just now is not there yet."""
-    if dry_run or state.status != "unknown" or not settling(state.details[0]):
-        return state
-    found = [state]
-
-    def look() -> None:
-        found[0] = inspect(resource, clients)
-        if found[0].status == "unknown":
-            raise ResourceError(found[0].details[0])
-
-    patiently(look, f"{resource.kind} {resource.title}")
-    return found[0]
-
-
-def _create(resource: Resource, state: State, clients: Clients, dry_run: bool) -> Done:
-    verb = {"missing": "create", "drift": "repair"}.get(state.status, "")
+def _create(resource: Resource, state: State, clients: Clients, dry_run: bool) -> Change:
     printed = resource.by_gcloud and clients.gcloud.print_only
-    if state.status == "unknown" and (printed or not dry_run):
-        if not printed:
-            raise ResourceError(state.details[0])
-        verb = "create"  # the administrator's gcloud will see, and most of its commands can be run again
-    if not verb or (dry_run and not printed):
-        return resource, state, f"would {verb}" if verb else ""
+    if state.status == "unknown" and not dry_run and is_settling(state.error):
+        state = retry_while_settling(lambda: _inspect_again(resource, clients), resource.title)
+    if state.error and not printed and not dry_run:
+        raise state.error
+    missing = state.status == "missing" or (state.status == "unknown" and printed)
+    if not missing and state.status != "drift":
+        return Change(resource, state)
+    if dry_run and not printed:
+        return Change(resource, state, "would create" if missing else "would repair")
 
     def change() -> None:
         with explained(resource):
-            if verb == "create":
+            if missing:
                 resource.create(clients)
             else:
                 resource.repair(clients, state)
 
-    patiently(change, f"{resource.kind} {resource.title}")
-    return resource, state, "printed" if printed else f"{verb.rstrip('e')}ed"
+    retry_while_settling(change, f"{resource.kind} {resource.title}")
+    return Change(resource, state, "printed" if printed else "created" if missing else "repaired")
 
 
-def delete(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> list[Done]:
-    """Removes what this project made, last first. What lacks its mark, or holds more, is left and said.
+def _inspect_again(resource: Resource, clients: Clients) -> State:
+    state = inspect(resource, clients)
+    if state.error:
+        raise state.error
+    return state
+
+
+def delete(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> list[Change]:
+    """Removes the resources that this project made, last first. Others stay, as the changes tell.
 
     Raises:
       ResourceError: a resource could not be removed.
       GcloudError: a gcloud command failed.
     """
-    done = []
-    for resource, state, goes in reversed(_marked(resources, clients)):
-        if state.status == "missing" or not goes:
-            done.append((resource, state, "" if state.status == "missing" else "left alone"))
-            continue
-        if state is _WITH_ITS_THING:
-            done.append((resource, state, "goes with it"))
-            continue
-        printed = resource.by_gcloud and clients.gcloud.print_only
-        try:
-            with explained(resource):
-                if printed or not dry_run:
-                    resource.delete(clients)
-        except StaysError as error:
-            done.append((resource, State(state.status, (str(error),)), STAYS))
-            continue
-        done.append((resource, state, "printed" if printed else "would delete" if dry_run else "deleted"))
-    return done
+    return [
+        _delete(planned, clients, dry_run) if planned.action == "would delete" else planned
+        for planned in reversed(_plan_deletion(resources, clients))
+    ]
 
 
-def _marked(resources: Sequence[Resource], clients: Clients) -> list[tuple[Resource, State, bool]]:
-    """Each resource with its state, and whether it goes."""
+def _delete(planned: Change, clients: Clients, dry_run: bool) -> Change:
+    resource, state = planned.resource, planned.state
+    printed = resource.by_gcloud and clients.gcloud.print_only
+    if dry_run and not printed:
+        return planned
+    try:
+        with explained(resource):
+            resource.delete(clients)
+    except StaysError as error:
+        return Change(resource, state, "not deleted", str(error))
+    return Change(resource, state, "printed" if printed else "deleted")
+
+
+def _plan_deletion(resources: Sequence[Resource], clients: Clients) -> list[Change]:
+    """Decides for each resource whether it is to be deleted, and looks up no more than that needs."""
     things = [resource for resource in resources if resource.part_of is None]
     states = {r.key: state for r, state in zip(things, inspect_all(things, clients), strict=True)}
-    goes: dict[Key, bool] = {}
+    plan: dict[Key, Change] = {}
     for thing in things:
         with explained(thing):
-            goes[thing.key] = states[thing.key] != MISSING and thing.owned(clients)
-    # The policy of a thing goes with the thing. Where that stays, its roles are taken away one by one.
+            missing = states[thing.key] == MISSING
+            action: Action = "" if missing else "would delete" if thing.owned(clients) else "kept"
+        plan[thing.key] = Change(thing, states[thing.key], action)
+    # A policy is deleted with its thing. Where the thing stays, its roles are revoked one by one.
     for part in resources:
-        thing_key = part.part_of
-        if thing_key is None:
+        if part.part_of is None:
             continue
-        if goes.get(thing_key):
-            states[part.key] = _WITH_ITS_THING
-        else:
-            states[part.key] = MISSING if states.get(thing_key) == MISSING else inspect(part, clients)
-        goes[part.key] = True
-    return [(resource, states[resource.key], goes[resource.key]) for resource in resources]
+        thing_plan = plan.get(part.part_of)
+        if thing_plan and thing_plan.action == "would delete":
+            plan[part.key] = Change(part, thing_plan.state, "deleted with its thing")
+            continue
+        missing = thing_plan is not None and thing_plan.state == MISSING
+        state = MISSING if missing else inspect(part, clients)
+        plan[part.key] = Change(part, state, "" if state == MISSING else "would delete")
+    return [plan[resource.key] for resource in resources]

@@ -1,17 +1,18 @@
-"""The declaration: every resource of the product, in the order in which they are made."""
+"""The names and the declarations of all resources of the product, in the order of their creation."""
 
 from __future__ import annotations
 
 import datetime as dt
+import re
 from dataclasses import dataclass
 from typing import Final
 
-from cloud.resources.accounts import Apis, Repository, Role, ServiceAccount
+from cloud.resources.accounts import Apis, Repository, Role, ServiceAccount, Target
 from cloud.resources.base import Resource
 from cloud.resources.storage import Bucket
 from cloud.resources.tables import Dataset, Table
 from cloud.resources.topics import Subscription, Topic
-from common.names import BUCKET, DATASET_ID, PROJECT, REGION, prefix
+from common.options import OptionError
 from transforms import tables
 
 APIS: Final = (
@@ -19,7 +20,7 @@ APIS: Final = (
     "bigquery.googleapis.com",
     "bigquerystorage.googleapis.com",
     "cloudbuild.googleapis.com",
-    # Preflight asks it which permissions the caller has, on the quota of this project.
+    # Preflight asks this API for the caller's permissions, on the quota of this project.
     "cloudresourcemanager.googleapis.com",
     "compute.googleapis.com",
     "dataflow.googleapis.com",
@@ -30,14 +31,17 @@ APIS: Final = (
     "storage.googleapis.com",
 )
 VERTEX_API: Final = "aiplatform.googleapis.com"
-WORKER: Final = "anomaly-worker"
-BUILDER: Final = "anomaly-build"
+_PROJECT: Final = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+_REGION: Final = re.compile(r"[a-z]+(-[a-z]+)+[0-9]+")
+_BUCKET: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{1,220})[a-z0-9]")
+_DATASET: Final = re.compile(r"[A-Za-z0-9_]{1,1024}")
+_PREFIX: Final = re.compile(r"([a-z]([a-z0-9-]{0,18}-)?)?")
 _PUBSUB_AGENT: Final = "serviceAccount:service-{number}@gcp-sa-pubsub.iam.gserviceaccount.com"
 
 
 @dataclass(frozen=True)
 class Names:
-    """What everything is called. The other commands take their defaults from here.
+    """Names of all resources of one installation. The other commands take their defaults from here.
 
     Attributes:
       project: Google Cloud project id.
@@ -45,10 +49,16 @@ class Names:
       bucket: without gs://; PREFIX + "PROJECT-anomaly" when empty.
       dataset: BigQuery dataset, without the project.
       dataset_location: the region when empty.
-      prefix: set before the names of topics, subscriptions, account and repository, so that two
-        installations fit into one project. It ends with "-".
+      prefix: start of the names of topics, subscriptions, account and repository, so that two installations
+        fit into one project. It ends with "-".
       vertex: whether pipelines may call Vertex AI endpoints.
       full: whether the scores table has every output of the model.
+
+    Raises:
+      OptionError: a name has the wrong form.
+
+    >>> Names("my-project", prefix="staging-").topic("alerts")
+    'projects/my-project/topics/staging-alerts'
     """
 
     project: str
@@ -61,12 +71,42 @@ class Names:
     full: bool = False
 
     def __post_init__(self) -> None:
-        PROJECT.check(self.project, "--project")
-        REGION.check(self.region, "--region")
-        DATASET_ID.check(self.dataset, "--dataset")
-        if self.prefix:
-            prefix(WORKER, BUILDER).check(self.prefix, "--prefix")
-        BUCKET.check(self.bucket_url.removeprefix("gs://"), "--bucket")
+        prefix_end = not self.prefix or self.prefix.endswith("-")
+        for flag, value, fits, expected in (
+            (
+                "--project",
+                self.project,
+                _PROJECT.fullmatch(self.project),
+                "a project id such as my-project, which `gcloud projects list` shows",
+            ),
+            (
+                "--region",
+                self.region,
+                _REGION.fullmatch(self.region),
+                "a region such as us-central1 or europe-west1",
+            ),
+            (
+                "--bucket",
+                self.bucket,
+                not self.bucket or _BUCKET.fullmatch(self.bucket),
+                "the name of a bucket without a path, such as my-bucket: lower-case letters, digits, -, _ "
+                "and .",
+            ),
+            (
+                "--dataset",
+                self.dataset,
+                _DATASET.fullmatch(self.dataset),
+                "a BigQuery dataset without its project, such as my_dataset: letters, digits and _",
+            ),
+            (
+                "--prefix",
+                self.prefix,
+                prefix_end and _PREFIX.fullmatch(self.prefix),
+                "at most 20 lower-case letters, digits and -, with - at the end, such as staging-",
+            ),
+        ):
+            if not fits:
+                raise OptionError(f"{flag}: expected {expected}, got {value!r}")
 
     @property
     def bucket_url(self) -> str:
@@ -91,24 +131,24 @@ class Names:
     @property
     def account(self) -> str:
         """E-mail address of the workers' service account."""
-        return f"{self.prefix}{WORKER}@{self.project}.iam.gserviceaccount.com"
+        return f"{self.prefix}anomaly-worker@{self.project}.iam.gserviceaccount.com"
 
     @property
     def builder(self) -> str:
-        """E-mail address of the service account that builds of the image run as."""
-        return f"{self.prefix}{BUILDER}@{self.project}.iam.gserviceaccount.com"
+        """E-mail address of the service account of image builds."""
+        return f"{self.prefix}anomaly-build@{self.project}.iam.gserviceaccount.com"
 
     def topic(self, name: str) -> str:
-        """Full name of the topic that is called `name` here."""
+        """Full name of the topic `name` of this installation."""
         return f"projects/{self.project}/topics/{self.prefix}{name}"
 
     def subscription(self, name: str) -> str:
-        """Full name of the subscription that is called `name` here."""
+        """Full name of the subscription `name` of this installation."""
         return f"projects/{self.project}/subscriptions/{self.prefix}{name}"
 
 
 def declare(names: Names) -> tuple[Resource, ...]:
-    """Everything that shall exist, in an order in which each finds what it needs."""
+    """Lists all resources; each stands behind those that it needs."""
     return (
         Apis(names.project, apis=(*APIS, VERTEX_API) if names.vertex else APIS),
         ServiceAccount(names.account),
@@ -124,19 +164,19 @@ def declare(names: Names) -> tuple[Resource, ...]:
 def _messages(names: Names) -> tuple[Resource, ...]:
     alerts, dead = names.topic("alerts"), names.topic("alerts-dead-letter")
     return (
-        # A day of messages can be scored again after a seek of the subscription to an earlier time.
+        # A seek of the subscription to an earlier time scores up to one day of messages again.
         Topic(names.topic("transactions"), retention=dt.timedelta(days=1)),
         Topic(dead),
         Topic(alerts),
-        # Dataflow's own: it extends deadlines, deduplicates, and would send messages to a dead-letter topic
-        # that it merely put back. What cannot be scored lands in error_records instead.
+        # For Dataflow, which extends deadlines and deduplicates. It also returns messages for reasons of its
+        # own, so that a dead-letter topic would take sound ones. Bad messages go to error_records instead.
         Subscription(
             names.subscription("transactions-pipeline"),
             topic=names.topic("transactions"),
             ack_deadline=dt.timedelta(seconds=60),
         ),
-        # Read by whoever acts on alerts: never the same alert twice within a deadline, and one that cannot be
-        # handled goes aside after five attempts.
+        # For the consumers that act on alerts: no alert comes twice, and one that nobody acknowledges goes to
+        # the dead-letter topic after five deliveries.
         Subscription(
             names.subscription("alerts-review"),
             topic=alerts,
@@ -158,47 +198,43 @@ def _tables(names: Names) -> tuple[Resource, ...]:
 
 
 def roles(names: Names) -> tuple[Role, ...]:
-    """The roles of the workers' account, of the builds' and of Pub/Sub's, each on the narrowest thing.
+    """Lists the roles of the accounts of workers, builds and Pub/Sub, each on the narrowest thing.
 
-    Writing and reading the dataset's tables is granted on the dataset; see Dataset.
+    The right to write and read the tables is part of the dataset; see Dataset.
     """
     worker = f"serviceAccount:{names.account}"
     builder = f"serviceAccount:{names.builder}"
 
-    def role(name: str, target: str, target_name: str, why: str, member: str = worker) -> Role:
+    def role(name: str, target: Target, target_name: str, member: str = worker) -> Role:
         return Role(
             f"roles/{name}",
             member=member,
-            target=target,  # type: ignore[arg-type]
+            target=target,
             target_name=target_name,
             project=names.project,
             location=names.region,
-            why=why,
         )
 
     source = f"{names.prefix}transactions-pipeline"
     review = f"{names.prefix}alerts-review"
-    vertex = role("aiplatform.user", "project", names.project, "call the endpoint of --scorer=vertex")
+    alerts = f"{names.prefix}alerts"
+    vertex = role("aiplatform.user", "project", names.project)  # for --scorer=vertex
     return (
-        role("dataflow.worker", "project", names.project, "take work, write logs and metrics"),
-        role("bigquery.jobUser", "project", names.project, "run --input_query and load jobs"),
-        role("bigquery.readSessionUser", "project", names.project, "read tables by the Storage Read API"),
+        role("dataflow.worker", "project", names.project),
+        role("bigquery.jobUser", "project", names.project),  # for --input_query and load jobs
+        role("bigquery.readSessionUser", "project", names.project),  # for the Storage Read API
         *((vertex,) if names.vertex else ()),
-        role("storage.objectAdmin", "bucket", names.bucket_url, "read the model, stage, write files"),
-        role("artifactregistry.reader", "repository", names.repository, "pull the image"),
-        role("pubsub.subscriber", "subscription", source, "pull and acknowledge transactions"),
-        role("pubsub.viewer", "subscription", source, "let Dataflow look the subscription up"),
-        role("pubsub.publisher", "topic", f"{names.prefix}alerts", "publish alerts"),
-        role("pubsub.viewer", "topic", f"{names.prefix}alerts", "let Dataflow look the topic up"),
-        role(
-            "pubsub.publisher",
-            "topic",
-            f"{names.prefix}alerts-dead-letter",
-            "Pub/Sub itself moves undeliverable alerts here",
-            _PUBSUB_AGENT,
-        ),
-        role("pubsub.subscriber", "subscription", review, "Pub/Sub itself takes them off", _PUBSUB_AGENT),
-        role("logging.logWriter", "project", names.project, "write the log of a build", builder),
-        role("storage.objectViewer", "bucket", names.bucket_url, "read the source of a build", builder),
-        role("artifactregistry.writer", "repository", names.repository, "push the image", builder),
+        role("storage.objectAdmin", "bucket", names.bucket_url),
+        role("artifactregistry.reader", "repository", names.repository),
+        role("pubsub.subscriber", "subscription", source),
+        role("pubsub.viewer", "subscription", source),  # Dataflow looks the subscription up
+        role("pubsub.publisher", "topic", alerts),
+        role("pubsub.viewer", "topic", alerts),  # Dataflow looks the topic up
+        # Pub/Sub itself moves undeliverable alerts from one to the other.
+        role("pubsub.publisher", "topic", f"{alerts}-dead-letter", _PUBSUB_AGENT),
+        role("pubsub.subscriber", "subscription", review, _PUBSUB_AGENT),
+        # Builds of the image write their log, read their source and push the image.
+        role("logging.logWriter", "project", names.project, builder),
+        role("storage.objectViewer", "bucket", names.bucket_url, builder),
+        role("artifactregistry.writer", "repository", names.repository, builder),
     )

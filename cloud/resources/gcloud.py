@@ -1,4 +1,4 @@
-"""gcloud, where it is the better client: enabled APIs, accounts, roles, the image repository."""
+"""Runs gcloud, which is the better client for enabled APIs, accounts, roles and the image repository."""
 
 from __future__ import annotations
 
@@ -11,21 +11,36 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-_NOT_FOUND = re.compile(
+from common.command import CommandError
+
+# gcloud reports an error as text alone, so that this is the one place that reads it.
+_MISSING: Final = re.compile(
     # As a status: a project may be called p404-dev.
     r"NOT_FOUND|[Nn]ot found|does not exist|Unknown service account|HTTPError 404\b|status=\[?404\b"
 )
-_DENIED = re.compile(r"PERMISSION_DENIED|HTTPError 403\b|SERVICE_DISABLED")
+_DENIED: Final = re.compile(r"PERMISSION_DENIED|HTTPError 403\b|SERVICE_DISABLED")
+_SETTLING: Final = re.compile(
+    r"has not been used|SERVICE_DISABLED|concurrent policy changes|\bABORTED\b|\betag\b"
+    r"|[Ss]ervice ?[Aa]ccount \S+ does not exist"
+)
 
 
-class GcloudError(RuntimeError):
-    """A gcloud command failed; the text has the command and what gcloud said."""
+class GcloudError(CommandError):
+    """A gcloud command failed; the text has the command and the error that gcloud printed.
 
+    Attributes:
+      is_missing: whether the thing that the command asked for does not exist.
+      is_settling: whether the project changed a moment ago, so that the same command may succeed soon: an API
+        was enabled, an account made, or a policy changed by another process.
+    """
 
-class GcloudNotFoundError(GcloudError):
-    """What the command asked for does not exist."""
+    def __init__(self, text: str, stderr: str = "") -> None:
+        super().__init__(text)
+        # Google says of a thing that the caller may not see that it is forbidden "or does not exist".
+        self.is_missing = bool(_MISSING.search(stderr)) and not _DENIED.search(stderr)
+        self.is_settling = bool(_SETTLING.search(stderr))
 
 
 @dataclass
@@ -35,7 +50,7 @@ class Gcloud:
     Attributes:
       print_only: show the commands that change something, and run none of them.
       quiet: do not show them either.
-      printed: those shown so far, as one would type them.
+      printed: the commands so far that change something, as a person would type them.
     """
 
     print_only: bool = False
@@ -48,10 +63,10 @@ class Gcloud:
 
     @staticmethod
     def available() -> bool:
-        """Whether gcloud is on the PATH."""
+        """Returns whether gcloud is on the PATH."""
         return shutil.which("gcloud") is not None
 
-    def read(self, *words: str) -> Any:
+    def read(self, *arguments: str) -> Any:
         """The JSON answer of a command that changes nothing; the same command is asked once.
 
         Threads may ask at the same time.
@@ -60,55 +75,52 @@ class Gcloud:
           GcloudError: gcloud is missing or failed.
         """
         with self._lock:
-            if words not in self._locks:
-                self._locks[words] = threading.Lock()
-        with self._locks[words]:
-            if words not in self._answers:
-                self._answers[words] = json.loads(self._run([*words, "--format=json"]) or "null")
-            return self._answers[words]
+            if arguments not in self._locks:
+                self._locks[arguments] = threading.Lock()
+        with self._locks[arguments]:
+            if arguments not in self._answers:
+                self._answers[arguments] = json.loads(self._run([*arguments, "--format=json"]) or "null")
+            return self._answers[arguments]
 
-    def change(self, *words: str) -> None:
+    def change(self, *arguments: str) -> None:
         """Runs a command that changes something.
 
-        What `read` has learnt stays: it is asked before a change, never to see one.
+        `read` keeps its earlier answers: it is called before a change, never to see one.
 
         Raises:
           GcloudError: gcloud is missing or failed.
         """
-        text = shlex.join(["gcloud", *words])
+        text = shlex.join(["gcloud", *arguments])
         self.printed.append(text)
         if not self.quiet:
             sys.stderr.write(f"$ {text}\n")  # in one piece: several threads write here
             sys.stderr.flush()
         if not self.print_only:
-            self._run([*words, "--format=none"])
+            self._run([*arguments, "--format=none"])
 
-    def once(self, *words: str) -> None:
+    def once(self, *arguments: str) -> None:
         """Runs a command as `change` does, unless it has been run; threads wait for each other."""
         with self._once:
-            if shlex.join(["gcloud", *words]) not in self.printed:
-                self.change(*words)
+            if shlex.join(["gcloud", *arguments]) not in self.printed:
+                self.change(*arguments)
 
-    def _run(self, words: Sequence[str]) -> str:
-        command = ["gcloud", *words, "--quiet"]
+    def _run(self, arguments: Sequence[str]) -> str:
+        command = ["gcloud", *arguments, "--quiet"]
         text = shlex.join(command)
         if not self.available():
             raise GcloudError(
-                "no gcloud on the PATH. Install it from https://cloud.google.com/sdk/docs/install, or run "
-                f"where it is: {text}"
+                f"expected gcloud on the PATH, found none: install it from "
+                f"https://cloud.google.com/sdk/docs/install, or run where it is: {text}"
             )
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = _error(done.stderr)
-            # Google says of what one may not see that it is forbidden "or does not exist".
-            missing = _NOT_FOUND.search(said) and not _DENIED.search(said)
-            kind = GcloudNotFoundError if missing else GcloudError
-            raise kind(f"{text}\nended with {done.returncode}: {said}")
+            error = _error_lines(done.stderr)
+            raise GcloudError(f"{text} ended with {done.returncode}: {error}", error)
         return done.stdout
 
 
-def _error(stderr: str) -> str:
-    """What gcloud says from its error on; before it stand progress and warnings, behind it what to do."""
+def _error_lines(stderr: str) -> str:
+    """The lines from "ERROR:" on: progress and warnings stand before it, advice behind it."""
     lines = stderr.strip().splitlines()
     first = next((at for at, line in enumerate(lines) if line.startswith("ERROR:")), max(len(lines) - 6, 0))
     return "\n".join(lines[first : first + 20])

@@ -8,14 +8,17 @@ from typing import Any, ClassVar, Final
 
 from google.api_core.exceptions import Conflict, NotFound
 
-from cloud.resources.base import LABEL, MISSING, Clients, Resource, ResourceError, State, has_label
+from cloud.resources.base import (
+    LABEL,
+    MISSING,
+    Clients,
+    Resource,
+    ResourceError,
+    State,
+    differences,
+    has_label,
+)
 
-PATHS: Final = {
-    "model": "model artifacts",
-    "templates": "Flex template specs",
-    "staging": "staged packages and pipelines; running jobs read them",
-    "temp": "what jobs leave behind; removed after a week",
-}
 TEMP_DAYS: Final = 7
 
 
@@ -28,6 +31,7 @@ class Bucket(Resource):
     """
 
     kind: ClassVar[str] = "bucket"
+    creator_role: ClassVar[str] = "roles/storage.admin"
 
     location: str = "us-central1"
 
@@ -37,24 +41,30 @@ class Bucket(Resource):
         return self.name.removeprefix("gs://")
 
     def inspect(self, clients: Clients) -> State:
-        """Location, access and the rule that empties temp/.
+        """Compares location, access and the rule that empties temp/.
 
-        The label is no part of it: a bucket that another hand made may be used, and must not become one that
-        `delete` empties.
+        It does not compare the label. A bucket that somebody else made may be used, but `delete` must never
+        empty it.
         """
-        found = clients.storage.lookup_bucket(self.bucket)
-        if found is None:
+        bucket = clients.storage.lookup_bucket(self.bucket)
+        if bucket is None:
             return MISSING
-        differences = []
-        if (found.location or "").upper() != self.location.upper():
-            differences.append(f"location is {found.location}, declared {self.location}; cannot be changed")
-        if not found.iam_configuration.uniform_bucket_level_access_enabled:
-            differences.append("uniform bucket-level access is off")
-        if found.iam_configuration.public_access_prevention != "enforced":
-            differences.append("public access prevention is not enforced")
-        if not any(_is_temp_rule(rule) for rule in found.lifecycle_rules):
-            differences.append(f"no rule deletes temp/ after {TEMP_DAYS} days")
-        return State.of(differences)
+        access = bucket.iam_configuration
+        actual = {
+            "location": (bucket.location or "").lower(),
+            "uniform bucket-level access": access.uniform_bucket_level_access_enabled,
+            "public access prevention": access.public_access_prevention,
+            "days in temp/": TEMP_DAYS
+            if any(_is_temp_rule(rule) for rule in bucket.lifecycle_rules)
+            else None,
+        }
+        declared = {
+            "location": self.location.lower(),
+            "uniform bucket-level access": True,
+            "public access prevention": "enforced",
+            "days in temp/": TEMP_DAYS,
+        }
+        return State.of(differences(actual, declared, fixed=("location",)))
 
     def create(self, clients: Clients) -> None:
         """Makes the bucket."""
@@ -65,23 +75,19 @@ class Bucket(Resource):
             clients.storage.create_bucket(bucket, location=self.location)
         except Conflict as error:
             raise ResourceError(
-                f"bucket {self.name}: the name is taken, bucket names are shared by everyone. Give another "
-                "with --bucket."
+                f"bucket {self.name}: the name is taken, bucket names are unique in the world. Pass another "
+                "--bucket."
             ) from error
 
     def repair(self, clients: Clients, state: State) -> None:
         """Sets everything but location and label."""
-        fixed = [detail for detail in state.details if "cannot be changed" in detail]
-        if fixed:
-            raise ResourceError(
-                f"bucket {self.name}: {fixed[0]}. Give --region to match, or another --bucket."
-            )
+        state.refuse_fixed(f"bucket {self.name}", "Pass the --region of the bucket, or another --bucket.")
         bucket = clients.storage.get_bucket(self.bucket)
         self._declare(bucket)
         bucket.patch()
 
     def owned(self, clients: Clients) -> bool:
-        """By its label."""
+        """Looks for the label."""
         return has_label(clients.storage.get_bucket(self.bucket).labels)
 
     def delete(self, clients: Clients) -> None:
@@ -93,14 +99,10 @@ class Bucket(Resource):
                     blob.delete()
             bucket.delete()
 
-    def remedy(self) -> str:
-        """Storage's administrator."""
-        return "roles/storage.admin"
-
     def _declare(self, bucket: Any) -> None:
         bucket.iam_configuration.uniform_bucket_level_access_enabled = True
         bucket.iam_configuration.public_access_prevention = "enforced"
-        # Deleted temporary files would be kept, and paid for, another week.
+        # Without this, deleted temporary files would be kept, and paid for, another week.
         bucket.soft_delete_policy.retention_duration_seconds = 0
         rules = [rule for rule in bucket.lifecycle_rules if not _is_temp_rule(rule)]
         rules.append(

@@ -12,10 +12,12 @@ from cloud.resources.base import (
     LABEL,
     MISSING,
     Clients,
+    Difference,
     Resource,
     ResourceError,
     State,
     StaysError,
+    differences,
     has_label,
 )
 from transforms import tables
@@ -32,6 +34,7 @@ class Dataset(Resource):
     """
 
     kind: ClassVar[str] = "dataset"
+    creator_role: ClassVar[str] = "roles/bigquery.dataOwner"
     emulated: ClassVar[bool] = True
     data: ClassVar[bool] = True
 
@@ -39,78 +42,70 @@ class Dataset(Resource):
     writer: str = ""
 
     def inspect(self, clients: Clients) -> State:
-        """Location, label and writer."""
+        """Compares location, label and writer."""
         try:
-            found = clients.bigquery.get_dataset(self.name)
+            dataset = clients.bigquery.get_dataset(self.name)
         except NotFound:
             return MISSING
         if clients.local_bigquery:
             return State("ok")  # one machine has one location and no accounts
-        differences = []
-        if (found.location or "").upper() != self.location.upper():
-            differences.append(f"location is {found.location}, declared {self.location}")
-        if not has_label(found.labels):
-            differences.append(f"labels lack {LABEL}")
-        if self.writer and not may_write(found, self.writer):
-            differences.append(f"access lacks WRITER for {self.writer}")
-        return State.of(differences)
+        actual = {"location": (dataset.location or "").lower(), **_labels(dataset.labels)}
+        declared = {"location": self.location.lower(), **_labels(LABEL)}
+        if self.writer:
+            actual["writer"] = self.writer if may_write(dataset, self.writer) else None
+            declared["writer"] = self.writer
+        return State.of(differences(actual, declared, fixed=("location",)))
 
     def create(self, clients: Clients) -> None:
         """Makes the dataset, then lets the service account in."""
-        wanted = bigquery.Dataset(self.name)
-        wanted.description = "Scores, alerts and rejected messages of the transaction anomaly detection"
-        wanted.location = self.location
-        wanted.labels = LABEL
-        found = clients.bigquery.create_dataset(wanted, exists_ok=True)
+        dataset = bigquery.Dataset(self.name)
+        dataset.description = "Scores, alerts and rejected messages of the transaction anomaly detection"
+        dataset.location = self.location
+        dataset.labels = LABEL
+        created = clients.bigquery.create_dataset(dataset, exists_ok=True)
         if self.writer and not clients.local_bigquery:
-            self._admit(clients, found)
+            self._admit(clients, created)
 
     def repair(self, clients: Clients, state: State) -> None:
-        """Sets label and writer; the location stays what it is."""
-        found = clients.bigquery.get_dataset(self.name)
-        if any(detail.startswith("location") for detail in state.details):
-            raise ResourceError(
-                f"dataset {self.name}: {state.details[0]}. A dataset stays where it is: give "
-                f"--dataset-location={found.location}, or another --dataset."
-            )
-        found.labels = {**found.labels, **LABEL}
-        clients.bigquery.update_dataset(found, ["labels"])
-        if self.writer and not may_write(found, self.writer):
-            self._admit(clients, found)
+        """Sets label and writer; a dataset keeps its location."""
+        dataset = clients.bigquery.get_dataset(self.name)
+        state.refuse_fixed(
+            f"dataset {self.name}", f"Pass --dataset_location={dataset.location}, or another --dataset."
+        )
+        dataset.labels = {**dataset.labels, **LABEL}
+        clients.bigquery.update_dataset(dataset, ["labels"])
+        if self.writer and not may_write(dataset, self.writer):
+            self._admit(clients, dataset)
 
     def owned(self, clients: Clients) -> bool:
-        """By its label; whatever is in the local stack."""
+        """Looks for the label; everything in the local stack is this project's."""
         return clients.local_bigquery or has_label(clients.bigquery.get_dataset(self.name).labels)
 
     def delete(self, clients: Clients) -> None:
-        """Removes the dataset where nothing is left in it but the notes of operations.replay."""
+        """Removes the dataset, unless it holds more than the notes of `anomaly replay`."""
         notes = tables.replayed_records_table()
         left = {table.table_id for table in clients.bigquery.list_tables(self.name)}
         if left - {notes.name, notes.view}:
             raise StaysError(
-                f"dataset {self.name}: it holds other tables. Remove them, or keep it with --keep-tables."
+                f"dataset {self.name}: it holds other tables. Remove them, or keep it with --keep_tables."
             )
         for name in (notes.view, notes.name):
             clients.bigquery.delete_table(f"{self.name}.{name}", not_found_ok=True)
         clients.bigquery.delete_dataset(self.name, not_found_ok=True)
 
-    def remedy(self) -> str:
-        """BigQuery's owner of data."""
-        return "roles/bigquery.dataOwner"
-
-    def _admit(self, clients: Clients, found: bigquery.Dataset) -> None:
+    def _admit(self, clients: Clients, dataset: bigquery.Dataset) -> None:
         entry = bigquery.AccessEntry("WRITER", "userByEmail", self.writer)
-        found.access_entries = [*found.access_entries, entry]
-        clients.bigquery.update_dataset(found, ["access_entries"])
+        dataset.access_entries = [*dataset.access_entries, entry]
+        clients.bigquery.update_dataset(dataset, ["access_entries"])
 
 
-def may_write(found: bigquery.Dataset, account: str) -> bool:
-    """Whether the dataset itself lets the service account of this e-mail address write its tables."""
+def may_write(dataset: bigquery.Dataset, account: str) -> bool:
+    """Returns whether the access list of the dataset lets a service account write its tables."""
     return any(
         entry.entity_type == "userByEmail"
         and entry.entity_id == account
         and entry.role in ("WRITER", "OWNER", "roles/bigquery.dataEditor", "roles/bigquery.dataOwner")
-        for entry in found.access_entries
+        for entry in dataset.access_entries
     )
 
 
@@ -123,6 +118,7 @@ class Table(Resource):
     """
 
     kind: ClassVar[str] = "table"
+    creator_role: ClassVar[str] = "roles/bigquery.dataOwner"
     emulated: ClassVar[bool] = True
     data: ClassVar[bool] = True
 
@@ -134,16 +130,16 @@ class Table(Resource):
         return self.name.rpartition(".")[0]
 
     def inspect(self, clients: Clients) -> State:
-        """Columns with types and descriptions, partitioning, clustering, and the view's query."""
+        """Compares columns with types and descriptions, partitioning, clustering, and the view's query."""
         try:
-            found = clients.bigquery.get_table(self.name)
+            table = clients.bigquery.get_table(self.name)
         except NotFound:
             return MISSING
-        differences = table_differences(found, self.spec)
+        all_differences = table_differences(table, self.spec)
         if not clients.local_bigquery:
             # The emulator stores neither labels nor requirements of tables.
-            differences += _unmarked(found, self.spec)
-        return State.of([*differences, *self._view_differences(clients)])
+            all_differences += _cloud_differences(table, self.spec)
+        return State.of([*all_differences, *self._view_differences(clients)])
 
     def create(self, clients: Clients) -> None:
         """Makes table and view where they are missing."""
@@ -152,119 +148,120 @@ class Table(Resource):
         except tables.TableError as error:
             raise ResourceError(str(error)) from error
         if not clients.local_bigquery:
-            # Not the view: it goes with its table, and every job that replaces it drops its labels.
-            self._mark(clients, self.name)
+            # The view needs no label: `delete` removes it with its table, and every job replaces it.
+            table = clients.bigquery.get_table(self.name)
+            if not has_label(table.labels):
+                table.labels = {**table.labels, **LABEL}
+                clients.bigquery.update_table(table, ["labels"])
 
     def repair(self, clients: Clients, state: State) -> None:
         """Adds columns, sets descriptions, clustering and the view's query. Rows are never touched."""
-        fixed = [detail for detail in state.details if "cannot be changed" in detail]
-        if fixed:
-            raise ResourceError(
-                f"table {self.name}: {'; '.join(fixed)}. Copy its rows into a new table, or use another "
-                "--dataset."
-            )
+        state.refuse_fixed(f"table {self.name}", "Copy its rows into a new table, or pass another --dataset.")
         self.create(clients)
-        found = clients.bigquery.get_table(self.name)
+        table = clients.bigquery.get_table(self.name)
         described = {field.name: field for field in to_bigquery(self.spec.schema)}
-        found.schema = [_described(field, described.get(field.name)) for field in found.schema]
-        found.description = self.spec.description
-        found.clustering_fields = list(self.spec.clustering)
+        table.schema = [_described(field, described.get(field.name)) for field in table.schema]
+        table.description = self.spec.description
+        table.clustering_fields = list(self.spec.clustering)
         fields = ["schema", "description", "clustering_fields"]
-        partitioning = found.time_partitioning
+        partitioning = table.time_partitioning
         if not clients.local_bigquery and partitioning is not None:
-            if found.require_partition_filter:
-                found.require_partition_filter = False
+            if table.require_partition_filter:
+                table.require_partition_filter = False
                 fields.append("require_partition_filter")
             if partitioning.expiration_ms:
                 partitioning.expiration_ms = None
-                found.time_partitioning = partitioning
+                table.time_partitioning = partitioning
                 fields.append("time_partitioning")
-        clients.bigquery.update_table(found, fields)
+        clients.bigquery.update_table(table, fields)
 
     def owned(self, clients: Clients) -> bool:
-        """By its label, or the description that one has which was made before tables had labels."""
-        found = clients.bigquery.get_table(self.name)
-        return clients.local_bigquery or has_label(found.labels) or found.description == self.spec.description
+        """Looks for the label, or for the description: earlier versions set no label."""
+        table = clients.bigquery.get_table(self.name)
+        return clients.local_bigquery or has_label(table.labels) or table.description == self.spec.description
 
     def delete(self, clients: Clients) -> None:
         """Removes view and table, rows included."""
         clients.bigquery.delete_table(f"{self.dataset}.{self.spec.view}", not_found_ok=True)
         clients.bigquery.delete_table(self.name, not_found_ok=True)
 
-    def remedy(self) -> str:
-        """BigQuery's owner of data."""
-        return "roles/bigquery.dataOwner"
-
-    def _view_differences(self, clients: Clients) -> list[str]:
+    def _view_differences(self, clients: Clients) -> list[Difference]:
+        view = f"view {self.spec.view}"
         try:
-            view = clients.bigquery.get_table(f"{self.dataset}.{self.spec.view}")
+            table = clients.bigquery.get_table(f"{self.dataset}.{self.spec.view}")
         except NotFound:
-            return [f"view {self.spec.view} is missing"]
-        # The emulator does not tell the query of a view.
+            return [Difference(view, None, "a view")]
+        # The emulator does not return the query of a view.
         if clients.local_bigquery:
             return []
-        differences = []
-        if view.view_query != self.spec.view_sql(self.dataset):
-            differences.append(f"view {self.spec.view} has another query")
-        if view.description != self.spec.view_description:
-            differences.append(f"view {self.spec.view} has another description")
-        return differences
-
-    def _mark(self, clients: Clients, name: str) -> None:
-        found = clients.bigquery.get_table(name)
-        if not has_label(found.labels):
-            found.labels = {**found.labels, **LABEL}
-            clients.bigquery.update_table(found, ["labels"])
-
-
-def table_differences(found: bigquery.Table, spec: tables.TableSpec) -> list[str]:
-    """What tells an existing table from its declaration, one line each; empty where they agree."""
-    differences = []
-    try:
-        lacking = tables.missing_columns(found.schema, spec.schema)
-        differences += [f"column {field.name} is missing" for field in lacking]
-    except tables.TableError as error:
-        differences.append(f"{error}, which cannot be changed")
-    partition = found.time_partitioning.field if found.time_partitioning else None
-    if partition != spec.partition_field:
-        differences.append(
-            f"partitioned by {partition or 'nothing'}, declared {spec.partition_field}; cannot be changed"
+        return differences(
+            {f"query of {view}": table.view_query, f"description of {view}": table.description},
+            {
+                f"query of {view}": self.spec.view_sql(self.dataset),
+                f"description of {view}": self.spec.view_description,
+            },
         )
-    elif found.time_partitioning and found.time_partitioning.type_ != bigquery.TimePartitioningType.DAY:
-        kind = found.time_partitioning.type_
-        differences.append(f"partitioned by {kind}, declared DAY; cannot be changed")
-    clustering = tuple(found.clustering_fields or ())
-    if clustering != spec.clustering:
-        differences.append(
-            f"clustered by {', '.join(clustering) or 'nothing'}, declared {', '.join(spec.clustering)}"
-        )
-    columns = {field.name: field for field in found.schema}
-    for wanted in to_bigquery(spec.schema):
-        field: Any = columns.get(wanted.name)
-        if field is not None and field.description != wanted.description:
-            differences.append(f"column {wanted.name} has another description")
-    return differences
 
 
-def _unmarked(found: bigquery.Table, spec: tables.TableSpec) -> list[str]:
-    """Differences in what only the real BigQuery stores."""
-    differences = []
-    expiration = found.time_partitioning.expiration_ms if found.time_partitioning else None
-    if expiration:
-        days = int(expiration) / 86_400_000
-        differences.append(f"partitions expire after {days:g} days, declared never")
-    if found.require_partition_filter:
-        differences.append("a query must filter by partition, declared it need not")
-    if found.description != spec.description:
-        differences.append("it has another description")
-    if not has_label(found.labels):
-        differences.append(f"labels lack {LABEL}")
-    return differences
+def column_differences(table: bigquery.Table, spec: tables.TableSpec) -> list[Difference]:
+    """Compares the types of the declared columns; the actual type of a missing column is None."""
+    existing = {field.name.lower(): field for field in table.schema}
+    columns = []
+    for declared in to_bigquery(spec.schema):
+        field = existing.get(declared.name.lower())
+        kinds = (tables.column_kind(field) if field else None, tables.column_kind(declared))
+        if kinds[0] != kinds[1]:
+            columns.append(Difference(f"column {declared.name}", *kinds, fixable=field is None))
+    return columns
 
 
-def _described(field: bigquery.SchemaField, wanted: bigquery.SchemaField | None) -> bigquery.SchemaField:
-    if wanted is None:
+def table_differences(table: bigquery.Table, spec: tables.TableSpec) -> list[Difference]:
+    """Compares a table with its declaration: columns, partitioning, clustering, descriptions."""
+    partitioning = table.time_partitioning
+    descriptions = {
+        f"description of column {field.name}": field.description
+        for field in to_bigquery(spec.schema)
+        if field.name in {column.name for column in table.schema}
+    }
+    actual = {f"description of column {field.name}": field.description for field in table.schema} | {
+        "partitioning": f"{partitioning.field} by {partitioning.type_}" if partitioning else None,
+        "clustering": ", ".join(table.clustering_fields or ()),
+    }
+    declared = {
+        "partitioning": f"{spec.partition_field} by {bigquery.TimePartitioningType.DAY}",
+        "clustering": ", ".join(spec.clustering),
+        **descriptions,
+    }
+    return [*column_differences(table, spec), *differences(actual, declared, fixed=("partitioning",))]
+
+
+def _cloud_differences(table: bigquery.Table, spec: tables.TableSpec) -> list[Difference]:
+    """Compares the settings that only the real BigQuery stores."""
+    partitioning = table.time_partitioning
+    milliseconds = partitioning.expiration_ms if partitioning else None
+    actual = {
+        "days until partitions expire": int(milliseconds) / 86_400_000 if milliseconds else None,
+        "required partition filter": table.require_partition_filter or None,
+        "description": table.description,
+        **_labels(table.labels),
+    }
+    declared = {
+        "days until partitions expire": None,
+        "required partition filter": None,
+        "description": spec.description,
+        **_labels(LABEL),
+    }
+    return differences(actual, declared)
+
+
+def _labels(labels: Any) -> dict[str, Any]:
+    """This project's labels among those of a thing, as settings."""
+    return {f"label {key}": dict(labels).get(key) for key in LABEL}
+
+
+def _described(field: bigquery.SchemaField, declared: bigquery.SchemaField | None) -> bigquery.SchemaField:
+    if declared is None:
         return field
     return bigquery.SchemaField(
-        field.name, field.field_type, mode=field.mode, description=wanted.description, fields=field.fields
+        field.name, field.field_type, mode=field.mode, description=declared.description, fields=field.fields
     )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 from google.api_core.exceptions import AlreadyExists, NotFound
 from google.protobuf import duration_pb2
 
-from cloud.resources.base import LABEL, MISSING, Clients, Resource, ResourceError, State, has_label
+from cloud.resources.base import LABEL, MISSING, Clients, Resource, State, differences, has_label
 
 _BACKOFF: Final = (10, 600)
 """Least and greatest seconds before an alert that nobody acknowledged comes again."""
@@ -25,20 +25,19 @@ class Topic(Resource):
     """
 
     kind: ClassVar[str] = "topic"
+    creator_role: ClassVar[str] = "roles/pubsub.editor"
     emulated: ClassVar[bool] = True
 
     retention: dt.timedelta | None = None
 
     def inspect(self, clients: Clients) -> State:
-        """Retention, and whether it is there."""
+        """Compares the retention."""
         try:
-            found = clients.publisher.get_topic(topic=self.name)
+            topic = clients.publisher.get_topic(topic=self.name)
         except NotFound:
             return MISSING
-        kept = found.message_retention_duration or None
-        if kept != self.retention:
-            return State.of([f"retention is {kept or 'none'}, declared {self.retention or 'none'}"])
-        return State("ok")
+        actual = {"retention": topic.message_retention_duration or None}
+        return State.of(differences(actual, {"retention": self.retention}))
 
     def create(self, clients: Clients) -> None:
         """Makes the topic."""
@@ -52,17 +51,13 @@ class Topic(Resource):
         )
 
     def owned(self, clients: Clients) -> bool:
-        """By its label."""
+        """Looks for the label."""
         return has_label(clients.publisher.get_topic(topic=self.name).labels)
 
     def delete(self, clients: Clients) -> None:
         """Removes the topic."""
         with contextlib.suppress(NotFound):
             clients.publisher.delete_topic(topic=self.name)
-
-    def remedy(self) -> str:
-        """Pub/Sub's editor."""
-        return "roles/pubsub.editor"
 
     def _request(self) -> dict[str, Any]:
         request: dict[str, Any] = {"name": self.name, "labels": LABEL}
@@ -77,16 +72,17 @@ class Subscription(Resource):
 
     Attributes:
       topic: full name of its topic.
-      ack_deadline: how long a message that was pulled stays away.
+      ack_deadline: time until a message that was pulled and not acknowledged comes again.
       retention: how long an unread message is kept, at most 31 days.
-      exactly_once: no redelivery within the deadline of an acknowledged message; for consumers that act on a
-        message. Not for Dataflow, which deduplicates by itself and loses parallelism by it.
-      dead_letter_topic: full name of the topic that takes what was delivered `max_attempts` times in vain;
-        not for Dataflow, which may refuse a message for reasons of its own.
+      exactly_once: no redelivery of an acknowledged message, for consumers that act on a message. Dataflow
+        needs none: it deduplicates by itself, and this setting costs it parallelism.
+      dead_letter_topic: full name of the topic for messages that nobody acknowledged in `max_attempts`
+        deliveries. Dataflow needs none: it may return a message for reasons of its own.
       max_attempts: 5 to 100.
     """
 
     kind: ClassVar[str] = "subscription"
+    creator_role: ClassVar[str] = "roles/pubsub.editor"
     emulated: ClassVar[bool] = True
 
     topic: str = ""
@@ -97,32 +93,32 @@ class Subscription(Resource):
     max_attempts: int = 5
 
     def inspect(self, clients: Clients) -> State:
-        """Every declared setting."""
+        """Compares every declared setting."""
         try:
-            found = clients.subscriber.get_subscription(subscription=self.name)
+            subscription = clients.subscriber.get_subscription(subscription=self.name)
         except NotFound:
             return MISSING
-        dead = found.dead_letter_policy
-        retry = found.retry_policy if "retry_policy" in found else None
+        dead = subscription.dead_letter_policy
+        retry = subscription.retry_policy if "retry_policy" in subscription else None
         actual = {
-            "topic": found.topic,
-            "ack_deadline_seconds": found.ack_deadline_seconds,
-            "message_retention_duration": found.message_retention_duration,
-            "enable_exactly_once_delivery": found.enable_exactly_once_delivery,
+            "topic": subscription.topic,
+            "ack_deadline_seconds": subscription.ack_deadline_seconds,
+            "message_retention_duration": subscription.message_retention_duration,
+            "enable_exactly_once_delivery": subscription.enable_exactly_once_delivery,
             "dead_letter_policy": f"{dead.dead_letter_topic} after {dead.max_delivery_attempts} attempts"
             if dead.dead_letter_topic
             else None,
             "retry_policy": f"{retry.minimum_backoff.seconds} to {retry.maximum_backoff.seconds} s"
             if retry
             else None,
-            "push_config": found.push_config.push_endpoint or None,
-            "filter": found.filter or None,
+            "push_config": subscription.push_config.push_endpoint or None,
+            "filter": subscription.filter or None,
             # An empty policy, which is not the absence of one, says "never".
             "expiration_policy": "never"
-            if "expiration_policy" in found and not found.expiration_policy.ttl
+            if "expiration_policy" in subscription and not subscription.expiration_policy.ttl
             else "after idle days",
         }
-        wanted = {
+        declared = {
             "topic": self.topic,
             "ack_deadline_seconds": int(self.ack_deadline.total_seconds()),
             "message_retention_duration": self.retention,
@@ -135,13 +131,7 @@ class Subscription(Resource):
             "filter": None,
             "expiration_policy": "never",
         }
-        return State.of(
-            [
-                f"{key} is {actual[key]}, declared {value}"
-                for key, value in wanted.items()
-                if actual[key] != value
-            ]
-        )
+        return State.of(differences(actual, declared, fixed=("topic", "filter")))
 
     def create(self, clients: Clients) -> None:
         """Makes the subscription."""
@@ -149,30 +139,24 @@ class Subscription(Resource):
             clients.subscriber.create_subscription(request=self._request())
 
     def repair(self, clients: Clients, state: State) -> None:
-        """Sets what differs; another topic or filter cannot be set."""
-        paths = [detail.split(" ", 1)[0] for detail in state.details]
-        fixed = next((path for path in ("topic", "filter") if path in paths), "")
-        if fixed:
-            raise ResourceError(
-                f"subscription {self.name}: {state.details[paths.index(fixed)]}. A subscription keeps its "
-                f"{fixed}: delete it with `gcloud pubsub subscriptions delete {self.name}`, which loses its "
-                "unread messages, and create it again."
-            )
+        """Sets the settings that differ, except topic and filter, which a subscription keeps."""
+        state.refuse_fixed(
+            f"subscription {self.name}",
+            f"Delete it with `gcloud pubsub subscriptions delete {self.name}`, which loses its unread "
+            "messages, and create it again.",
+        )
+        paths = [difference.field for difference in state.differences]
         request = {"subscription": self._request(), "update_mask": {"paths": paths}}
         clients.subscriber.update_subscription(request=request)
 
     def owned(self, clients: Clients) -> bool:
-        """By its label."""
+        """Looks for the label."""
         return has_label(clients.subscriber.get_subscription(subscription=self.name).labels)
 
     def delete(self, clients: Clients) -> None:
         """Removes the subscription with its unread messages."""
         with contextlib.suppress(NotFound):
             clients.subscriber.delete_subscription(subscription=self.name)
-
-    def remedy(self) -> str:
-        """Pub/Sub's editor."""
-        return "roles/pubsub.editor"
 
     def _request(self) -> dict[str, Any]:
         request: dict[str, Any] = {

@@ -6,9 +6,16 @@ version is pinned in setup.py: after an upgrade run `tests/local/test_bigquery.p
 
 from __future__ import annotations
 
-from local.bqemulator_patches import engine, jobs, rest, storage, views
+from local.bqemulator_patches import engine, functions, jobs, rest, storage, views
 
-_PATCHES = (*engine.PATCHES, *rest.PATCHES, *storage.PATCHES, *jobs.PATCHES, *views.PATCHES)
+_PATCHES = (
+    *engine.PATCHES,
+    *rest.PATCHES,
+    *storage.PATCHES,
+    *jobs.PATCHES,
+    *views.PATCHES,
+    *functions.PATCHES,
+)
 
 
 def apply() -> None:

@@ -94,9 +94,9 @@ async def _write(
 
 
 def keep_div_together() -> None:
-    """Defect: `300 * DIV(x, 300)` is translated to `300 * x // 300`, which is x. DIV gets its parentheses."""
+    """Defect: `300 * DIV(x - 1, 300)` is translated to `300 * x - 1 // 300`. DIV gets its parentheses."""
     stock = BigQueryParser.FUNCTIONS["DIV"]
-    BigQueryParser.FUNCTIONS["DIV"] = lambda args: exp.Paren(this=stock(args))
+    BigQueryParser.FUNCTIONS["DIV"] = lambda args: exp.Paren(this=stock([exp.paren(arg) for arg in args]))
 
 
 def load_by_name() -> None:

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import threading
 from typing import Final
 
+from common.retry import Patience
 from model import artifact
 from model.serving.predictor import Predictor
 
 _LOG: Final = logging.getLogger("uvicorn.error")  # the server's own log, so that both share one format
-FIRST_RETRY_SECONDS: Final = 1.0
-LAST_RETRY_SECONDS: Final = 30.0
-DAMAGED_ATTEMPTS: Final = 5
-"""How often an artifact may look damaged or incomplete: an upload that is under way looks like that, too."""
+PATIENCE: Final = Patience(seconds=math.inf, first=1.0, longest=30.0)
+DAMAGED_ATTEMPTS: Final = 6
+"""How often an artifact may look damaged or incomplete: an upload that is under way looks like that as well.
+With PATIENCE, the last try comes about 15 s after the first."""
 
 
 class Loader:
     """Loads and verifies one artifact in a thread of its own.
 
     An artifact that is still damaged at the last of DAMAGED_ATTEMPTS stays an error: no retry heals it.
-    Anything else that goes wrong, such as Cloud Storage out of reach, is tried again for as long as
-    the server runs.
+    After any other failure, such as Cloud Storage out of reach, it tries again as long as the server runs.
 
     Attributes:
       predictor: the loaded model, or None.
-      status: what the loader is doing or what went wrong, in words.
+      status: the state of the loader, or the reason of its last failure, as text.
     """
 
     def __init__(self, uri: str) -> None:
         self.predictor: Predictor | None = None
         self.status = f"loading {uri}"
         self._uri = uri
+        self._damaged = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model-loader", daemon=True)
 
@@ -45,38 +47,40 @@ class Loader:
         self._stopped.set()
 
     def _run(self) -> None:
-        delay = FIRST_RETRY_SECONDS
-        damaged = 0
-        while not self._stopped.is_set():
-            try:
-                predictor = Predictor(artifact.read(self._uri))
-            except artifact.ArtifactUnavailableError as error:
-                delay = self._wait(delay, f"cannot read the model: {error}")
-                continue
-            except artifact.ArtifactError as error:
-                damaged += 1
-                if damaged == DAMAGED_ATTEMPTS:
-                    self.status = f"cannot load the model: {error}"
-                    _LOG.error("%s", self.status)
-                    return
-                delay = self._wait(delay, f"cannot load the model: {error}")
-                continue
-            except Exception as error:
-                _LOG.exception("cannot read %s", self._uri)
-                delay = self._wait(delay, f"cannot read {self._uri}: {type(error).__name__}: {error}")
-                continue
-            # What is loaded now lives as long as the process. Without this every full collection walks
-            # hundreds of thousands of objects of torch, in the middle of some request.
-            gc.collect()
-            gc.freeze()
-            self.status = "ready"
-            self.predictor = predictor
-            _LOG.info("serving %s version %s", self._uri, predictor.manifest.model_version)
+        try:
+            predictor = PATIENCE.call(
+                lambda: Predictor(artifact.read(self._uri)),
+                self._is_transient,
+                self._report,
+                sleep=self._wait,
+            )
+        except Exception as error:
+            self.status = f"cannot load the model: {_text(error)}"
+            _LOG.error("%s", self.status)
             return
+        # What is loaded now lives as long as the process. Without this every full collection walks
+        # hundreds of thousands of objects of torch, in the middle of some request.
+        gc.collect()
+        gc.freeze()
+        self.status = "ready"
+        self.predictor = predictor
+        _LOG.info("serving %s version %s", self._uri, predictor.manifest.model_version)
 
-    def _wait(self, delay: float, what: str) -> float:
-        """Tells what went wrong, waits, and gives the seconds to wait the next time."""
-        self.status = f"{what} (will try again)"
-        _LOG.warning("%s; next attempt in %.0f s", what, delay)
-        self._stopped.wait(delay)
-        return min(2 * delay, LAST_RETRY_SECONDS)
+    def _wait(self, seconds: float) -> None:
+        self._stopped.wait(seconds)
+
+    def _is_transient(self, error: BaseException) -> bool:
+        if isinstance(error, artifact.ArtifactError) and not isinstance(
+            error, artifact.ArtifactUnavailableError
+        ):
+            self._damaged += 1
+        return self._damaged < DAMAGED_ATTEMPTS and not self._stopped.is_set()
+
+    def _report(self, error: BaseException, seconds: float) -> None:
+        self.status = f"cannot load the model: {_text(error)} (will try again)"
+        trace = None if isinstance(error, artifact.ArtifactError) else error
+        _LOG.warning("%s; next attempt in %.0f s", self.status, seconds, exc_info=trace)
+
+
+def _text(error: BaseException) -> str:
+    return str(error) if isinstance(error, artifact.ArtifactError) else f"{type(error).__name__}: {error}"

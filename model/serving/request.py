@@ -1,4 +1,4 @@
-"""Decoding of prediction requests: bytes in, a matrix and the wanted fields out, or the reason why not.
+"""Decodes prediction requests: bytes in, a matrix and the requested fields out, or the reason of a refusal.
 
     {"instances": [INSTANCE, ...], "parameters": {"fields": ["anomaly_score", ...]}}
 
@@ -9,27 +9,21 @@ features by name. Numbers follow the rules of the message parser: finite in floa
 from __future__ import annotations
 
 import json
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from model.features import FEATURES, N_FEATURES
-from model.network import FIELDS, SCORE_FIELD
-
-CONTRIBUTIONS: Final = "contributions"
-ANSWER_FIELDS: Final[tuple[str, ...]] = (*FIELDS, CONTRIBUTIONS)
-"""What `parameters.fields` may name: the 14 fields of the model, and the features' shares of the score."""
-DEFAULT_FIELDS: Final[tuple[str, ...]] = (SCORE_FIELD, "encoded")
-"""What a request without `parameters.fields` is answered."""
+from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
 
 
 class BadRequestError(ValueError):
     """The request cannot be answered.
 
     Attributes:
-      reason: what is wrong.
+      reason: the rule that is broken.
       instance: index of the instance at fault, or None when the fault is elsewhere.
       field: name of the feature or of the member at fault, or None.
     """
@@ -71,6 +65,10 @@ _decode_any = msgspec.json.Decoder().decode
 def parse_request(body: bytes) -> PredictRequest:
     """Decodes and checks a request body.
 
+    >>> request = parse_request(b'{"instances": [[%s]]}' % b",".join([b"0.5"] * N_FEATURES))
+    >>> request.features.shape, request.fields
+    ((1, 30), ('anomaly_score', 'encoded'))
+
     Raises:
       BadRequestError: the body is not JSON, or breaks a rule; it names the instance and the field.
     """
@@ -85,7 +83,7 @@ def parse_request(body: bytes) -> PredictRequest:
 
 
 def _parse_slowly(body: bytes) -> PredictRequest:
-    """Takes instances by name too, and finds out what is wrong with a request and where."""
+    """Takes also instances by name, and finds the fault of a request and its place."""
     request = _decode_json(body)
     if not isinstance(request, dict):
         raise BadRequestError('the body must be a JSON object such as {"instances": [[...]]}')
@@ -165,17 +163,21 @@ def _wanted(parameters: Any) -> Any:
     return parameters.get("fields")
 
 
-def _fields(wanted: Any) -> tuple[str, ...]:
-    if wanted is None:
+def _fields(requested: Any) -> tuple[str, ...]:
+    if requested is None:
         return DEFAULT_FIELDS
-    if not isinstance(wanted, list) or not wanted or not all(isinstance(name, str) for name in wanted):
+    if (
+        not isinstance(requested, list)
+        or not requested
+        or not all(isinstance(name, str) for name in requested)
+    ):
         raise BadRequestError("expected a list of at least one name", field="parameters.fields")
-    for name in wanted:
+    for name in requested:
         if name not in ANSWER_FIELDS:
             raise BadRequestError(
                 f"unknown field {name!r:.60}; known are {', '.join(ANSWER_FIELDS)}", field="parameters.fields"
             )
-    return tuple(dict.fromkeys(wanted))
+    return tuple(dict.fromkeys(requested))
 
 
 def _kind(value: Any) -> str:

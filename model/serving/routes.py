@@ -1,4 +1,4 @@
-"""The application of the custom container: its routes, and what they answer.
+"""The application of the custom container: its routes and their answers.
 
 It is apart from `model.serving.app` so that the process that watches over the workers does without torch.
 """
@@ -14,10 +14,11 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from model.features import N_FEATURES
+from model.inference import use_one_thread
+from model.outputs import ANSWER_FIELDS
 from model.serving.loader import Loader
-from model.serving.predictor import use_one_thread
-from model.serving.request import ANSWER_FIELDS, BadRequestError, parse_request
-from model.serving.settings import Settings
+from model.serving.options import ServerOptions
+from model.serving.request import BadRequestError, parse_request
 
 JSON: Final = "application/json"
 VERTEX_ROUTE: Final = "/v1/endpoints/{endpoint}/deployedModels/{deployed_model}"
@@ -63,18 +64,18 @@ class _TooLongError(Exception):
     pass
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application; it starts to load the model when the server starts.
+def create_app(options: ServerOptions | None = None) -> FastAPI:
+    """Makes the application; it starts to load the model when the server starts.
 
     Args:
-      settings: read from the environment when not given, as in a worker process of uvicorn.
+      options: read from the environment when not given, as in a worker process of uvicorn.
 
     Raises:
-      SettingsError: a setting is missing or wrong.
+      OptionError: an option is missing or wrong.
     """
-    settings = settings or Settings.from_env()
-    loader = Loader(settings.model)
-    limit = settings.max_body_bytes
+    options = options or ServerOptions.from_env()
+    loader = Loader(options.model)
+    limit = options.max_body_bytes
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -84,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         loader.stop()
 
     async def health(request: Request) -> Response:
-        """200 when the model is loaded and verified, 503 before and when it cannot be."""
+        """Answers 200 when the model is loaded and verified, 503 before and when it cannot be."""
         if loader.predictor is None:
             return error_response(503, loader.status)
         version = loader.predictor.manifest.model_version
@@ -93,7 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # Inference runs in the event loop: a batch takes less than handing it to a thread and back, and one
     # process has one core anyway.
     async def predict(request: Request) -> Response:
-        """Scores `instances`; `parameters.fields` chooses what is answered."""
+        """Scores `instances`; `parameters.fields` chooses the fields of the answer."""
         try:
             body = await _read(request, limit)
             if loader.predictor is None:
@@ -108,9 +109,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             )
 
     app = FastAPI(title="Transaction anomaly detection", docs_url=None, redoc_url=None, lifespan=lifespan)
-    for path in dict.fromkeys((settings.health_route, VERTEX_ROUTE)):
+    for path in dict.fromkeys((options.health_route, VERTEX_ROUTE)):
         app.add_api_route(path, health, methods=["GET"], response_model=None)
-    for path in dict.fromkeys((settings.predict_route, f"{VERTEX_ROUTE}:predict")):
+    for path in dict.fromkeys((options.predict_route, f"{VERTEX_ROUTE}:predict")):
         app.add_api_route(path, predict, methods=["POST"], response_model=None, openapi_extra=_REQUEST_SCHEMA)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected_error)
@@ -118,7 +119,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def error_response(code: int, message: str, **details: Any) -> Response:
-    """An answer `{"error": {"code", "message", ...}}` with this status; details of None are left out."""
+    """Makes an answer `{"error": {"code", "message", ...}}` with this status, without details of None."""
     known = {name: value for name, value in details.items() if value is not None}
     body = orjson.dumps({"error": {"code": code, "message": message, **known}})
     return Response(body, status_code=code, media_type=JSON)

@@ -89,7 +89,7 @@ KINDS: Final[dict[str, FraudKind]] = {
         ),
         FraudKind(
             "card_testing",
-            "a burst of 5 to 12 on one account, seconds apart, amounts up to 2.00; else as stolen_card",
+            "a burst of 5 to 12 on one account, seconds apart, amounts up to 2.00; otherwise as stolen_card",
             _card_testing,
             burst=True,
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,7 @@ CYCLE_TRANSACTIONS: Final = 284_807
 """Transactions in the two days of the full ULB data."""
 BLOCK: Final = 4_096
 """Transactions are drawn in blocks of this size, each with its own random generator (seed, block number).
-So a transaction depends on the seed and its index, not on how many are asked for at a time."""
+So a transaction depends on the seed and its index, not on the size of a request."""
 
 _STREAM, _FEATURES = 0, 1
 
@@ -35,7 +35,7 @@ class Transactions:
       merchants: merchant names.
       elapsed: float64, seconds since the start of the stream, ascending.
       features: [n, 30] float64 in the order of model.features.FEATURES; Time is `elapsed` modulo two days.
-      kind_codes: int8, 0 for a normal, else 1 + the position in `kind_names`.
+      kind_codes: int8, 0 for a normal, otherwise 1 + the position in `kind_names`.
       kind_names: the kinds of fraud that this stream plants.
     """
 
@@ -53,7 +53,7 @@ class Transactions:
 
     @property
     def labels(self) -> npt.NDArray[np.int8]:
-        """1 for a planted fraud, 0 for a normal."""
+        """1 for a planted fraud, 0 for a normal, int8 [n]."""
         return (self.kind_codes > 0).astype(np.int8)
 
     @property
@@ -63,7 +63,7 @@ class Transactions:
         return [names[code] for code in self.kind_codes.tolist()]
 
     def slice(self, start: int, stop: int) -> Transactions:
-        """The transactions from `start` up to `stop`."""
+        """Takes the transactions from `start` up to `stop`."""
         return Transactions(
             index=self.index[start:stop],
             transaction_ids=self.transaction_ids[start:stop],
@@ -76,7 +76,7 @@ class Transactions:
         )
 
     def select(self, rows: npt.NDArray[np.int64]) -> Transactions:
-        """The transactions at the positions `rows`."""
+        """Takes the transactions at the positions `rows`."""
         positions = rows.tolist()
         return Transactions(
             index=self.index[rows],
@@ -93,6 +93,13 @@ class Transactions:
 class TransactionGenerator:
     """An endless stream of synthetic transactions.
 
+    >>> generator = TransactionGenerator(seed=7, fraud_share=0.01)
+    >>> batch = generator.transactions(1_000)
+    >>> batch.features.shape, batch.transaction_ids[0]
+    ((1000, 30), 'c4ce962956a6166046565263f83984aa')
+    >>> int(batch.labels.sum())
+    29
+
     Args:
       seed: the same seed, with the same other arguments, gives the same transactions.
       fraud_share: share of planted frauds among the transactions, from 0 to 0.9.
@@ -100,7 +107,7 @@ class TransactionGenerator:
       accounts: size of the pool of accounts.
       merchants: size of the pool of merchants, at least 3.
       cycle: transactions in the two days over which Time runs; a stream of `cycle` transactions shows the
-        whole rhythm of the days, a longer one starts over with the next two days.
+        whole rhythm of the days, and a longer one starts again with the next two days.
 
     Raises:
       ValueError: an argument is out of its range or a kind is unknown.
@@ -145,10 +152,13 @@ class TransactionGenerator:
         self._feature_calls = 0
 
     def features(self, n: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int8]]:
-        """`n` transactions as features [n, 30] float64 and labels [n] int8 (1: fraud).
+        """Draws `n` transactions over the two days, for training and evaluation.
 
-        They are spread over the two days. For training and evaluation. Each call gives other rows; the calls
-        of two generators with the same seed give the same. The stream of `transactions` is not advanced.
+        Each call draws other rows, and the calls of two generators with the same seed draw the same. The
+        stream of `transactions` is not advanced.
+
+        Returns:
+          Features, float64 [n, 30], and labels, int8 [n] (1: fraud).
         """
         self._feature_calls += 1
         features = np.empty((n, N_FEATURES))
@@ -162,7 +172,7 @@ class TransactionGenerator:
         return features, (codes > 0).astype(np.int8)
 
     def transactions(self, n: int) -> Transactions:
-        """The next `n` transactions of the stream."""
+        """Takes the next `n` transactions of the stream."""
         parts = []
         while n > 0:
             block = self._current_block()
@@ -172,15 +182,6 @@ class TransactionGenerator:
             self._next += stop - start
             n -= stop - start
         return parts[0] if len(parts) == 1 else _concatenate(parts, self.kind_names)
-
-    def batches(self, count: int | None = None, size: int = BLOCK) -> Iterator[Transactions]:
-        """The next `count` transactions (None: without end) in batches of at most `size`."""
-        left = count
-        while left is None or left > 0:
-            batch = self.transactions(size if left is None else min(size, left))
-            if left is not None:
-                left -= len(batch)
-            yield batch
 
     def _current_block(self) -> Transactions:
         number = self._next // BLOCK
@@ -210,7 +211,7 @@ class TransactionGenerator:
         )
 
     def _draw(self, position: npt.NDArray[np.float64], rng: np.random.Generator) -> _Drawn:
-        """Transactions at `position` [n], in cycles since the start of the stream, ascending."""
+        """Draws transactions at `position` [n], in cycles since the start of the stream, ascending."""
         cycles = np.floor(position)
         seconds = self._parameters.normal.draw_times(position - cycles)
         elapsed = cycles * parameters.CYCLE_SECONDS + seconds
@@ -233,7 +234,7 @@ class TransactionGenerator:
     def _plant(
         self, seconds: npt.NDArray[np.float64], rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64]]:
-        """Kind codes [n], and for each row the first row of its burst [n], which may be the row itself."""
+        """Draws kind codes [n], and for each row the first row of its burst [n], or the row itself."""
         n = len(seconds)
         codes, leader = np.zeros(n, np.int8), np.arange(n)
         if self.fraud_share == 0:
@@ -266,9 +267,10 @@ class _Drawn:
 
 
 def transaction_ids(seed: int, index: npt.NDArray[np.int64]) -> list[str]:
-    """Ids of 32 hexadecimal digits for stream positions [n]: two SplitMix64 outputs (Steele et al. 2014).
+    """Makes ids of 32 hexadecimal digits for stream positions [n].
 
-    SplitMix64 maps its input one to one, so two positions of a stream never share an id.
+    An id is two outputs of SplitMix64 (Steele et al. 2014), which maps its input one to one: two positions of
+    a stream never share an id.
     """
     words = np.empty((len(index), 2), dtype=">u8")
     base = np.random.SeedSequence([seed, 3]).generate_state(2, np.uint64)

@@ -21,7 +21,7 @@ from model.features import AMOUNT_INDEX, COMPONENTS, FEATURES, N_FEATURES, TIME_
 Floats = npt.NDArray[np.float64]
 
 COMPONENT_SLICE: Final = slice(FEATURES.index(COMPONENTS[0]), FEATURES.index(COMPONENTS[-1]) + 1)
-"""Where V1..V28 stand among the features."""
+"""Position of V1..V28 among the features."""
 
 CYCLE_SECONDS: Final = 172_800
 """Time runs over two days and starts again."""
@@ -38,8 +38,8 @@ class Basis:
       centre: [28], on all planes.
       scale: [28], robust standard deviations (interquartile range / 1.349) of V1..V28.
       planes: [3, 28], their unit normal vectors. Most frauds lie off the first.
-      to_components: [28, 28], V - centre = to_components @ coordinates. The coordinates are V - centre too,
-        save three, which are the distances from the planes.
+      to_components: [28, 28], V - centre = to_components @ coordinates. The coordinates are V - centre, but
+        for three, which are the distances from the planes.
     """
 
     centre: Floats
@@ -49,7 +49,7 @@ class Basis:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Basis:
-        """Read the basis of the parameter document; distances replace the components `pivots`."""
+        """Reads the basis of the parameter document; distances replace the components `pivots`."""
         planes = np.array(document["planes"])
         from_components = np.eye(planes.shape[1])
         from_components[document["pivots"]] = planes
@@ -61,7 +61,7 @@ class Basis:
         )
 
     def coordinates(self, features: Floats) -> Floats:
-        """`features` [n, 30] with V1..V28 replaced by their coordinates."""
+        """Replaces V1..V28 in `features` [n, 30] by their coordinates."""
         out = features.copy()
         centred = features[:, COMPONENT_SLICE] - self.centre
         out[:, COMPONENT_SLICE] = np.linalg.solve(self.to_components, centred.T).T
@@ -92,7 +92,7 @@ class ClassDistribution:
 
     @classmethod
     def from_json(cls, document: dict[str, Any], basis: Basis | None) -> ClassDistribution:
-        """Read one class of the parameter document."""
+        """Reads one class of the parameter document."""
         weights = np.array(document["weights"])
         share = np.array(document["hourly_share"])
         lower = np.tril_indices(N_FEATURES)
@@ -110,13 +110,13 @@ class ClassDistribution:
         )
 
     def draw_times(self, uniform: Floats) -> Floats:
-        """Times in seconds [n] for cumulative probabilities `uniform` [n], in the rhythm of the two days."""
+        """Turns cumulative probabilities `uniform` [n] into times in seconds, in the rhythm of two days."""
         cumulative = np.concatenate([[0.0], np.cumsum(self.hourly_share)])
         hours = np.arange(len(cumulative))
         return 3600.0 * np.interp(uniform, cumulative, hours)
 
     def draw_scores(self, times: Floats, rng: np.random.Generator) -> Floats:
-        """Normal scores [n, 30] given the times in seconds [n].
+        """Draws normal scores [n, 30] given the times in seconds [n].
 
         Time is the first feature, so the first Gaussian of a component is fixed by the time and the other 29
         follow through the Cholesky factor: that is the exact conditional distribution.
@@ -137,7 +137,7 @@ class ClassDistribution:
         return scores
 
     def values(self, scores: Floats, times: Floats) -> Floats:
-        """Feature values [n, 30], rounded as in messages, for normal scores [n, 30] and their `times`."""
+        """Turns normal scores [n, 30] and `times` into feature values [n, 30], rounded as in messages."""
         features = np.empty_like(scores)
         for j in range(N_FEATURES):
             features[:, j] = np.interp(scores[:, j], self.knots_z[j], self.knots_x[j])
@@ -148,12 +148,12 @@ class ClassDistribution:
         return rounded(features)
 
     def draw(self, times: Floats, rng: np.random.Generator) -> Floats:
-        """Feature values [n, 30] given the times in seconds [n]."""
+        """Draws feature values [n, 30] given the times in seconds [n]."""
         return self.values(self.draw_scores(times, rng), times)
 
 
 def rounded(features: Floats) -> Floats:
-    """`features` [n, 30] with whole seconds, components of 6 decimals, and amounts in cents, at least 0."""
+    """Rounds `features` [n, 30] to whole seconds, components of 6 decimals, and cents, at least 0."""
     out = np.round(features, DECIMALS)
     out[:, TIME_INDEX] = np.floor(features[:, TIME_INDEX])
     out[:, AMOUNT_INDEX] = np.maximum(np.round(features[:, AMOUNT_INDEX], 2), 0.0)
@@ -162,7 +162,7 @@ def rounded(features: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Both classes, and where the parameters come from.
+    """Both classes, and the provenance of the parameters.
 
     A share of the frauds is camouflaged: normals, but for a move by `camouflage` [28] in V1..V28.
     """
@@ -175,7 +175,7 @@ class Parameters:
     provenance: dict[str, Any]
 
     def draw_frauds(self, times: Floats, rng: np.random.Generator) -> Floats:
-        """Features [n, 30] of frauds as they occur, camouflaged ones too, given the times in seconds [n]."""
+        """Draws features [n, 30] of frauds, also camouflaged ones, given the times in seconds [n]."""
         frauds = self.fraud.draw(times, rng)
         hidden = np.flatnonzero(rng.random(len(times)) < self.camouflaged_share)
         if len(hidden):
@@ -185,7 +185,7 @@ class Parameters:
         return frauds
 
     def hourly_fraud_share(self, share: float) -> Floats:
-        """Share of frauds among the transactions of each hour [48]; `share` over the two days.
+        """Computes the share of frauds in each hour [48], for a `share` over the two days.
 
         Frauds keep less of the day's rhythm than normals, so at night their share is several times as high.
         It is at most 0.95 in any hour.
@@ -202,7 +202,7 @@ class Parameters:
 
 @cache
 def load() -> Parameters:
-    """The parameters that come with the package."""
+    """Loads the parameters that come with the package."""
     text = resources.files("model.synthetic").joinpath("parameters.json").read_text(encoding="utf-8")
     document = json.loads(text)
     basis = Basis.from_json(document["basis"])

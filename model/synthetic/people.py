@@ -30,7 +30,7 @@ class Pools:
 
     @classmethod
     def create(cls, seed: int, accounts: int, merchants: int) -> Pools:
-        """Pools of the given sizes; the same seed gives the same pools."""
+        """Makes pools of these sizes; the same seed makes the same pools."""
         faker = Faker("en_GB")
         faker.seed_instance(seed)
         rng = np.random.default_rng([seed, 2])
@@ -45,11 +45,11 @@ class Pools:
         )
 
     def pick_accounts(self, rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
-        """`n` positions in `accounts`."""
+        """Picks `n` positions in `accounts`."""
         return _pick(self.account_cumulative, rng, n)
 
     def pick_merchants(self, rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
-        """`n` positions in `merchants`."""
+        """Picks `n` positions in `merchants`."""
         return _pick(self.merchant_cumulative, rng, n)
 
 
@@ -60,7 +60,7 @@ def _pick(cumulative: Floats, rng: np.random.Generator, n: int) -> npt.NDArray[n
 def _distinct(make: Callable[[], str], n: int) -> npt.NDArray[np.object_]:
     names: dict[str, None] = {}
     while len(names) < n:
-        # A repeated company becomes a branch of it, so that a large pool ends too.
+        # A repeated company becomes a branch of it, so that a large pool ends as well.
         name = make()
         names[name if name not in names else f"{name} {len(names)}"] = None
     return np.array(list(names), dtype=object)

@@ -13,6 +13,6 @@ WHERE
 GROUP BY
   account_id
 ORDER BY
-  alerts DESC, max_score DESC
+  alerts DESC, max_score DESC, account_id
 LIMIT
   20 /* limit */

@@ -15,6 +15,6 @@ WHERE
 GROUP BY
   stage, reason
 ORDER BY
-  messages DESC, reason
+  messages DESC, reason, stage
 LIMIT
   50 /* limit */

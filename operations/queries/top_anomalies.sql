@@ -14,6 +14,6 @@ FROM
 WHERE
   event_time >= TIMESTAMP '2020-01-01 00:00:00+00' /* since */
 ORDER BY
-  anomaly_score DESC, transaction_id
+  anomaly_score DESC, transaction_id, event_time
 LIMIT
   20 /* limit */

@@ -1,25 +1,23 @@
 """A local server that speaks as much of Google's REST APIs as the real clients and the real gcloud ask for.
 
 Dataflow (jobs, messages, Flex launches), Service Usage, IAM, Resource Manager, Artifact Registry, and the
-policies of topics and subscriptions; Cloud Storage is beside it. It keeps what it is told and every request,
+policies of topics and subscriptions; Cloud Storage is beside it. It keeps everything that it is sent,
 so that tests can look at what really went over the wire.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from google.cloud.dataflow_v1beta3 import JobState
 
-from tests.cloud.storage_server import Raw, Refusal, Request, Storage
+from tests.cloud.storage_server import Storage
+from tests.http_server import Refusal, Request, serve
 
 OVER = ("JOB_STATE_DONE", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_DRAINED", "JOB_STATE_UPDATED")
 """States that a job never leaves."""
@@ -31,7 +29,7 @@ def not_found(what: str) -> Refusal:
 
 @dataclass
 class Google:
-    """What the server knows, and what it was asked.
+    """The state of the server, and the requests that it got.
 
     Attributes:
       url: http://localhost:PORT; Beam takes REST for an endpoint that says localhost.
@@ -179,7 +177,7 @@ class Google:
         ]
         if query.get("filter") in ("ACTIVE", "3"):
             found = [job for job in found if job["currentState"] not in OVER]
-        # Dataflow's lists are summaries: labels and options are told by a job alone.
+        # Dataflow's lists are summaries: only a job itself has labels and options.
         hidden = ("labels", "environment", "jobMetadata", "tempFiles")
         return {"jobs": [{k: v for k, v in job.items() if k not in hidden} for job in found]}
 
@@ -268,48 +266,16 @@ def google_server() -> Iterator[Google]:
     google = Google()
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(request: Request) -> Any:
+        if request.path == "/token":  # of a service account key that names this server
+            return {"access_token": "local", "token_type": "Bearer", "expires_in": 3600}
+        with lock:
+            stored = google.storage.answer(request)
+            if stored is not None:
+                return stored
+            google.requests.append((request.method, request.path, request.json))
+            return google.answer(request)
 
-        def _answer(self) -> None:
-            url = urlsplit(self.path)
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            request = Request(self.command, unquote(url.path), parse_qs(url.query), headers, raw)
-            with lock:
-                answer = self._look_up(request)
-            self.send_response(answer.code)
-            for name, value in {"Content-Type": "application/json", **answer.headers}.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(answer.data)))
-            self.end_headers()
-            self.wfile.write(answer.data)
-
-        def _look_up(self, request: Request) -> Raw:
-            try:
-                if request.path == "/token":  # of a service account key that names this server
-                    token = {"access_token": "local", "token_type": "Bearer", "expires_in": 3600}
-                    return Raw(json.dumps(token).encode())
-                answer = google.storage.answer(request)
-                if answer is None:
-                    google.requests.append((request.method, request.path, request.json))
-                    answer = google.answer(request)
-            except Refusal as refusal:
-                return Raw(json.dumps(refusal.body).encode(), code=refusal.code)
-            return answer if isinstance(answer, Raw) else Raw(json.dumps(answer).encode())
-
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    google.url = google.storage.url = f"http://localhost:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serve(answer) as port:
+        google.url = google.storage.url = f"http://localhost:{port}"
         yield google
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -12,41 +12,7 @@ from urllib.parse import quote
 
 import google_crc32c
 
-
-class Refusal(Exception):
-    """An error answer of an API."""
-
-    def __init__(self, code: int, status: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.body = {"error": {"code": code, "status": status, "message": message, "errors": []}}
-
-
-@dataclass
-class Request:
-    """What came over the wire; `path` is unquoted."""
-
-    method: str
-    path: str
-    query: dict[str, list[str]]
-    headers: dict[str, str]
-    raw: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.raw) if self.raw else None
-
-    def one(self, name: str, default: str = "") -> str:
-        return self.query.get(name, [default])[0]
-
-
-@dataclass
-class Raw:
-    """An answer that is not JSON."""
-
-    data: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
-    code: int = 200
+from tests.http_server import Raw, Refusal, Request, to_raw
 
 
 @dataclass
@@ -256,11 +222,8 @@ class Storage:
         method, target, _ = line.split(" ", 2)
         url = urlsplit(target)
         inner = Request(method, unquote(url.path), parse_qs(url.query), {}, content.strip())
-        try:
-            answer = self.answer(inner)
-        except Refusal as refusal:
-            return refusal.code, json.dumps(refusal.body).encode()
-        return (answer.code, answer.data) if isinstance(answer, Raw) else (200, json.dumps(answer).encode())
+        answer = to_raw(lambda: self.answer(inner))
+        return answer.code, answer.data
 
 
 def _parts(request: Request) -> list[tuple[dict[str, str], bytes]]:

@@ -38,7 +38,7 @@ def test_what_is_not_run_here_is_the_sign_in_alone():
 
 def commands(text: str) -> set[str]:
     """The commands of shell blocks; --yes, which a person can do without, is left out."""
-    found = re.findall(r"^ *(?:python -m|gcloud) .*$", text, re.M)
+    found = re.findall(r"^ *(?:anomaly|gcloud) .*$", text, re.M)
     return {line.strip().removesuffix(" --yes") for line in found}
 
 
@@ -66,8 +66,8 @@ def test_the_steps_of_the_page_run_in_order(google: Google, gcloud, local_stack:
     # Commands come from this interpreter's environment, wherever the steps are run.
     bin_dir = tmp_path / "bin"
     bin_dir.mkdir()
-    (bin_dir / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    (bin_dir / "python").chmod(0o755)
+    (bin_dir / "anomaly").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m common.anomaly "$@"\n')
+    (bin_dir / "anomaly").chmod(0o755)
     environment = {
         **os.environ,
         **local_stack.environment(),
@@ -94,7 +94,7 @@ def test_the_steps_of_the_page_run_in_order(google: Google, gcloud, local_stack:
                 if not kind and not line.startswith("export "):
                     after(line, google, run)
     finally:
-        topics = "python -m cloud.resources delete --project local-project --emulators --yes"
+        topics = "anomaly resources delete --project local-project --emulators --yes"
         subprocess.run(["bash", "-c", topics], cwd=place, env=environment, capture_output=True, check=False)
     assert len(done) >= 14
 
@@ -102,7 +102,7 @@ def test_the_steps_of_the_page_run_in_order(google: Google, gcloud, local_stack:
 def after(line: str, google: Google, run) -> None:
     """Runs a line and looks at what it left behind."""
     # Training to the end is what test_readme.py does; here the way of the model into the bucket counts.
-    run(f"{line} --epochs=2 --rows=20000" if "model.train" in line else line)
+    run(f"{line} --epochs=2 --rows=20000" if "anomaly train" in line else line)
     if "resources create" in line:
         bindings = google.policies["projects/local-project"]["bindings"]
         assert {binding["role"] for binding in bindings} == {
@@ -111,9 +111,9 @@ def after(line: str, google: Google, run) -> None:
             "roles/bigquery.readSessionUser",
             "roles/logging.logWriter",
         }
-    elif "model.train" in line:
+    elif "anomaly train" in line:
         assert "model/manifest.json" in google.storage.names(BUCKET)
-    elif "templates.build" in line:
+    elif "anomaly templates" in line:
         (build,) = google.builds.values()
         assert build["steps"][0]["args"][1] == "--file=templates/Dockerfile"
         assert build["serviceAccount"].endswith("/anomaly-build@local-project.iam.gserviceaccount.com")

@@ -120,7 +120,7 @@ def fresh_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Staged:
-    """What a submission left in the bucket.
+    """The files that a submission left in the bucket.
 
     Attributes:
       job: the job that was posted, as Dataflow's own message.
@@ -153,7 +153,7 @@ def submit(google: Google, model_dir: Path, tmp_path: Path):
     def run(pipeline: str, *argv: str) -> Staged:
         code = launch.main(
             [
-                *(pipeline, "--via=direct", "--skip-preflight", f"--dataflow_endpoint={google.url}"),
+                *(pipeline, "--via=direct", "--skip_preflight", f"--dataflow_endpoint={google.url}"),
                 *("--project=local-project", f"--bucket={BUCKET}", "--job_name=staged", *argv),
             ]
         )

@@ -1,28 +1,30 @@
-"""Checks before a launch: each thing that may be missing, and what is said of it."""
+"""Checks before a launch: each thing that may be missing, and what is shown of it."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
 import uuid
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from google.cloud import bigquery
 from google.cloud.pubsub_v1 import SubscriberClient
 
-from cloud import checks, launch, preflight
-from cloud.look import Finding
-from cloud.request import request
+from cloud import launch, preflight
+from cloud.checks import services, storage
+from cloud.checks.finding import Finding
+from cloud.pipeline import PipelineName
+from cloud.request import JobRequest, add_launch_options, read_request
 from cloud.resources.base import Clients
-from local import resources
+from common.command import Parser
+from local import topics
 from local.endpoints import Endpoints
 from model import artifact
 from model.features import FEATURES
 from templates import build
 from tests.cloud.google_server import Google
+from tests.http_server import Raw, serve
 from transforms import tables
 from transforms.clients import BigQueryEndpoints
 
@@ -31,9 +33,11 @@ CALLER = "serviceAccount:local@local-project.iam.gserviceaccount.com"
 TOPIC = "projects/local-project/topics/transactions"
 
 
-def job(pipeline: str, *argv: str):
-    args, rest = preflight.parser().parse_known_args([pipeline, "--project=local-project", *argv])
-    return request(preflight.parser(), pipeline, args, rest, dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC))
+def job(pipeline: PipelineName, *argv: str) -> JobRequest:
+    parser = Parser()
+    add_launch_options(parser)
+    args, rest = parser.parse_known_args(["--project=local-project", *argv])
+    return read_request(pipeline, args, rest, dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC))
 
 
 def only(findings: list[Finding]) -> Finding:
@@ -42,8 +46,8 @@ def only(findings: list[Finding]) -> Finding:
 
 
 def check_model(uri: str, *flags: str) -> Finding:
-    args = job("batch", "--input=gs://b-1/x.parquet", f"--model={uri}", *flags).pipeline_args
-    return only(checks.check_model("local-project", args, f"gs://{BUCKET}"))
+    command = job("batch", "--input=gs://b-1/x.parquet", f"--model={uri}", *flags).pipeline
+    return only(storage.check_model("local-project", command, f"gs://{BUCKET}"))
 
 
 def reroute(monkeypatch, server, pattern: str, route) -> None:
@@ -67,14 +71,13 @@ def tables_clients(bigquery_emulator: Endpoints) -> Clients:
 
 def test_defaults_follow_from_the_project():
     found = job("batch", "--input=gs://b-1/x.parquet")
-    assert found.args.job_name == "transaction-anomaly-batch-20260102-030405"
-    assert found.args.temp_location == f"gs://{BUCKET}/temp"
-    assert found.args.template == f"gs://{BUCKET}/templates/batch.json"
-    assert found.pipeline_args.model == f"gs://{BUCKET}/model"
-    assert found.pipeline_args.output_dataset == "local-project.anomaly"
-    assert (
-        job("batch", "--input=gs://b-1/x.parquet", "--output=gs://b-1/y").pipeline_args.output_dataset is None
-    )
+    assert found.job_name == "transaction-anomaly-batch-20260102-030405"
+    assert found.temp_location == f"gs://{BUCKET}/temp"
+    assert found.template == f"gs://{BUCKET}/templates/batch.json"
+    assert found.pipeline.model == f"gs://{BUCKET}/model"
+    assert found.pipeline.output_dataset == "local-project.anomaly"
+    to_files = job("batch", "--input=gs://b-1/x.parquet", "--output=gs://b-1/y")
+    assert to_files.pipeline.output_dataset is None
 
 
 # Model
@@ -107,7 +110,7 @@ def test_a_model_that_no_worker_can_reach_or_that_is_not_there(google: Google, m
     google.storage.buckets[BUCKET] = {"name": BUCKET}
     finding = check_model(f"gs://{BUCKET}/model")
     assert "manifest.json is missing" in finding.problem
-    assert finding.remedy == f"python -m model.train --output gs://{BUCKET}/model"
+    assert finding.remedy == f"anomaly train --output gs://{BUCKET}/model"
 
 
 def test_thresholds_are_compared_with_those_of_the_model(google: Google, model_dir: Path):
@@ -139,14 +142,15 @@ def test_a_model_that_may_not_be_read_names_the_role(google: Google, model_dir: 
 @pytest.mark.integration
 def test_topics_and_subscriptions_that_are_not_there(pubsub_emulator: Endpoints):
     clients = Clients("local-project")
-    finding = only(checks.check_topic(clients, "projects/local-project/topics/none"))
+    finding = only(services.check_topic(clients, "projects/local-project/topics/none"))
     assert finding == Finding(
         "topic projects/local-project/topics/none",
         "failed",
         "does not exist",
         "gcloud pubsub topics create none --project=local-project",
+        "missing",
     )
-    finding = only(checks.check_subscription(clients, "projects/local-project/subscriptions/none", TOPIC))
+    finding = only(services.check_subscription(clients, "projects/local-project/subscriptions/none", TOPIC))
     assert finding.remedy == (
         f"gcloud pubsub subscriptions create none --project=local-project --topic={TOPIC}"
     )
@@ -156,15 +160,15 @@ def test_topics_and_subscriptions_that_are_not_there(pubsub_emulator: Endpoints)
 @pytest.mark.integration
 def test_a_subscription_that_would_not_do(channel):
     clients = Clients("local-project")
-    assert checks.check_subscription(clients, channel.subscription, TOPIC) == [
+    assert services.check_subscription(clients, channel.subscription, TOPIC) == [
         Finding(f"subscription {channel.subscription}")
     ]
-    assert checks.check_topic(clients, channel.topic) == [Finding(f"topic {channel.topic}")]
+    assert services.check_topic(clients, channel.topic) == [Finding(f"topic {channel.topic}")]
     with SubscriberClient() as subscriber:
         subscriber.modify_push_config(
             subscription=channel.subscription, push_config={"push_endpoint": "https://example.com/x"}
         )
-        finding = only(checks.check_subscription(clients, channel.subscription, TOPIC))
+        finding = only(services.check_subscription(clients, channel.subscription, TOPIC))
         assert (finding.status, finding.remedy.split()[-1]) == ("failed", "--push-endpoint=")
         subscriber.modify_push_config(subscription=channel.subscription, push_config={})
         subscriber.update_subscription(
@@ -177,12 +181,12 @@ def test_a_subscription_that_would_not_do(channel):
                 "update_mask": {"paths": ["enable_exactly_once_delivery", "dead_letter_policy"]},
             }
         )
-        notes = checks.check_subscription(clients, channel.subscription, TOPIC)
+        notes = services.check_subscription(clients, channel.subscription, TOPIC)
         assert [note.status for note in notes] == ["note", "note"]
         assert "--no-enable-exactly-once-delivery" in notes[0].remedy
         assert "--clear-dead-letter-policy" in notes[1].remedy
-    resources.delete(channel.topic)
-    finding = only(checks.check_subscription(clients, channel.subscription, TOPIC))
+    topics.delete(channel.topic)
+    finding = only(services.check_subscription(clients, channel.subscription, TOPIC))
     assert "its topic was deleted" in finding.problem
     clients.close()
 
@@ -193,44 +197,44 @@ def test_a_subscription_that_would_not_do(channel):
 @pytest.mark.integration
 def test_dataset_and_tables(tables_clients: Clients, dataset: str, bigquery_client: bigquery.Client):
     name = f"local-project.{dataset}"
-    finding = only(checks.check_dataset(tables_clients, f"{name}_none", full=False, create=True))
+    finding = only(services.check_dataset(tables_clients, f"{name}_none", full=False, create=True))
     assert finding.problem == "does not exist"
     assert finding.remedy.endswith(
         f"create --project local-project --region us-central1 --dataset {dataset}_none"
     )
 
-    found = checks.check_dataset(tables_clients, name, full=False, create=False)
+    found = services.check_dataset(tables_clients, name, full=False, create=False)
     assert [finding.status for finding in found] == ["ok", "failed", "failed", "failed"]
-    found = checks.check_dataset(tables_clients, name, full=False, create=True)
+    found = services.check_dataset(tables_clients, name, full=False, create=True)
     assert [finding.status for finding in found] == ["ok", "note", "note", "note"]
     tables.create_tables(bigquery_client, name)
-    found = checks.check_dataset(tables_clients, name, full=False, create=False)
+    found = services.check_dataset(tables_clients, name, full=False, create=False)
     assert [finding.status for finding in found] == ["ok"] * 4
 
-    found = checks.check_dataset(tables_clients, name, full=True, create=False)
-    assert "column normalized_MAE is missing" in found[1].problem
-    found = checks.check_dataset(tables_clients, name, full=True, create=True)
+    found = services.check_dataset(tables_clients, name, full=True, create=False)
+    assert "column normalized_MAE is none, declared FLOAT64" in found[1].problem
+    found = services.check_dataset(tables_clients, name, full=True, create=True)
     assert found[1].status == "note"
 
     bigquery_client.delete_table(f"{name}.alerts")
     bigquery_client.create_table(
         bigquery.Table(f"{name}.alerts", [bigquery.SchemaField("anomaly_score", "STRING")])
     )
-    failed = checks.check_dataset(tables_clients, name, full=False, create=True)[2]
+    failed = services.check_dataset(tables_clients, name, full=False, create=True)[2]
     assert failed.status == "failed"
-    assert "column 'anomaly_score' is STRING, the rows have FLOAT64" in failed.problem
+    assert "column anomaly_score is STRING, declared FLOAT64; it cannot be changed" in failed.problem
 
 
 @pytest.mark.integration
 def test_source_tables_and_queries(tables_clients: Clients, dataset: str, bigquery_client: bigquery.Client):
     name = f"local-project.{dataset}.source"
-    assert only(checks.check_input_table(tables_clients, name)).problem == "does not exist"
+    assert only(services.check_input_table(tables_clients, name)).problem == "does not exist"
     fields = [bigquery.SchemaField(feature, "FLOAT64") for feature in FEATURES if feature != "V7"]
     bigquery_client.create_table(bigquery.Table(name, fields))
-    assert only(checks.check_input_table(tables_clients, name)).problem == "lacks the columns V7"
-    found = only(checks.check_input_query(tables_clients, f"SELECT *, 0.5 AS V7 FROM `{name}`"))
+    assert only(services.check_input_table(tables_clients, name)).problem == "lacks the columns V7"
+    found = only(services.check_input_query(tables_clients, f"SELECT *, 0.5 AS V7 FROM `{name}`"))
     assert found.status == "ok"
-    found = only(checks.check_input_query(tables_clients, f"SELECT V7 FROM `{name}`"))
+    found = only(services.check_input_query(tables_clients, f"SELECT V7 FROM `{name}`"))
     assert found.status == "failed"
 
 
@@ -238,16 +242,16 @@ def test_source_tables_and_queries(tables_clients: Clients, dataset: str, bigque
 
 
 def test_locations(clients: Clients, google: Google):
-    assert only(checks.check_location(clients, "/tmp/x", "--output")).status == "failed"
-    finding = only(checks.check_location(clients, f"gs://{BUCKET}/temp", "--temp_location"))
+    assert only(storage.check_location(clients, "/tmp/x", "--output")).status == "failed"
+    finding = only(storage.check_location(clients, f"gs://{BUCKET}/temp", "--temp_location"))
     assert (finding.problem, finding.remedy) == (
         "does not exist",
-        f"python -m cloud.resources create --project local-project --region us-central1 --bucket {BUCKET}",
+        f"anomaly resources create --project local-project --region us-central1 --bucket {BUCKET}",
     )
     google.storage.buckets[BUCKET] = {"name": BUCKET}
-    assert only(checks.check_location(clients, f"gs://{BUCKET}/temp", "--temp_location")).status == "ok"
+    assert only(storage.check_location(clients, f"gs://{BUCKET}/temp", "--temp_location")).status == "ok"
     google.storage.granted = {"storage.objects.get"}
-    finding = only(checks.check_location(clients, f"gs://{BUCKET}/temp", "--temp_location"))
+    finding = only(storage.check_location(clients, f"gs://{BUCKET}/temp", "--temp_location"))
     assert (
         finding.problem == "you lack storage.objects.create, storage.objects.list (roles/storage.objectAdmin)"
     )
@@ -260,30 +264,30 @@ def test_locations(clients: Clients, google: Google):
 def test_input_files(google: Google):
     google.storage.buckets[BUCKET] = {"name": BUCKET}
     google.storage.put(BUCKET, "in/a.parquet", b"x" * 2**20)
-    assert only(checks.check_files("local-project", f"gs://{BUCKET}/in/*.parquet", "--input")).what.endswith(
-        "1 files, 1.0 MiB"
-    )
+    assert only(
+        storage.check_files("local-project", f"gs://{BUCKET}/in/*.parquet", "--input")
+    ).subject.endswith("1 files, 1.0 MiB")
     assert (
-        only(checks.check_files("local-project", f"gs://{BUCKET}/in/*.json", "--input")).problem
+        only(storage.check_files("local-project", f"gs://{BUCKET}/in/*.json", "--input")).problem
         == "matches no file"
     )
-    assert only(checks.check_files("local-project", "in/*.json", "--input")).status == "failed"
+    assert only(storage.check_files("local-project", "in/*.json", "--input")).status == "failed"
 
 
 def test_templates(clients: Clients, google: Google):
     uri = f"gs://{BUCKET}/templates/batch.json"
     google.storage.buckets[BUCKET] = {"name": BUCKET}
-    finding = only(checks.check_template(clients, uri, ["input"]))
+    finding = only(storage.check_template(clients, uri, ["input"]))
     assert (finding.problem, finding.remedy) == (
         "does not exist",
-        f"python -m templates.build --project local-project --bucket {BUCKET}",
+        f"anomaly templates --project local-project --bucket {BUCKET}",
     )
     build.upload(clients, f"gs://{BUCKET}", "h/p/r/i:1")
-    assert only(checks.check_template(clients, uri, ["input"])).what.endswith("image h/p/r/i:1")
-    finding = only(checks.check_template(clients, uri, ["input", "new_option"]))
+    assert only(storage.check_template(clients, uri, ["input"])).subject.endswith("image h/p/r/i:1")
+    finding = only(storage.check_template(clients, uri, ["input", "new_option"]))
     assert finding.problem == "does not know new_option: it was built from another version"
     google.storage.put(BUCKET, "templates/batch.json", b"{}")
-    assert only(checks.check_template(clients, uri, [])).problem == "is no container spec"
+    assert only(storage.check_template(clients, uri, [])).problem == "is no container spec"
 
 
 # Servers of the model
@@ -291,32 +295,22 @@ def test_templates(clients: Clients, google: Google):
 
 def test_endpoints(google: Google):
     name = "projects/local-project/locations/us-central1/endpoints/77"
-    finding = only(checks.check_vertex(name, google.url))
+    finding = only(services.check_vertex(name, google.url))
     assert (finding.problem, finding.remedy) == (
         "does not exist",
-        "python -m model.serving.vertex status --project local-project --region us-central1",
+        "anomaly vertex list --project local-project --region us-central1",
     )
     google.endpoints[name] = {"name": name}
-    assert only(checks.check_vertex(name, google.url)).problem == "has no deployed model"
+    assert only(services.check_vertex(name, google.url)).problem == "has no deployed model"
     google.endpoints[name] = {"name": name, "deployedModels": [{"id": "1"}]}
-    assert only(checks.check_vertex(name, google.url)).what.endswith("endpoints/77, 1 models")
+    assert only(services.check_vertex(name, google.url)).subject.endswith("endpoints/77, 1 models")
 
 
 def test_torchserve_is_asked_for_its_health():
-    class Healthy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/ping" else 404)
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        assert only(checks.check_torchserve(url)).status == "ok"
-        server.shutdown()
-    finding = only(checks.check_torchserve(url))
+    with serve(lambda request: Raw(code=200 if request.path == "/ping" else 404)) as port:
+        url = f"http://127.0.0.1:{port}"
+        assert only(services.check_torchserve(url)).status == "ok"
+    finding = only(services.check_torchserve(url))
     assert (finding.status, finding.remedy) == ("note", f"curl {url}/ping")
 
 
@@ -332,10 +326,12 @@ def test_launch_refuses_with_everything_that_is_missing_at_once(
     flags = ["--project=local-project", f"--prefix={name}", f"--dataset={name.replace('-', '_')}"]
     flags += [f"--bigquery_endpoint={local_stack.bigquery}", f"--dataflow_endpoint={google.url}"]
     assert launch.main(["streaming", *flags]) == 1
-    said = capsys.readouterr().err
+    shown = capsys.readouterr().err
     for missing in ("temp_location", "template gs://", "model gs://", "subscription ", "topic ", "dataset "):
-        assert f"failed  {missing}" in said.replace("--", "")
-    assert said.rstrip().endswith("Not launched. Mend what failed, or give --skip-preflight.")
+        assert f"failed  {missing}" in shown.replace("--", "")
+    assert shown.rstrip().endswith(
+        "error: not launched: fix the checks that failed, or pass --skip_preflight"
+    )
     assert google.jobs == {}
 
 
@@ -353,6 +349,6 @@ def test_launch_goes_on_when_everything_is_there(
     flags += [f"--bigquery_endpoint={local_stack.bigquery}"]
     assert preflight.main(["streaming", *flags, "--format=json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [f["what"] for f in found if f["status"] == "ok"][-1].startswith("dataset ")
+    assert [f["subject"] for f in found if f["status"] == "ok"][-1].startswith("dataset ")
     assert launch.main(["streaming", *flags]) == 0
     assert [job["name"] for job in google.jobs.values()] == ["transaction-anomaly-streaming"]

@@ -8,12 +8,13 @@ import pytest
 from google.api_core import exceptions
 from requests.exceptions import ConnectTimeout
 
-from cloud import caller, checks, look, preflight
+from cloud import endpoints, preflight
+from cloud.checks import finding, permissions, services, storage
 from cloud.resources.base import Clients
 from tests.cloud import google_server, storage_server
 from tests.cloud.google_server import Google
-from tests.cloud.storage_server import Refusal
 from tests.cloud.test_preflight import BUCKET, CALLER, check_model, job, only, reroute
+from tests.http_server import Refusal
 
 
 @pytest.fixture
@@ -24,16 +25,16 @@ def clients(google: Google) -> Clients:
 def test_without_credentials_every_check_says_how_to_sign_in(monkeypatch, capsys):
     for name in (
         *("STORAGE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST", "BIGQUERY_EMULATOR_HOST"),
-        *(checks.RESOURCE_MANAGER_VARIABLE, caller.IAM_VARIABLE),
+        *(endpoints.RESOURCE_MANAGER_VARIABLE, endpoints.IAM_VARIABLE),
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/key.json")
     monkeypatch.setenv("PATH", "/nonexistent")
     endpoint = "projects/local-project/locations/us-central1/endpoints/77"
     flags = ["--input_table=local-project.d.t", "--scorer=vertex", f"--vertex_endpoint={endpoint}"]
-    findings = preflight.preflight(job("batch", *flags), progress=False)
+    findings = preflight.run_checks(job("batch", *flags), progress=False)
     failed = [finding for finding in findings if finding.status == "failed"]
-    noted = [finding.what.split()[0] for finding in findings if finding.status == "note"]
+    noted = [finding.subject.split()[0] for finding in findings if finding.status == "note"]
     assert noted == ["job", "service"]  # Dataflow is not asked, and there is no gcloud
     assert len(failed) == 9
     assert {finding.remedy for finding in failed} == {"gcloud auth application-default login"}
@@ -46,16 +47,16 @@ def test_where_nothing_answers_that_is_said_and_what_to_do(raised):
     def call() -> None:
         raise raised
 
-    found, findings = checks.Look("x", "create it", "p", "r", "project").up(call)
-    assert found is None
+    answer, findings = finding.Lookup("x", "create it", "p", "r", "project").run(call)
+    assert answer is None
     assert only(findings).problem.startswith("no answer: ")
     assert "run this again" in only(findings).remedy
 
 
 def test_the_callers_permissions(google: Google):
-    assert only(checks.check_project("local-project")).status == "ok"
+    assert only(permissions.check_project("local-project")).status == "ok"
     google.granted = {"dataflow.jobs.get"}
-    finding = only(checks.check_project("local-project"))
+    finding = only(permissions.check_project("local-project"))
     assert finding.problem == "you lack dataflow.jobs.create, dataflow.jobs.list (roles/dataflow.developer)"
     assert finding.remedy == (
         f"gcloud projects add-iam-policy-binding local-project --member={CALLER} "
@@ -65,9 +66,9 @@ def test_the_callers_permissions(google: Google):
 
 def test_the_callers_right_to_run_jobs_as_the_workers(google: Google):
     stream = job("streaming")
-    assert only(caller.check_act_as(stream)).status == "ok"
+    assert only(permissions.check_act_as(stream)).status == "ok"
     google.granted = set()
-    finding = only(caller.check_act_as(stream))
+    finding = only(permissions.check_act_as(stream))
     assert finding.problem == "you lack iam.serviceAccounts.actAs (roles/iam.serviceAccountUser)"
     assert finding.remedy == (
         "gcloud iam service-accounts add-iam-policy-binding "
@@ -79,29 +80,28 @@ def test_the_callers_right_to_run_jobs_as_the_workers(google: Google):
 def test_a_name_that_a_running_job_has_is_for_update_alone(google: Google):
     flag = f"--dataflow_endpoint={google.url}"
     launched, updated = job("streaming", flag), job("streaming", flag, "--update")
-    assert only(caller.check_job_name(launched)).status == "ok"
-    assert "nothing to update: leave out --update" in only(caller.check_job_name(updated)).problem
+    assert only(services.check_job_name(launched)).status == "ok"
+    assert "nothing to update: leave out --update" in only(services.check_job_name(updated)).problem
     google.add_job(
         {
-            "name": launched.args.job_name,
+            "name": launched.job_name,
             "currentState": "JOB_STATE_RUNNING",
             "type": "JOB_TYPE_STREAMING",
         }
     )
-    finding = only(caller.check_job_name(launched))
-    assert finding.problem.startswith("runs already (2026-01-01_00_00_00-1); replace it with --update")
+    finding = only(services.check_job_name(launched))
+    assert finding.problem.startswith("runs already (2026-01-01_00_00_00-1): pass --update")
     assert finding.remedy == (
-        "python -m cloud.launch drain transaction-anomaly-streaming --project local-project "
-        "--region us-central1"
+        "anomaly launch drain transaction-anomaly-streaming --project local-project --region us-central1"
     )
-    assert only(caller.check_job_name(updated)).status == "ok"
+    assert only(services.check_job_name(updated)).status == "ok"
     load = job("batch", flag, "--input=gs://b-1/x.parquet", "--job_name=load")
     google.add_job({"name": "load", "currentState": "JOB_STATE_RUNNING", "type": "JOB_TYPE_BATCH"})
-    assert "launch cancel load --project" in only(caller.check_job_name(load)).remedy
+    assert "launch cancel load --project" in only(services.check_job_name(load)).remedy
 
 
 def test_the_documented_roles_are_enough_to_launch(clients: Clients, google: Google, monkeypatch):
-    """What docs/google-cloud.md says under "You: launch"; the bucket itself may not be read."""
+    """The roles of docs/google-cloud.md under "You: launch", which do not include reading the bucket."""
 
     def refuse(*_: object) -> None:
         raise Refusal(403, "PERMISSION_DENIED", "storage.buckets.get is missing")
@@ -112,9 +112,9 @@ def test_the_documented_roles_are_enough_to_launch(clients: Clients, google: Goo
     google.storage.granted = {f"storage.objects.{verb}" for verb in objects}
     jobs = ("create", "get", "list", "cancel", "updateContents", "snapshot")
     google.granted = {*(f"dataflow.jobs.{verb}" for verb in jobs), "iam.serviceAccounts.actAs"}
-    assert only(checks.check_location(clients, f"gs://{BUCKET}/temp", "--temp_location")).status == "ok"
-    assert only(checks.check_project("local-project")).status == "ok"
-    assert only(caller.check_act_as(job("streaming"))).status == "ok"
+    assert only(storage.check_location(clients, f"gs://{BUCKET}/temp", "--temp_location")).status == "ok"
+    assert only(permissions.check_project("local-project")).status == "ok"
+    assert only(permissions.check_act_as(job("streaming"))).status == "ok"
 
 
 def disabled(service: str, details: bool):
@@ -150,11 +150,11 @@ def test_an_api_that_is_not_enabled_is_named_with_the_command(
     ):
         reroute(monkeypatch, server, pattern, disabled(f"{service}.googleapis.com", details))
     found = [
-        only(checks.check_location(clients, f"gs://{BUCKET}/temp", "--temp_location")),
+        only(storage.check_location(clients, f"gs://{BUCKET}/temp", "--temp_location")),
         check_model(f"gs://{BUCKET}/model"),
-        only(checks.check_project("local-project")),
-        only(caller.check_act_as(job("streaming"))),
-        only(caller.check_job_name(job("streaming", f"--dataflow_endpoint={google.url}"))),
+        only(permissions.check_project("local-project")),
+        only(permissions.check_act_as(job("streaming"))),
+        only(services.check_job_name(job("streaming", f"--dataflow_endpoint={google.url}"))),
     ]
     assert [finding.status for finding in found] == ["failed"] * 5
     assert [finding.remedy for finding in found] == [
@@ -164,20 +164,20 @@ def test_an_api_that_is_not_enabled_is_named_with_the_command(
 
 
 def test_remedies_name_who_is_signed_in(google: Google, tmp_path, monkeypatch):
-    assert look.member() == CALLER
+    assert finding.member() == CALLER
     adc = {"type": "authorized_user", "client_id": "x", "client_secret": "y", "refresh_token": "z"}
     key = tmp_path / "adc.json"
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
     key.write_text(json.dumps({**adc, "account": "me@example.com"}))
-    assert look.member() == "user:me@example.com"
+    assert finding.member() == "user:me@example.com"
     key.write_text(json.dumps(adc))
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert look.member() == "user:$(gcloud config get-value account)"
+    assert finding.member() == "user:$(gcloud config get-value account)"
 
 
 @pytest.mark.integration
 def test_gcloud_tells_who_is_signed_in_where_the_credentials_do_not(gcloud, monkeypatch):
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/key.json")
-    assert look.member() == "user:$(gcloud config get-value account)"
+    assert finding.member() == "user:$(gcloud config get-value account)"
     monkeypatch.setenv("CLOUDSDK_CORE_ACCOUNT", "me@example.com")
-    assert look.member() == "user:me@example.com"
+    assert finding.member() == "user:me@example.com"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google.cloud import bigquery
 
-from cloud import workers
+from cloud.checks import permissions
 from cloud.resources.base import Clients
 from templates import build
 from tests.cloud.google_server import Google
@@ -13,7 +13,7 @@ from tests.cloud.test_preflight import BUCKET, job, only
 
 
 def test_the_workers_need_roles_for_what_the_job_touches_and_no_more():
-    needed = {(r.name, r.target, r.target_name) for r in workers.needed(job("streaming"))}
+    needed = {(r.name, r.target, r.target_name) for r in permissions.needed_roles(job("streaming"))}
     assert needed == {
         ("roles/dataflow.worker", "project", "local-project"),
         ("roles/pubsub.subscriber", "subscription", "transactions-pipeline"),
@@ -23,7 +23,7 @@ def test_the_workers_need_roles_for_what_the_job_touches_and_no_more():
         ("roles/storage.objectAdmin", "bucket", f"gs://{BUCKET}"),
     }
     image = "--image=europe-west1-docker.pkg.dev/other-project/images/pipelines:1"
-    found = workers.needed(job("batch", "--input_query=SELECT 1", "--model=gs://models/m", image))
+    found = permissions.needed_roles(job("batch", "--input_query=SELECT 1", "--model=gs://models/m", image))
     needed = {(r.name, r.target_name, r.project) for r in found}
     assert needed >= {
         ("roles/storage.objectViewer", "gs://models", "local-project"),
@@ -38,13 +38,13 @@ def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud,
     # The emulator does not tell who may write a dataset, so with one it is not asked.
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:1")
     stream = job("streaming")
-    member = f"serviceAccount:{stream.args.service_account_email}"
-    finding = only(workers.check_worker(Clients("local-project"), stream))
+    member = f"serviceAccount:{stream.account}"
+    finding = only(permissions.check_worker(Clients("local-project"), stream))
     assert (finding.problem, finding.remedy) == (
         "does not exist",
-        "python -m cloud.resources create --project local-project",
+        "anomaly resources create --project local-project",
     )
-    google.accounts.add(stream.args.service_account_email)
+    google.accounts.add(stream.account)
     google.storage.buckets[BUCKET] = {"name": BUCKET}
     image = "us-central1-docker.pkg.dev/local-project/anomaly/pipelines:v1"
     build.upload(Clients("local-project"), f"gs://{BUCKET}", image)
@@ -55,10 +55,10 @@ def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud,
     google.policies["projects/local-project/topics/alerts"] = {
         "bindings": [{"role": "roles/pubsub.publisher", "members": ["serviceAccount:other"]}]
     }
-    found = {f.what: f for f in workers.check_worker(Clients("local-project"), stream)}
+    found = {f.subject: f for f in permissions.check_worker(Clients("local-project"), stream)}
     assert found.pop("roles/dataflow.worker on project local-project for the workers").status == "ok"
     assert found.pop(f"roles/storage.objectAdmin on bucket gs://{BUCKET} for the workers").status == "ok"
-    assert found.pop(f"service account {stream.args.service_account_email}").status == "ok"
+    assert found.pop(f"service account {stream.account}").status == "ok"
     assert [finding.status for finding in found.values()] == ["failed"] * 5
     assert "roles/artifactregistry.reader on repository anomaly for the workers" in found
     assert found["roles/pubsub.publisher on topic alerts for the workers"].remedy == (
@@ -69,7 +69,7 @@ def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud,
 
 def test_without_gcloud_the_roles_are_not_checked_and_that_is_said(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
-    finding = only(workers.check_worker(Clients("local-project"), job("streaming")))
+    finding = only(permissions.check_worker(Clients("local-project"), job("streaming")))
     assert (finding.status, "no gcloud on the PATH" in finding.problem) == ("note", True)
 
 
@@ -89,12 +89,12 @@ class Datasets:
 def test_the_workers_must_be_able_to_write_the_dataset(google: Google, gcloud, monkeypatch):
     monkeypatch.delenv("BIGQUERY_EMULATOR_HOST", raising=False)
     stream = job("streaming")
-    account = stream.args.service_account_email
+    account = stream.account
 
     def check(*entries: bigquery.AccessEntry):
         clients = Clients("local-project")
         clients.bigquery = Datasets(*entries)
-        return only(workers._check_dataset(clients, stream))
+        return only(permissions._check_dataset(clients, stream))
 
     found = check(bigquery.AccessEntry("READER", "userByEmail", account))
     assert (found.status, found.problem) == (

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from cloud.resources import changes, patience
-from cloud.resources.base import LABEL, MISSING, Clients, Key, Resource, State
+from cloud.resources import changes, propagation
+from cloud.resources.base import MISSING, Clients, Difference, Key, Resource, State
 from cloud.resources.declared import Names, declare, roles
 from cloud.resources.gcloud import Gcloud, GcloudError
 from cloud.resources.storage import Bucket
+from common.retry import Patience
 from tests.cloud.google_server import Google
 from transforms.clients import BigQueryEndpoints
 
 NAMES = Names("local-project", prefix="it-", dataset="resources")
+
+
+def actions(done: list[changes.Change]) -> set[str]:
+    return {change.action for change in done}
 
 
 class Thing(Resource):
@@ -48,8 +53,8 @@ class Thing(Resource):
     ("there", "asked", "done"),
     [
         ({}, False, {"thing": "", "part": ""}),
-        ({"thing": True, "part": True}, False, {"thing": "deleted", "part": "goes with it"}),
-        ({"thing": False, "part": True}, True, {"thing": "left alone", "part": "deleted"}),
+        ({"thing": True, "part": True}, False, {"thing": "deleted", "part": "deleted with its thing"}),
+        ({"thing": False, "part": True}, True, {"thing": "kept", "part": "deleted"}),
     ],
 )
 def test_what_is_on_a_thing_is_looked_up_only_where_the_thing_stays(there, asked, done):
@@ -57,7 +62,7 @@ def test_what_is_on_a_thing_is_looked_up_only_where_the_thing_stays(there, asked
     part = Thing("part", there, part_of=thing.key)
     clients = Clients("local-project")
     found = changes.delete([thing, part], clients, dry_run=False)
-    assert {resource.name: what for resource, _, what in found} == done
+    assert {change.resource.name: change.action for change in found} == done
     assert ("asked part" in there) is asked
 
 
@@ -80,30 +85,28 @@ def test_a_role_stands_on_its_thing_and_needs_its_account():
 
 
 @pytest.mark.integration
-def test_a_repository_and_an_account_of_another_hand_are_left_alone(google: Google, gcloud):
+def test_a_repository_and_an_account_that_somebody_else_made_are_kept(google: Google, gcloud):
     clients = Clients("local-project")
     mine = [r for r in declare(NAMES) if r.kind in ("service account", "repository")]
     google.accounts.update((NAMES.account, NAMES.builder))
     google.repositories.add(NAMES.repository)
-    assert {what for _, _, what in changes.create(mine, clients, dry_run=False)} == {""}
-    assert {what for _, _, what in changes.delete(mine, clients, dry_run=False)} == {"left alone"}
+    assert actions(changes.create(mine, clients, dry_run=False)) == {""}
+    assert actions(changes.delete(mine, clients, dry_run=False)) == {"kept"}
 
     google.accounts.clear()
     google.repositories.clear()
-    assert {w for _, _, w in changes.create(mine, Clients("local-project"), dry_run=False)} == {"created"}
-    assert {w for _, _, w in changes.delete(mine, Clients("local-project"), dry_run=False)} == {"deleted"}
+    assert actions(changes.create(mine, Clients("local-project"), dry_run=False)) == {"created"}
+    assert actions(changes.delete(mine, Clients("local-project"), dry_run=False)) == {"deleted"}
     assert (google.accounts, google.repositories) == (set(), set())
 
 
-def test_a_bucket_of_another_hand_is_used_and_never_emptied(google: Google):
+def test_a_bucket_that_somebody_else_made_is_used_and_never_emptied(google: Google):
     clients, bucket = Clients("local-project"), Bucket("gs://theirs", location="europe-west1")
     google.storage.buckets["theirs"] = {"name": "theirs", "location": "EUROPE-WEST1"}
     google.storage.put("theirs", "precious", b"1")
-    ((_, _, what),) = changes.create([bucket], clients, dry_run=False)
-    assert what == "repaired"
+    assert actions(changes.create([bucket], clients, dry_run=False)) == {"repaired"}
     assert bucket.inspect(clients).status == "ok"
-    ((_, _, what),) = changes.delete([bucket], clients, dry_run=False)
-    assert what == "left alone"
+    assert actions(changes.delete([bucket], clients, dry_run=False)) == {"kept"}
     assert google.storage.names("theirs") == ["precious"]
 
 
@@ -115,7 +118,7 @@ def test_without_credentials_the_error_says_how_to_get_some(monkeypatch, capsys)
         if not resource.by_gcloud and resource.kind != "table":
             state = changes.inspect(resource, Clients("local-project"))
             assert state.status == "unknown"
-            assert "Run `gcloud auth application-default login`." in state.details[0]
+            assert "To fix it: gcloud auth application-default login" in state.lines[0]
 
 
 def test_the_administrators_commands_are_printed_where_nobody_is_signed_in(monkeypatch, capsys):
@@ -123,23 +126,23 @@ def test_the_administrators_commands_are_printed_where_nobody_is_signed_in(monke
     clients = Clients("local-project", gcloud=Gcloud(print_only=True))
     mine = [resource for resource in declare(NAMES) if resource.by_gcloud]
     done = changes.create(mine, clients, dry_run=True)
-    assert {what for _, _, what in done} == {"printed"}
-    said = capsys.readouterr().err
-    assert said.startswith("$ gcloud services enable artifactregistry.googleapis.com bigquery")
-    assert said.count("\n$ gcloud") == len(mine)  # one more than resources: the account of Pub/Sub
-    assert said.index("services identity create --service=pubsub") < said.index("service-PROJECT_NUMBER")
-    assert "service-PROJECT_NUMBER@gcp-sa-pubsub" in said
+    assert actions(done) == {"printed"}
+    shown = capsys.readouterr().err
+    assert shown.startswith("$ gcloud services enable artifactregistry.googleapis.com bigquery")
+    assert shown.count("\n$ gcloud") == len(mine)  # one more than resources: the account of Pub/Sub
+    assert shown.index("services identity create --service=pubsub") < shown.index("service-PROJECT_NUMBER")
+    assert "service-PROJECT_NUMBER@gcp-sa-pubsub" in shown
 
 
 @pytest.mark.integration
-def test_a_table_of_another_hand_is_left_alone(bigquery_emulator, bigquery_client, dataset):
+def test_a_table_that_somebody_else_made_is_kept(bigquery_emulator, bigquery_client, dataset):
     name = f"local-project.{dataset}"
     table = next(r for r in declare(Names("local-project", dataset=dataset)) if r.kind == "table")
     clients = Clients("local-project", BigQueryEndpoints(bigquery_emulator.bigquery))
     table.create(clients)
     clients.__class__ = type("InTheCloud", (Clients,), {"local_bigquery": False})
     assert table.owned(clients)
-    assert f"labels lack {LABEL}" in table.inspect(clients).details
+    assert Difference("label app", None, "transaction-anomaly") in table.inspect(clients).differences
     found = bigquery_client.get_table(f"{name}.scores")
     found.description = "Scores of the other team"
     bigquery_client.update_table(found, ["description"])
@@ -152,7 +155,7 @@ class Settling(Thing):
     def create(self, clients: Clients) -> None:
         self.there["tried"] = self.there.get("tried", 0) + 1
         if self.there["tried"] <= 2:
-            raise GcloudError(self.there["error"])
+            raise GcloudError("gcloud ended with 1", self.there["error"])
         self.there[self.name] = True
 
 
@@ -166,7 +169,7 @@ class Settling(Thing):
     ],
 )
 def test_what_google_has_not_settled_is_tried_again(monkeypatch, capsys, error, through):
-    monkeypatch.setattr(patience, "PAUSES", [0.01, 0.01])
+    monkeypatch.setattr(propagation, "PATIENCE", Patience(10, 0.01, 0.01))
     there: dict = {"error": error}
     thing = Settling("thing", there)
     if not through:
@@ -174,6 +177,5 @@ def test_what_google_has_not_settled_is_tried_again(monkeypatch, capsys, error, 
             changes.create([thing], Clients("local-project"), dry_run=False)
         assert there["tried"] == 1
         return
-    ((_, _, what),) = changes.create([thing], Clients("local-project"), dry_run=False)
-    assert what == "created"
+    assert actions(changes.create([thing], Clients("local-project"), dry_run=False)) == {"created"}
     assert capsys.readouterr().err.count("Google has not settled yet") == 2

@@ -51,9 +51,9 @@ def cut_after(process, text):
 def test_a_demo_that_is_cut_takes_emulators_pipeline_and_publisher_with_it(local_stack, model_dir, tmp_path):
     flags = [f"--model={model_dir}", f"--output={tmp_path / 'demo'}", "--count=5000", "--rate=100"]
     process = start(tmp_path, "local.demo", *flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    cut_after(process, b"through the stream")
+    cut_after(process, b"messages through the stream")
     running = left(tmp_path)
-    assert any("publisher" in words for words in running)
+    assert any("publish" in words for words in running)
     assert any("local.bqemulator_launcher" in words for words in running)
     assert process.wait() == 141
     assert left(tmp_path) == []

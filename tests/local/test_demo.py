@@ -1,6 +1,5 @@
 """The demo, whole: with the emulators, and from files to files."""
 
-import argparse
 import datetime as dt
 import functools
 import json
@@ -94,20 +93,25 @@ def test_the_report_for_people(capsys, model_dir, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--count", "0"], "argument --count: 0 is below 1"),
-        (["--rate", "0"], "argument --rate: 0 is below 1"),
-        (["--seed", "-1"], "argument --seed: -1 is below 0"),
-        (["--output", "{}/file"], "--output={}/file: {}/file is a file; give a directory"),
-        (["--output", "{}/file/under"], "--output={}/file/under: {}/file is a file"),
-        (["--model", "{}/file"], "--model={}/file: {}/file is a file"),
+        (["--count", "0"], "argument --count: expected a whole number of at least 1, got '0'"),
+        (["--rate", "0"], "argument --rate: expected a whole number of at least 1, got '0'"),
+        (["--seed", "-1"], "argument --seed: expected a whole number of at least 0, got '-1'"),
+        (["--output", "{}/file"], "--output: expected a directory, got {}/file, where {}/file is a file"),
+        (
+            ["--output", "{}/file/under"],
+            "got {}/file/under, where {}/file is a file",
+        ),
+        (["--model", "{}/file"], "--model: expected a directory, got {}/file, where {}/file is a file"),
     ],
 )
 def test_options_are_checked_before_anything_runs(flags, reason, capsys, tmp_path):
     (tmp_path / "file").write_text("mine")
     argv = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / "demo")]
-    with pytest.raises(SystemExit) as stopped:
-        demo.main([*argv, *(flag.format(tmp_path) for flag in flags)])
-    assert stopped.value.code == 2
+    try:
+        status = demo.main([*argv, *(flag.format(tmp_path) for flag in flags)])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
     assert reason.replace("{}", str(tmp_path)) in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
 
@@ -127,21 +131,21 @@ def test_an_alert_that_is_missing_on_the_topic_or_in_the_table_is_an_error(chann
     for name in ("a", "b", "b"):  # delivered twice
         body = json.dumps({"transaction_id": name, "event_time": event}).encode()
         publisher.publish(channel.topic, body).result(timeout=30)
-    findings = demo.Findings("emulators", [])
-    demo.check_alerts(findings, stored("a", "b"), channel.subscription)
-    assert findings.alert_messages == 2
+    summary = demo.DemoReport("emulators", [])
+    demo.check_alerts(summary, stored("a", "b"), channel.subscription)
+    assert summary.alert_messages == 2
     body = json.dumps({"transaction_id": "c", "event_time": event}).encode()
     publisher.publish(channel.topic, body).result(timeout=30)
-    monkeypatch.setattr(demo.resources, "take", functools.partial(demo.resources.take, timeout=1))
+    monkeypatch.setattr(demo.topics, "take", functools.partial(demo.topics.take, timeout=1))
     with pytest.raises(demo.DemoError, match="1 alerts of the table are not on the topic, 1 of the topic"):
-        demo.check_alerts(findings, stored("d"), channel.subscription)
+        demo.check_alerts(summary, stored("d"), channel.subscription)
 
 
 def test_a_message_without_a_row_is_an_error(tmp_path):
-    run = demo.Demo(argparse.Namespace(output=tmp_path), None)
+    run = demo.Demo(demo.DemoOptions(output=tmp_path), None)
     found = {"scores": stored("a"), "alerts": stored(), "error_records": stored("b")}
     with pytest.raises(demo.DemoError, match="3 messages were published, 1 scores and 1 dead letters"):
-        run.finish(demo.Findings("files", [], published=3), found)
+        run.finish(demo.DemoReport("files", [], published=3), found)
 
 
 def test_the_first_copy_of_an_alert_counts():

@@ -23,7 +23,7 @@ from google.api_core.exceptions import NotFound
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from google.pubsub_v1.types import PullRequest, ReceivedMessage
 
-from local import resources
+from local import topics
 from local.runner import LocalResult, LocalStreamingRunner, run_until_drained
 from local.subscription import to_beam
 
@@ -403,7 +403,7 @@ def test_waiting_for_a_while_and_cancelling(channel):
 
 @pytest.mark.integration
 def test_a_killed_process_loses_no_message(channel, pubsub_emulator, tmp_path):
-    slow = resources.create_subscription(
+    slow = topics.create_subscription(
         pubsub_emulator.project,
         f"{channel.topic.rsplit('/', 1)[1]}-slow",
         channel.topic,
@@ -435,7 +435,7 @@ def test_a_killed_process_loses_no_message(channel, pubsub_emulator, tmp_path):
         process.wait()
     found = []
     until(lambda: found.extend(left_in(slow, 0.2)) or len(set(found)) == 5)
-    resources.delete(slow)
+    topics.delete(slow)
 
 
 @pytest.mark.integration

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common.options import OptionError
 from local import endpoints as local
 from local.stack import LocalStack
 from model.synthetic.generator import TransactionGenerator
@@ -64,11 +65,10 @@ def count(client, name):
     return next(iter(client.query(f"SELECT COUNT(*) AS n FROM `{name}`").result())).n
 
 
-def refused(capsys, run, argv):
-    with pytest.raises(SystemExit) as stopped:
+def refused(run, argv):
+    with pytest.raises(OptionError) as error:
         run(argv)
-    assert stopped.value.code == 2
-    return capsys.readouterr().err
+    return str(error.value)
 
 
 # Where it writes -----------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_what_the_stack_exports_is_what_the_pipelines_read():
     ],
 )
 @pytest.mark.parametrize("by_flag", [True, False], ids=["flags", "environment"])
-def test_half_a_stack_is_refused(rest, storage, reason, by_flag, capsys, monkeypatch, model_dir, tmp_path):
+def test_half_a_stack_is_refused(rest, storage, reason, by_flag, monkeypatch, model_dir, tmp_path):
     (tmp_path / "x.jsonl").write_text("{}\n")
     argv = [f"--input={tmp_path}/x.jsonl", f"--model={model_dir}", "--output_dataset=my-project.anomaly"]
     monkeypatch.setenv(clients.REST_VARIABLE, "" if by_flag else rest)
@@ -117,20 +117,20 @@ def test_half_a_stack_is_refused(rest, storage, reason, by_flag, capsys, monkeyp
         argv += [f"--bigquery_endpoint={rest}"] if rest else []
         argv += [f"--bigquery_storage_endpoint={storage}"] if storage else []
         reason = reason.replace(
-            "BIGQUERY_EMULATOR_HOST or BIGQUERY_STORAGE_EMULATOR_HOST of the", "give a URL"
+            "BIGQUERY_EMULATOR_HOST or BIGQUERY_STORAGE_EMULATOR_HOST of the", "expected a URL"
         )
-    assert reason in refused(capsys, batch.run, argv)
+    assert reason in refused(batch.run, argv)
 
 
 # What it refuses -----------------------------------------------------------------------------------------
 
 
-def test_a_bigquery_that_does_not_answer_is_said_at_launch(capsys, monkeypatch, model_dir, tmp_path):
+def test_a_bigquery_that_does_not_answer_is_said_at_launch(monkeypatch, model_dir, tmp_path):
     monkeypatch.setattr(tables, "_RETRY", tables._RETRY.with_timeout(0.5))
     (tmp_path / "x.jsonl").write_text("{}\n")
     argv = [f"--input={tmp_path}/x.jsonl", f"--model={model_dir}", "--output_dataset=my-project.anomaly"]
     argv += ["--bigquery_endpoint=http://127.0.0.1:1", "--bigquery_storage_endpoint=127.0.0.1:1"]
-    said = refused(capsys, batch.run, argv)
+    said = refused(batch.run, argv)
     assert "--bigquery_endpoint: no answer at http://127.0.0.1:1" in said
 
 
@@ -145,19 +145,19 @@ def test_what_does_not_exist_in_pubsub_is_said_at_launch(flag, capsys, pubsub_em
     argv = [f"--{name}={value}" for name, value in flags.items()]
     argv += [f"--model={model_dir}", "--output_dataset=my-project.anomaly"]
     argv += ["--bigquery_endpoint=http://127.0.0.1:1", "--bigquery_storage_endpoint=127.0.0.1:1"]
-    said = refused(capsys, streaming.run, argv)
+    said = refused(streaming.run, argv)
     assert (
-        f"--{flag}: projects/local-project/{kind}/nowhere does not exist. Make it with: curl -X PUT" in said
+        f"--{flag}: projects/local-project/{kind}/nowhere does not exist. Create it with: curl -X PUT" in said
     )
 
 
-def test_a_pubsub_that_cannot_be_asked_is_said_at_launch(capsys, monkeypatch, model_dir):
-    monkeypatch.setattr("pipelines.lookups.PATIENCE", 0.5)
+def test_a_pubsub_that_cannot_be_asked_is_said_at_launch(monkeypatch, model_dir):
+    monkeypatch.setattr("pipelines.lookups.LOOK_SECONDS", 0.5)
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", "127.0.0.1:1")
     argv = ["--topic=projects/my-project/topics/transactions", f"--model={model_dir}"]
     argv += ["--output_dataset=my-project.anomaly"]
     argv += ["--bigquery_endpoint=http://127.0.0.1:1", "--bigquery_storage_endpoint=127.0.0.1:1"]
-    said = refused(capsys, streaming.run, argv)
+    said = refused(streaming.run, argv)
     assert "--topic: cannot look up projects/my-project/topics/transactions" in said
 
 

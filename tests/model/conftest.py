@@ -18,7 +18,7 @@ ROWS, EPOCHS = 12_000, 6
 
 @pytest.fixture(scope="session")
 def trained_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact directory that `python -m model.train` wrote."""
+    """An artifact directory that `anomaly train` wrote."""
     directory = tmp_path_factory.mktemp("model") / "artifact"
     arguments = ["--output", str(directory), "--rows", str(ROWS), "--epochs", str(EPOCHS)]
     assert train.main([*arguments, "--model_version", "test-1"]) == 0

@@ -64,7 +64,7 @@ def test_a_missing_file_is_named(copy, name):
 
 
 def test_a_directory_without_manifest_says_how_to_train(tmp_path):
-    with pytest.raises(ArtifactError, match=r"python -m model.train --output"):
+    with pytest.raises(ArtifactError, match=r"anomaly train --output"):
         artifact.read(tmp_path)
 
 
@@ -74,7 +74,7 @@ def test_a_directory_without_manifest_says_how_to_train(tmp_path):
         ({"features": [*FEATURES[:-2], "Amount", "V28"]}, "first difference at position 28"),
         ({"features": list(FEATURES[:-1])}, "29 of them"),
         ({"features": None}, "'features' is missing"),
-        ({"thresholds": {"medium": 1.0}}, "lack severity high"),
+        ({"thresholds": {"medium": 1.0}}, "no threshold for severity 'high'"),
         ({"thresholds": {"medium": "low", "high": 2.0}}, "could not convert"),
         ({"files": {}}, f"does not list {MODEL_FILE}"),
         ({"files": {MODEL_FILE: "0" * 64, "../secret": "0" * 64}}, "not a plain file name"),
@@ -142,8 +142,8 @@ def test_a_full_or_broken_disk_is_an_error_of_the_artifact(trained, tmp_path, mo
 
 
 def test_writing_into_the_same_directory_renews_the_manifest(copy):
-    found = artifact.read(copy)
-    renamed = dataclasses.replace(found.manifest, model_version="2")
+    loaded = artifact.read(copy)
+    renamed = dataclasses.replace(loaded.manifest, model_version="2")
     artifact.write(copy, renamed, [copy / MODEL_FILE])
     again = artifact.read(copy)
     assert again.manifest.model_version == "2"
@@ -202,12 +202,12 @@ def test_an_artifact_on_cloud_storage_is_written_read_and_scored(trained, storag
     assert set(storage) == {
         f"some-bucket/o/models/v1/{name}" for name in (MANIFEST_FILE, MODEL_FILE, ARCHIVE_FILE)
     }
-    found = artifact.read(uri)
-    assert found.uri == uri
-    assert found.manifest == trained.manifest
+    loaded = artifact.read(uri)
+    assert loaded.uri == uri
+    assert loaded.manifest == trained.manifest
     rows = torch.from_numpy(np.zeros((2, 30), np.float32))
     with torch.no_grad():
-        assert torch.equal(found.load_model().score(rows)[0], trained.load_model().score(rows)[0])
+        assert torch.equal(loaded.load_model().score(rows)[0], trained.load_model().score(rows)[0])
 
 
 def test_a_missing_object_on_cloud_storage_is_named(trained, storage):

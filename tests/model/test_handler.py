@@ -14,7 +14,7 @@ import pytest
 
 from model.artifact import ARCHIVE_FILE
 from model.features import FEATURES
-from model.network import FIELDS
+from model.outputs import FIELDS
 from tests.model.test_network import answers
 
 

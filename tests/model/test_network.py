@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 from model import torchscript
 from model.features import AMOUNT_INDEX, N_FEATURES, TIME_INDEX
-from model.network import FIELDS, INPUT_REACH, RESIDUAL_REACH, TransactionAutoencoder
+from model.network import INPUT_REACH, RESIDUAL_REACH, TransactionAutoencoder
+from model.outputs import FIELDS
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 

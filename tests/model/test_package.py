@@ -10,7 +10,7 @@ import torch
 
 from model import artifact, package
 from model.features import N_FEATURES
-from model.network import FIELDS
+from model.outputs import ANSWER_FIELDS
 from tests.model.test_network import answers, assert_close
 
 
@@ -45,7 +45,7 @@ def test_onnx_is_plain_tensors_in_an_old_enough_format(onnx_file):
 
     stored = onnx.load(onnx_file)
     assert [value.name for value in stored.graph.input] == ["features"]
-    assert [value.name for value in stored.graph.output] == [*FIELDS, "contributions"]
+    assert [value.name for value in stored.graph.output] == [*ANSWER_FIELDS]
     for value in [*stored.graph.input, *stored.graph.output]:
         assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         assert value.type.tensor_type.shape.dim[0].dim_param == "n"
@@ -61,7 +61,7 @@ def test_exported_program_answers_as_eager_does(network, rows, tmp_path):
         assert_close(got, answers(network, rows[:n]), float(network.std.max()))
 
 
-def test_a_package_that_answers_otherwise_is_refused(network):
+def test_a_package_with_other_answers_is_refused(network):
     flat = package._Flat(network)
 
     def wrong(rows: torch.Tensor) -> list[np.ndarray]:
@@ -96,13 +96,13 @@ def test_the_command_writes_what_it_is_asked_for(trained_dir, tmp_path, capsys):
 def test_a_missing_archiver_says_what_to_install(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(package, "archive_available", lambda: False)
     arguments = ["--model", trained.uri, "--output", str(tmp_path), "--formats", "mar"]
-    assert package.main(arguments) == 2
+    assert package.main(arguments) == 1
     assert "pip install torch-model-archiver" in capsys.readouterr().err
 
 
 def test_an_output_that_is_no_directory_is_named(trained_dir, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
-    assert package.main(["--model", str(trained_dir), "--output", str(tmp_path / "file")]) == 2
+    assert package.main(["--model", str(trained_dir), "--output", str(tmp_path / "file")]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 

@@ -27,7 +27,7 @@ def rows() -> data.Dataset:
 @pytest.fixture(scope="module")
 def real(rows, tmp_path_factory) -> artifact.Artifact:
     directory = tmp_path_factory.mktemp("real")
-    return train.train(rows, str(directory), fitting.Settings(seed=0), progress=False)
+    return train.train(rows, str(directory), fitting.TrainingOptions(seed=0), progress=False)
 
 
 def test_the_score_finds_frauds_that_it_never_saw(real):

@@ -17,12 +17,6 @@ def test_thresholds_of_known_scores(quantiles):
     assert quantiles.threshold(0.0002) == pytest.approx(99.98)
 
 
-def test_percentile_is_the_inverse(quantiles):
-    for budget in (0.5, 0.01, 0.005, 0.001, 0.0001):
-        assert quantiles.percentile(quantiles.threshold(budget)) == pytest.approx(1 - budget)
-    assert quantiles.percentile([-5.0, 1e9]).tolist() == [0.0, 1.0]
-
-
 def test_calibrated_budgets_hold_on_fresh_scores_of_the_same_kind():
     rng = np.random.default_rng(0)
     thresholds = calibrate(ScoreQuantiles.of(rng.exponential(size=50_000)))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +30,15 @@ def test_the_same_seed_gives_the_same_model_whatever_the_frauds_are(tmp_path):
     spoiled = data.Dataset(rows.features.copy(), rows.labels, {})
     frauds = rows.labels == 1
     spoiled.features[frauds] = np.random.default_rng(0).normal(size=(int(frauds.sum()), 30)) * 1e4
-    settings = fitting.Settings(epochs=1, seed=3)
+    options = fitting.TrainingOptions(epochs=1, seed=3)
     first, again, other = (
-        train.train(source, str(tmp_path / name), settings, model_version="1", progress=False)
+        train.train(source, str(tmp_path / name), options, model_version="1", progress=False)
         for name, source in (("first", rows), ("again", rows), ("other", spoiled))
     )
     state = first.load_model(freeze=False).state_dict()
     for same in (again, other):
-        found = same.load_model(freeze=False).state_dict()
-        assert all(torch.equal(state[name], found[name]) for name in state)
+        actual = same.load_model(freeze=False).state_dict()
+        assert all(torch.equal(state[name], actual[name]) for name in state)
         assert same.manifest.thresholds == first.manifest.thresholds
     assert again.manifest.figures == first.manifest.figures
     assert other.manifest.figures != first.manifest.figures
@@ -50,7 +49,7 @@ def test_trimming_keeps_unlabelled_outliers_out_of_the_second_fit():
     rows = np.random.default_rng(1).normal(size=(600, 30)).astype(np.float32)
     rows[:4, 7] = 50.0
     fits = [
-        fitting.fit(rows[:500], rows[500:], fitting.Settings(epochs=1, trim=trim), progress=False)
+        fitting.fit(rows[:500], rows[500:], fitting.TrainingOptions(epochs=1, trim=trim), progress=False)
         for trim in (0.0, 0.01)
     ]
     assert fits[1].history["rows_trimmed"] == 5
@@ -61,14 +60,14 @@ def test_trimming_keeps_unlabelled_outliers_out_of_the_second_fit():
 def test_early_stopping_restores_the_best_weights():
     rng = np.random.default_rng(0)
     train_rows, held_out = (rng.normal(size=(n, 30)).astype(np.float32) for n in (300, 200))
-    settings = fitting.Settings(epochs=60, patience=4, batch_size=32, learning_rate=0.02)
-    fitted = fitting.fit(train_rows, held_out, settings, progress=False)
+    options = fitting.TrainingOptions(epochs=60, patience=4, batch_size=32, learning_rate=0.02)
+    fitted = fitting.fit(train_rows, held_out, options, progress=False)
     losses = fitted.history["validation_losses"]
     # On noise the network overfits, so that the last epoch is not the best.
     assert (
         fitted.history["epochs_run"]
         == len(losses)
-        == fitted.history["best_epoch"] + 1 + settings.patience
+        == fitted.history["best_epoch"] + 1 + options.patience
         < 60
     )
     assert np.argmin(losses) == fitted.history["best_epoch"]
@@ -94,7 +93,7 @@ def test_training_works_without_labels_and_without_the_archiver(tmp_path, capsys
 def test_a_constant_feature_does_not_break_training(normals, value):
     rows = normals[:600].copy()
     rows[:, FEATURES.index("V13")] = value
-    network = fitting.fit(rows[:500], rows[500:], fitting.Settings(epochs=1), progress=False).network
+    network = fitting.fit(rows[:500], rows[500:], fitting.TrainingOptions(epochs=1), progress=False).network
     scores = evaluation.anomaly_scores(torchscript.trace(network), rows)
     assert np.isfinite(scores).all()
     assert np.median(scores) < 5
@@ -138,17 +137,18 @@ def test_thresholds_are_quantiles_of_the_validation_scores(trained, module):
         assert (scores >= trained.manifest.thresholds[name]).mean() == pytest.approx(budget, abs=1e-3)
 
 
-def test_json_output_is_the_manifest(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train, "train", lambda *args: trained)
-    assert train.main(["--output", str(tmp_path), "--rows", "6000", "--format", "json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed == json.loads((trained.local_dir / artifact.MANIFEST_FILE).read_text())
+def test_the_summary_names_version_thresholds_and_figures(trained, capsys):
+    train.print_summary(trained)
+    printed = capsys.readouterr().out
+    assert f"Wrote {trained.uri}: model pytorch_autoencoder version test-1" in printed
+    assert f"high {trained.manifest.thresholds['high']:.4g}" in printed
+    assert all(f"\n{name}  " in printed for name in trained.manifest.figures["scores"])
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_training(tmp_path, capsys, monkeypatch):
     monkeypatch.delattr(train, "train")
     (tmp_path / "file").write_text("x")
-    assert train.main(["--output", str(tmp_path / "file"), "--rows", "6000"]) == 2
+    assert train.main(["--output", str(tmp_path / "file"), "--rows", "6000"]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 
@@ -156,7 +156,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_training(tmp_path, c
 def test_numbers_out_of_range_are_named(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit):
         train.main(["--output", str(tmp_path), *arguments])
-    assert f"{arguments[0]} must be at least" in capsys.readouterr().err
+    assert f"argument {arguments[0]}: expected a whole number of at least" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_numbers_out_of_range_are_named(tmp_path, capsys, arguments):
 )
 def test_bad_data_is_an_error_that_names_it(tmp_path, capsys, n, replaced, text):
     path = write(tmp_path / "a.parquet", n, **replaced)
-    assert train.main(["--data", path, "--output", str(tmp_path / "m")]) == 2
+    assert train.main(["--data", path, "--output", str(tmp_path / "m")]) == 1
     assert text in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
 
@@ -177,7 +177,7 @@ def test_bad_data_is_an_error_that_names_it(tmp_path, capsys, n, replaced, text)
 def test_missing_columns_are_named(tmp_path, capsys):
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"Time": [1.0], "V1": [2.0]}), path)
-    assert train.main(["--data", str(path), "--output", str(tmp_path / "m")]) == 2
+    assert train.main(["--data", str(path), "--output", str(tmp_path / "m")]) == 1
     assert "column(s) missing: V2, V3" in capsys.readouterr().err
 
 

@@ -64,7 +64,7 @@ def test_fit_gives_the_documented_score():
     np.testing.assert_allclose(quadratic, (whitening.QUADRATIC_SHARE * core + outer) / 5, rtol=1e-6)
 
 
-def test_normals_that_leave_the_planes_together_score_below_what_leaves_them_otherwise():
+def test_normals_that_leave_the_planes_together_score_below_rows_that_leave_them_another_way():
     rng = np.random.default_rng(6)
     core = rng.normal(size=(4000, 1)) * np.array([1.0, 1.0, 1.0]) + 0.01 * rng.normal(size=(4000, 3))
     core[:40] += rng.normal(size=(40, 1)) * np.array([2.0, -2.0, 0.0])  # normal, and off the plane

@@ -12,12 +12,12 @@ from google.cloud import pubsub_v1
 from local.runner import LocalStreamingRunner, run_until_drained
 from model.synthetic.generator import TransactionGenerator
 from operations import replay
-from operations.letters import Letter, hindrance, message, statement, with_event_time
+from operations.dead_letters import Letter, message, reason_to_keep, statement, with_event_time
 from pipelines import streaming
 from publisher.messages import MessageSource
 from transforms import metrics, tables
 from transforms.dead_letter import MAX_PAYLOAD_BYTES, dead_letters
-from transforms.message import MessageRules, Messages, parse_messages
+from transforms.message import MessageColumns, MessageRules, parse_messages
 
 MOMENT = dt.datetime(2026, 3, 8, 12, 0, 0, 250_000, tzinfo=dt.UTC)
 
@@ -36,7 +36,7 @@ def letter(**changes):
 
 
 def transactions(count):
-    """Messages of the generator, as dicts."""
+    """MessageColumns of the generator, as dicts."""
     source = MessageSource(TransactionGenerator(seed=3, cycle=1_000))
     return [orjson.loads(payload) for payload in source.take(count).payloads]
 
@@ -53,14 +53,14 @@ def transactions(count):
     ],
 )
 def test_what_cannot_be_sent_has_a_reason(changes, why):
-    found = hindrance(letter(**changes), 3)
-    assert found is None if why is None else found.startswith(why)
+    reason = reason_to_keep(letter(**changes), 3)
+    assert reason is None if why is None else reason.startswith(why)
 
 
 def test_a_payload_that_was_cut_is_not_sent():
     (row,) = dead_letters([b" " * (MAX_PAYLOAD_BYTES + 1)], ["payload: too long"], "parse").to_pylist()
     cut = letter(reason=row["errorMessage"], payload=row["payloadBytes"])
-    assert hindrance(cut, 3).startswith("payload cut")
+    assert reason_to_keep(cut, 3).startswith("payload cut")
 
 
 def test_a_message_counts_its_attempts_and_keeps_its_first_id():
@@ -78,7 +78,7 @@ def test_a_message_without_event_time_keeps_the_time_of_its_rejection():
     del row["event_time"]
     rules = MessageRules()
     for payload in (orjson.dumps(row), orjson.dumps(row | {"event_time": None}) + b" \r\n"):
-        parsed = parse_messages(Messages([with_event_time(payload, MOMENT)]), rules)
+        parsed = parse_messages(MessageColumns([with_event_time(payload, MOMENT)]), rules)
         assert parsed.transactions.column("event_time").to_pylist() == [MOMENT]
 
 
@@ -100,11 +100,16 @@ def test_every_other_payload_stays_as_it_is(payload):
 
 
 def test_the_statement_takes_a_part_or_a_pattern():
-    part = statement("my-project.anomaly", stage=True, reason="over the limit", noted=True)
+    part, parameters = statement("my-project.anomaly", MOMENT, "parse", "over the limit", noted=True)
+    assert {each.name: each.value for each in parameters} == {
+        "since": MOMENT,
+        "stage": "parse",
+        "reason": "over the limit",
+    }
     assert "STRPOS(errorMessage, @reason) > 0" in part
     assert "stage = @stage" in part
     assert "NOT IN (SELECT letter FROM `my-project.anomaly.replayed_records`)" in part
-    pattern = statement("my-project.anomaly", stage=False, reason="payload%", noted=False)
+    pattern, _ = statement("my-project.anomaly", MOMENT, None, "payload%", noted=False)
     assert "errorMessage LIKE @reason" in pattern
     assert "replayed_records" not in pattern
 
@@ -120,7 +125,7 @@ def options_of(local_stack, dataset, topic, *more):
     ]
 
 
-def told(capsys, argv, code=0):
+def summary_of(capsys, argv, code=0):
     capsys.readouterr()
     assert replay.main(argv) == code
     return json.loads(capsys.readouterr().out)
@@ -168,17 +173,17 @@ def letters(local_stack, dataset, bigquery_client):
 
 @pytest.mark.integration
 def test_a_dry_run_sends_and_notes_nothing(local_stack, dataset, channel, letters, bigquery_client, capsys):
-    argv = options_of(local_stack, dataset, channel.topic, "--dry-run")
-    found = told(capsys, argv)
+    argv = options_of(local_stack, dataset, channel.topic, "--dry_run")
+    found = summary_of(capsys, argv)
     assert (found["read"], found["would_send"], found["left"]) == (5, 4, 1)
     assert {row["reason"] for row in found["letters"]} == {
         "payload: not JSON",
         "payload: 70000 bytes, over the limit of 65536",
         "anomaly_score: the model gave nan",
     }
-    assert replay.main([*argv, "--format=text"]) == 0
+    assert replay.main([*argv, "--format=table"]) == 0
     said = capsys.readouterr().out
-    assert "would send 4 to projects/" in said
+    assert "would send  4 to projects/" in said
     assert "1  stage sink: the payload is the row" in said
     assert pulled(channel.subscription) == []
     names = {table.table_id for table in bigquery_client.list_tables(dataset)}
@@ -191,16 +196,16 @@ def test_no_letter_is_sent_twice(
 ):
     monkeypatch.setattr(replay, "PORTION_LETTERS", 2)
     argv = options_of(local_stack, dataset, channel.topic)
-    first = told(capsys, [*argv, "--reason=over the limit"])
+    first = summary_of(capsys, [*argv, "--reason=over the limit"])
     assert (first["read"], first["sent"], first["left"]) == (1, 1, 0)
-    limited = told(capsys, [*argv, "--limit=1", "--stage=parse", "--reason=payload: not%"])
+    limited = summary_of(capsys, [*argv, "--limit=1", "--stage=parse", "--reason=payload: not%"])
     assert (limited["read"], limited["sent"]) == (1, 1)
-    rest = told(capsys, argv)
+    rest = summary_of(capsys, argv)
     assert (rest["read"], rest["sent"], rest["left"]) == (3, 2, 1)
     assert list(rest["left_by_reason"]) == [
         "stage sink: the payload is the row that BigQuery refused, not a message"
     ]
-    again = told(capsys, argv)
+    again = summary_of(capsys, argv)
     assert (again["read"], again["sent"], again["left"]) == (1, 0, 1)
     found = dict(pulled(channel.subscription))
     assert sorted(found) == ["a", "b", "d", "e"]
@@ -216,10 +221,10 @@ def test_no_letter_is_sent_twice(
 @pytest.mark.integration
 def test_what_the_topic_does_not_take_stays_for_the_next_run(local_stack, dataset, channel, letters, capsys):
     missing = f"projects/{local_stack.project}/topics/missing"
-    failed = told(capsys, options_of(local_stack, dataset, missing), code=1)
+    failed = summary_of(capsys, options_of(local_stack, dataset, missing), code=1)
     assert (failed["read"], failed["sent"], failed["left"], failed["failed"]) == (5, 0, 5, 4)
     assert any("create it: gcloud pubsub topics create missing" in why for why in failed["left_by_reason"])
-    assert told(capsys, options_of(local_stack, dataset, channel.topic))["sent"] == 4
+    assert summary_of(capsys, options_of(local_stack, dataset, channel.topic))["sent"] == 4
 
 
 @pytest.mark.integration
@@ -231,23 +236,19 @@ def test_what_was_sent_and_could_not_be_noted_is_told_and_sent_again(
     monkeypatch.setattr(tables, "replayed_records_table", lambda: dataclasses.replace(spec, name="no.table"))
     monkeypatch.setattr(tables, "create_tables", lambda *_: None)
     bigquery_client.create_table(spec.table(f"{local_stack.project}.{dataset}"))
-    with pytest.raises(SystemExit) as ended:
-        replay.main(argv)
-    assert ended.value.code == 1
+    assert replay.main(argv) == 1
     said = capsys.readouterr().err
     assert "4 letters were sent" in said
     assert "so that the next run sends them again" in said
     monkeypatch.undo()
-    assert told(capsys, argv)["sent"] == 4
+    assert summary_of(capsys, argv)["sent"] == 4
     assert len(pulled(channel.subscription)) == 8
 
 
 @pytest.mark.integration
 def test_a_dataset_that_is_not_there_is_not_made(local_stack, channel, bigquery_client, capsys):
-    with pytest.raises(SystemExit) as ended:
-        replay.main(options_of(local_stack, "none", channel.topic))
-    assert ended.value.code == 1
-    assert "python -m cloud.resources create" in capsys.readouterr().err
+    assert replay.main(options_of(local_stack, "none", channel.topic)) == 1
+    assert "anomaly resources create" in capsys.readouterr().err
     assert "none" not in {each.dataset_id for each in bigquery_client.list_datasets()}
 
 
@@ -295,9 +296,9 @@ def test_what_was_rejected_is_scored_once_the_rules_are_relaxed(
     rejected = {row["payloadBytes"]: row for row in stored(bigquery_client, dataset, "error_records_latest")}
 
     argv = options_of(local_stack, dataset, channel.topic)
-    first = told(capsys, argv)
+    first = summary_of(capsys, argv)
     assert (first["read"], first["sent"], first["left"]) == (11, 11, 0)
-    assert told(capsys, argv)["read"] == 0
+    assert summary_of(capsys, argv)["read"] == 0
 
     assert stream(local_stack, dataset, channel, model_dir, 11) == (9, 2)
     scores = stored(bigquery_client, dataset, "scores_latest")
@@ -311,13 +312,13 @@ def test_what_was_rejected_is_scored_once_the_rules_are_relaxed(
     timed = with_event_time(b'{"features": []}', moment)
     assert {row["payloadBytes"] for row in errors if row["attempt"]} == {b"not JSON", timed}
 
-    used_up = told(capsys, [*argv, "--max_attempts=1"])
+    used_up = summary_of(capsys, [*argv, "--max_attempts=1"])
     assert (used_up["read"], used_up["sent"]) == (2, 0)
     assert used_up["left_by_reason"] == {"attempts used up: --max_attempts=1": 2}
-    second = told(capsys, argv)
+    second = summary_of(capsys, argv)
     assert (second["read"], second["sent"], second["left"]) == (2, 2, 0)
     assert {attributes["dead_letter_attempt"] for _, attributes in pulled(channel.subscription)} == {"2"}
-    assert told(capsys, argv)["read"] == 0
+    assert summary_of(capsys, argv)["read"] == 0
 
 
 def ids(rows):

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from google.cloud import bigquery
 
+from common.options import OptionError
 from local.gcs import local_gcs
 from model.features import FEATURES
 from pipelines import batch, lookups
@@ -30,8 +31,8 @@ from transforms.schema import to_bigquery
 
 def ulb(rows: int = 5, **columns: object) -> pa.Table:
     """Transactions in the ULB layout; `columns` replace or add, and None takes away."""
-    found = {name: np.arange(rows) + i / 100 for i, name in enumerate(FEATURES)} | columns
-    return pa.table({name: values for name, values in found.items() if values is not None})
+    values_by_name = {name: np.arange(rows) + i / 100 for i, name in enumerate(FEATURES)} | columns
+    return pa.table({name: values for name, values in values_by_name.items() if values is not None})
 
 
 def run_batch(argv: list[str]) -> dict[str, int]:
@@ -42,7 +43,7 @@ def run_batch(argv: list[str]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("path", "found"),
+    ("path", "form"),
     [
         ("a.jsonl", "jsonl"),
         ("gs://b/2026-*.json", "jsonl"),
@@ -57,9 +58,12 @@ def run_batch(argv: list[str]) -> dict[str, int]:
         ("a.csv", None),
     ],
 )
-def test_the_ending_tells_the_format_behind_that_of_the_compression(path, found):
-    args, _ = batch.parser().parse([f"--input={path}", "--model=m", "--output=o"])
-    assert batch.input_format(args) == found
+def test_the_ending_tells_the_format_behind_that_of_the_compression(path, form):
+    if form is None:
+        with pytest.raises(OptionError, match="cannot tell the format"):
+            batch.BatchSource(input=path)
+    else:
+        assert batch.BatchSource(input=path).format == form
 
 
 def test_a_column_that_is_no_part_of_a_transaction_is_not_read_from_parquet(model_dir, tmp_path):
@@ -108,20 +112,19 @@ def test_a_column_that_is_no_part_of_a_transaction_is_not_read_from_bigquery(
 ):
     table = make_table(ulb(account_id=["a"] * 5, notes=["a note"] * 5, Class=[0] * 5))
     argv = [source.format(table), "--model=m", "--output=o", *bigquery_flags]
-    args, _ = batch.parser().parse(argv)
-    read, _ = batch._source(args, dt.datetime.now(dt.UTC))
+    options, _ = batch.parse(argv)
+    read, _ = batch._source(options, dt.datetime.now(dt.UTC))
     read.project, read.max_streams = bigquery_client.project, 1
     (stream,) = create_streams(read)
     names = pa.ipc.read_schema(pa.py_buffer(stream.schema)).names
     assert sorted(names) == sorted(["account_id", *FEATURES])
 
 
-def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What a launch says that ends before the job."""
-    with pytest.raises(SystemExit) as stopped:
+def refused(argv: list[str]) -> str:
+    """The error of a launch that ends before the job."""
+    with pytest.raises(OptionError) as error:
         batch.run(argv)
-    assert stopped.value.code == 2
-    return capsys.readouterr().err
+    return str(error.value)
 
 
 class TestOutput:
@@ -130,7 +133,7 @@ class TestOutput:
         pq.write_table(ulb(), tmp_path / "in.parquet")
         return [f"--input={tmp_path}/in.parquet", f"--model={model_dir}"]
 
-    def test_a_second_job_is_refused_unless_it_may_overwrite(self, argv, tmp_path, capsys):
+    def test_a_second_job_is_refused_unless_it_may_overwrite(self, argv, tmp_path):
         output = tmp_path / "scored"
         argv.append(f"--output={output}")
         run_batch(argv)
@@ -138,9 +141,9 @@ class TestOutput:
         # As if there had been more workers: other names than those that the second job gives its files.
         for name in ("scores", "alerts", "error_records"):
             (output / f"{name}-00000-of-00001.parquet").rename(output / f"{name}-00001-of-00003.parquet")
-        said = refused(argv, capsys)
-        assert f"--output={output} has 3 files of an earlier job, such as {output}/scores-0000" in said
-        assert "give another directory, or --overwrite" in said
+        error = refused(argv)
+        assert f"--output={output} has 3 files of an earlier job, such as {output}/scores-0000" in error
+        assert "pass another directory, or --overwrite" in error
         pq.write_table(ulb(7), tmp_path / "in.parquet")
         assert run_batch([*argv, "--overwrite"])[metrics.ROWS_SCORED] == 7
         assert sorted(path.name for path in output.glob("*.parquet")) == [
@@ -160,42 +163,38 @@ class TestOutput:
             run_batch([f"--input={tmp_path}/cut.jsonl.gz", *argv[1:], "--overwrite"])
         assert {path.name: path.read_bytes() for path in output.glob("*.parquet")} == before
 
-    def test_it_holds_for_cloud_storage(self, argv, tmp_path, capsys):
+    def test_it_holds_for_cloud_storage(self, argv, tmp_path):
         (tmp_path / "bucket").mkdir()
         with local_gcs(tmp_path):
             argv.append("--output=gs://bucket/scored/")
             run_batch(argv)
-            said = refused(argv, capsys)
-            assert "such as gs://bucket/scored/scores-00000-of-00001.parquet" in said
+            error = refused(argv)
+            assert "such as gs://bucket/scored/scores-00000-of-00001.parquet" in error
             run_batch([*argv, "--overwrite"])
             assert len(list((tmp_path / "bucket/scored").glob("*.parquet"))) == 3
 
     def test_what_cannot_be_listed_is_left_to_the_job(self, argv, tmp_path, caplog):
-        found = batch.parser()
-        args, beam_options = found.parse([*argv, "--output=no-such-file-system://there/scored"])
-        batch.check(found, args, beam_options)
+        lookups.check_output("no-such-file-system://there/scored", overwrite=False)
         assert "no-such-file-system://there/scored: cannot look for files of an earlier job" in caplog.text
 
-    def test_a_file_in_the_way_is_named(self, argv, tmp_path, capsys):
+    def test_a_file_in_the_way_is_named(self, argv, tmp_path):
         (tmp_path / "file").touch()
         for output in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
-            said = refused([*argv, f"--output={output}"], capsys)
-            assert f"--output={output}: {tmp_path}/file is a file, not a directory" in said
+            error = refused([*argv, f"--output={output}"])
+            assert f"--output={output}: {tmp_path}/file is a file, not a directory" in error
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-    def test_a_directory_that_may_not_be_written_is_named(self, argv, tmp_path, capsys):
+    def test_a_directory_that_may_not_be_written_is_named(self, argv, tmp_path):
         (tmp_path / "closed").mkdir(mode=0o500)
-        said = refused([*argv, f"--output={tmp_path}/closed/scored"], capsys)
-        assert f"no permission to write in {tmp_path}/closed" in said
+        error = refused([*argv, f"--output={tmp_path}/closed/scored"])
+        assert f"no permission to write in {tmp_path}/closed" in error
 
-    def test_a_pattern_is_no_directory(self, argv, capsys):
-        assert "--output=out[1]: *, ? and [ make a pattern of it" in refused(
-            [*argv, "--output=out[1]"], capsys
-        )
+    def test_a_pattern_is_no_directory(self, argv):
+        assert "--output=out[1]: *, ? and [ make a pattern of it" in refused([*argv, "--output=out[1]"])
 
-    def test_overwriting_is_for_files(self, argv, capsys):
-        said = refused([*argv, "--output_dataset=my-project.anomaly", "--overwrite"], capsys)
-        assert "give their directory as --output" in said
+    def test_overwriting_is_for_files(self, argv):
+        error = refused([*argv, "--output_dataset=my-project.anomaly", "--overwrite"])
+        assert "pass their directory as --output" in error
 
 
 class TestLocalFiles:
@@ -207,27 +206,27 @@ class TestLocalFiles:
             ({"event_time": ["2026"] * 5}, "two.parquet: Column 'event_time' is string, not a timestamp"),
         ],
     )
-    def test_parquet_without_what_a_transaction_needs_is_named(self, tmp_path, capsys, columns, reason):
+    def test_parquet_without_what_a_transaction_needs_is_named(self, tmp_path, columns, reason):
         pq.write_table(ulb(), tmp_path / "one.parquet")
         pq.write_table(ulb(**columns), tmp_path / "two.parquet")
-        said = refused([f"--input={tmp_path}/*.parquet", "--model=m", "--output=o"], capsys)
-        assert f"--input={tmp_path}/*.parquet: {tmp_path}/{reason}" in said
+        error = refused([f"--input={tmp_path}/*.parquet", "--model=m", "--output=o"])
+        assert f"--input={tmp_path}/*.parquet: {tmp_path}/{reason}" in error
 
     @pytest.mark.parametrize("name", ["lines.parquet", "rows.parquet.gz"])
-    def test_what_is_not_parquet_is_named(self, tmp_path, capsys, name):
+    def test_what_is_not_parquet_is_named(self, tmp_path, name):
         (tmp_path / name).write_bytes(gzip.compress(b"{}") if name.endswith("gz") else b"{}\n" * 10)
-        said = refused([f"--input={tmp_path}/{name}", "--model=m", "--output=o"], capsys)
-        assert f"{tmp_path}/{name}: not a Parquet file" in said
-        assert "give --input_format=jsonl where it is JSON lines" in said
+        error = refused([f"--input={tmp_path}/{name}", "--model=m", "--output=o"])
+        assert f"{tmp_path}/{name}: not a Parquet file" in error
+        assert "pass --input_format=jsonl where it is JSON lines" in error
 
-    def test_a_directory_is_named(self, tmp_path, capsys):
-        said = refused([f"--input={tmp_path}", "--input_format=jsonl", "--model=m", "--output=o"], capsys)
-        assert f"{tmp_path} is a directory; give the files in it" in said
+    def test_a_directory_is_named(self, tmp_path):
+        error = refused([f"--input={tmp_path}", "--input_format=jsonl", "--model=m", "--output=o"])
+        assert f"{tmp_path} is a directory; pass the files in it" in error
 
     @pytest.mark.parametrize("flag", ["--input", "--input_query"])
     @pytest.mark.parametrize("value", ["", "  "])
-    def test_nothing_is_no_source(self, capsys, flag, value):
-        assert f"{flag} is empty; give a " in refused([f"{flag}={value}", "--model=m", "--output=o"], capsys)
+    def test_nothing_is_no_source(self, flag, value):
+        assert f"{flag} is empty: pass a " in refused([f"{flag}={value}", "--model=m", "--output=o"])
 
 
 class TestTable:
@@ -236,10 +235,10 @@ class TestTable:
         return [f"--model={model_dir}", f"--output={tmp_path}/scored", *bigquery_flags]
 
     @pytest.mark.integration
-    def test_one_that_is_not_there_is_named(self, argv, bigquery_client, dataset, capsys):
+    def test_one_that_is_not_there_is_named(self, argv, bigquery_client, dataset):
         for name in (f"{bigquery_client.project}.{dataset}.nowhere", f"{bigquery_client.project}.no.where"):
-            said = refused([f"--input_table={name}", *argv], capsys)
-            assert f"--input_table={name}: no such table; `bq ls " in said
+            error = refused([f"--input_table={name}", *argv])
+            assert f"--input_table={name}: no such table; `bq ls " in error
 
     @pytest.mark.integration
     @pytest.mark.parametrize(
@@ -250,19 +249,19 @@ class TestTable:
             ({"features": [1.0] * 5}, "Column 'features' is double, not a list of 30 numbers"),
         ],
     )
-    def test_one_without_what_a_transaction_needs_is_named(self, argv, make_table, capsys, columns, reason):
+    def test_one_without_what_a_transaction_needs_is_named(self, argv, make_table, columns, reason):
         table = make_table(ulb(**columns))
-        said = refused([f"--input_table={table}", *argv], capsys)
-        assert f"--input_table={table}: {reason}" in said
-        assert "--input_query can rename and convert columns" in said
+        error = refused([f"--input_table={table}", *argv])
+        assert f"--input_table={table}: {reason}" in error
+        assert "--input_query can rename and convert columns" in error
 
     @pytest.mark.integration
-    def test_a_view_is_named(self, argv, make_table, bigquery_client, dataset, capsys):
+    def test_a_view_is_named(self, argv, make_table, bigquery_client, dataset):
         view = bigquery.Table(f"{bigquery_client.project}.{dataset}.seen")
         view.view_query = f"SELECT * FROM `{make_table(ulb())}`"
         bigquery_client.create_table(view)
-        said = refused([f"--input_table={bigquery_client.project}.{dataset}.seen", *argv], capsys)
-        assert "is a view, which has no rows of its own; use --input_query" in said
+        error = refused([f"--input_table={bigquery_client.project}.{dataset}.seen", *argv])
+        assert "is a view, which has no rows of its own; use --input_query" in error
 
     @pytest.mark.integration
     def test_one_that_has_all_is_read(self, argv, make_table):
@@ -272,14 +271,14 @@ class TestTable:
     def test_one_that_may_not_be_looked_up_is_left_to_the_job(self, caplog):
         answer = {"error": {"code": 403, "message": "Access Denied: bigquery.tables.get", "errors": []}}
         with answering(403, answer) as url:
-            lookups.check_table(batch.parser(), "my-project.data.table", None, BigQueryEndpoints(url))
+            lookups.check_table("my-project.data.table", None, BigQueryEndpoints(url))
         assert "my-project.data.table: cannot look it up, which is left to the job: 403" in caplog.text
 
     def test_nobody_waits_for_a_bigquery_that_does_not_answer(self, monkeypatch, caplog):
-        monkeypatch.setattr(lookups, "PATIENCE", 0.2)
+        monkeypatch.setattr(lookups, "LOOK_SECONDS", 0.2)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             endpoints = BigQueryEndpoints(f"http://127.0.0.1:{silent.getsockname()[1]}")
-            lookups.check_table(batch.parser(), "my-project.data.table", None, endpoints)
+            lookups.check_table("my-project.data.table", None, endpoints)
         assert "cannot look it up, which is left to the job" in caplog.text
 
 

@@ -19,7 +19,7 @@ from publisher.messages import MessageSource
 from publisher.publish import publish, write_jsonl
 from publisher.pubsub import PubSubTopic
 from transforms import metrics
-from transforms.message import MessageRules, Messages, parse_messages
+from transforms.message import MessageColumns, MessageRules, parse_messages
 from transforms.schema import to_bigquery
 
 pytestmark = pytest.mark.integration
@@ -40,8 +40,8 @@ def endpoints(stack):
 
 
 def rows(client, dataset, table):
-    found = client.query(f"SELECT * FROM `{client.project}.{dataset}.{table}`").result()
-    return found.to_arrow(create_bqstorage_client=False)
+    result = client.query(f"SELECT * FROM `{client.project}.{dataset}.{table}`").result()
+    return result.to_arrow(create_bqstorage_client=False)
 
 
 def run_batch(argv):
@@ -179,28 +179,28 @@ def test_batch_from_a_file_to_tables_and_from_a_table_to_files(
     ):
         output = tmp_path / f"scored-{number}"
         run_batch([*arguments, f"--model={model_dir}", f"--output={output}", *endpoints(local_stack)])
-        found = report.read_parquet(list(output.glob("scores-*.parquet")))
-        assert found.num_rows == count > 100
-        compared = report.compare(found, scores)
+        scored = report.read_parquet(list(output.glob("scores-*.parquet")))
+        assert scored.num_rows == count > 100
+        compared = report.compare(scored, scores)
         assert (compared.only_first, compared.largest_difference) == (0, 0.0)
 
 
 def ulb_table(client, table, lines):
     """A table in the ULB layout, label included, of the valid transactions of a file."""
     rules = MessageRules(default_time=dt.datetime.now(dt.UTC))
-    parsed = parse_messages(Messages(lines.read_bytes().splitlines()), rules).transactions
+    parsed = parse_messages(MessageColumns(lines.read_bytes().splitlines()), rules).transactions
     columns = {"transaction_id": parsed.column("transaction_id"), "event_time": parsed.column("event_time")}
     matrix = parsed.column("features").flatten().to_numpy().reshape(-1, len(FEATURES))
     columns |= {name: pa.array(matrix[:, i].astype("float64")) for i, name in enumerate(FEATURES)}
     columns[LABEL] = pa.array([0] * parsed.num_rows)
-    found = pa.table(columns)
+    transactions = pa.table(columns)
     path = lines.with_suffix(".parquet")
-    pq.write_table(found, path)
-    client.create_table(bigquery.Table(table, schema=to_bigquery(found.schema)))
+    pq.write_table(transactions, path)
+    client.create_table(bigquery.Table(table, schema=to_bigquery(transactions.schema)))
     with path.open("rb") as file:
         config = bigquery.LoadJobConfig(source_format="PARQUET")
         client.load_table_from_file(file, table, job_config=config).result()
-    return found
+    return transactions
 
 
 def over(table, amount):

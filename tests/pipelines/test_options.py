@@ -1,38 +1,44 @@
 """Options are checked before anything runs, and the message says what to do."""
 
+import copy
+
 import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
 
-from pipelines import batch, streaming
+from common.options import OptionError
+from pipelines import batch, streaming, wiring
+from pipelines.options import DetectionOptions
+from transforms import clients
 
 SUBSCRIPTION = "--subscription=projects/my-project/subscriptions/transactions"
 DATASET = "--output_dataset=my-project.anomaly"
 
 
-def launch(module, argv):
-    parser = module.parser()
-    args, beam_options = parser.parse(argv)
-    return module.check(parser, args, beam_options)
-
-
 def refused(module, argv, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        launch(module, argv)
-    assert stopped.value.code == 2
-    return capsys.readouterr().err
+    """The error of a command that ends before the job."""
+    try:
+        status = module.main(argv)
+    except SystemExit as stopped:  # argparse's own
+        status = stopped.code
+    assert status == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    return error
 
 
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        (["--model=m", DATASET], "one of the arguments --subscription --topic is required"),
+        (["--model=m", DATASET], "expected one of --subscription and --topic"),
         (["--topic=transactions"], "--topic: expected projects/PROJECT/topics/TOPIC, got 'transactions'"),
-        (["--subscription=projects/p/topics/t"], "expected projects/PROJECT/subscriptions/SUBSCRIPTION, got"),
         (
-            ["--subscription=projects/p/subscriptions/x"],
-            "PROJECT 'p' has 1 character, expected 6 to 30; SUBSCRIPTION 'x' has 1 character, expected 3",
+            ["--subscription=projects/p/topics/t"],
+            "--subscription: expected projects/PROJECT/subscriptions/SUBSCRIPTION, got",
         ),
-        ([SUBSCRIPTION, "--topic=projects/my-project/topics/t12"], "not allowed with argument"),
+        (
+            [SUBSCRIPTION, "--topic=projects/my-project/topics/t12", "--model=m", DATASET],
+            "expected one of --subscription and --topic",
+        ),
         ([SUBSCRIPTION, DATASET], "the following arguments are required: --model"),
         (
             [SUBSCRIPTION, "--model=m", DATASET, "--subscriptoin=x"],
@@ -42,16 +48,19 @@ def refused(module, argv, capsys):
         ([SUBSCRIPTION, "--model=m"], "the following arguments are required: --output_dataset"),
         ([SUBSCRIPTION, "--model=m", DATASET, "--output=o"], "unknown option --output; did you mean"),
         ([SUBSCRIPTION, "--model=m", "--output_dataset=anomaly"], "expected PROJECT.DATASET, got 'anomaly'"),
+        ([SUBSCRIPTION, "--model=m", f"{DATASET}.scores"], "expected PROJECT.DATASET, got"),
         (
-            [SUBSCRIPTION, "--model=m", f"{DATASET}.scores"],
-            ".scores' has '.', expected letters, digits and _",
+            [SUBSCRIPTION, "--model=m", DATASET, "--batch_rows=0"],
+            "--batch_rows: expected a whole number of at least 1, got '0'",
         ),
-        ([SUBSCRIPTION, "--model=m", DATASET, "--batch_rows=0"], "--batch_rows: 0 is below 1"),
-        ([SUBSCRIPTION, "--model=m", DATASET, "--batch_rows=many"], "'many' is not a whole number"),
+        (
+            [SUBSCRIPTION, "--model=m", DATASET, "--batch_rows=many"],
+            "--batch_rows: expected a whole number of at least 1, got 'many'",
+        ),
         ([SUBSCRIPTION, "--model=m", DATASET, "--runner=FnApiRunner"], "reads no Pub/Sub"),
         (
             [SUBSCRIPTION, "--model=m", DATASET, "--write_method=file_loads"],
-            "give --temp_location=gs://BUCKET",
+            "pass --temp_location=gs://BUCKET",
         ),
         (
             [SUBSCRIPTION, "--model=m", DATASET, "--bigquery_endpoint=http://10.0.0.1"],
@@ -62,7 +71,8 @@ def refused(module, argv, capsys):
                 SUBSCRIPTION,
                 "--model=m",
                 DATASET,
-                "--write_method=streaming_inserts",
+                "--write_method=file_loads",
+                "--temp_location=gs://b/tmp",
                 "--bigquery_storage_endpoint=localhost:1",
             ],
             "is Beam's own connector, which takes no --bigquery_storage_endpoint",
@@ -79,7 +89,7 @@ def refused(module, argv, capsys):
         ),
         (
             [SUBSCRIPTION, "--model=/nowhere", DATASET],
-            "--model: No manifest.json in /nowhere; train a model with python -m model.train",
+            "--model: No manifest.json in /nowhere; train a model with anomaly train",
         ),
         ([SUBSCRIPTION, "--model=m", DATASET, "stray"], "unknown option stray"),
     ],
@@ -91,17 +101,23 @@ def test_streaming_refuses(argv, reason, capsys):
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        (["--model=m"], "one of the arguments --input --input_table --input_query is required"),
-        (["--input=x.csv", "--model=m", "--output=o"], "cannot tell the format; give --input_format"),
+        (["--model=m"], "expected one of --input, --input_table and --input_query"),
+        (["--input=x.csv", "--model=m", "--output=o"], "cannot tell the format; pass --input_format"),
         (["--input_table=d.t", "--model=m"], "expected PROJECT.DATASET.TABLE, got 'd.t'"),
         (["--input=x.jsonl", "--model=m", "--output=o", "--row_filter=Amount>1"], "goes with --input_table"),
         (["--input=x.jsonl", "--model=m"], "scores need a place to go"),
-        (["--input=x.jsonl", "--model=m", "--output=o", "--max_event_age_days=0"], "0 is below 1"),
-        (["--input=x.jsonl", "--model=m", "--output=o", "--max_event_age_days=9999999"], "is above 3652058"),
+        (
+            ["--input=x.jsonl", "--model=m", "--output=o", "--max_event_age_days=0"],
+            "expected a whole number from 1 to 3652058",
+        ),
+        (
+            ["--input=x.jsonl", "--model=m", "--output=o", "--max_event_age_days=9999999"],
+            "to 3652058, got '9999999'",
+        ),
         (["--input=none-*.jsonl", "--model=m", "--output=o"], "--input=none-*.jsonl: no such file"),
         (
             ["--input=x.jsonl", "--model=m", "--output=o", "--write_method=file_loads"],
-            "--write_method=file_loads writes tables: give --output_dataset as well",
+            "--write_method=file_loads writes tables: pass --output_dataset as well",
         ),
     ],
 )
@@ -129,8 +145,8 @@ def lines(tmp_path, monkeypatch):
             ["--medium_threshold=9", "--high_threshold=8"],
             "--medium_threshold=9.0 is above --high_threshold=8.0",
         ),
-        (["--medium_threshold=nan"], "--medium_threshold: nan is no number"),
-        (["--high_threshold=many"], "--high_threshold: invalid float value: 'many'"),
+        (["--medium_threshold=nan"], "--medium_threshold: expected a number, got 'nan'"),
+        (["--high_threshold=many"], "--high_threshold: expected a number, got 'many'"),
     ],
 )
 def test_thresholds_must_ascend(thresholds, reason, model_dir, capsys, lines):
@@ -139,25 +155,37 @@ def test_thresholds_must_ascend(thresholds, reason, model_dir, capsys, lines):
 
 
 def test_thresholds_given_replace_the_manifests(model_dir, lines):
-    parser = batch.parser()
     argv = ["--input=x.jsonl", f"--model={model_dir}", "--output=o", "--high_threshold=1e9"]
-    args, beam_options = parser.parse(argv)
-    manifest = batch.check(parser, args, beam_options)
+    options, _ = batch.parse(argv)
+    manifest = options.detection.manifest()
     assert manifest.thresholds["high"] == 1e9
     assert manifest.thresholds["medium"] < 1e9
 
 
-def test_flags_of_beam_reach_beam_and_runners_are_named(model_dir, lines):
-    parser = streaming.parser()
-    argv = [SUBSCRIPTION, f"--model={model_dir}", DATASET, "--project=my-project", "--region=europe-west1"]
-    args, beam_options = parser.parse(argv)
-    streaming.check(parser, args, beam_options)
+def test_flags_of_beam_reach_beam_and_runners_are_named():
+    argv = [SUBSCRIPTION, "--model=m", DATASET, "--project=my-project", "--region=europe-west1"]
+    _, beam_options = streaming.parse(argv)
     assert beam_options.view_as(GoogleCloudOptions).region == "europe-west1"
+    assert wiring.set_runner(beam_options, streaming.LOCAL_RUNNER) == streaming.LOCAL_RUNNER
     assert beam_options.view_as(StandardOptions).runner == streaming.LOCAL_RUNNER
-    parser = batch.parser()
-    args, beam_options = parser.parse(["--input=x.jsonl", f"--model={model_dir}", "--output=o"])
-    batch.check(parser, args, beam_options)
-    assert beam_options.view_as(StandardOptions).runner == "FnApiRunner"
+    _, beam_options = streaming.parse([*argv, "--runner=DataflowRunner"])
+    assert wiring.set_runner(beam_options, streaming.LOCAL_RUNNER) == "DataflowRunner"
+
+
+def test_a_check_changes_nothing(monkeypatch):
+    monkeypatch.setenv(clients.REST_VARIABLE, "http://127.0.0.1:1")
+    monkeypatch.setenv(clients.STORAGE_VARIABLE, "127.0.0.1:2")
+    options, beam_options = streaming.parse([SUBSCRIPTION, "--model=m", DATASET])
+    before = copy.deepcopy((options, beam_options.get_all_options()))
+    streaming.check(options, beam_options)
+    completed = wiring.with_environment(options, beam_options)
+    assert (options, beam_options.get_all_options()) == before
+    assert completed.endpoints.bigquery_endpoint == "http://127.0.0.1:1"
+
+
+def test_a_threshold_that_is_not_a_number_is_refused_from_python_as_well():
+    with pytest.raises(OptionError, match="--high_threshold: expected a number such as"):
+        DetectionOptions(model="m", high_threshold=float("nan"))
 
 
 @pytest.mark.parametrize("module", [batch, streaming])

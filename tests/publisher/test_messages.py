@@ -14,8 +14,8 @@ from model.synthetic import frauds
 from model.synthetic.generator import TransactionGenerator
 from publisher import malformed
 from publisher.messages import MessageSource, default_start_time
+from transforms.message import MessageColumns as Incoming
 from transforms.message import MessageRules, parse_messages
-from transforms.message import Messages as Incoming
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 RULES = MessageRules(default_time=START + dt.timedelta(days=2))
@@ -26,22 +26,30 @@ def source(**arguments):
     return MessageSource(generator, **{"start_time": START, **arguments})
 
 
+def column(messages, name):
+    return messages.about.column(name).to_pylist()
+
+
+def times(messages):
+    return [json.loads(payload)["event_time"] for payload in messages.payloads]
+
+
 def test_a_payload_has_exactly_these_fields():
     messages = source().take(100)
     for i, payload in enumerate(messages.payloads):
         document = json.loads(payload)
         assert list(document) == ["transaction_id", "account_id", "merchant", "event_time", "features"]
-        assert document["transaction_id"] == messages.transactions.transaction_ids[i]
-        assert document["account_id"] == messages.transactions.account_ids[i]
-        assert document["merchant"] == messages.transactions.merchants[i]
-        assert document["features"] == messages.transactions.features[i].tolist()
+        assert document["transaction_id"] == messages.about["transaction_id"][i].as_py()
+        assert document["account_id"] == messages.about["account_id"][i].as_py()
+        assert document["merchant"] == messages.about["merchant"][i].as_py()
+        assert document["features"] == messages.about["features"][i].as_py()
         assert len(document["features"]) == len(FEATURES)
     assert 400 < np.mean([len(payload) for payload in messages.payloads]) < 500
 
 
 def test_the_kind_is_an_attribute_and_not_in_the_payload():
     messages = source().take(2_000)
-    planted = [i for i, kind in enumerate(messages.planted_kinds) if kind]
+    planted = [i for i, kind in enumerate(column(messages, "planted_kind")) if kind]
     assert {messages.attributes[i]["planted_kind"] for i in planted} == set(frauds.KINDS)
     assert all("planted_kind" not in messages.attributes[i] for i in range(2_000) if i not in planted)
     text = b"".join(messages.payloads)
@@ -51,21 +59,21 @@ def test_the_kind_is_an_attribute_and_not_in_the_payload():
 def test_simulated_event_time_is_start_plus_elapsed():
     messages = source().take(1_000)
     for text, elapsed, attributes in zip(
-        messages.event_times, messages.transactions.elapsed, messages.attributes, strict=True
+        times(messages), source().generator.transactions(1_000).elapsed, messages.attributes, strict=True
     ):
         assert text.endswith("Z")
         moment = dt.datetime.fromisoformat(text)
         assert 0 <= elapsed - (moment - START).total_seconds() < 0.001
         assert attributes["event_time"] == text
-    assert messages.event_times == sorted(messages.event_times)
+    assert times(messages) == sorted(times(messages))
 
 
 def test_event_time_now_is_the_clock():
     before = dt.datetime.now(dt.UTC) - dt.timedelta(milliseconds=1)
     messages = source(start_time=None).take(10)
     after = dt.datetime.now(dt.UTC)
-    assert all(before <= dt.datetime.fromisoformat(time) <= after for time in messages.event_times)
-    assert json.loads(messages.payloads[3])["event_time"] == messages.event_times[3]
+    assert all(before <= dt.datetime.fromisoformat(time) <= after for time in times(messages))
+    assert json.loads(messages.payloads[3])["event_time"] == times(messages)[3]
 
 
 def test_a_start_time_in_another_zone():
@@ -90,13 +98,13 @@ def test_portions_do_not_matter(sizes):
 
 def test_share_and_kinds_of_malformed_messages():
     messages = source(malformed_share=0.2).take(20_000)
-    kinds = [kind for kind in messages.malformed_kinds if kind]
+    kinds = [kind for kind in column(messages, "malformed_kind") if kind]
     assert len(kinds) / 20_000 == pytest.approx(0.2, abs=0.015)
     names, counts = np.unique(kinds, return_counts=True)
     assert set(names) == set(malformed.KINDS)
     np.testing.assert_allclose(counts, len(kinds) / len(names), rtol=0.35)
     for kind, planted, attributes in zip(
-        messages.malformed_kinds, messages.planted_kinds, messages.attributes, strict=True
+        column(messages, "malformed_kind"), column(messages, "planted_kind"), messages.attributes, strict=True
     ):
         assert attributes.get("malformed_kind") == kind
         assert attributes.get("planted_kind") == planted
@@ -106,7 +114,7 @@ def test_share_and_kinds_of_malformed_messages():
 def test_a_message_is_spoiled_without_touching_its_neighbours():
     good, mixed = source().take(3_000), source(malformed_share=0.1).take(3_000)
     for i in range(3_000):
-        if mixed.malformed_kinds[i] is None:
+        if mixed.about["malformed_kind"][i].as_py() is None:
             assert mixed.payloads[i] == good.payloads[i]
 
 
@@ -114,14 +122,16 @@ def test_the_parser_takes_the_good_ones_and_rejects_the_others():
     messages = source(malformed_share=0.3).take(5_000)
     parsed = parse_messages(Incoming(messages.payloads, messages.attributes), RULES)
     good = messages.well_formed()
-    assert parsed.transactions.column("transaction_id").to_pylist() == good.transaction_ids
-    assert parsed.transactions.column("account_id").to_pylist() == good.transactions.account_ids
+    assert parsed.transactions.column("transaction_id").to_pylist() == column(good, "transaction_id")
+    assert parsed.transactions.column("account_id").to_pylist() == column(good, "account_id")
     np.testing.assert_array_equal(
         parsed.transactions.column("features").flatten().to_numpy().reshape(-1, 30),
-        good.transactions.features.astype(np.float32),
+        good.about["features"].flatten().to_numpy().reshape(-1, 30).astype(np.float32),
     )
     rejected = parsed.dead_letters.column("payloadBytes").to_pylist()
-    spoiled = [p for p, kind in zip(messages.payloads, messages.malformed_kinds, strict=True) if kind]
+    spoiled = [
+        p for p, kind in zip(messages.payloads, column(messages, "malformed_kind"), strict=True) if kind
+    ]
     assert rejected == spoiled
 
 
@@ -135,7 +145,7 @@ def test_every_malformed_kind_is_rejected_and_fits_on_a_line(name):
     reasons = parsed.dead_letters.column("errorMessage").to_pylist()
     assert all(any(word in reason for word in REASONS[name]) for reason in reasons), reasons[:3]
     for payload, identifier, attributes in zip(
-        messages.payloads, messages.transaction_ids, messages.attributes, strict=True
+        messages.payloads, column(messages, "transaction_id"), messages.attributes, strict=True
     ):
         assert not set(b"\r\n") & set(payload)
         assert identifier == readable_id(payload)
@@ -185,9 +195,12 @@ def test_a_truncated_message_is_never_whole():
 
 def test_event_time_attributes_of_malformed_messages():
     messages = source(malformed_share=1.0).take(1_000)
-    for i, attributes in enumerate(messages.attributes):
-        kind = malformed.KINDS[messages.malformed_kinds[i]]
-        assert attributes.get("event_time") == (messages.event_times[i] if kind.has_time else None)
+    kinds = [malformed.KINDS[name] for name in column(messages, "malformed_kind")]
+    for kind, moment, attributes in zip(
+        kinds, column(messages, "event_time"), messages.attributes, strict=True
+    ):
+        text = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        assert attributes.get("event_time") == (text if kind.has_time else None)
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,9 @@ def test_due_is_the_integral_of_the_rate(name, rate, peak, period, width, end):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("ramp", 1, None, 60, None), "peak-rate: the pattern ramp needs one"),
+        (("ramp", 1, None, 60, None), "peak_rate: the pattern ramp needs one"),
         (("spike", -1, 5, 60, None), "rate: -1 is less than 0"),
-        (("burst", 1, 0, 60, None), "peak-rate: 0 is not"),
+        (("burst", 1, 0, 60, None), "peak_rate: 0 is not"),
         (("burst", 1, 5, 0, 1), "period: 0 is not"),
         (("burst", 1, 5, 10, 11), "width: 11 s do not fit"),
         (("constant", float("nan"), None, 60, None), "rate: nan"),

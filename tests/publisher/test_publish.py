@@ -12,7 +12,7 @@ from google.api_core import exceptions
 
 from model.features import FEATURES
 from model.synthetic.generator import TransactionGenerator
-from publisher.files import LABELS_SCHEMA, TRANSACTIONS_SCHEMA, JsonLinesFile, ParquetFile
+from publisher.files import LABELS, TRANSACTIONS_SCHEMA, JsonLinesFile, ParquetFile
 from publisher.messages import MessageSource, default_start_time
 from publisher.patterns import make
 from publisher.publish import publish, write_jsonl
@@ -44,13 +44,13 @@ class TestFiles:
         assert (summary.sent, summary.confirmed, summary.failed) == (3_500, 3_500, 0)
         assert summary.stopped_by == "count"
         assert summary.bytes == sum(map(len, expected.payloads))
-        assert summary.planted.total() == sum(kind is not None for kind in expected.planted_kinds)
+        assert summary.planted.total() == len(expected.about["planted_kind"].drop_null())
         table = pq.read_table(labels)
-        assert table.schema.equals(LABELS_SCHEMA)
+        assert table.schema.names == list(LABELS)
         assert table["index"].to_pylist() == list(range(3_500))
-        assert table["transaction_id"].to_pylist() == expected.transaction_ids
-        assert table["planted_kind"].to_pylist() == expected.planted_kinds
-        assert table["malformed_kind"].to_pylist() == expected.malformed_kinds
+        assert table["transaction_id"].to_pylist() == expected.about["transaction_id"].to_pylist()
+        assert table["planted_kind"].to_pylist() == expected.about["planted_kind"].to_pylist()
+        assert table["malformed_kind"].to_pylist() == expected.about["malformed_kind"].to_pylist()
 
     def test_parquet(self, tmp_path):
         path, labels = tmp_path / "t.parquet", tmp_path / "l.parquet"
@@ -62,16 +62,16 @@ class TestFiles:
         table = pq.read_table(path)
         assert table.schema.equals(TRANSACTIONS_SCHEMA)
         assert table.column_names[-30:] == list(FEATURES)
-        assert table["transaction_id"].to_pylist() == good.transaction_ids
-        assert table["merchant"].to_pylist() == good.transactions.merchants
+        assert table["transaction_id"].to_pylist() == good.about["transaction_id"].to_pylist()
+        assert table["merchant"].to_pylist() == good.about["merchant"].to_pylist()
         matrix = np.column_stack([table[name].to_numpy() for name in FEATURES])
-        np.testing.assert_array_equal(matrix, good.transactions.features)
+        np.testing.assert_array_equal(matrix, good.about["features"].flatten().to_numpy().reshape(-1, 30))
         times = table["event_time"].cast(pa.int64()).to_pylist()
         documents = [json.loads(payload) for payload in good.payloads]
         assert [
             np.datetime64(time, "us").item().isoformat(timespec="milliseconds") + "Z" for time in times
         ] == [document["event_time"] for document in documents]
-        assert pq.read_table(labels)["transaction_id"].to_pylist() == good.transaction_ids
+        assert pq.read_table(labels)["transaction_id"].to_pylist() == good.about["transaction_id"].to_pylist()
 
     def test_row_groups_are_large_however_small_the_portions(self, tmp_path):
         with ParquetFile(tmp_path / "t.parquet") as sink:
@@ -223,17 +223,9 @@ class TestRequests:
         assert all(sum(map(len, portion.payloads)) <= MAX_REQUEST_BYTES for portion in portions)
         assert len(portions) == 7  # 66,000 bytes each, 75 to a request
 
-    @pytest.mark.parametrize(
-        ("topic", "reason"),
-        [
-            ("transactions", "got 'transactions'$"),
-            ("projects/my-project/subscriptions/s", "got 'projects/my-project/subscriptions/s'$"),
-            ("projects/my-project/topics/a/b", "TOPIC 'a/b' has '/'"),
-            ("projects/p/topics/abc", "PROJECT 'p' has 1 character, expected 6 to 30$"),
-        ],
-    )
-    def test_the_name_of_a_topic(self, topic, reason):
-        with pytest.raises(ValueError, match=f"--topic: expected projects/PROJECT/topics/TOPIC, .*{reason}"):
+    @pytest.mark.parametrize("topic", ["transactions", "projects/p/subscriptions/s", "projects/p/topics/a/b"])
+    def test_the_form_of_a_topic(self, topic):
+        with pytest.raises(ValueError, match="is not of the form projects/PROJECT/topics/TOPIC"):
             PubSubTopic(topic)
 
     @pytest.mark.parametrize(

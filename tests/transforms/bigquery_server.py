@@ -98,11 +98,11 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
     @property
     def visible(self) -> list[dict]:
         """The rows of the table."""
-        found = []
+        rows = []
         for name, stream in sorted(self.streams.items()):
             if stream.committed or name == self.default_stream:
-                found += stream.rows
-        return found
+                rows += stream.rows
+        return rows
 
     def __enter__(self) -> ScriptedBigQuery:
         limit = [("grpc.max_receive_message_length", -1)]

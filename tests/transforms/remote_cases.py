@@ -10,10 +10,10 @@ import orjson
 import pyarrow as pa
 import pytest
 
+from common.retry import Patience
 from tests.model.serving.artifacts import transactions
 from tests.transforms.remote_server import ENDPOINT, JSON, FaultServer, Reply, Reset, status
 from transforms.remote import Limits, TorchServeHandler, VertexHandler
-from transforms.remote_retry import RetryPolicy
 from transforms.schema import TRANSACTIONS
 from transforms.score import PytorchHandler
 
@@ -22,7 +22,8 @@ QUICK = Limits(
     rows=16,
     in_flight=3,
     timeout=20.0,
-    policy=RetryPolicy(attempts=6, first=0.01, cap=0.05, max_retry_after=0.05),
+    patience=Patience(first=0.01, longest=0.05, tries=6, steady=0.5),
+    max_retry_after=0.05,
 )
 VERSION = "configured"
 BAD = (666_001.0, 666_002.0, 666_003.0)
@@ -99,9 +100,9 @@ def batches(n: int = 100, size: int = 40, bad: dict[int, float] | None = None) -
 
 def score_all(handler, model, elements):
     """Scores and dead letters of all batches, as rows."""
-    found = [handler.run_inference(element, model)[0] for element in elements]
-    scores = [row for scored in found for row in scored.scores.to_pylist()]
-    dead = [row for scored in found for row in scored.dead_letters.to_pylist()]
+    answers = [handler.run_inference(element, model)[0] for element in elements]
+    scores = [row for scored in answers for row in scored.scores.to_pylist()]
+    dead = [row for scored in answers for row in scored.dead_letters.to_pylist()]
     return scores, dead
 
 

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from model.network import FIELDS
-from model.serving.predictor import Predictor, use_one_thread
+from model.inference import use_one_thread
+from model.outputs import FIELDS
+from model.serving.predictor import Predictor
 from model.serving.request import BadRequestError, PredictRequest, parse_request
 
 ENDPOINT = "projects/p/locations/us-central1/endpoints/77"
@@ -150,8 +151,8 @@ class FaultServer:
                     super().handle()
 
             def do_GET(self) -> None:
-                found = self.path.split("?")[0] == f"/v1/{ENDPOINT}"
-                self.reply(Reply(200, orjson.dumps(owner.resource), JSON) if found else status(404))
+                is_endpoint = self.path.split("?")[0] == f"/v1/{ENDPOINT}"
+                self.reply(Reply(200, orjson.dumps(owner.resource), JSON) if is_endpoint else status(404))
 
             def do_POST(self) -> None:
                 owner._predict(self, self.rfile.read(int(self.headers["Content-Length"])))

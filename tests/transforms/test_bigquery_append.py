@@ -8,6 +8,7 @@ from google.cloud.bigquery_storage_v1 import BigQueryWriteClient, types
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.retry import Patience
 from tests.transforms.bigquery_server import Fault, ScriptedBigQuery
 from transforms.bigquery.append import (
     Appender,
@@ -185,7 +186,7 @@ class TestTransientErrors:
 
     def test_it_is_raised_when_the_attempts_are_used_up(self, server, client, sleeps, code, in_band):
         server.script = {i: Fault(code, in_band) for i in range(100)}
-        options = AppendOptions(max_attempts=4)
+        options = AppendOptions(patience=Patience(first=0.5, longest=32, tries=4))
         appender = Appender(client, default_stream(TABLE), SCHEMA, options, sleep=sleeps.append)
         with pytest.raises(TransientAppendError, match=rf"gave up after 4 attempts: {code}"):
             appender.append([batch("a")])
@@ -196,7 +197,7 @@ class TestTransientErrors:
 class TestConnections:
     def test_waits_grow_with_jitter_up_to_the_maximum(self, server, client, sleeps):
         server.script = {i: Fault() for i in range(100)}
-        options = AppendOptions(max_attempts=12, initial_backoff=0.5, max_backoff=8)
+        options = AppendOptions(patience=Patience(first=0.5, longest=8, tries=12))
         appender = Appender(client, default_stream(TABLE), SCHEMA, options, sleep=sleeps.append)
         with pytest.raises(TransientAppendError):
             appender.append([batch("a")])
@@ -207,7 +208,7 @@ class TestConnections:
     def test_progress_gives_new_attempts(self, server, client, sleeps):
         # Every other request fails: three failures in all, with two attempts a time.
         server.script = {0: Fault(), 2: Fault(), 4: Fault()}
-        options = AppendOptions(max_request_rows=1, window=1, max_attempts=2)
+        options = AppendOptions(max_request_rows=1, window=1, patience=Patience(tries=2))
         appender = Appender(client, default_stream(TABLE), SCHEMA, options, sleep=sleeps.append)
         result = appender.append([batch("a", "b", "c")])
         appender.close()
@@ -335,7 +336,9 @@ def test_whatever_fails_a_pending_stream_has_every_good_row_once_and_in_order(
         server.name_rows = name_rows
         server.refuse = lambda row: "bad" if row["id"].startswith("bad") else None
         client = BigQueryEndpoints(storage=server.address).write_client()
-        options = AppendOptions(max_request_rows=rows, window=window, max_isolated=100, initial_backoff=0)
+        options = AppendOptions(
+            max_request_rows=rows, window=window, max_isolated=100, patience=Patience(first=0, tries=8)
+        )
         stream = PendingStream(client, TABLE, SCHEMA, options)
         try:
             result = stream.append([batch(*names)])

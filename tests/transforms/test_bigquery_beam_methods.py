@@ -1,4 +1,4 @@
-"""Beam's own connector behind WriteBatches. The tests that run it need the local stack's adaptation of it."""
+"""Beam's own connector behind WriteBatches, as far as it goes without BigQuery."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ import pyarrow as pa
 import pytest
 from apache_beam.io.gcp import bigquery as beam_bigquery
 from apache_beam.io.gcp import bigquery_tools
+from apache_beam.io.gcp.bigquery import WriteResult, WriteToBigQuery
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.utils.subprocess_server import JavaJarServer
 from apache_beam.utils.timestamp import Timestamp
-from google.cloud import bigquery
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from local.adapt import beam_connectors
-from transforms import metrics
 from transforms.bigquery import WriteBatches
-from transforms.bigquery.beam_methods import failed_row, typed_rows
+from transforms.bigquery.beam_methods import typed_rows
 from transforms.schema import to_bigquery
 
 SCHEMA = pa.schema(
@@ -60,23 +58,6 @@ def test_rows_for_the_storage_write_api_survive_beams_row_coder():
     assert (first.id, first.at, first.raw) == ("a", Timestamp.from_utc_datetime(T0), b"\xff\x00")
     assert (first.values, first.parts[0].key, first.parts[0].value) == ([1.5], "k", 0.5)
     assert tuple(second) == ("b", None, None, [], [])
-
-
-@pytest.mark.parametrize(
-    ("failed", "row", "reason"),
-    [
-        (
-            ("p:d.t", {"id": "a"}, [{"reason": "invalid", "location": "at", "message": "no time"}]),
-            {"id": "a"},
-            "at: no time",
-        ),
-        (("p:d.t", {"id": "a"}, [{"reason": "invalid"}, {"message": "x"}]), {"id": "a"}, "invalid; x"),
-        (("p:d.t", {"id": "a"}, []), {"id": "a"}, "refused without a reason"),
-        ({"failed_row": {"id": "a"}, "error_message": "too large"}, {"id": "a"}, "too large"),
-    ],
-)
-def test_row_and_reason_of_a_failed_row(failed, row, reason):
-    assert failed_row(failed) == (row, reason)
 
 
 class RefusedRow(NamedTuple):
@@ -134,53 +115,25 @@ def test_the_storage_write_api_can_be_constructed():
     assert written.dead_letters.element_type == pa.RecordBatch
 
 
-@pytest.fixture
-def connectors(bigquery_emulator, gcs_root):
-    with beam_connectors(bigquery_emulator, gcs_root):
-        yield
+@pytest.mark.parametrize("streaming", [False, True])
+def test_file_loads_stage_in_the_temp_location_and_refuse_no_single_rows(monkeypatch, streaming):
+    """Up to Beam's own connector, which BigQuery alone can run."""
+    writes: list[WriteToBigQuery] = []
 
+    def expand(self: WriteToBigQuery, rows: beam.PCollection) -> WriteResult:
+        writes.append(self)
+        as_json = {"at": "2026-03-01T12:00:00.000005+00:00", "raw": "/wA="}
+        assert_that(rows, equal_to([ROWS[0] | as_json, ROWS[1]]))
+        return WriteResult(method=self.method)
 
-@pytest.fixture
-def table(bigquery_client, dataset) -> str:
-    name = f"{bigquery_client.project}.{dataset}.t"
-    bigquery_client.create_table(bigquery.Table(name, to_bigquery(SCHEMA)))
-    return name
-
-
-def pipeline(project: str) -> beam.Pipeline:
-    options = PipelineOptions([f"--project={project}", "--temp_location=gs://local/tmp"])
-    return beam.Pipeline(runner="FnApiRunner", options=options)
-
-
-def stored(client: bigquery.Client, table: str) -> list[dict]:
-    return [dict(row.items()) for row in client.query(f"SELECT * FROM `{table}` ORDER BY id").result()]
-
-
-@pytest.mark.integration
-class TestOnTheEmulator:
-    @pytest.mark.parametrize("method", ["streaming_inserts", "file_loads"])
-    def test_rows_arrive_as_they_were(self, connectors, bigquery_client, table, method):
-        with pipeline(bigquery_client.project) as p:
-            write = WriteBatches(table, SCHEMA, method=method, temp_location="gs://local/tmp")
-            written = p | beam.Create([BATCH]) | write
-            rows = written.dead_letters | beam.FlatMap(lambda letters: letters.to_pylist())
-            assert_that(rows, equal_to([]))
-        assert stored(bigquery_client, table) == ROWS
-
-    def test_a_row_that_streaming_inserts_refuse_is_a_dead_letter(self, connectors, bigquery_client, table):
-        nullable = pa.schema([field.with_nullable(True) for field in SCHEMA])
-        bad = pa.RecordBatch.from_pylist([*ROWS, ROWS[0] | {"id": None}], nullable)
-        p = pipeline(bigquery_client.project)
-        written = p | beam.Create([bad]) | WriteBatches(table, nullable, method="streaming_inserts")
-        letters = written.dead_letters | beam.FlatMap(
-            lambda letters: [
-                (orjson.loads(row["payloadBytes"])["at"], row["stage"], row["attributes"])
-                for row in letters.to_pylist()
-            ]
-        )
-        where = [{"key": "table", "value": table}]
-        assert_that(letters, equal_to([("2026-03-01T12:00:00.000005+00:00", "sink", where)]))
-        result = p.run()
-        result.wait_until_finish()
-        assert metrics.totals(result) == {"t.rows_refused": 1}
-        assert stored(bigquery_client, table) == ROWS
+    monkeypatch.setattr(WriteToBigQuery, "expand", expand)
+    with beam.Pipeline(runner="FnApiRunner") as p:
+        write = WriteBatches("my-project.d.t", SCHEMA, method="file_loads", streaming=streaming)
+        written = p | beam.Create([BATCH]) | write
+        letters = written.dead_letters | beam.FlatMap(lambda letters: letters.to_pylist())
+        assert_that(letters, equal_to([]), label="no letters")
+    (write,) = writes
+    assert write.method == WriteToBigQuery.Method.FILE_LOADS
+    assert write.custom_gcs_temp_location is None  # so that Beam takes --temp_location
+    assert write.create_disposition == "CREATE_NEVER"
+    assert write.triggering_frequency == (60 if streaming else None)

@@ -12,6 +12,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from google.cloud import bigquery
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from common.retry import Patience
 from tests.transforms.bigquery_server import Fault, ScriptedBigQuery
 from transforms import metrics
 from transforms.bigquery import METHODS, AppendOptions, Commit, WriteBatches
@@ -59,7 +60,7 @@ def server() -> Iterator[ScriptedBigQuery]:
 
 
 def sink(server: ScriptedBigQuery, **kwargs) -> WriteBatches:
-    options = AppendOptions(initial_backoff=0.001, max_backoff=0.001, max_attempts=3)
+    options = AppendOptions(patience=Patience(first=0.001, longest=0.001, tries=3))
     defaults = {"endpoints": BigQueryEndpoints(storage=server.address), "options": options}
     return WriteBatches("p.d.t", SCHEMA, **(defaults | kwargs))
 
@@ -98,10 +99,10 @@ class TestAgainstAScriptedServer:
         assert [request.rows for request in server.requests] == [50]
 
     def test_a_failing_bundle_leaves_nothing_of_a_batch_job(self, server):
-        def fail(found: pa.RecordBatch) -> pa.RecordBatch:
-            if found.column("id")[0].as_py() == "boom":
+        def fail(batch: pa.RecordBatch) -> pa.RecordBatch:
+            if batch.column("id")[0].as_py() == "boom":
                 raise ValueError("this bundle fails")
-            return found
+            return batch
 
         p = pipeline()
         first = p | "First" >> beam.Create([batch("a", "b")])
@@ -117,7 +118,7 @@ class TestAgainstAScriptedServer:
     def test_an_append_that_fails_for_good_leaves_nothing_of_a_batch_job(self, server):
         # The first request of the job is stored, on a pending stream; then the service is gone.
         server.script = {i: Fault("UNAVAILABLE") for i in range(1, 50)}
-        options = AppendOptions(initial_backoff=0.001, max_backoff=0.001, max_attempts=3, max_request_rows=1)
+        options = AppendOptions(patience=Patience(first=0.001, longest=0.001, tries=3), max_request_rows=1)
         p = pipeline()
         _ = p | beam.Create([batch("a", "b")]) | sink(server, options=options)
         with pytest.raises(Exception, match="gave up after 3 attempts"):
@@ -171,13 +172,13 @@ class TestAgainstAScriptedServer:
 class TestConstruction:
     def test_an_unknown_method_is_an_error_that_lists_the_known_ones(self):
         with pytest.raises(
-            ValueError, match="one of storage_arrow, streaming_inserts, file_loads, storage_w"
+            ValueError, match="expected one of storage_arrow, file_loads, storage_write_api, got"
         ):
             WriteBatches("p.d.t", SCHEMA, method="avro")
 
     @pytest.mark.parametrize("table", ["t", "d.t"])
     def test_an_incomplete_table_is_an_error(self, table):
-        with pytest.raises(ValueError, match=r"write PROJECT\.DATASET\.TABLE"):
+        with pytest.raises(ValueError, match=r"expected PROJECT\.DATASET\.TABLE"):
             WriteBatches(table, SCHEMA)
 
     @pytest.mark.parametrize("method", METHODS)
@@ -272,10 +273,12 @@ class TestOnTheEmulator:
         rows = pa.RecordBatch.from_pydict({"n": ["1", "2", "three", "4", "5"]})
         with pipeline() as p:
             written = p | beam.Create([rows]) | WriteBatches(numbers, rows.schema, endpoints=endpoints)
-            payloads = written.dead_letters | beam.FlatMap(lambda found: found["payloadString"].to_pylist())
+            payloads = written.dead_letters | beam.FlatMap(
+                lambda letters: letters["payloadString"].to_pylist()
+            )
             assert_that(payloads, equal_to(['{"n":"three"}']))
-        found = bigquery_client.query(f"SELECT n FROM `{numbers}` ORDER BY n").result()
-        assert [row.n for row in found] == [1, 2, 4, 5]
+        result = bigquery_client.query(f"SELECT n FROM `{numbers}` ORDER BY n").result()
+        assert [row.n for row in result] == [1, 2, 4, 5]
 
     def test_a_table_that_takes_no_row_is_an_error_that_names_it(self, bigquery_client, endpoints, numbers):
         rows = pa.RecordBatch.from_pydict({"n": ["one", "two"]})

@@ -16,7 +16,7 @@ from model.features import FEATURES
 from transforms import metrics
 from transforms.bigquery import ReadBatches
 from transforms.bigquery.append import Appender
-from transforms.bigquery.source import arrow_schema, create_streams, read_stream
+from transforms.bigquery.source import arrow_schema, create_streams, read_batches
 from transforms.bigquery.streams import default_stream
 from transforms.clients import BigQueryEndpoints
 from transforms.columnar import to_transactions
@@ -103,7 +103,7 @@ class TestOnTheEmulator:
     def test_columns_come_in_the_types_of_the_table(self, endpoints, table):
         (stream,) = create_streams(ReadBatches(table, endpoints=endpoints))
         read_client = endpoints.read_client()
-        (batch,) = read_stream(read_client, stream)
+        (batch,) = read_batches(read_client, stream)
         read_client.transport.close()
         assert batch.schema.names == SCHEMA.names
         assert batch.schema.types[:5] == SCHEMA.types[:5]
@@ -211,16 +211,16 @@ class TestOnTheEmulator:
 def test_the_schema_of_a_table_in_arrow_is_that_of_its_batches(client, endpoints, table):
     (stream,) = create_streams(ReadBatches(table, endpoints=endpoints))
     read = pa.ipc.read_schema(pa.py_buffer(stream.schema))
-    told = arrow_schema(client.get_table(table).schema)
-    assert told.names == read.names
-    assert told.types[:5] == read.types[:5]
-    assert pa.types.is_list(told.field("pairs").type)
+    schema = arrow_schema(client.get_table(table).schema)
+    assert schema.names == read.names
+    assert schema.types[:5] == read.types[:5]
+    assert pa.types.is_list(schema.field("pairs").type)
 
 
 class TestConstruction:
     @pytest.mark.parametrize("settings", [{}, {"table": "p.d.t", "query": "SELECT 1"}])
     def test_a_table_or_a_query(self, settings):
-        with pytest.raises(ValueError, match="give either table or query"):
+        with pytest.raises(ValueError, match="expected either table or query"):
             ReadBatches(**settings)
 
     @pytest.mark.parametrize("settings", [{"max_streams": -1}, {"batch_rows": 0}])
@@ -229,7 +229,7 @@ class TestConstruction:
             ReadBatches("p.d.t", **settings)
 
     def test_an_incomplete_table_is_an_error(self):
-        with pytest.raises(ValueError, match=r"write PROJECT\.DATASET\.TABLE"):
+        with pytest.raises(ValueError, match=r"expected PROJECT\.DATASET\.TABLE"):
             ReadBatches("t")
 
     def test_it_can_be_pickled(self):

@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-import argparse
 import pickle
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
+from common.options import OptionError
 from transforms.clients import (
     REST_VARIABLE,
     STORAGE_VARIABLE,
     BigQueryEndpoints,
-    add_arguments,
+    EndpointOptions,
     is_loopback,
-    take_environment,
 )
 
 
@@ -26,15 +25,15 @@ def test_a_loopback_endpoint_gets_anonymous_credentials():
 @pytest.mark.parametrize(
     ("rest", "storage", "flag"),
     [
-        ("127.0.0.1:9050", None, "--bigquery_endpoint=127.0.0.1:9050: give a URL"),
-        ("ftp://127.0.0.1", None, "--bigquery_endpoint=ftp://127.0.0.1: give a URL"),
+        ("127.0.0.1:9050", None, "--bigquery_endpoint: expected a URL"),
+        ("ftp://127.0.0.1", None, "--bigquery_endpoint: expected a URL"),
         ("http://bigquery.internal", None, "credentials would travel in clear text; use https://"),
-        (None, "http://127.0.0.1:9060", "--bigquery_storage_endpoint=http://127.0.0.1:9060: give HOST"),
-        (None, "", "--bigquery_storage_endpoint=: give HOST"),
+        (None, "http://127.0.0.1:9060", "--bigquery_storage_endpoint: expected HOST"),
+        (None, "", "--bigquery_storage_endpoint: expected HOST"),
     ],
 )
 def test_a_wrong_address_is_an_error_that_names_the_flag(rest, storage, flag):
-    with pytest.raises(ValueError, match=flag):
+    with pytest.raises(OptionError, match=flag):
         BigQueryEndpoints(rest, storage)
 
 
@@ -60,27 +59,18 @@ def test_endpoints_can_be_sent_to_a_worker():
 
 
 def test_the_flags_default_to_googles_public_endpoints():
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    args = parser.parse_args([])
-    assert BigQueryEndpoints(args.bigquery_endpoint, args.bigquery_storage_endpoint) == BigQueryEndpoints()
-    args = parser.parse_args(["--bigquery_storage_endpoint=127.0.0.1:9060"])
-    assert args.bigquery_storage_endpoint == "127.0.0.1:9060"
+    assert EndpointOptions().endpoints() == BigQueryEndpoints()
+    assert EndpointOptions(bigquery_storage_endpoint="127.0.0.1:9060").endpoints().storage == "127.0.0.1:9060"
 
 
 def test_the_environment_fills_in_flags_that_were_not_given_and_is_no_default(monkeypatch):
-    monkeypatch.setenv(REST_VARIABLE, "http://127.0.0.1:1")
-    monkeypatch.setenv(STORAGE_VARIABLE, "127.0.0.1:2")
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    args = parser.parse_args(["--bigquery_storage_endpoint=127.0.0.1:3"])
-    assert args.bigquery_endpoint is None
-    take_environment(args)
-    assert (args.bigquery_endpoint, args.bigquery_storage_endpoint) == ("http://127.0.0.1:1", "127.0.0.1:3")
-    monkeypatch.setenv(REST_VARIABLE, "")
-    args = parser.parse_args([])
-    take_environment(args)
-    assert args.bigquery_endpoint is None
+    environment = {REST_VARIABLE: "http://127.0.0.1:1", STORAGE_VARIABLE: "127.0.0.1:2"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    given = EndpointOptions(bigquery_storage_endpoint="127.0.0.1:3")
+    assert given.bigquery_endpoint is None
+    assert given.with_environment(environment) == EndpointOptions("http://127.0.0.1:1", "127.0.0.1:3")
+    assert EndpointOptions().with_environment({REST_VARIABLE: ""}) == EndpointOptions()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from model.features import FEATURES, N_FEATURES
 from transforms.columnar import SourceColumnsError, check_columns, rebatch, row_dicts, to_transactions
-from transforms.message import MessageRules, Messages, parse_messages
+from transforms.message import MessageColumns, MessageRules, parse_messages
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -33,7 +33,7 @@ def features(row: int) -> list[float]:
 
 class TestToTransactions:
     def test_named_columns(self):
-        found = to_transactions(
+        parsed = to_transactions(
             ulb(
                 transaction_id=["a", "b", "c"],
                 account_id=["x", None, "z"],
@@ -42,14 +42,14 @@ class TestToTransactions:
             ),
             NOW,
         )
-        assert found.transactions.schema == TRANSACTIONS
-        assert found.transactions.to_pylist() == [
+        assert parsed.transactions.schema == TRANSACTIONS
+        assert parsed.transactions.to_pylist() == [
             {"transaction_id": "a", "account_id": "x", "event_time": EARLIER, "features": features(0)},
             {"transaction_id": "b", "account_id": None, "event_time": NOW, "features": features(1)},
             {"transaction_id": "c", "account_id": "z", "event_time": NOW, "features": features(2)},
         ]
-        assert found.dead_letters.schema == ERROR_RECORDS
-        assert found.dead_letters.num_rows == 0
+        assert parsed.dead_letters.schema == ERROR_RECORDS
+        assert parsed.dead_letters.num_rows == 0
 
     @pytest.mark.parametrize(
         "kind",
@@ -68,15 +68,15 @@ class TestToTransactions:
             {"features": pa.array([features(i) for i in range(6)], TRANSACTIONS.field("features").type)}
         )
         for batch in (whole.slice(2, 3), ulb(6).slice(2, 3)):
-            found = to_transactions(batch, NOW).transactions
-            assert found.column("features").to_pylist() == [features(2), features(3), features(4)]
+            parsed = to_transactions(batch, NOW).transactions
+            assert parsed.column("features").to_pylist() == [features(2), features(3), features(4)]
 
     @pytest.mark.parametrize("kind", [pa.int32(), pa.float32(), pa.decimal128(25, 5)], ids=str)
     def test_any_number_type(self, kind):
         batch = ulb(Time=pa.array([1, 2, 3]).cast(kind), Amount=pa.array([1.5, 2.0, 0.25]))
-        found = to_transactions(batch, NOW).transactions.column("features").to_pylist()
-        assert [row[0] for row in found] == [1.0, 2.0, 3.0]
-        assert [row[-1] for row in found] == [1.5, 2.0, 0.25]
+        parsed = to_transactions(batch, NOW).transactions.column("features").to_pylist()
+        assert [row[0] for row in parsed] == [1.0, 2.0, 3.0]
+        assert [row[-1] for row in parsed] == [1.5, 2.0, 0.25]
 
     @pytest.mark.parametrize(
         ("values", "shown"),
@@ -88,9 +88,9 @@ class TestToTransactions:
         ],
     )
     def test_a_value_that_is_no_float32_costs_its_row_only(self, values, shown):
-        found = to_transactions(ulb(V7=values, transaction_id=["a", "b", "c"], Class=[0, 0, 1]), NOW)
-        assert found.transactions.column("transaction_id").to_pylist() == ["a", "c"]
-        (letter,) = found.dead_letters.to_pylist()
+        parsed = to_transactions(ulb(V7=values, transaction_id=["a", "b", "c"], Class=[0, 0, 1]), NOW)
+        assert parsed.transactions.column("transaction_id").to_pylist() == ["a", "c"]
+        (letter,) = parsed.dead_letters.to_pylist()
         assert letter["errorMessage"] == f"features: {shown}"
         assert letter["stage"] == "parse"
         assert orjson.loads(letter["payloadBytes"])["transaction_id"] == "b"
@@ -98,29 +98,29 @@ class TestToTransactions:
     def test_lists_of_another_length_cost_their_row_only(self):
         rows = [features(0), None, features(1)[:29], [*features(2)[:29], None], features(3)]
         batch = pa.RecordBatch.from_pydict({"features": pa.array(rows, pa.list_(pa.float64()))})
-        found = to_transactions(batch, NOW)
-        assert found.transactions.column("features").to_pylist() == [features(0), features(3)]
-        assert found.dead_letters.column("errorMessage").to_pylist() == [
+        parsed = to_transactions(batch, NOW)
+        assert parsed.transactions.column("features").to_pylist() == [features(0), features(3)]
+        assert parsed.dead_letters.column("errorMessage").to_pylist() == [
             "features: null",
             "features: 29 values, not 30",
             "features: Amount is null, not a finite float32",
         ]
 
     def test_ids_of_a_wrong_length_cost_their_row_only(self):
-        found = to_transactions(
+        parsed = to_transactions(
             ulb(4, transaction_id=["a", "", "c" * 257, "d"], account_id=["x", "x", "x", ""]), NOW
         )
-        assert found.transactions.column("transaction_id").to_pylist() == ["a"]
-        assert found.dead_letters.column("errorMessage").to_pylist() == [
+        assert parsed.transactions.column("transaction_id").to_pylist() == ["a"]
+        assert parsed.dead_letters.column("errorMessage").to_pylist() == [
             "transaction_id: 0 characters, not 1 to 256",
             "transaction_id: 257 characters, not 1 to 256",
             "account_id: 0 characters, not 1 to 256",
         ]
 
     def test_integer_ids_become_text(self):
-        found = to_transactions(ulb(transaction_id=[7, 8, 9], account_id=pa.array([1, None, 3])), NOW)
-        assert found.transactions.column("transaction_id").to_pylist() == ["7", "8", "9"]
-        assert found.transactions.column("account_id").to_pylist() == ["1", None, "3"]
+        parsed = to_transactions(ulb(transaction_id=[7, 8, 9], account_id=pa.array([1, None, 3])), NOW)
+        assert parsed.transactions.column("transaction_id").to_pylist() == ["7", "8", "9"]
+        assert parsed.transactions.column("account_id").to_pylist() == ["1", None, "3"]
 
     @pytest.mark.parametrize(
         "times",
@@ -132,35 +132,35 @@ class TestToTransactions:
         ids=lambda array: str(array.type),
     )
     def test_times_of_any_unit_and_zone(self, times):
-        found = to_transactions(ulb(event_time=times), NOW).transactions
-        assert found.column("event_time").to_pylist() == [EARLIER] * 3
+        parsed = to_transactions(ulb(event_time=times), NOW).transactions
+        assert parsed.column("event_time").to_pylist() == [EARLIER] * 3
 
     def test_times_that_a_message_may_not_have_are_dead_letters_here_too(self):
         micros = [0, 1_772_366_400_000_000, 1_772_452_800_000_001, 2**62, None]  # NOW, a day later, and more
         times = pa.array(micros, pa.timestamp("us", tz="UTC"))
         batch = ulb(5, event_time=times, transaction_id=list("abcde"))
-        found = to_transactions(batch, NOW)
-        assert found.transactions.column("transaction_id").to_pylist() == ["b", "e"]
+        parsed = to_transactions(batch, NOW)
+        assert parsed.transactions.column("transaction_id").to_pylist() == ["b", "e"]
         bounds = "is outside 2016-03-03 12:00:00+00:00 to 2026-03-02 12:00:00+00:00"
-        assert found.dead_letters.column("errorMessage").to_pylist() == [
+        assert parsed.dead_letters.column("errorMessage").to_pylist() == [
             f"event_time: 1970-01-01T00:00:00+00:00 {bounds}",
             f"event_time: 2026-03-02T12:00:00.000001+00:00 {bounds}",
             f"event_time: {2**62} {bounds}",
         ]
-        payloads = map(orjson.loads, found.dead_letters.column("payloadBytes").to_pylist())
+        payloads = map(orjson.loads, parsed.dead_letters.column("payloadBytes").to_pylist())
         assert [row["event_time"] for row in payloads] == [
             *("1970-01-01T00:00:00+00:00", "2026-03-02T12:00:00.000001+00:00", 2**62)
         ]
         wide = MessageRules(max_lead=dt.timedelta(days=2), max_age=dt.timedelta(days=36_500))
-        found = to_transactions(batch, NOW, wide)
-        assert found.transactions.column("transaction_id").to_pylist() == ["a", "b", "c", "e"]
+        parsed = to_transactions(batch, NOW, wide)
+        assert parsed.transactions.column("transaction_id").to_pylist() == ["a", "b", "c", "e"]
 
     def test_nanoseconds_are_cut_and_do_not_spoil_a_dead_letter(self):
         times = pa.array([1_700_000_000_123_456_789] * 3, pa.timestamp("ns", tz="UTC"))
-        found = to_transactions(ulb(event_time=times, V1=[1.0, 2.0, None]), NOW)
-        micros = found.transactions.column("event_time").cast(pa.int64()).to_pylist()
+        parsed = to_transactions(ulb(event_time=times, V1=[1.0, 2.0, None]), NOW)
+        micros = parsed.transactions.column("event_time").cast(pa.int64()).to_pylist()
         assert micros == [1_700_000_000_123_456] * 2
-        (payload,) = found.dead_letters.column("payloadBytes").to_pylist()
+        (payload,) = parsed.dead_letters.column("payloadBytes").to_pylist()
         assert orjson.loads(payload)["event_time"] == "2023-11-14T22:13:20.123456+00:00"
 
     @pytest.mark.parametrize(
@@ -213,8 +213,8 @@ class TestToTransactions:
             check_columns(ulb(**columns).schema)
 
     def test_no_rows(self):
-        found = to_transactions(ulb(0), NOW)
-        assert (found.transactions.num_rows, found.dead_letters.num_rows) == (0, 0)
+        parsed = to_transactions(ulb(0), NOW)
+        assert (parsed.transactions.num_rows, parsed.dead_letters.num_rows) == (0, 0)
 
 
 class TestDerivedIds:
@@ -243,8 +243,8 @@ class TestDerivedIds:
             ulb(event_time=times),
             ulb(event_time=times, account_id=["x", "y", "z"]),
         ]
-        found = [transaction_id for batch in variants for transaction_id in self.ids(batch)]
-        assert len(set(found)) == 15
+        parsed = [transaction_id for batch in variants for transaction_id in self.ids(batch)]
+        assert len(set(parsed)) == 15
 
     def test_only_missing_ones_are_derived(self):
         assert self.ids(ulb(transaction_id=["a", None, "c"])) == ["a", self.ids(ulb())[1], "c"]
@@ -270,12 +270,12 @@ def test_every_row_is_a_transaction_or_a_dead_letter_that_the_parser_rejects_too
         columns[FEATURES[feature]][r] = value
     kinds = {name: pa.array(values, pa.float64()) for name, values in columns.items()}
     ids = pa.array([transaction_id for _, _, transaction_id in rows], pa.string())
-    found = to_transactions(pa.RecordBatch.from_pydict(kinds | {"transaction_id": ids}), NOW)
-    assert found.transactions.num_rows + found.dead_letters.num_rows == len(rows)
-    matrix = np.asarray(found.transactions.column("features").flatten())
+    parsed = to_transactions(pa.RecordBatch.from_pydict(kinds | {"transaction_id": ids}), NOW)
+    assert parsed.transactions.num_rows + parsed.dead_letters.num_rows == len(rows)
+    matrix = np.asarray(parsed.transactions.column("features").flatten())
     assert np.isfinite(matrix).all()
-    payloads = found.dead_letters.column("payloadBytes").to_pylist()
-    parsed = parse_messages(Messages(payloads), MessageRules(default_time=NOW))
+    payloads = parsed.dead_letters.column("payloadBytes").to_pylist()
+    parsed = parse_messages(MessageColumns(payloads), MessageRules(default_time=NOW))
     assert parsed.transactions.num_rows == 0
 
 
@@ -290,14 +290,14 @@ def test_rebatching_keeps_rows_and_order(lengths, rows):
         pa.RecordBatch.from_pydict({"n": pa.array([next(numbers) for _ in range(length)], pa.int64())})
         for length in lengths
     ]
-    found = list(rebatch(batches, rows))
-    assert [n for batch in found for n in batch.column("n").to_pylist()] == list(range(sum(lengths)))
-    assert all(batch.num_rows == rows for batch in found[:-1])
-    assert all(batch.num_rows > 0 for batch in found)
+    parsed = list(rebatch(batches, rows))
+    assert [n for batch in parsed for n in batch.column("n").to_pylist()] == list(range(sum(lengths)))
+    assert all(batch.num_rows == rows for batch in parsed[:-1])
+    assert all(batch.num_rows > 0 for batch in parsed)
 
 
 def test_rebatching_needs_a_length():
-    with pytest.raises(ValueError, match="rows=0"):
+    with pytest.raises(ValueError, match="rows: expected at least 1"):
         list(rebatch([], 0))
 
 
@@ -323,9 +323,9 @@ REAL_DATA = Path(__file__).parents[3] / "shared" / "data" / "ulb_transactions.pa
 @pytest.mark.skipif(not REAL_DATA.exists(), reason=f"no real transactions at {REAL_DATA}")
 def test_real_transactions_are_all_taken_and_their_derived_ids_are_distinct():
     table = pq.read_table(REAL_DATA)
-    found = [to_transactions(batch, NOW) for batch in rebatch(table.to_batches())]
-    assert sum(part.dead_letters.num_rows for part in found) == 0
-    transactions = pa.Table.from_batches([part.transactions for part in found])
+    parsed = [to_transactions(batch, NOW) for batch in rebatch(table.to_batches())]
+    assert sum(part.dead_letters.num_rows for part in parsed) == 0
+    transactions = pa.Table.from_batches([part.transactions for part in parsed])
     assert transactions.num_rows == table.num_rows
     assert len(transactions["transaction_id"].unique()) == table.num_rows
     amounts = np.asarray(transactions["features"].combine_chunks().flatten()).reshape(-1, N_FEATURES)[:, -1]

@@ -12,6 +12,7 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.testing.util import assert_that, equal_to
 
 from model import artifact
+from model.inference import CALL_ROWS
 from transforms import metrics
 from transforms.alert import Alert, AlertMessages, alert_messages, alerts
 from transforms.coder import RecordBatchCoder
@@ -19,7 +20,7 @@ from transforms.detect import Detect
 from transforms.message import MessageRules
 from transforms.parse import BatchMessages, Parse
 from transforms.schema import ALERTS, SCORES
-from transforms.score import CALL_ROWS, PytorchHandler, Score
+from transforms.score import PytorchHandler, Score
 
 TIME = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
 NORMAL = [1000.0, *([0.0] * 28), 20.0]
@@ -51,22 +52,22 @@ def detect(model_dir):
 def test_detect_scores_alerts_and_rejects(detect):
     messages = [message("a", NORMAL), message("b", STRANGE), PubsubMessage(b"{", {}, "m-c", TIME)]
     with pipeline() as p:
-        found = p | beam.Create(messages) | BatchMessages(rows=10) | detect
+        detected = p | beam.Create(messages) | BatchMessages(rows=10) | detect
         keys = ["transaction_id", "severity", "model_version", "event_time"]
         assert_that(
-            rows(found.scores) | beam.Map(lambda row: tuple(row[key] for key in keys)),
+            rows(detected.scores) | beam.Map(lambda row: tuple(row[key] for key in keys)),
             equal_to([("a", "normal", "test-1", TIME), ("b", "high", "test-1", TIME)]),
             "scores",
         )
         assert_that(
-            rows(found.alerts, "AlertRows")
+            rows(detected.alerts, "AlertRows")
             | "Alerts" >> beam.Map(lambda row: (row["transaction_id"], row["top_features"][0]["feature"])),
             equal_to([("b", "V1")]),
             "alerts",
         )
-        assert found.scores.element_type is found.dead_letters.element_type is pa.RecordBatch
+        assert detected.scores.element_type is detected.dead_letters.element_type is pa.RecordBatch
         assert_that(
-            rows(found.dead_letters, "RejectedRows")
+            rows(detected.dead_letters, "RejectedRows")
             | "Rejected" >> beam.Map(lambda row: (row["payloadBytes"], row["stage"], row["errorMessage"])),
             equal_to([(b"{", "parse", "payload: not JSON (Input data was truncated)")]),
             "dead letters",
@@ -96,10 +97,10 @@ def test_rows_of_the_handler_are_the_models_own(model_dir, copies):
     reference = artifact.read(model_dir).load_model(freeze=False)
     with torch.no_grad():
         score, encoded, contributions = reference.score(torch.from_numpy(features))
-    found = model.outputs(features)
-    np.testing.assert_allclose(found["anomaly_score"], score.numpy(), rtol=1e-6)
-    np.testing.assert_allclose(found["encoded"], encoded.numpy(), rtol=1e-6)
-    np.testing.assert_allclose(found["contributions"], contributions.numpy(), rtol=1e-5, atol=1e-6)
+    outputs = model.outputs(features)
+    np.testing.assert_allclose(outputs["anomaly_score"], score.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(outputs["encoded"], encoded.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(outputs["contributions"], contributions.numpy(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("detail", ["compact", "full"])
@@ -143,9 +144,9 @@ def test_alerts_are_the_rows_at_or_over_the_wanted_severity():
     medium = SCORE_ROW | {"transaction_id": "m", "severity": "medium", "anomaly_score": 12.0}
     normal = SCORE_ROW | {"transaction_id": "n", "severity": "normal", "anomaly_score": 2.0}
     batch = pa.RecordBatch.from_pylist([normal, medium, SCORE_ROW], schema=SCORES)
-    found = alerts(batch, THRESHOLDS)
-    assert found.schema.equals(ALERTS, check_metadata=True)
-    assert found.select(["transaction_id", "severity", "threshold"]).to_pylist() == [
+    alerted = alerts(batch, THRESHOLDS)
+    assert alerted.schema.equals(ALERTS, check_metadata=True)
+    assert alerted.select(["transaction_id", "severity", "threshold"]).to_pylist() == [
         {"transaction_id": "m", "severity": "medium", "threshold": 10.0},
         {"transaction_id": "b", "severity": "high", "threshold": 20.0},
     ]
@@ -154,7 +155,7 @@ def test_alerts_are_the_rows_at_or_over_the_wanted_severity():
 
 def test_alerts_refuse_an_unknown_severity():
     batch = pa.RecordBatch.from_pylist([SCORE_ROW], schema=SCORES)
-    with pytest.raises(ValueError, match="min_severity must be one of"):
+    with pytest.raises(ValueError, match="min_severity: expected one of medium, high"):
         alerts(batch, THRESHOLDS, "normal")
 
 
@@ -179,8 +180,8 @@ def test_alert_messages_literally():
         "model_version": "v1",
     }
     with pipeline() as p:
-        found = p | beam.Create([batch]) | AlertMessages()
-        assert_that(found | beam.Map(lambda m: m.data), equal_to([sent.data]))
+        sent_messages = p | beam.Create([batch]) | AlertMessages()
+        assert_that(sent_messages | beam.Map(lambda m: m.data), equal_to([sent.data]))
 
 
 def test_batches_are_gathered_up_to_the_wanted_rows():

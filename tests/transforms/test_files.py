@@ -69,10 +69,10 @@ class TestLines:
     ):
         path = tmp_path / "lines.jsonl"
         path.write_bytes(content)
-        found = all_lines(path, split_bytes, rows=rows, block_bytes=block_bytes)
+        lines = all_lines(path, split_bytes, rows=rows, block_bytes=block_bytes)
         # Empty lines count; what follows the last line end is a line only where there is something.
         expected = content.split(b"\n")
-        assert found == (expected if expected[-1] else expected[:-1])
+        assert lines == (expected if expected[-1] else expected[:-1])
 
     def test_lists_have_the_wanted_length(self, tmp_path):
         path = tmp_path / "lines.jsonl"
@@ -89,8 +89,8 @@ class TestLines:
         path = tmp_path / "lines.jsonl"
         path.write_bytes(b"x" * 1000 + b"\nok\n" + b"y" * 1000)
         for split_bytes in (64, 10_000):
-            found = all_lines(path, split_bytes, max_line_bytes=100, block_bytes=32)
-            assert found == [b"x" * 100, b"ok", b"y" * 100]
+            lines = all_lines(path, split_bytes, max_line_bytes=100, block_bytes=32)
+            assert lines == [b"x" * 100, b"ok", b"y" * 100]
 
     def test_a_compressed_file_is_one_share(self, tmp_path):
         path = tmp_path / "lines.jsonl.gz"
@@ -156,13 +156,13 @@ class TestReadParquet:
 
     def test_batches_have_the_wanted_length_across_row_groups(self, path):
         batches = list(read_row_groups(RowGroups(str(path), (0, 2)), batch_rows=5))
-        assert [found.to_pydict()["n"] for found in batches] == [[0, 1, 2, 3, 8], [9]]
+        assert [batch.to_pydict()["n"] for batch in batches] == [[0, 1, 2, 3, 8], [9]]
 
     def test_the_transform_reads_the_chosen_columns(self, path, tmp_path):
         pq.write_table(pa.Table.from_batches([batch(20, 22)]), tmp_path / "more.parquet")
         with pipeline() as p:
             batches = p | ReadParquetBatches(f"{tmp_path}/*.parquet", columns=["n"], split_bytes=1)
-            rows = batches | beam.FlatMap(lambda found: found.to_pylist())
+            rows = batches | beam.FlatMap(lambda batch: batch.to_pylist())
             assert_that(rows, equal_to([{"n": i} for i in [*range(10), 20, 21]]))
 
     def test_of_optional_columns_every_file_gives_those_that_it_has(self, path, tmp_path):
@@ -171,7 +171,7 @@ class TestReadParquet:
         pq.write_table(pa.table({"name": ["none"], "other": [1]}), tmp_path / "less.parquet")
         read = ReadParquetBatches(f"{tmp_path}/*.parquet", columns=["absent", "n", "big"], optional=True)
         with pipeline() as p:
-            names = p | read | beam.Map(lambda found: tuple(sorted(found.schema.names)))
+            names = p | read | beam.Map(lambda batch: tuple(sorted(batch.schema.names)))
             assert_that(names, equal_to([("n",), ("big", "n"), ("name", "other")]))
 
     def test_a_missing_column_is_named_with_its_file(self, path):
@@ -255,10 +255,10 @@ class TestWriteParquet:
         assert table.schema == SCHEMA
 
     def test_a_failed_pipeline_leaves_no_output(self, tmp_path):
-        def fail(found: pa.RecordBatch) -> pa.RecordBatch:
-            if found.column("n")[0].as_py() == 3:
+        def fail(batch: pa.RecordBatch) -> pa.RecordBatch:
+            if batch.column("n")[0].as_py() == 3:
                 raise ValueError("this bundle fails")
-            return found
+            return batch
 
         p = pipeline()
         batches = p | beam.Create([batch(0, 3), batch(3, 5)], reshuffle=False) | beam.Map(fail)

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model.features import FEATURES
-from transforms.message import MAX_LINE_BYTES, MessageRules, Messages, derived_id, parse_messages
+from transforms.message import MAX_LINE_BYTES, MessageColumns, MessageRules, derived_id, parse_messages
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
@@ -37,13 +37,13 @@ def with_feature(text, index=0):
 
 
 def accepted(payload, rules=RULES, **columns):
-    parsed = parse_messages(Messages([payload], **columns), rules)
+    parsed = parse_messages(MessageColumns([payload], **columns), rules)
     assert parsed.dead_letters.column("errorMessage").to_pylist() == []
     return parsed.transactions.to_pylist()[0]
 
 
 def rejected(payload, rules=RULES, **columns):
-    parsed = parse_messages(Messages([payload], **columns), rules)
+    parsed = parse_messages(MessageColumns([payload], **columns), rules)
     assert parsed.transactions.num_rows == 0
     (row,) = parsed.dead_letters.to_pylist()
     assert row["payloadBytes"] == payload
@@ -61,13 +61,13 @@ def test_a_message_becomes_a_row():
 
 
 def test_schemas_of_both_outputs():
-    parsed = parse_messages(Messages([message(), b""]), RULES)
+    parsed = parse_messages(MessageColumns([message(), b""]), RULES)
     assert parsed.transactions.schema.equals(TRANSACTIONS, check_metadata=True)
     assert parsed.dead_letters.schema.equals(ERROR_RECORDS, check_metadata=True)
 
 
 def test_an_empty_batch_gives_two_empty_batches():
-    parsed = parse_messages(Messages([]), RULES)
+    parsed = parse_messages(MessageColumns([]), RULES)
     assert (parsed.transactions.num_rows, parsed.dead_letters.num_rows) == (0, 0)
 
 
@@ -160,7 +160,7 @@ def test_both_of_a_key_that_comes_twice_must_be_valid():
 
 def test_ten_megabytes_are_rejected_unread_and_kept_cut():
     payload = b'{"x": "' + b"a" * 10_000_000 + b'"}'
-    parsed = parse_messages(Messages([payload]), RULES)
+    parsed = parse_messages(MessageColumns([payload]), RULES)
     (row,) = parsed.dead_letters.to_pylist()
     assert row["errorMessage"] == (
         "payload: 10000009 bytes, over the limit of 65536 (payload cut from 10000009 bytes)"
@@ -171,7 +171,7 @@ def test_ten_megabytes_are_rejected_unread_and_kept_cut():
 @pytest.mark.parametrize(("max_bytes", "limit"), [(65536, 65536), (2**30, 16777215)])
 def test_a_line_that_its_reader_cut_is_rejected_without_a_claim_about_its_length(max_bytes, limit):
     cut = b" " * (MAX_LINE_BYTES - len(message())) + message()  # even where what is left is a transaction
-    parsed = parse_messages(Messages([cut]), MessageRules(NOW, max_bytes=max_bytes))
+    parsed = parse_messages(MessageColumns([cut]), MessageRules(NOW, max_bytes=max_bytes))
     (row,) = parsed.dead_letters.to_pylist()
     assert row["errorMessage"] == (
         f"payload: at least 16777216 bytes, over the limit of {limit} (payload cut to 4194304 bytes)"
@@ -186,7 +186,7 @@ def test_the_limit_in_bytes_is_exact():
 
 
 def test_a_payload_that_is_not_text_is_kept_as_bytes_alone():
-    parsed = parse_messages(Messages([b"\xff\x00"]), RULES)
+    parsed = parse_messages(MessageColumns([b"\xff\x00"]), RULES)
     (row,) = parsed.dead_letters.to_pylist()
     assert row["payloadString"] is None
     assert row["payloadBytes"] == b"\xff\x00"
@@ -240,7 +240,7 @@ def test_a_missing_id_is_the_same_for_a_redelivery_and_differs_between_messages(
 def test_a_bad_message_never_costs_its_neighbours():
     payloads = [message(transaction_id=f"tx-{i}") for i in range(100)]
     payloads[10], payloads[50], payloads[99] = b"{", with_feature("1e39"), b"\xff"
-    parsed = parse_messages(Messages(payloads, message_ids=[str(i) for i in range(100)]), RULES)
+    parsed = parse_messages(MessageColumns(payloads, message_ids=[str(i) for i in range(100)]), RULES)
     assert parsed.transactions.column("transaction_id").to_pylist() == [
         f"tx-{i}" for i in range(100) if i not in (10, 50, 99)
     ]
@@ -256,7 +256,7 @@ def test_a_bad_message_never_costs_its_neighbours():
 
 def test_attempts_of_a_replayed_message_are_kept():
     attributes = [{"dead_letter_attempt": "2", "x": "y"}, {"dead_letter_attempt": "many"}]
-    parsed = parse_messages(Messages([b"{", b"{"], attributes=attributes), RULES)
+    parsed = parse_messages(MessageColumns([b"{", b"{"], attributes=attributes), RULES)
     assert parsed.dead_letters.column("attempt").to_pylist() == [2, 0]
 
 
@@ -270,13 +270,13 @@ KEYS = st.sampled_from(["features", "transaction_id", "event_time", "account_id"
 
 @given(st.lists(st.binary(max_size=200), max_size=10))
 def test_any_bytes_are_accepted_or_rejected_never_lost(payloads):
-    parsed = parse_messages(Messages(payloads), RULES)
+    parsed = parse_messages(MessageColumns(payloads), RULES)
     assert parsed.transactions.num_rows + parsed.dead_letters.num_rows == len(payloads)
 
 
 @given(st.dictionaries(KEYS, JSON_VALUES))
 def test_any_json_object_is_accepted_or_rejected_never_lost(body):
-    parsed = parse_messages(Messages([json.dumps(body).encode()]), RULES)
+    parsed = parse_messages(MessageColumns([json.dumps(body).encode()]), RULES)
     assert parsed.transactions.num_rows + parsed.dead_letters.num_rows == 1
 
 
@@ -291,14 +291,14 @@ def test_finite_float32_features_survive_exactly(values):
 def test_a_row_is_accepted_exactly_when_all_features_are_finite_float32(values):
     with np.errstate(over="ignore"):
         fits = all(math.isfinite(value) and np.isfinite(np.float32(value)) for value in values)
-    parsed = parse_messages(Messages([message(features=values)]), RULES)
+    parsed = parse_messages(MessageColumns([message(features=values)]), RULES)
     assert parsed.transactions.num_rows == (1 if fits else 0)
 
 
 @given(st.text(), st.text(min_size=1, max_size=256))
 def test_texts_survive_exactly(extra, identifier):
     payload = json.dumps({"transaction_id": identifier, "extra": extra, "features": VALUES}).encode()
-    parsed = parse_messages(Messages([payload]), RULES)
+    parsed = parse_messages(MessageColumns([payload]), RULES)
     if parsed.transactions.num_rows:
         assert parsed.transactions.column("transaction_id").to_pylist() == [identifier]
     else:  # only a lone surrogate, which is no Unicode text, may be refused

@@ -10,6 +10,7 @@ import orjson
 import pytest
 from apache_beam.testing.util import assert_that
 
+from common.retry import Patience
 from tests.transforms.remote_cases import (
     BAD,
     QUICK,
@@ -25,7 +26,6 @@ from tests.transforms.remote_server import Die, Drip, Hang, has_row, status
 from transforms import metrics, remote_http
 from transforms.remote import CALLS, OTHER_VERSION, REJECTED, RETRIES, ROWS, THROTTLED
 from transforms.remote_protocol import TransientError
-from transforms.remote_retry import RetryPolicy
 from transforms.schema import SCORES
 from transforms.score import Score
 
@@ -75,7 +75,7 @@ def test_an_answer_without_end_does_not_fill_the_memory(kind, server, served_art
 
 
 def test_a_server_that_dies_and_comes_back_loses_nothing(kind, server, served_artifact):
-    patient = replace(QUICK, policy=RetryPolicy(attempts=40, first=0.02, cap=0.1))
+    patient = replace(QUICK, patience=Patience(first=0.02, longest=0.1, tries=40))
     handler = handler_of(kind, server, served_artifact, limits=patient)
     model = handler.load_model()
     elements = batches(200)
@@ -124,7 +124,7 @@ def test_a_server_that_refuses_every_row_gets_all_of_them_as_dead_letters(kind, 
 
 def test_a_storm_of_faults_in_a_pipeline_loses_nothing(kind, server, served_artifact):
     """Through RunInference: conservation, the counters, and the equality with the model in the worker."""
-    patient = replace(QUICK, policy=replace(QUICK.policy, attempts=15))
+    patient = replace(QUICK, patience=replace(QUICK.patience, tries=15))
     handler = handler_of(kind, server, served_artifact, limits=patient)
     bad_rows = {3: BAD[0], 250: BAD[1]}
     elements = batches(300, bad=bad_rows)

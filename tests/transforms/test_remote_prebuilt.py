@@ -55,11 +55,11 @@ def test_the_prebuilt_container_scores_as_the_model_in_the_worker(prebuilt, serv
     )
     local = PytorchHandler(served_artifact.uri, detail)
     elements = batch_of(transactions(100))
-    found = handler.run_inference(elements, handler.load_model())[0].scores
+    scores = handler.run_inference(elements, handler.load_model())[0].scores
     expected = local.run_inference(elements, local.load_model())[0].scores
-    np.testing.assert_allclose(found["anomaly_score"], expected["anomaly_score"], rtol=1e-5)
+    np.testing.assert_allclose(scores["anomaly_score"], expected["anomaly_score"], rtol=1e-5)
     # The version is the name under which the model is deployed.
     for name in ("severity", "model_version", "transaction_id"):
-        assert found[name].to_pylist() == expected[name].to_pylist(), name
-    features = [[item["feature"] for item in row] for row in found["top_features"].to_pylist()]
+        assert scores[name].to_pylist() == expected[name].to_pylist(), name
+    features = [[item["feature"] for item in row] for row in scores["top_features"].to_pylist()]
     assert features == [[item["feature"] for item in row] for row in expected["top_features"].to_pylist()]

@@ -9,11 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.network import FIELDS
-from model.serving.request import ANSWER_FIELDS, parse_request
+from model.outputs import SCORE_FIELDS
+from model.serving.request import parse_request
 from transforms.remote_protocol import (
-    COMPACT_FIELDS,
-    FULL_FIELDS,
     MIN_REQUEST_BYTES,
     Contract,
     RejectedError,
@@ -34,10 +32,6 @@ def answered(body, status: int = 200, **headers) -> Response:
     return Response(status, headers, body if isinstance(body, bytes) else orjson.dumps(body))
 
 
-def test_the_fields_are_those_of_the_serving_contract():
-    assert set(FULL_FIELDS) == {*FIELDS, "contributions"} == set(ANSWER_FIELDS)
-
-
 @pytest.mark.parametrize("detail", ["compact", "full"])
 def test_the_server_reads_back_the_same_float32(detail):
     features = np.concatenate([rows(20), np.full((1, 30), np.finfo(np.float32).max), np.full((1, 30), 1e-45)])
@@ -50,7 +44,7 @@ def test_the_server_reads_back_the_same_float32(detail):
 def test_fields_can_go_with_every_instance():
     body = orjson.loads(Contract(per_instance=True).encode(rows(2)))
     assert list(body) == ["instances"]
-    assert [instance["fields"] for instance in body["instances"]] == [list(COMPACT_FIELDS)] * 2
+    assert [instance["fields"] for instance in body["instances"]] == [list(SCORE_FIELDS)] * 2
     assert np.array_equal(
         np.array([instance["features"] for instance in body["instances"]], np.float32), rows(2)
     )

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.retry import Patience
 from transforms.remote_protocol import RejectedError, TransientError
-from transforms.remote_retry import Caller, CallStats, RetryPolicy
+from transforms.remote_retry import PATIENCE, Caller, CallStats
 
 
 class Script:
@@ -25,28 +27,29 @@ class Script:
         return outcome
 
 
-def caller(waits: list[float], draw: float = 1.0, **policy) -> Caller:
-    return Caller(RetryPolicy(**policy), sleep=waits.append, draw=lambda: draw)
+def caller(waits: list[float], draw: float = 1.0, **patience) -> Caller:
+    return Caller(replace(PATIENCE, **patience), sleep=waits.append, draw=lambda: draw)
 
 
 def test_waits_double_up_to_the_cap():
     waits: list[float] = []
     script = Script(*[TransientError("busy")] * 6, "scored")
     stats = CallStats()
-    assert caller(waits, first=1.0, cap=5.0).retry(script, stats) == "scored"
+    assert caller(waits, first=1.0, longest=5.0).retry(script, stats) == "scored"
     assert waits == [1, 2, 4, 5, 5, 5]
     assert (stats.calls, stats.retries, stats.waited, stats.throttled) == (7, 6, 22.0, 0.0)
 
 
 def test_jitter_takes_up_to_half_of_a_wait_away():
-    assert [RetryPolicy(first=8.0, cap=8.0).wait(1, None, lambda d=d: d) for d in (0, 0.5, 1)] == [4, 6, 8]
+    patience = replace(PATIENCE, first=8.0, longest=8.0)
+    assert [patience.wait(1, lambda d=d: d) for d in (0, 0.5, 1)] == [4, 6, 8]
 
 
 def test_after_the_last_attempt_the_error_is_raised_with_their_number():
     waits: list[float] = []
     script = Script(*[TransientError("HTTP 503: busy")] * 3)
     with pytest.raises(TransientError, match=r"HTTP 503: busy \(after 3 attempts\)"):
-        caller(waits, attempts=3).retry(script, CallStats())
+        caller(waits, tries=3).retry(script, CallStats())
     assert len(waits) == 2
 
 
@@ -68,13 +71,13 @@ def test_a_longer_retry_after_is_obeyed_within_reason(asked, waited):
 
 
 def test_a_very_late_attempt_still_waits_the_cap():
-    assert RetryPolicy(cap=30).wait(5000, None, lambda: 1.0) == 30
+    assert PATIENCE.wait(5000, lambda: 1.0) == 30
 
 
-@pytest.mark.parametrize("wrong", [{"attempts": 0}, {"first": -1}, {"first": 2, "cap": 1}])
-def test_a_policy_that_makes_no_sense_is_refused(wrong):
-    with pytest.raises(ValueError, match="attempts >= 1"):
-        RetryPolicy(**wrong)
+@pytest.mark.parametrize("wrong", [{"tries": 0}, {"first": -1}, {"first": 2, "longest": 1}, {"steady": 2}])
+def test_a_patience_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected tries >= 1"):
+        Patience(**wrong)
 
 
 @given(st.integers(0, 70), st.sets(st.integers(0, 69)))
@@ -105,7 +108,7 @@ def test_a_transient_failure_on_the_way_down_is_retried_and_then_raised():
     assert [part.result for part in parts] == [[0], [1]]
     hopeless = Script(RejectedError("bad"), [0], *[TransientError("gone")] * 2)
     with pytest.raises(TransientError, match="gone"):
-        list(caller([], attempts=2).bisect(0, 2, lambda start, stop: hopeless(), CallStats()))
+        list(caller([], tries=2).bisect(0, 2, lambda start, stop: hopeless(), CallStats()))
 
 
 def test_stats_add_up_over_threads():

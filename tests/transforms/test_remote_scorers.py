@@ -66,15 +66,15 @@ def scored_by(vertex, torchserve, served_artifact, tmp_path_factory):
             f"--torchserve_key_file={torchserve.server.key_file}",
         ],
     }
-    found = {}
+    results = {}
     for scorer in SCORERS:
         output = directory / scorer
         common = [f"--input={source}", f"--model={served_artifact.uri}", f"--output={output}"]
         result = batch.run([*common, f"--scorer={scorer}", *flags[scorer]])
         result.wait_until_finish()
         parts = [pq.read_table(path) for path in sorted(output.glob("scores-*"))]
-        found[scorer] = pa.concat_tables(parts).sort_by("transaction_id"), metrics.totals(result)
-    return found
+        results[scorer] = pa.concat_tables(parts).sort_by("transaction_id"), metrics.totals(result)
+    return results
 
 
 @pytest.mark.parametrize("scorer", ["vertex", "torchserve"])
@@ -88,10 +88,10 @@ def test_a_batch_pipeline_writes_the_same_scores_with_every_scorer(scored_by, sc
     np.testing.assert_allclose(scores["anomaly_score"], wanted["anomaly_score"], rtol=1e-5)
     for row, expected in zip(scores.to_pylist(), wanted.to_pylist(), strict=True):
         np.testing.assert_allclose(row["encoded"], expected["encoded"], rtol=1e-5, atol=1e-5)
-        found, top = row["top_features"], expected["top_features"]
-        assert [item["feature"] for item in found] == [item["feature"] for item in top]
+        features, top = row["top_features"], expected["top_features"]
+        assert [item["feature"] for item in features] == [item["feature"] for item in top]
         np.testing.assert_allclose(
-            [item["contribution"] for item in found], [item["contribution"] for item in top], rtol=1e-4
+            [item["contribution"] for item in features], [item["contribution"] for item in top], rtol=1e-4
         )
     shared = (metrics.ROWS_IN, metrics.ROWS_SCORED, metrics.DEAD_LETTERS)
     assert [totals[name] for name in shared] == [wanted_totals[name] for name in shared] == [701, 700, 1]
@@ -119,10 +119,10 @@ def test_every_scorer_gives_the_same_outputs_in_full_detail(vertex, torchserve, 
     vectors = [field.name for field in SCORES_FULL if field.type == pa.list_(pa.float64())]
     assert (len(numbers), len(vectors)) == (9, 5)
     for scorer in ("vertex", "torchserve"):
-        for found, expected in zip(rows[scorer], rows["pytorch"], strict=True):
+        for row, expected in zip(rows[scorer], rows["pytorch"], strict=True):
             for name in (*numbers, *vectors):
                 # Small entries are differences of large ones, and round like the largest.
                 scale = max(1.0, float(np.abs(expected[name]).max()))
                 np.testing.assert_allclose(
-                    found[name], expected[name], rtol=1e-5, atol=1e-5 * scale, err_msg=name
+                    row[name], expected[name], rtol=1e-5, atol=1e-5 * scale, err_msg=name
                 )

@@ -10,12 +10,12 @@ from dataclasses import replace
 import orjson
 import pytest
 
+from common.retry import Patience
 from tests.model.serving.artifacts import transactions
 from tests.transforms.remote_cases import QUICK, REFUSALS, TIME, batches, handler_of, score_all
 from tests.transforms.remote_server import ENDPOINT, FaultServer, status
 from transforms.remote_http import HttpConnection
 from transforms.remote_protocol import RejectedError, TransientError
-from transforms.remote_retry import RetryPolicy
 
 pytest_plugins = ("tests.model.serving.fixtures", "tests.transforms.remote_fixtures")
 pytestmark = pytest.mark.integration
@@ -80,7 +80,7 @@ def test_every_kind_of_vertex_endpoint(endpoint, server, served_artifact):
 @pytest.mark.parametrize("left", ["404", "nobody"])
 def test_a_peered_endpoint_is_followed_to_its_new_address(left, server, predictor, served_artifact):
     """A deployed model takes its address with it; what is left there answers 404, or nobody listens."""
-    once = replace(QUICK, policy=RetryPolicy(attempts=1))
+    once = replace(QUICK, patience=Patience(tries=1))
     with FaultServer(predictor) as former:
         server.resource |= peered("1", f"{former.url}/models/1")
         handler = handler_of("vertex", server, served_artifact, limits=once)
@@ -110,7 +110,7 @@ def test_a_private_service_connect_endpoint_needs_its_address(server, served_art
 
 def test_an_endpoint_without_a_model_says_what_to_do(server, served_artifact):
     server.resource["deployedModels"] = []
-    with pytest.raises(TransientError, match=r"model\.serving\.vertex deploy"):
+    with pytest.raises(TransientError, match=r"anomaly vertex deploy"):
         handler_of("vertex", server, served_artifact).load_model()
 
 

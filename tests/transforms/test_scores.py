@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from model.features import FEATURES
-from transforms.message import MessageRules, Messages, parse_messages
+from transforms.message import MessageColumns, MessageRules, parse_messages
 from transforms.schema import SCORES, SCORES_FULL, TRANSACTIONS
 from transforms.scores import ScoreRules, assemble_scores, feature_matrix, transaction_messages
 
@@ -85,7 +85,7 @@ def test_a_row_without_a_finite_score_is_one_dead_letter_and_its_neighbours_are_
     assert scored.scores.column("encoded").to_pylist() == [[0.0, 1.0, 2.0, 3.0], [8.0, 9.0, 10.0, 11.0]]
     (row,) = scored.dead_letters.to_pylist()
     assert (row["stage"], row["errorMessage"]) == ("score", f"anomaly_score: the model gave {bad}")
-    replayed = parse_messages(Messages([row["payloadBytes"]]), MessageRules(TIME))
+    replayed = parse_messages(MessageColumns([row["payloadBytes"]]), MessageRules(TIME))
     assert replayed.transactions.equals(batch.slice(1, 1))
 
 
@@ -121,5 +121,5 @@ def test_transactions_as_messages_survive_the_parser():
     messages = transaction_messages(batch)
     assert set(json.loads(messages[0])) == {"transaction_id", "account_id", "event_time", "features"}
     assert "account_id" not in json.loads(messages[1])
-    assert parse_messages(Messages(messages), MessageRules(TIME)).transactions.equals(batch)
+    assert parse_messages(MessageColumns(messages), MessageRules(TIME)).transactions.equals(batch)
     assert len(FEATURES) == batch.schema.field("features").type.list_size

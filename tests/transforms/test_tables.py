@@ -145,10 +145,10 @@ class TestOnTheEmulator:
         )
         assert appender.append([batch]).rows == 4
         appender.close()
-        found = bigquery_client.query(
+        result = bigquery_client.query(
             f"SELECT transaction_id, anomaly_score FROM {dataset}.scores_latest ORDER BY transaction_id"
         ).result()
-        assert [tuple(row) for row in found] == [("a", 2.0), ("b", 3.0)]
+        assert [tuple(row) for row in result] == [("a", 2.0), ("b", 3.0)]
 
     def test_the_view_of_error_records_keeps_equal_payloads_of_different_messages(
         self, bigquery_client, write_client, dataset
@@ -166,11 +166,11 @@ class TestOnTheEmulator:
         )
         assert appender.append([batch]).rows == 4
         appender.close()
-        found = bigquery_client.query(
+        result = bigquery_client.query(
             "SELECT payloadBytes, errorMessage, ARRAY_LENGTH(attributes) "
             f"FROM {dataset}.error_records_latest ORDER BY errorMessage, payloadBytes"
         ).result()
-        assert [tuple(row) for row in found] == [
+        assert [tuple(row) for row in result] == [
             (b"{}", "features: absent", 0),
             (b"\xff", "not UTF-8", 1),
             (b"\xff", "not UTF-8", 1),

@@ -1,8 +1,9 @@
 """BigQuery as a source and a sink of record batches."""
 
 from transforms.bigquery.append import AppendError, AppendOptions, TransientAppendError
+from transforms.bigquery.methods import METHODS
 from transforms.bigquery.rows import SchemaMismatchError
-from transforms.bigquery.sink import METHODS, Commit, WriteBatches, Written
+from transforms.bigquery.sink import Commit, WriteBatches, Written
 from transforms.bigquery.source import ReadBatches, ReadError
 from transforms.bigquery.streams import CommitError
 

@@ -1,6 +1,6 @@
 """Arrow rows to a write stream of the BigQuery Storage Write API. No Beam here.
 
-What the service asks for, and this module does (docs.cloud.google.com/bigquery/docs/write-api,
+Requirements of the service (docs.cloud.google.com/bigquery/docs/write-api,
 .../supported-data-types, .../write-api-best-practices, and the comments of storage.proto):
 
 - The first request of a connection carries the schema, as one bare IPC message (here: every one until one is
@@ -18,6 +18,7 @@ What the service asks for, and this module does (docs.cloud.google.com/bigquery/
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,11 +27,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 from google.api_core import exceptions
-from google.api_core.retry import exponential_sleep_generator
 from google.cloud.bigquery_storage_v1 import BigQueryWriteClient, types
 from google.rpc import code_pb2, status_pb2
 
-from transforms.bigquery.connection import Connection
+from common.retry import Patience
+from transforms.bigquery.connection import AppendConnection
 from transforms.bigquery.rows import (
     MAX_REQUEST_BYTES,
     MAX_REQUEST_ROWS,
@@ -56,9 +57,12 @@ TRANSIENT: Final = frozenset(
         code_pb2.CANCELLED,  # so does a proxy or a server that drains
     }
 )
-"""google.rpc codes of errors that pass."""
+"""google.rpc codes of errors that may pass by themselves."""
 
 _SCHEMA_ERRORS: Final = frozenset({types.StorageError.StorageErrorCode.SCHEMA_MISMATCH_EXTRA_FIELDS})
+
+
+PATIENCE: Final = Patience(seconds=math.inf, first=0.5, longest=32.0, tries=8)
 
 
 class AppendError(RuntimeError):
@@ -78,26 +82,22 @@ class AppendOptions:
       max_request_rows: rows in one request.
       window: requests on their way at the same time.
       response_timeout: seconds to wait for an answer, after which the connection counts as lost.
-      max_attempts: attempts without any progress between them, before the error is raised.
-      initial_backoff: seconds; the wait before the first retry is drawn from 0 to about this.
-      max_backoff: seconds; the wait doubles up to this.
-      max_isolated: rows refused one by one, because the service named none, before the request counts as
-        refused as a whole; as long as no row was accepted.
+      patience: with failures; its tries count from the last progress, its seconds do not.
+      max_isolated: rows that are refused one by one, where the service names no row and has accepted none.
+        After as many, the whole request counts as refused.
     """
 
     max_request_bytes: int = MAX_REQUEST_BYTES
     max_request_rows: int = MAX_REQUEST_ROWS
     window: int = 4
     response_timeout: float = 60.0
-    max_attempts: int = 8
-    initial_backoff: float = 0.5
-    max_backoff: float = 32.0
+    patience: Patience = PATIENCE
     max_isolated: int = 20
 
 
 @dataclass
 class Appended:
-    """What became of the rows: every row is either in `rows` or in `refused`.
+    """Outcome of an append: every row is either in `rows` or in `refused`.
 
     Attributes:
       rows: how many are stored (on a pending stream: once it is committed).
@@ -140,8 +140,9 @@ class Appender:
         self._acknowledged = 0
         self._next_offset = 0
         self._isolated = 0
+        self._failures = 0
         self._last_refusal = status_pb2.Status()
-        self._connection: Connection | None = None
+        self._connection: AppendConnection | None = None
         self._todo: deque[pa.RecordBatch] = deque()
         self._flight: deque[pa.RecordBatch] = deque()
         self._result = Appended()
@@ -192,7 +193,7 @@ class Appender:
                 self._refuse(Refused(part, [reason]))
 
     def _run(self) -> None:
-        waits = self._waits()
+        self._failures = 0
         while self._todo or self._flight:
             try:
                 self._send()
@@ -201,11 +202,11 @@ class Appender:
                 status = _transport_status(error)
                 if status.code not in TRANSIENT:
                     raise self._permanent(status) from error
-                self._pause(waits, status)
+                self._pause(status)
                 self._restart()
                 continue
-            if self._judge(answer, waits):
-                waits = self._waits()
+            if self._judge(answer):
+                self._failures = 0
 
     def _send(self) -> None:
         while self._todo and len(self._flight) < self._options.window:
@@ -216,8 +217,8 @@ class Appender:
             self._next_offset += batch.num_rows
             self._result.calls += 1
 
-    def _judge(self, answer: Any, waits: Iterator[float]) -> bool:
-        """Deals with one answer; whether it brought progress."""
+    def _judge(self, answer: Any) -> bool:
+        """Deals with one answer; returns whether it brought progress."""
         status, batch = answer.error, self._flight[0]
         if not status.code or (status.code == code_pb2.ALREADY_EXISTS and self._has_offsets):
             self._flight.popleft()
@@ -231,7 +232,7 @@ class Appender:
             self._replace([checked.accepted])
             return True
         if status.code in TRANSIENT:
-            self._pause(waits, status)
+            self._pause(status)
             if self._has_offsets:
                 self._restart()
             else:
@@ -243,9 +244,9 @@ class Appender:
         return True
 
     def _isolate(self, batch: pa.RecordBatch, status: status_pb2.Status) -> None:
-        """Looks for the bad rows of a request where the service named none, by halves.
+        """Halves a request to find its bad rows, where the service names none.
 
-        Only where it has taken other rows: before that, a table of other types looks the same.
+        A table of other types looks the same as long as the service has taken no row.
         """
         if batch.num_rows > 1:
             half = batch.num_rows // 2
@@ -288,11 +289,11 @@ class Appender:
         self._flight.clear()
         self._next_offset = self._acknowledged
 
-    def _connected(self) -> Connection:
+    def _connected(self) -> AppendConnection:
         if self._connection is None or (self._connection.ended and not self._flight):
             # An idle connection is closed by the service after some minutes: no error, nothing was lost.
             self.close()
-            self._connection = Connection(
+            self._connection = AppendConnection(
                 self._client, self.stream, self._schema, self._options.response_timeout
             )
         return self._connection
@@ -301,18 +302,15 @@ class Appender:
         if refused.reasons:
             self._result.refused.append(refused)
 
-    def _waits(self) -> Iterator[float]:
-        options = self._options
-        sleeps = exponential_sleep_generator(options.initial_backoff, options.max_backoff)
-        return (wait for wait, _ in zip(sleeps, range(options.max_attempts - 1), strict=False))
-
-    def _pause(self, waits: Iterator[float], status: status_pb2.Status) -> None:
-        wait = next(waits, None)
-        if wait is None:
+    def _pause(self, status: status_pb2.Status) -> None:
+        patience = self._options.patience
+        self._failures += 1
+        if self._failures == patience.tries:
             raise TransientAppendError(
-                f"{self.stream}: gave up after {self._options.max_attempts} attempts: "
+                f"{self.stream}: gave up after {patience.tries} attempts: "
                 f"{code_pb2.Code.Name(status.code)}: {status.message}"
             )
+        wait = patience.wait(self._failures)
         _LOGGER.warning("%s: %s; next attempt in %.1f s", self.stream, status.message, wait)
         self._result.retries += 1
         self._sleep(wait)
@@ -320,7 +318,7 @@ class Appender:
     def _permanent(self, status: status_pb2.Status) -> Exception:
         text = f"{self.stream}: {code_pb2.Code.Name(status.code)}: {status.message}"
         if _is_schema_error(status):
-            return SchemaMismatchError(f"{text}. Create the tables again to add what is missing.")
+            return SchemaMismatchError(f"{text}. Create the tables again to add the missing columns.")
         return AppendError(text)
 
 
@@ -337,7 +335,7 @@ def _transport_status(error: exceptions.GoogleAPICallError) -> status_pb2.Status
 
 def _is_schema_error(status: status_pb2.Status) -> bool:
     for detail in status.details:
-        found = types.StorageError.pb()()
-        if detail.Is(found.DESCRIPTOR) and detail.Unpack(found) and found.code in _SCHEMA_ERRORS:
+        cause = types.StorageError.pb()()
+        if detail.Is(cause.DESCRIPTOR) and detail.Unpack(cause) and cause.code in _SCHEMA_ERRORS:
             return True
     return False

@@ -1,4 +1,4 @@
-"""Record batches to BigQuery by Beam's own connector: one dict a row, for what the columnar sink cannot do.
+"""Writes record batches by Beam's own connector: one dict a row, for what the columnar sink cannot do.
 
 The connector takes no endpoint option. It is slower by orders of magnitude; FILE_LOADS is free of ingestion
 cost, and STORAGE_WRITE_API gives exactly-once rows in a streaming pipeline.
@@ -15,20 +15,18 @@ import apache_beam as beam
 import orjson
 import pyarrow as pa
 from apache_beam.io.gcp.bigquery import BigQueryDisposition, WriteToBigQuery
-from apache_beam.io.gcp.bigquery_tools import RetryStrategy
 from apache_beam.utils.timestamp import Timestamp
 
+from transforms.bigquery.methods import Method
 from transforms.bigquery.rows import STAGE, conform
 from transforms.columnar import row_dicts
 from transforms.dead_letter import dead_letters
 from transforms.metrics import counter
 from transforms.schema import ERROR_RECORDS, empty, to_bigquery
 
-STORAGE_WRITE_API: Final = "storage_write_api"
-BEAM_METHODS: Final = {
-    "streaming_inserts": WriteToBigQuery.Method.STREAMING_INSERTS,
+BEAM_METHODS: Final[dict[Method, str]] = {
     "file_loads": WriteToBigQuery.Method.FILE_LOADS,
-    STORAGE_WRITE_API: WriteToBigQuery.Method.STORAGE_WRITE_API,
+    "storage_write_api": WriteToBigQuery.Method.STORAGE_WRITE_API,
 }
 
 
@@ -46,19 +44,17 @@ class WriteRows(beam.PTransform):
       method: a key of BEAM_METHODS.
       streaming: whether the pipeline is; file_loads then starts a load job every `triggering_seconds`.
       triggering_seconds: seconds between load jobs, or between commits of the storage write API.
-      temp_location: gs:// or local directory for the files of file_loads; the pipeline's when None.
     """
 
     table: str
     schema: pa.Schema
-    method: str
+    method: Method
     streaming: bool = False
     triggering_seconds: int = 60
-    temp_location: str | None = None
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
         """One dict a row, then the connector, then its failed rows as dead letters."""
-        to_rows = typed_rows if self.method == STORAGE_WRITE_API else row_dicts
+        to_rows = typed_rows if self.method == "storage_write_api" else row_dicts
         rows = batches | "To rows" >> beam.FlatMap(
             lambda batch, schema, convert: convert(conform(batch, schema)), self.schema, to_rows
         ).with_output_types(dict[str, Any])
@@ -71,7 +67,6 @@ class WriteRows(beam.PTransform):
         return result.failed_rows_with_errors | failed
 
     def _connector(self) -> WriteToBigQuery:
-        periodic = self.streaming and self.method != "streaming_inserts"
         return WriteToBigQuery(
             # The connector wants the colon between project and dataset.
             self.table.replace(".", ":", 1) if ":" not in self.table else self.table,
@@ -79,36 +74,22 @@ class WriteRows(beam.PTransform):
             method=BEAM_METHODS[self.method],
             create_disposition=BigQueryDisposition.CREATE_NEVER,
             write_disposition=BigQueryDisposition.WRITE_APPEND,
-            insert_retry_strategy=RetryStrategy.RETRY_ON_TRANSIENT_ERROR,
-            custom_gcs_temp_location=self.temp_location,
-            triggering_frequency=self.triggering_seconds if periodic else None,
-            with_auto_sharding=self.streaming and self.method == STORAGE_WRITE_API,
+            triggering_frequency=self.triggering_seconds if self.streaming else None,
+            with_auto_sharding=self.streaming and self.method == "storage_write_api",
         )
 
 
 class _ToDeadLetter(beam.DoFn):
-    """What the connector says about a failed row in, an ERROR_RECORDS batch of one row out."""
+    """A failed row of the storage write API in, an ERROR_RECORDS batch of one row out."""
 
     def __init__(self, table: str) -> None:
         self._table = table
         self._refused = counter(f"{table.rpartition('.')[2]}.rows_refused")
 
-    def process(self, failed: Any) -> Iterable[pa.RecordBatch]:
+    def process(self, failed: dict[str, Any]) -> Iterable[pa.RecordBatch]:
         self._refused.inc()
-        row, reason = failed_row(failed)
-        yield dead_letters([orjson.dumps(row, default=str)], [reason], STAGE, [{"table": self._table}])
-
-
-def failed_row(failed: Any) -> tuple[dict[str, Any], str]:
-    """Row and reason from an element of `failed_rows_with_errors`, which differs from method to method."""
-    if isinstance(failed, dict):
-        return failed["failed_row"], failed["error_message"]
-    _, row, errors = failed
-    messages = [
-        ": ".join(filter(None, (error.get("location"), error.get("message") or error.get("reason"))))
-        for error in errors
-    ]
-    return row, "; ".join(messages) or "refused without a reason"
+        payload = orjson.dumps(failed["failed_row"], default=str)
+        yield dead_letters([payload], [failed["error_message"]], STAGE, [{"table": self._table}])
 
 
 def typed_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ TRACE_ID: Final = "beam-transaction-anomaly"
 _CLIENT_INFO: Final = ClientInfo(user_agent=TRACE_ID).to_grpc_metadata()
 
 
-class Connection:
+class AppendConnection:
     """One AppendRows call, read by a thread of its own so that a silent service can be noticed.
 
     (The client's own AppendRowsStream waits in steps of some 75 ms, which dominates small appends.)

@@ -1,4 +1,4 @@
-"""Record batches as BigQuery takes them: right columns, right types, no oversized requests. No Beam here."""
+"""Prepares record batches for BigQuery: right columns, right types, no oversized requests. No Beam here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_REQUEST_BYTES: Final = 8_000_000
 quotas (20 MB in newer service definitions); the rest is room for the schema and the envelope."""
 
 MAX_REQUEST_ROWS: Final = 50_000
-"""Rows in one request. BigQuery names no such limit; this one bounds what a single bad row can delay."""
+"""Rows in one request. BigQuery names no such limit; it bounds how many rows a single bad one delays."""
 
 STAGE: Final = "sink"
 
@@ -43,12 +43,16 @@ class Checked(NamedTuple):
 
 
 def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The columns of `schema`, in its order and types, from a batch that may have more.
+    """Selects the columns of `schema`, in its order and types, from a batch that may have more.
+
+    >>> batch = pa.RecordBatch.from_pydict({"extra": [1], "id": ["a"]})
+    >>> conform(batch, pa.schema([("id", pa.string())])).schema.names
+    ['id']
 
     A null list becomes an empty one: BigQuery has no null in a REPEATED column and refuses the row.
 
     Raises:
-      SchemaMismatchError: a column is missing or cannot become the type wanted; the text names it.
+      SchemaMismatchError: a column is missing or cannot be cast; the text names it.
     """
     columns = []
     for field in schema:
@@ -97,6 +101,10 @@ def split_requests(
     """Slices of the batch, in order and of about equal size, that fit into one request each.
 
     A single row over `max_bytes` comes as a slice of one row: `oversized` recognises it.
+
+    >>> batch = pa.RecordBatch.from_pydict({"n": range(5)})
+    >>> [part.num_rows for part in split_requests(batch, max_rows=2)]
+    [1, 2, 2]
     """
     if batch.num_rows == 0:
         return
@@ -114,7 +122,7 @@ def split_requests(
 
 
 def oversized(batch: pa.RecordBatch, max_bytes: int = MAX_REQUEST_BYTES) -> str | None:
-    """The reason to refuse a slice of `split_requests` that cannot be sent, or None."""
+    """Returns the reason to refuse a slice of `split_requests` that cannot be sent, or None."""
     size = serialized_size(batch)
     return f"row: {size} bytes, over the limit of {max_bytes} for one request" if size > max_bytes else None
 
@@ -125,7 +133,7 @@ def serialized_size(batch: pa.RecordBatch) -> int:
 
 
 def refused_rows(refused: Refused, table: str, timestamp: int | None = None) -> pa.RecordBatch:
-    """ERROR_RECORDS rows for rows that the sink could not store: payload the row as JSON, stage "sink"."""
+    """Makes dead letters of rows that the sink could not store, with the row as JSON for payload."""
     return dead_letters(
         [orjson.dumps(row) for row in row_dicts(refused.rows)],
         refused.reasons,

@@ -4,39 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindows
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from common.bigquery import table_path
 from transforms.bigquery.append import Appender, AppendOptions
 from transforms.bigquery.beam_methods import WriteRows
+from transforms.bigquery.methods import METHODS, NEEDS, Method
 from transforms.bigquery.rows import refused_rows
-from transforms.bigquery.streams import PendingStream, commit_streams, default_stream, table_path
+from transforms.bigquery.streams import PendingStream, commit_streams, default_stream
 from transforms.clients import BigQueryEndpoints
 from transforms.metrics import counter
-
-Method = Literal["storage_arrow", "streaming_inserts", "file_loads", "storage_write_api"]
-METHODS: Final[tuple[Method, ...]] = get_args(Method)
+from transforms.parse import DEAD_LETTER_TAG
 
 ROWS_WRITTEN: Final = "rows_written"
 ROWS_REFUSED: Final = "rows_refused"
 APPEND_CALLS: Final = "append_calls"
 APPEND_RETRIES: Final = "append_retries"
 
-_DEAD_LETTERS: Final = "dead_letters"
 _STREAMS: Final = "streams"
 
 
 class Written(NamedTuple):
-    """What a sink gives back.
+    """Output of a sink.
 
     Attributes:
       dead_letters: PCollection of ERROR_RECORDS record batches, the rows that BigQuery refused.
-      streams: PCollection of str, the pending streams to `Commit`, where WriteBatches was told not
-        to; else None.
+      streams: PCollection of str, the pending streams to `Commit`, where WriteBatches does not
+        commit; otherwise None.
     """
 
     dead_letters: beam.PCollection
@@ -56,8 +55,7 @@ class WriteBatches(beam.PTransform):
         are visible at once and a retried bundle may store a row twice (the views over the tables
         deduplicate). Otherwise to one pending stream a bundle, and a single commit when all bundles are done:
         the rows of the job appear all together, once, or not at all.
-      streaming_inserts, file_loads, storage_write_api: Beam's own connector. It takes no `endpoints`. The
-        last one is written in Java and needs a Java runtime at launch.
+      file_loads, storage_write_api: Beam's own connector; see transforms.bigquery.methods for its needs.
 
     BigQuery refuses rows whose partition column lies more than 10 years back or 1 year ahead. Each worker
     thread keeps one connection a table open, which counts against the project's quota of connections.
@@ -74,7 +72,6 @@ class WriteBatches(beam.PTransform):
       options: limits and patience of the appends.
       commit: False leaves the commit of a batch job to the caller, who can let several tables wait for each
         other: `[a.streams, b.streams] | beam.Flatten() | Commit(endpoints)`.
-      temp_location: gs:// or local directory for file_loads.
     """
 
     table: str
@@ -84,34 +81,28 @@ class WriteBatches(beam.PTransform):
     endpoints: BigQueryEndpoints = field(default_factory=BigQueryEndpoints)
     options: AppendOptions = field(default_factory=AppendOptions)
     commit: bool = True
-    temp_location: str | None = None
 
     def __post_init__(self) -> None:
         super().__init__(f"Write {self.table}")
         table_path(self.table)
         if self.method not in METHODS:
-            raise ValueError(f"method={self.method!r}: one of {', '.join(METHODS)}")
+            raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
 
     def expand(self, batches: beam.PCollection) -> Written:
         """Builds the pipeline of the method."""
         # A sink sees no windows; rows of several of them may share a request.
         batches = batches | "Any window" >> beam.WindowInto(GlobalWindows())
-        if self.method != "storage_arrow":
-            return Written(
-                batches
-                | WriteRows(
-                    self.table, self.schema, self.method, self.streaming, temp_location=self.temp_location
-                )
-            )
+        if NEEDS[self.method].is_beams:
+            return Written(batches | WriteRows(self.table, self.schema, self.method, self.streaming))
         if self.streaming:
             append_now = beam.ParDo(AppendToDefaultStream(self)).with_output_types(pa.RecordBatch)
             return Written(batches | "Append" >> append_now)
         append = beam.ParDo(AppendToPendingStream(self)).with_output_types(pa.RecordBatch, **{_STREAMS: str})
-        appended = batches | "Append" >> append.with_outputs(_STREAMS, main=_DEAD_LETTERS)
+        appended = batches | "Append" >> append.with_outputs(_STREAMS, main=DEAD_LETTER_TAG)
         if self.commit:
             _ = appended[_STREAMS] | Commit(self.endpoints)
-            return Written(appended[_DEAD_LETTERS])
-        return Written(appended[_DEAD_LETTERS], appended[_STREAMS])
+            return Written(appended[DEAD_LETTER_TAG])
+        return Written(appended[DEAD_LETTER_TAG], appended[_STREAMS])
 
 
 @dataclass
@@ -156,7 +147,7 @@ class _AppendFn(beam.DoFn):
         self._client = self._endpoints.write_client()
 
     def start_bundle(self) -> None:
-        """Forgets what a failed bundle has left."""
+        """Drops the rows of a failed bundle."""
         self._held, self._bytes = [], 0
 
     def process(self, batch: pa.RecordBatch) -> Iterable[pa.RecordBatch]:

@@ -11,10 +11,10 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 from google.api_core import exceptions
 from google.cloud import bigquery
-from google.cloud.bigquery_storage_v1 import BigQueryReadClient, types
+from google.cloud.bigquery_storage_v1 import BigQueryReadClient
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from transforms.bigquery.streams import table_path, table_reference
+from common.bigquery import open_session, read_stream, session_schema, table_path, table_reference
 from transforms.clients import BigQueryEndpoints
 from transforms.columnar import BATCH_ROWS, rebatch
 from transforms.metrics import counter
@@ -38,7 +38,7 @@ _ARROW_TYPES: Final = {
     "TIME": pa.time64("us"),
     "TIMESTAMP": pa.timestamp("us", tz="UTC"),
 }
-"""By BigQuery's names, those of its API and those of SQL. What is not here is text."""
+"""By BigQuery's names, those of its API and those of SQL. Other types are read as text."""
 
 
 class ReadError(RuntimeError):
@@ -68,7 +68,8 @@ class ReadBatches(beam.PTransform):
       table: "PROJECT.DATASET.TABLE"; this or `query`. The Storage Read API reads no views: use a query.
       query: a SQL query. It runs as a query job, whose anonymous result table is then read.
       columns: names of the columns to read; empty reads all. "record.field" selects within a record.
-      optional: whether the table, or the query's result, may lack some of `columns`; else that is an error.
+      optional: whether the table, or the query's result, may lack some of `columns`; otherwise that is an
+        error.
       row_filter: SQL condition on the table's columns, evaluated by BigQuery, as in `Amount > 100`.
       project: pays for the session and the query; the pipeline's project when None.
       max_streams: upper bound of parallel streams; 0 leaves it to BigQuery, which may give up to 1,000.
@@ -92,7 +93,7 @@ class ReadBatches(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
         if (self.table is None) == (self.query is None):
-            raise ValueError("ReadBatches: give either table or query")
+            raise ValueError("ReadBatches: expected either table or query")
         if self.table is not None:
             table_path(self.table, self.project)
         if self.max_streams < 0 or self.batch_rows < 1:
@@ -130,15 +131,16 @@ def create_streams(read: ReadBatches) -> list[Stream]:
     if read.query is not None:
         table = _run_query(read.query, read.endpoints.client(read.project))
     assert table is not None, "__post_init__ checked that there is one of the two"
+    project = read.project or table_reference(table).project
+    path = table_path(table, read.project)
     client = read.endpoints.read_client()
     try:
         columns = list(read.columns)
         if columns and read.optional:
             # A session tells the columns to whoever may read the table; nothing of it is read, or paid.
-            whole = _open_session(client, read, table, [], max_streams=1)
-            names = pa.ipc.read_schema(pa.py_buffer(whole.arrow_schema.serialized_schema)).names
+            names = session_schema(open_session(client, path, project, max_streams=1)).names
             columns = [name for name in columns if name in names]
-        session = _open_session(client, read, table, columns, read.max_streams)
+        session = open_session(client, path, project, columns, read.row_filter, read.max_streams)
     except exceptions.GoogleAPICallError as error:
         raise ReadError(_explain(read, table, error)) from error
     finally:
@@ -146,35 +148,15 @@ def create_streams(read: ReadBatches) -> list[Stream]:
     return [Stream(stream.name, session.arrow_schema.serialized_schema) for stream in session.streams]
 
 
-def _open_session(
-    client: BigQueryReadClient, read: ReadBatches, table: str, columns: Sequence[str], max_streams: int
-) -> types.ReadSession:
-    reference = table_reference(table, read.project)
-    request = types.ReadSession(
-        table=table_path(table, read.project),
-        data_format=types.DataFormat.ARROW,
-        read_options=types.ReadSession.TableReadOptions(
-            selected_fields=columns, row_restriction=read.row_filter
-        ),
-    )
-    return client.create_read_session(
-        parent=f"projects/{read.project or reference.project}",
-        read_session=request,
-        max_stream_count=max_streams,
-    )
-
-
-def read_stream(client: BigQueryReadClient, stream: Stream) -> Iterator[pa.RecordBatch]:
-    """The rows of one stream, as BigQuery sends them. Resumes where it was when the connection breaks.
+def read_batches(client: BigQueryReadClient, stream: Stream) -> Iterator[pa.RecordBatch]:
+    """Reads the rows of one stream, as BigQuery sends them.
 
     Raises:
       ReadError: the stream cannot be read, or is older than its session.
     """
     schema = pa.ipc.read_schema(pa.py_buffer(stream.schema))
     try:
-        for answer in client.read_rows(stream.name):
-            data = answer.arrow_record_batch.serialized_record_batch
-            yield pa.ipc.read_record_batch(pa.py_buffer(data), schema)
+        yield from read_stream(client, stream.name, schema)
     except exceptions.GoogleAPICallError as error:
         raise ReadError(f"{stream.name}: {error}") from error
 
@@ -191,7 +173,7 @@ class _ReadFn(beam.DoFn):
         self._client = self._endpoints.read_client()
 
     def process(self, stream: Stream) -> Iterable[pa.RecordBatch]:
-        for batch in rebatch(read_stream(self._client, stream), self._batch_rows):
+        for batch in rebatch(read_batches(self._client, stream), self._batch_rows):
             self._rows.inc(batch.num_rows)
             yield batch
 

@@ -1,59 +1,31 @@
 """Pending write streams: rows that become visible all together, or never. No Beam here.
 
-Limits of the service: 10,000 streams in one commit, 10,000 new streams an hour and project, rows of a
-finalized stream are kept for 4 hours, and a stream must be committed within 24 hours
+Limits of the service: 10,000 streams in one commit; 10,000 new streams an hour and project. It keeps the rows
+of a finalized stream for 4 hours, and a stream must be committed within 24 hours
 (docs.cloud.google.com/bigquery/quotas#write-api-limits, .../docs/write-api-batch).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Final, TypeVar
 
 import pyarrow as pa
 from google.api_core import exceptions
-from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import BigQueryWriteClient, types
 
-from common.names import TABLE
+from common.bigquery import table_path
 from transforms.bigquery.append import Appended, Appender, AppendError, AppendOptions
 
 MAX_STREAMS_PER_COMMIT: Final = 10_000
 
-_LEGACY: Final = re.compile(r"^([^.:]+):")
 _T = TypeVar("_T")
 _ALREADY_COMMITTED: Final = types.StorageError.StorageErrorCode.STREAM_ALREADY_COMMITTED
 
 
 class CommitError(RuntimeError):
     """BigQuery did not commit; no row of any of the streams is visible."""
-
-
-def table_path(table: str, project: str | None = None) -> str:
-    """`projects/P/datasets/D/tables/T` for "P.D.T", or for "D.T" in `project`.
-
-    Raises:
-      ValueError: the name has another form.
-    """
-    reference = table_reference(table, project)
-    return f"projects/{reference.project}/datasets/{reference.dataset_id}/tables/{reference.table_id}"
-
-
-def table_reference(table: str, project: str | None = None) -> bigquery.TableReference:
-    """The table named "P.D.T", "P:D.T", or "D.T" in `project`.
-
-    Raises:
-      ValueError: the name has another form.
-    """
-    try:
-        found = bigquery.TableReference.from_string(_LEGACY.sub(r"\1.", table), default_project=project)
-    except ValueError:
-        found = None
-    if found is None or "." in found.dataset_id:  # four parts name a table of another catalogue
-        raise ValueError(f"table: {TABLE.problem(table)}")
-    return found
 
 
 def default_stream(table: str) -> str:

@@ -1,1 +1,1 @@
-"""TorchServe run by ourselves: configuration, process, management API, gRPC client, and the commands."""
+"""TorchServe on a machine of its own: configuration, process, management API, gRPC client, the command."""

@@ -1,4 +1,4 @@
-"""Model archives on their way into the model store."""
+"""Copies model archives into the model store."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def add_archive(source: str, layout: Layout) -> str:
         path = Path(source)
         name = path.name
     else:
-        found = artifact.read(source)
-        path = found.local_dir / artifact.ARCHIVE_FILE
-        if artifact.ARCHIVE_FILE not in found.manifest.files:
+        packed = artifact.read(source)
+        path = packed.local_dir / artifact.ARCHIVE_FILE
+        if artifact.ARCHIVE_FILE not in packed.manifest.files:
             raise TorchServeError(
                 f"{source}: the artifact has no {artifact.ARCHIVE_FILE}; install torch-model-archiver and "
                 "train it again"
             )
-        name = f"{found.manifest.model_name}-{_UNSAFE.sub('_', found.manifest.model_version)}.mar"
+        name = f"{packed.manifest.model_name}-{_UNSAFE.sub('_', packed.manifest.model_version)}.mar"
     if not path.is_file():
         raise TorchServeError(f"{source}: no such archive")
     target = layout.model_store / name

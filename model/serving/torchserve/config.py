@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from common.command import CommandError
+from common.loopback import is_loopback
+from common.options import option
+from common.values import at_least
 
 PROFILES: Final = ("local", "cloud")
 _HOST_KEYS: Final = ("host", "management_host")
@@ -20,31 +24,36 @@ _ADDRESSES: Final = {
     "grpc_management_address": "management_host=",
     "grpc_management_port": "--grpc_management_port",
 }
-"""What `render` writes itself, and how to choose it."""
+"""Keys that `render` writes itself, and the way to choose each."""
 _TOKENS_OFF: Final = "disable_token_authorization"
+_PORT: Final = at_least(1, 65535)
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]+")
 MAX_SOCKET_PATH: Final = 100
 """Unix sockets of the workers lie under the run directory; the kernel takes 107 bytes of path."""
 
 
-class TorchServeError(RuntimeError):
-    """TorchServe cannot be configured, started or called; the text says what to do."""
+class TorchServeError(CommandError):
+    """TorchServe cannot be configured, started or called."""
+
+
+def _port(number: int, purpose: str) -> int:
+    return option(number, type=_PORT, metavar="PORT", help=f"port of {purpose} (default: %(default)s)")
 
 
 @dataclass(frozen=True)
 class Ports:
-    """The five TCP ports of one server."""
+    """The five TCP ports of one server, each a flag."""
 
-    inference: int = 8080
-    management: int = 8081
-    metrics: int = 8082
-    grpc_inference: int = 7070
-    grpc_management: int = 7071
+    inference_port: int = _port(8080, "REST inference")
+    management_port: int = _port(8081, "REST management")
+    metrics_port: int = _port(8082, "metrics")
+    grpc_inference_port: int = _port(7070, "gRPC inference")
+    grpc_management_port: int = _port(7071, "gRPC management")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one server keeps its files.
+    """The files of one server.
 
     Attributes:
       root: the run directory.
@@ -74,12 +83,12 @@ class Layout:
 
     @property
     def output(self) -> Path:
-        """What the server wrote to its console."""
+        """The output of the server on its console."""
         return self.root / "console.log"
 
     @property
     def key_file(self) -> Path:
-        """The tokens that the server made at its start; absent when tokens are off."""
+        """The tokens that the server makes at its start; absent when tokens are off."""
         return self.root / "key_file.json"
 
     @property
@@ -104,7 +113,7 @@ class Layout:
 
 
 def read_properties(path: Path) -> dict[str, str]:
-    """The keys and values of a properties file, comments left out.
+    """Reads the keys and values of a properties file, without its comments.
 
     Raises:
       TorchServeError: no such file, or a line without `=`.
@@ -112,20 +121,22 @@ def read_properties(path: Path) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise TorchServeError(f"{path}: {error.strerror}; give local, cloud or a properties file") from error
-    found = {}
+        raise TorchServeError(
+            f"--config: expected local, cloud or a properties file, got {str(path)!r}: {error.strerror}"
+        ) from error
+    properties = {}
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.lstrip().startswith(("#", "!")):
             key, equals, value = line.partition("=")
             # Java would read an escaped key as another one, which none of our checks has seen.
             if not equals or not _KEY.fullmatch(key.strip()):
-                raise TorchServeError(f"{path}:{number}: expected key=value, found {line.strip()!r}")
-            found[key.strip()] = value.strip()
-    return found
+                raise TorchServeError(f"{path}:{number}: expected key=value, got {line.strip()!r}")
+            properties[key.strip()] = value.strip()
+    return properties
 
 
 def tokens_off(properties: dict[str, str]) -> bool:
-    """Whether callers need no key. TorchServe reads `TRUE` as it reads `true`, and so does this.
+    """Tells whether callers need no key. TorchServe reads `TRUE` as it reads `true`, and so does this.
 
     Raises:
       TorchServeError: the value is neither true nor false.
@@ -133,12 +144,14 @@ def tokens_off(properties: dict[str, str]) -> bool:
     value = properties.get(_TOKENS_OFF, "false")
     word = value.strip().lower()
     if word not in ("true", "false"):
-        raise TorchServeError(f"{_TOKENS_OFF}={value}: give true or false, or --tokens or --no-tokens")
+        raise TorchServeError(
+            f"{_TOKENS_OFF}: expected true or false, got {value!r}, or --tokens or --no-tokens"
+        )
     return word == "true"
 
 
 def uses_tls(properties: dict[str, str]) -> bool:
-    """Whether the properties name a certificate.
+    """Tells whether the properties name a certificate.
 
     Raises:
       TorchServeError: a key without its certificate, or the other way round.
@@ -146,12 +159,12 @@ def uses_tls(properties: dict[str, str]) -> bool:
     key, certificate = (bool(properties.get(name)) for name in ("private_key_file", "certificate_file"))
     if key != certificate:
         # TorchServe would make a certificate of its own, and not say so.
-        raise TorchServeError("private_key_file and certificate_file go together: give both, or a keystore")
+        raise TorchServeError("private_key_file and certificate_file go together: name both, or a keystore")
     return key or bool(properties.get("keystore"))
 
 
 def profile_path(name: str) -> Path:
-    """The file of one of PROFILES, or the path itself."""
+    """Finds the file of one of PROFILES; any other name is the path itself."""
     return Path(__file__).with_name(f"{name}.properties") if name in PROFILES else Path(name)
 
 
@@ -163,17 +176,17 @@ def render(
     workers: int,
     allowed_urls: Iterable[str] = (),
 ) -> str:
-    """The text of the configuration file.
+    """Renders the text of the configuration file.
 
     Args:
-      properties: of a profile; `host` and `management_host` are ours and become the addresses, with https
-        where there is a certificate.
+      properties: of a profile; `host` and `management_host` become the addresses, with https where there is
+        a certificate.
       layout: where the server keeps its files.
       ports: its ports.
       archives: file names in the model store to load at the start.
       workers: processes for each model.
       allowed_urls: regular expressions of further URLs from which models may be registered; the model
-        store is always allowed, everything else is not.
+        store is always allowed, and nothing beyond.
 
     Raises:
       TorchServeError: tokens are off and an address is not loopback, or a setting is not valid.
@@ -191,7 +204,7 @@ def render(
                 "for loopback only; leave tokens on and pass the key, or bind to 127.0.0.1"
             )
     outside = "https" if uses_tls(properties) else "http"
-    # A certificate is made out to the name by which others call, which is not this machine's loopback.
+    # A certificate names the host by which others call, which is not this machine's loopback.
     inside = "http" if is_loopback(management) else outside
     patterns = [f"file://{re.escape(str(layout.model_store))}/.*", *allowed_urls]
     for pattern in patterns:
@@ -204,13 +217,13 @@ def render(
     values = {
         **{key: value for key, value in properties.items() if key not in _HOST_KEYS},
         _TOKENS_OFF: "true" if no_tokens else "false",
-        "inference_address": f"{outside}://{host}:{ports.inference}",
-        "management_address": f"{inside}://{management}:{ports.management}",
-        "metrics_address": f"{outside}://{host}:{ports.metrics}",
+        "inference_address": f"{outside}://{host}:{ports.inference_port}",
+        "management_address": f"{inside}://{management}:{ports.management_port}",
+        "metrics_address": f"{outside}://{host}:{ports.metrics_port}",
         "grpc_inference_address": host,
-        "grpc_inference_port": str(ports.grpc_inference),
+        "grpc_inference_port": str(ports.grpc_inference_port),
         "grpc_management_address": management,
-        "grpc_management_port": str(ports.grpc_management),
+        "grpc_management_port": str(ports.grpc_management_port),
         "model_store": str(layout.model_store),
         "load_models": ",".join(archives),
         "default_workers_per_model": str(workers),
@@ -218,11 +231,3 @@ def render(
     }
     # Java's properties take a backslash as an escape.
     return "".join(f"{key}={value.replace(chr(92), chr(92) * 2)}\n" for key, value in values.items())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` can only be this machine."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

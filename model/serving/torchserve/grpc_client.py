@@ -11,6 +11,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from common.connections import insecure_channel
 from model.serving.torchserve.config import TorchServeError
 
 _PACKAGE: Final = "org.pytorch.serve.grpc.inference"
@@ -37,8 +38,8 @@ def _messages() -> tuple[Any, Any]:
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     names = ("PredictionsRequest", "PredictionResponse")
-    found = [pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in names]
-    first, second = (message_factory.GetMessageClass(descriptor) for descriptor in found)
+    descriptors = [pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in names]
+    first, second = (message_factory.GetMessageClass(descriptor) for descriptor in descriptors)
     return first, second
 
 
@@ -57,7 +58,7 @@ def predict(
     key: str | None = None,
     timeout: float = 60,
 ) -> bytes:
-    """Sends one request body to a model over gRPC and gives the body of the answer.
+    """Sends one request body to a model over gRPC and returns the body of the answer.
 
     Args:
       address: host:port of the gRPC inference API, without TLS.
@@ -74,7 +75,7 @@ def predict(
     if key:
         metadata.append(("authorization", f"Bearer {key}"))
     request = _REQUEST(model_name=model, model_version=version or "", input={"data": body})
-    with grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+    with insecure_channel(address, [("grpc.max_receive_message_length", -1)]) as channel:
         call = channel.unary_unary(
             _METHOD, request_serializer=_REQUEST.SerializeToString, response_deserializer=_RESPONSE.FromString
         )

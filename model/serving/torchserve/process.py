@@ -1,4 +1,4 @@
-"""The TorchServe process: what it needs, start, wait until its workers are ready, stop."""
+"""The TorchServe process: its requirements, start, wait until its workers are ready, stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from model.serving.torchserve.config import Layout, TorchServeError, read_properties, tokens_off
-from model.serving.torchserve.management import Management, ModelVersion, Server
+from model.serving.torchserve.management import ModelVersion, Server, wait_ready
 from model.serving.torchserve.ports import require_free
 
 JAVA_HINT: Final = (
@@ -25,14 +25,14 @@ PYTHON_HINT: Final = "install the serving extras: pip install -c constraints.txt
 STOP_SECONDS: Final = 20.0
 
 
-def missing() -> str | None:
-    """What this machine lacks to run TorchServe, with how to install it; None when nothing is missing."""
+def missing_software() -> str | None:
+    """Names software that TorchServe needs and this machine does not have, and its installation."""
     home = os.environ.get("JAVA_HOME")
     if shutil.which(str(Path(home, "bin", "java")) if home else "java") is None:
         return JAVA_HINT
     # yaml: TorchServe imports it in every worker and does not declare it.
-    lacking = [name for name in ("ts", "yaml", "psutil") if importlib.util.find_spec(name) is None]
-    return f"Python module(s) {', '.join(lacking)} not found; {PYTHON_HINT}" if lacking else None
+    absent = [name for name in ("ts", "yaml", "psutil") if importlib.util.find_spec(name) is None]
+    return f"Python module(s) {', '.join(absent)} not found; {PYTHON_HINT}" if absent else None
 
 
 def start(layout: Layout, timeout: float) -> tuple[subprocess.Popen[bytes], list[ModelVersion]]:
@@ -44,9 +44,9 @@ def start(layout: Layout, timeout: float) -> tuple[subprocess.Popen[bytes], list
       TorchServeError: something is missing, a server runs already, a port is taken, or the server did not
         become ready.
     """
-    lack = missing()
-    if lack:
-        raise TorchServeError(lack)
+    missing = missing_software()
+    if missing:
+        raise TorchServeError(missing)
     if find_process(layout) is not None:
         raise TorchServeError(f"--run_dir {layout.root}: a TorchServe runs already; stop it first")
     require_free(read_properties(layout.config))
@@ -77,7 +77,7 @@ def start(layout: Layout, timeout: float) -> tuple[subprocess.Popen[bytes], list
         )
     _write_state(layout, process.pid)
     try:
-        models = Management(server_of(layout)).wait_ready(timeout, alive=lambda: process.poll() is None)
+        models = wait_ready(server_of(layout), timeout, alive=lambda: process.poll() is None)
         if process.poll() is not None:
             address = server_of(layout).management
             raise TorchServeError(f"TorchServe has ended, and another server answers at {address}")
@@ -91,7 +91,7 @@ def start(layout: Layout, timeout: float) -> tuple[subprocess.Popen[bytes], list
 
 
 def server_of(layout: Layout) -> Server:
-    """The addresses of the server that was started in this run directory.
+    """Reads the addresses of the server that was started in this run directory.
 
     Raises:
       TorchServeError: none was started there.
@@ -113,9 +113,9 @@ def server_of(layout: Layout) -> Server:
 
 
 def find_process(layout: Layout) -> Any:
-    """The psutil process of the server in this run directory, or None when nothing of it runs.
+    """Finds the psutil process of the server in this run directory; None when nothing of it runs.
 
-    It is the launcher, or what is left of the server where that has died.
+    It is the launcher, or where that is dead, another process of the server.
     """
     members = _family(layout)
     return members[0] if members else None
@@ -125,7 +125,7 @@ def stop(layout: Layout) -> bool:
     """Ends the server and its workers, and forgets its keys. False when none was running.
 
     Raises:
-      TorchServeError: a process does not end; what tells of it stays, so that `stop` can be tried again.
+      TorchServeError: a process does not end; its state stays, so that `stop` can be tried again.
     """
     family = _family(layout)
     # Java first: it ends its workers in order. The launcher ends when Java does.
@@ -147,7 +147,7 @@ def stop(layout: Layout) -> bool:
 
 
 def tail(path: Path, lines: int = 25) -> str:
-    """The last lines of a text file, indented."""
+    """Reads the last lines of a text file, indented."""
     text = path.read_text(errors="replace") if path.is_file() else ""
     return "\n".join(f"    {line}" for line in text.splitlines()[-lines:]) or "    (nothing)"
 
@@ -162,7 +162,7 @@ def _write_state(layout: Layout, pid: int) -> None:
 def _family(layout: Layout) -> list[Any]:
     """The living processes of the server in this run directory, the launcher first when it lives.
 
-    They are found by their session too, not as the launcher's descendants alone: Java and its workers go on
+    They are found also by their session, not only as the launcher's descendants: Java and its workers go on
     when the launcher is killed.
     """
     import psutil
@@ -172,23 +172,23 @@ def _family(layout: Layout) -> list[Any]:
         pid, started = int(state["pid"]), float(state["started"])
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    found: dict[int, Any] = {}
+    members: dict[int, Any] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if not _alive(process):
                 continue
             if process.pid == pid:
-                # A process id may have gone to another program meanwhile; its start time tells.
+                # The process id may belong to another program by now; its start time shows it.
                 if abs(process.create_time() - started) < 1:
-                    found |= {member.pid: member for member in (process, *process.children(recursive=True))}
+                    members |= {member.pid: member for member in (process, *process.children(recursive=True))}
             elif os.getsid(process.pid) == pid and _works_in(process, layout):
-                found[process.pid] = process
-    members = [process for process in found.values() if _alive(process)]
-    return sorted(members, key=lambda process: process.pid != pid)
+                members[process.pid] = process
+    living = [process for process in members.values() if _alive(process)]
+    return sorted(living, key=lambda process: process.pid != pid)
 
 
 def _works_in(process: Any, layout: Layout) -> bool:
-    """Whether a process was started with this server's environment: a session's id may be used again."""
+    """Tells whether a process has this server's environment: the id of a session may be used again."""
     return Path(process.environ().get("TEMP", "")).resolve() == layout.temporary.resolve()
 
 

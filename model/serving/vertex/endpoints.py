@@ -1,11 +1,15 @@
-"""Endpoints of Vertex AI: create, deploy to, split traffic, look at, take down."""
+"""Endpoints of Vertex AI: create, deploy to, split traffic, describe, delete."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
-from model.serving.vertex.session import MANAGED_LABEL, Actions, VertexError
+from common.options import OptionError, option
+from common.values import at_least
+from model.serving.vertex import prices
+from model.serving.vertex.session import MANAGED_LABEL, Actions, VertexError, parse_labels
 
 SHARED: Final = "shared"
 DEDICATED: Final = "dedicated"
@@ -14,93 +18,90 @@ PRIVATE_SERVICE_CONNECT: Final = "psc"
 
 
 @dataclass(frozen=True)
-class EndpointWish:
-    """The endpoint to deploy to; made when it is not there.
+class EndpointOptions:
+    """The endpoint to deploy to; made when it does not exist."""
 
-    Attributes:
-      name: display name.
-      dedicated: with a DNS name of its own, a longer time-out and requests up to 10 MB.
-      network: full name of a peered VPC network for a private endpoint.
-      psc_projects: projects that may connect to a private endpoint by Private Service Connect.
-      labels: put on a new endpoint.
-    """
-
-    name: str
-    dedicated: bool = False
-    network: str | None = None
-    psc_projects: tuple[str, ...] = ()
-    labels: dict[str, str] = field(default_factory=dict)
+    endpoint: str = option(help="display name; made when it does not exist")
+    dedicated: bool = option(False, help="new endpoint with a DNS name of its own")
+    network: str | None = option(None, help="new private endpoint in this peered network, by its full name")
+    psc_project: tuple[str, ...] = option(
+        (),
+        action="append",
+        metavar="PROJECT",
+        help="new private endpoint that this project may reach by Private Service Connect; may be repeated",
+    )
+    label: tuple[str, ...] = option(
+        (), action="append", metavar="KEY=VALUE", help="of a new endpoint; may be repeated"
+    )
 
     def __post_init__(self) -> None:
-        if sum((self.dedicated, bool(self.network), bool(self.psc_projects))) > 1:
-            raise VertexError("give one of --dedicated, --network and --psc_project at most")
+        if sum((self.dedicated, bool(self.network), bool(self.psc_project))) > 1:
+            raise OptionError("--dedicated, --network, --psc_project: expected at most one of them")
+        parse_labels(self.label)
 
     @property
     def kind(self) -> str:
         """SHARED, DEDICATED, PEERED or PRIVATE_SERVICE_CONNECT."""
         if self.network:
             return PEERED
-        return PRIVATE_SERVICE_CONNECT if self.psc_projects else DEDICATED if self.dedicated else SHARED
+        return PRIVATE_SERVICE_CONNECT if self.psc_project else DEDICATED if self.dedicated else SHARED
 
     @property
     def any_kind(self) -> bool:
-        """Whether an endpoint that is there may be of any kind, since none was asked for."""
+        """True where the options name no kind, so that an existing endpoint may be of any."""
         return self.kind == SHARED
 
 
+class Change(NamedTuple):
+    """A flag whose value differs from that of a deployed model."""
+
+    flag: str
+    expected: Any
+    actual: Any
+
+    def __str__(self) -> str:
+        return f"{self.flag} {self.actual}, not {self.expected}"
+
+
 @dataclass(frozen=True)
-class Machines:
-    """What a deployed model runs on, and when it gets more of it.
+class MachineOptions:
+    """The machines of a deployed model, and the targets of their autoscaling."""
 
-    Attributes:
-      machine_type: such as n1-standard-2.
-      min_replicas: machines that always run.
-      max_replicas: machines at most.
-      cpu_target: per cent of CPU that autoscaling aims at.
-      request_target: requests a minute and machine that autoscaling aims at.
-      duty_cycle_target: per cent of accelerator use that autoscaling aims at.
-      accelerator_type: such as NVIDIA_TESLA_T4.
-      accelerators: how many a machine.
-    """
-
-    machine_type: str = "n1-standard-2"
-    min_replicas: int = 1
-    max_replicas: int = 1
-    cpu_target: int | None = None
-    request_target: int | None = None
-    duty_cycle_target: int | None = None
-    accelerator_type: str | None = None
-    accelerators: int = 0
+    machine_type: str = option("n1-standard-2", help="default: %(default)s")
+    min_replicas: int = option(1, type=at_least(1), metavar="N", help="default: %(default)s")
+    max_replicas: int = option(1, type=at_least(1), metavar="N", help="default: %(default)s")
+    cpu_target: int | None = option(
+        None, type=at_least(1, 100), metavar="PERCENT", help="autoscale on CPU use"
+    )
+    request_target: int | None = option(
+        None, type=at_least(1), metavar="N", help="autoscale on requests a minute a replica"
+    )
+    duty_cycle_target: int | None = option(
+        None, type=at_least(1, 100), metavar="PERCENT", help="autoscale on accelerator use"
+    )
+    accelerator_type: str | None = option(None, metavar="TYPE", help="such as NVIDIA_TESLA_T4")
+    accelerators: int = option(0, type=at_least(0), metavar="N", help="accelerators a replica")
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_replicas <= self.max_replicas:
-            raise VertexError(
-                f"--min_replicas {self.min_replicas} --max_replicas {self.max_replicas}: give 1 <= min <= max"
+        if self.min_replicas > self.max_replicas:
+            raise OptionError(
+                f"--max_replicas: expected --min_replicas {self.min_replicas} or more, "
+                f"got {self.max_replicas}"
             )
-        if self.accelerators < 0:
-            raise VertexError(f"--accelerators {self.accelerators}: give 0 or more")
         if bool(self.accelerator_type) != bool(self.accelerators):
-            raise VertexError("--accelerator_type and --accelerators go together")
-        for flag, target in (
-            ("--cpu_target", self.cpu_target),
-            ("--duty_cycle_target", self.duty_cycle_target),
-        ):
-            if target is not None and not 1 <= target <= 100:
-                raise VertexError(f"{flag} {target}: give per cent, 1 to 100")
-        if self.request_target is not None and self.request_target < 1:
-            raise VertexError(f"--request_target {self.request_target}: give requests a minute, 1 or more")
+            raise OptionError("--accelerator_type, --accelerators: expected both or none")
         if self.duty_cycle_target is not None and not self.accelerator_type:
-            raise VertexError("--duty_cycle_target needs --accelerator_type and --accelerators")
+            raise OptionError("--duty_cycle_target: expected together with --accelerator_type")
 
-    def changes(self, deployed: Any) -> list[str]:
-        """The flags that ask for something else than what a deployed model has, with both values.
+    def changes(self, deployed: Any) -> list[Change]:
+        """Lists the flags whose values differ from those of a deployed model.
 
-        Autoscaling targets count where one is asked for: without, Vertex AI fills in its own.
+        Autoscaling targets count where one is passed: without, Vertex AI fills in its own.
         """
         resources = deployed.dedicated_resources
         spec = resources.machine_spec
         targets = {m.metric_name.rsplit("/", 1)[1]: m.target for m in resources.autoscaling_metric_specs}
-        # As the API does, which gives a deployment without autoscaling no maximum of its own.
+        # As in the API: a deployment without autoscaling has no maximum of its own.
         most = resources.max_replica_count or resources.min_replica_count
         accelerator = spec.accelerator_type.name if spec.accelerator_count else None
         pairs = [
@@ -117,7 +118,7 @@ class Machines:
         ):
             if wanted is not None:
                 pairs.append((flag, wanted, targets.get(metric)))
-        return [f"{flag} {known}, not {wanted}" for flag, wanted, known in pairs if wanted != known]
+        return [Change(*pair) for pair in pairs if pair[1] != pair[2]]
 
     def arguments(self) -> dict[str, Any]:
         """As arguments of the SDK's `deploy`."""
@@ -133,55 +134,48 @@ class Machines:
         }
 
 
-def check_share(traffic: int | None) -> None:
-    """Checks a share of the traffic by itself, before anything is asked of Vertex AI.
+def parse_split(pairs: Iterable[str]) -> dict[str, int]:
+    """Reads VERSION=PERCENT texts as shares of the traffic.
+
+    >>> parse_split(["20260101.120000=90", "20260202.080000=10"])
+    {'20260101.120000': 90, '20260202.080000': 10}
 
     Raises:
-      VertexError: it is no per cent.
-    """
-    if traffic is not None and not 0 <= traffic <= 100:
-        raise VertexError(f"--traffic {traffic}: give per cent, 0 to 100")
-
-
-def parse_split(pairs: list[str]) -> dict[str, int]:
-    """VERSION=PERCENT texts as shares of the traffic.
-
-    Raises:
-      VertexError: a text has another form, a version comes twice, or the shares do not add up to 100.
+      OptionError: a text has another form, a version comes twice, or the shares do not add up to 100.
     """
     split: dict[str, int] = {}
     for pair in pairs:
         version, _, share = pair.rpartition("=")
         if not version or not (share.isascii() and share.isdigit()):
-            raise VertexError(f"--split {pair}: give VERSION=PERCENT")
+            raise OptionError(f"--split: expected VERSION=PERCENT, got {pair!r}")
         if version in split:
-            raise VertexError(f"--split {pair}: {version} is given twice; give each version once")
+            raise OptionError(f"--split: expected each version once, got {version} twice")
         split[version] = int(share)
     if sum(split.values()) != 100:
-        raise VertexError(f"--split: shares must add up to 100, not {sum(split.values())}")
+        raise OptionError(f"--split: expected shares of 100 in all, got {sum(split.values())}")
     return split
 
 
 def find(aiplatform: Any, name: str) -> Any:
-    """The endpoint of this display name, public or private, or None.
+    """Finds the endpoint of this display name, public or private; None when there is none.
 
     Raises:
       VertexError: there are several.
     """
     condition = f'display_name="{name}"'
-    found = [
+    matches = [
         *aiplatform.Endpoint.list(filter=condition),
         *aiplatform.PrivateEndpoint.list(filter=condition),
     ]
-    if len(found) > 1:
+    if len(matches) > 1:
         raise VertexError(
-            f"{len(found)} endpoints are called {name}: {', '.join(e.resource_name for e in found)}"
+            f"{len(matches)} endpoints are called {name}: {', '.join(e.resource_name for e in matches)}"
         )
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def require(aiplatform: Any, name: str) -> Any:
-    """The endpoint of this display name.
+    """Finds the endpoint of this display name.
 
     Raises:
       VertexError: there is none, or several.
@@ -204,42 +198,42 @@ def kind_of(endpoint: Any) -> str:
     return DEDICATED if endpoint.dedicated_endpoint_enabled else SHARED
 
 
-def ensure(aiplatform: Any, wish: EndpointWish, traffic: int | None, actions: Actions) -> Any:
-    """The wished-for endpoint, made when it is not there; None when that is only shown.
+def ensure(aiplatform: Any, options: EndpointOptions, traffic: int | None, actions: Actions) -> Any:
+    """Finds the endpoint, or makes it; None when a dry run only shows that.
 
     Raises:
-      VertexError: there is one of this name and another kind than the one asked for, or `traffic`, the
-        share that the model to be deployed shall have, is not possible on an empty endpoint.
+      VertexError: one of this name has another kind, or `traffic`, the share of the model to be deployed, is
+        not possible on an empty endpoint.
     """
-    endpoint = find(aiplatform, wish.name)
+    endpoint = find(aiplatform, options.endpoint)
     _check_traffic(deployed_models(endpoint), traffic)
     if endpoint is not None:
-        if not wish.any_kind and kind_of(endpoint) != wish.kind:
+        if not options.any_kind and kind_of(endpoint) != options.kind:
             raise VertexError(
-                f"--endpoint {wish.name} is there as a {kind_of(endpoint)} endpoint, not {wish.kind}; "
-                "give another name, or delete it"
+                f"--endpoint {options.endpoint} exists as a {kind_of(endpoint)} endpoint, not "
+                f"{options.kind}; pass another name, or delete it"
             )
         return endpoint
-    labels = {**wish.labels, **dict([MANAGED_LABEL])}
-    if wish.kind in (SHARED, DEDICATED):
+    labels = {**parse_labels(options.label), **dict([MANAGED_LABEL])}
+    if options.kind in (SHARED, DEDICATED):
         return actions.do(
             "aiplatform.Endpoint.create",
             aiplatform.Endpoint.create,
-            display_name=wish.name,
+            display_name=options.endpoint,
             labels=labels,
-            dedicated_endpoint_enabled=wish.dedicated or None,
+            dedicated_endpoint_enabled=options.dedicated or None,
         )
     config = None
-    if wish.psc_projects:
+    if options.psc_project:
         config = aiplatform.PrivateEndpoint.PrivateServiceConnectConfig(
-            project_allowlist=list(wish.psc_projects)
+            project_allowlist=list(options.psc_project)
         )._gapic_private_service_connect_config
     return actions.do(
         "aiplatform.PrivateEndpoint.create",
         aiplatform.PrivateEndpoint.create,
-        display_name=wish.name,
+        display_name=options.endpoint,
         labels=labels,
-        network=wish.network,
+        network=options.network,
         private_service_connect_config=config,
     )
 
@@ -248,12 +242,12 @@ def deploy(
     endpoint: Any,
     model: Any,
     model_version: str,
-    machines: Machines,
+    machines: MachineOptions,
     traffic: int | None,
     service_account: str | None,
     actions: Actions,
 ) -> bool:
-    """Deploys a version, unless it is deployed; False when it was.
+    """Deploys a version, unless it is deployed; False when it was deployed before.
 
     Args:
       endpoint: the SDK's, or None for one that a dry run did not make.
@@ -272,11 +266,11 @@ def deploy(
         known = deployed[model_version]
         changes = machines.changes(known)
         if service_account and service_account != known.service_account:
-            changes.append(f"--service_account {known.service_account or 'not set'}, not {service_account}")
+            changes.append(Change("--service_account", service_account, known.service_account or "not set"))
         if changes:
             raise VertexError(
-                f"{model_version} is deployed with {'; '.join(changes)}. A deployed version is not changed: "
-                "give what it has, or undeploy it first"
+                f"{model_version} is deployed with {'; '.join(map(str, changes))}. A deployed version is not "
+                "changed: pass the same flags, or undeploy it first"
             )
         return False
     _check_traffic(deployed, traffic)
@@ -298,17 +292,14 @@ def deploy(
 
 
 def deployed_models(endpoint: Any) -> dict[str, Any]:
-    """The deployed models of an endpoint by display name, which is the model's version; empty for None."""
+    """Lists the deployed models of an endpoint by display name, the model's version; empty for None."""
     if endpoint is None:
         return {}
-    found: dict[str, Any] = {}
-    for deployed in endpoint.list_models():
-        found[deployed.display_name] = deployed
-    return found
+    return {deployed.display_name: deployed for deployed in endpoint.list_models()}
 
 
 def set_traffic(endpoint: Any, split: dict[str, int], actions: Actions) -> bool:
-    """Splits the traffic between versions as `parse_split` gives it; False when it is split so already.
+    """Splits the traffic between versions, as read by `parse_split`; False when it is split so already.
 
     Raises:
       VertexError: a version is not deployed.
@@ -324,31 +315,36 @@ def set_traffic(endpoint: Any, split: dict[str, int], actions: Actions) -> bool:
     return True
 
 
-def undeploy(endpoint: Any, model_version: str | None, actions: Actions) -> list[str]:
-    """Undeploys one version, or all of them when None; gives the versions that were undeployed.
-
-    Raises:
-      VertexError: other versions are left and get no traffic.
-    """
-    deployed = deployed_models(endpoint)
-    if model_version is not None and model_version not in deployed:
-        return []
-    if model_version is None:
-        if deployed:
-            actions.do("Endpoint.undeploy_all", endpoint.undeploy_all)
-        return sorted(deployed)
-    share = dict(endpoint.traffic_split).get(deployed[model_version].id, 0)
-    if len(deployed) > 1 and share == 100:
-        raise VertexError(
-            f"{model_version} has all the traffic of {endpoint.display_name}; move it first: traffic --split"
+def describe(endpoint: Any) -> list[dict[str, Any]]:
+    """Makes a row for each deployed model of an endpoint, or one row where there is none."""
+    row = {"endpoint": endpoint.display_name, "kind": kind_of(endpoint), "resource": endpoint.resource_name}
+    split = dict(endpoint.traffic_split)
+    rows = []
+    for version, deployed in deployed_models(endpoint).items():
+        resources = deployed.dedicated_resources
+        spec = resources.machine_spec
+        accelerator = spec.accelerator_type.name if spec.accelerator_count else None
+        price = prices.hourly_price(spec.machine_type, accelerator, spec.accelerator_count)
+        rows.append(
+            {
+                **row,
+                "version": version,
+                "deployed_id": deployed.id,
+                "traffic": split.get(deployed.id, 0),
+                "machine_type": spec.machine_type,
+                "min_replicas": resources.min_replica_count,
+                "max_replicas": resources.max_replica_count,
+                "dollars_an_hour": None if price is None else round(price * resources.min_replica_count, 4),
+            }
         )
-    actions.do("Endpoint.undeploy", endpoint.undeploy, deployed_model_id=deployed[model_version].id)
-    return [model_version]
+    empty = ("version", "deployed_id", "traffic", "machine_type", "min_replicas", "max_replicas")
+    return rows or [{**row, **dict.fromkeys(empty), "dollars_an_hour": 0.0}]
 
 
 def delete(endpoint: Any, actions: Actions) -> None:
     """Undeploys everything and deletes the endpoint."""
-    undeploy(endpoint, None, actions)
+    if deployed_models(endpoint):
+        actions.do("Endpoint.undeploy_all", endpoint.undeploy_all)
     actions.do(f"{endpoint.resource_name}: delete", lambda: endpoint.delete())
 
 

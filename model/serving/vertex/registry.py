@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from common.names import IMAGE
+from common.google import ERRORS
+from common.options import OptionError, option
 from model import artifact
-from model.serving.settings import DEFAULT_HEALTH_ROUTE, DEFAULT_PORT, DEFAULT_PREDICT_ROUTE
-from model.serving.vertex.session import MANAGED_LABEL, VERSION_LABEL, Actions, VertexError, version_alias
+from model.serving.options import DEFAULT_HEALTH_ROUTE, DEFAULT_PORT, DEFAULT_PREDICT_ROUTE
+from model.serving.vertex.session import (
+    MANAGED_LABEL,
+    VERSION_LABEL,
+    Actions,
+    VertexError,
+    parse_labels,
+    version_alias,
+)
 
 PREBUILT: Final = {"prebuilt-cpu": "cpu", "prebuilt-gpu": "gpu"}
 PYTORCH_VERSION: Final = "2.4"
@@ -18,53 +27,59 @@ PREBUILT_ARCHIVE: Final = "model.mar"
 STAGED_LABEL: Final = "staged"
 STAGED_ARCHIVE: Final = "archive"
 STAGED_ALL: Final = "all"
+_IMAGE: Final = re.compile(r"[a-z0-9.-]+(:\d+)?/[\w./-]+(:[\w.-]+|@sha256:[0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
-class Upload:
-    """What `upload` is asked for.
+class UploadOptions:
+    """Options of an upload."""
 
-    Attributes:
-      model: artifact directory, local or gs://.
-      image: prebuilt-cpu, prebuilt-gpu, or the URI of the custom container's image.
-      name: display name in the registry; None for the model's name and the kind of its container.
-      staging: gs:// directory that takes a local artifact.
-      labels: put on the model.
-      region: whose copy of the prebuilt image is used.
-    """
+    model: str = option(metavar="DIR", help="artifact directory, local or gs://")
+    image: str = option(
+        help="prebuilt-cpu or prebuilt-gpu for Google's TorchServe containers, or the image that "
+        "model/serving/cloudbuild.yaml made",
+    )
+    name: str | None = option(None, help="display name (default: the model's name and -prebuilt or -custom)")
+    staging: str | None = option(None, metavar="gs://DIR", help="takes a copy of a local artifact")
+    label: tuple[str, ...] = option((), action="append", metavar="KEY=VALUE", help="may be repeated")
 
-    model: str
-    image: str
-    region: str
-    name: str | None = None
-    staging: str | None = None
-    labels: dict[str, str] | None = None
+    def __post_init__(self) -> None:
+        if self.image not in PREBUILT and not _IMAGE.fullmatch(self.image):
+            raise OptionError(
+                "--image: expected prebuilt-cpu, prebuilt-gpu, or an image such as "
+                f"us-central1-docker.pkg.dev/PROJECT/REPOSITORY/anomaly-serving:TAG, got {self.image!r}"
+            )
+        if not artifact.is_gcs(self.model) and not artifact.is_gcs(self.staging or ""):
+            raise OptionError(
+                f"--staging: expected gs://BUCKET/DIR for a copy of the local directory {self.model}"
+            )
+        parse_labels(self.label)
 
 
-def upload(aiplatform: Any, wanted: Upload, actions: Actions) -> Any:
-    """Registers a version of the model, unless it is there; gives the SDK's Model, or None in a dry run.
+def upload(aiplatform: Any, options: UploadOptions, region: str, actions: Actions) -> Any:
+    """Registers a version of the model, unless it is registered.
+
+    Returns:
+      The SDK's Model, or None in a dry run.
 
     Raises:
       ArtifactError: the artifact is damaged.
-      VertexError: the artifact lacks its archive or a place on Cloud Storage, or the version is registered
-        with another image.
+      VertexError: the artifact has no archive, or the version is registered with another image.
     """
-    found = artifact.read(wanted.model)
-    manifest = found.manifest
-    prebuilt = wanted.image in PREBUILT
+    source = artifact.read(options.model)
+    manifest = source.manifest
+    prebuilt = options.image in PREBUILT
     if prebuilt and artifact.ARCHIVE_FILE not in manifest.files:
         raise VertexError(
-            f"--model {wanted.model}: the prebuilt container needs {artifact.ARCHIVE_FILE}; install "
+            f"--model {options.model}: the prebuilt container needs {artifact.ARCHIVE_FILE}; install "
             "torch-model-archiver and train again"
         )
-    image = wanted.image
+    image = options.image
     if prebuilt:
         image = aiplatform.helpers.get_prebuilt_prediction_container_uri(
-            "pytorch", PYTORCH_VERSION, region=wanted.region, accelerator=PREBUILT[wanted.image]
+            "pytorch", PYTORCH_VERSION, region=region, accelerator=PREBUILT[options.image]
         )
-    elif problem := IMAGE.problem(image):
-        raise VertexError(f"--image: {problem}; or pass prebuilt-cpu or prebuilt-gpu")
-    name = wanted.name or f"{manifest.model_name}-{'prebuilt' if prebuilt else 'custom'}"
+    name = options.name or f"{manifest.model_name}-{'prebuilt' if prebuilt else 'custom'}"
     alias = version_alias(manifest.model_version)
     parent = find_model(aiplatform, name)
     if parent is not None and alias in versions(parent):
@@ -72,10 +87,10 @@ def upload(aiplatform: Any, wanted: Upload, actions: Actions) -> Any:
         if known.container_spec.image_uri != image:
             raise VertexError(
                 f"{name} has version {manifest.model_version} already, with image "
-                f"{known.container_spec.image_uri}; give another --name, or delete it"
+                f"{known.container_spec.image_uri}; pass another --name, or delete it"
             )
         return known
-    uri, staged = _stage(found, wanted.staging, prebuilt, actions)
+    uri, staged = _stage(source, options.staging, prebuilt, actions)
     routes: dict[str, Any] = {}
     if not prebuilt:
         routes = {
@@ -84,7 +99,7 @@ def upload(aiplatform: Any, wanted: Upload, actions: Actions) -> Any:
             "serving_container_ports": [DEFAULT_PORT],
         }
     labels = {
-        **(wanted.labels or {}),
+        **(parse_labels(options.label)),
         **dict([MANAGED_LABEL]),
         VERSION_LABEL: alias[:63],
         **({STAGED_LABEL: staged} if staged else {}),
@@ -104,28 +119,28 @@ def upload(aiplatform: Any, wanted: Upload, actions: Actions) -> Any:
 
 
 def find_model(aiplatform: Any, name: str) -> Any:
-    """The registered model of this display name, or None.
+    """Finds the registered model of this display name; None when there is none.
 
     Raises:
       VertexError: there are several.
     """
-    found = aiplatform.Model.list(filter=f'display_name="{name}"')
-    if len(found) > 1:
+    matches = aiplatform.Model.list(filter=f'display_name="{name}"')
+    if len(matches) > 1:
         raise VertexError(
-            f"{len(found)} models are called {name}: {', '.join(m.resource_name for m in found)}"
+            f"{len(matches)} models are called {name}: {', '.join(m.resource_name for m in matches)}"
         )
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def versions(model: Any) -> dict[str, Any]:
-    """The versions of a model by alias, `version_alias` of the artifact's version among them."""
+    """Lists the versions of a model by alias, `version_alias` of the artifact's version among them."""
     return {
         alias: info for info in model.versioning_registry.list_versions() for alias in info.version_aliases
     }
 
 
 def find_version(aiplatform: Any, name: str, model_version: str | None) -> Any:
-    """A version of a model; the default one when `model_version` is None.
+    """Finds a version of a model; the default one when `model_version` is None.
 
     Raises:
       VertexError: no such model or version.
@@ -144,15 +159,13 @@ def find_version(aiplatform: Any, name: str, model_version: str | None) -> Any:
 
 
 def delete_model(aiplatform: Any, name: str, actions: Actions) -> bool:
-    """Deletes a model, its versions, and what `upload` put on Cloud Storage; False when there is none.
+    """Deletes a model, its versions, and its files that `upload` copied; False when there is none.
 
     Files that another model of the registry was uploaded from stay, and go with that one.
 
     Raises:
       VertexError: the model is gone, and its files could not be deleted; or in a dry run, not be listed.
     """
-    from google.api_core.exceptions import GoogleAPIError
-
     model = find_model(aiplatform, name)
     if model is None:
         return False
@@ -168,9 +181,9 @@ def delete_model(aiplatform: Any, name: str, actions: Actions) -> bool:
             prefix = uri.rstrip("/") + "/" + (PREBUILT_ARCHIVE if kind == STAGED_ARCHIVE else "")
             try:
                 actions.do(f"{prefix}: delete objects", _delete_objects, objects=_objects(prefix))
-            except GoogleAPIError as error:
+            except ERRORS as error:
                 if actions.dry_run:
-                    raise VertexError(f"{prefix}: what would be deleted cannot be listed: {error}") from error
+                    raise VertexError(f"{prefix}: its objects cannot be listed: {error}") from error
                 left.append(f"{prefix}: {error}; run gcloud storage rm --recursive {prefix}")
     if left:
         # Another run would not find them.
@@ -179,18 +192,15 @@ def delete_model(aiplatform: Any, name: str, actions: Actions) -> bool:
 
 
 def _stage(
-    found: artifact.Artifact, staging: str | None, prebuilt: bool, actions: Actions
+    source: artifact.Artifact, staging: str | None, prebuilt: bool, actions: Actions
 ) -> tuple[str, str | None]:
-    """Where the artifact lies on Cloud Storage, and what was put there for it."""
-    uri, staged = found.uri.rstrip("/"), None
+    """Copies the artifact to Cloud Storage where needed; its URI, and the value of STAGED_LABEL."""
+    uri, staged = source.uri.rstrip("/"), None
     if not artifact.is_gcs(uri):
-        if not staging or not artifact.is_gcs(staging):
-            raise VertexError(
-                f"--model {found.uri} is a local directory: give --staging gs://BUCKET/DIR for a copy of it"
-            )
-        manifest = found.manifest
+        assert staging is not None, "checked with the options"
+        manifest = source.manifest
         uri = f"{staging.rstrip('/')}/{manifest.model_name}/{manifest.model_version}"
-        files = [found.local_dir / name for name in manifest.files]
+        files = [source.local_dir / name for name in manifest.files]
         target = uri
         actions.do(
             f"{uri}: write artifact",
@@ -199,15 +209,15 @@ def _stage(
         )
         staged = STAGED_ALL
     if prebuilt:
-        source = str(found.local_dir / artifact.ARCHIVE_FILE)
+        archive = str(source.local_dir / artifact.ARCHIVE_FILE)
         blob = f"{uri}/{PREBUILT_ARCHIVE}"
-        actions.do(f"{blob}: upload", lambda source: _blob(blob).upload_from_filename(source), source=source)
+        actions.do(f"{blob}: upload", lambda source: _blob(blob).upload_from_filename(source), source=archive)
         staged = staged or STAGED_ARCHIVE
     return uri, staged
 
 
 def _artifacts(aiplatform: Any, model: Any) -> list[tuple[str, str | None]]:
-    """The artifact directory of each version of a model, and what `upload` put there, if anything."""
+    """Lists the artifact directory of each version of a model, and its STAGED_LABEL, if any."""
     versions = [
         aiplatform.Model(model.resource_name, version=info.version_id)
         for info in model.versioning_registry.list_versions()
@@ -234,7 +244,7 @@ def _blob(uri: str) -> Any:
 
 
 def _objects(prefix: str) -> list[str]:
-    """The URI of one object if it is there, or with a slash at the end those of all below."""
+    """Lists the URI of one object if it exists, or with a slash at the end those of all below."""
     from google.cloud import storage
 
     bucket, _, name = prefix.removeprefix("gs://").partition("/")

@@ -1,31 +1,50 @@
-"""What every command shares: the SDK set up for a project and region, and calls that can be shown only."""
+"""The SDK set up for a project and region, and calls that a dry run only shows."""
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from common.names import LABEL
+from common.command import CommandError
+from common.google import LOGIN
+from common.loopback import is_loopback
+from common.options import OptionError, option
 
 Result = TypeVar("Result")
 
 MANAGED_LABEL: Final = ("managed-by", "beam-transaction-anomaly")
 VERSION_LABEL: Final = "model-version"
+_LABEL: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_LABEL_VALUE: Final = re.compile(r"[a-z0-9_-]{0,63}")
 
 
-class VertexError(RuntimeError):
-    """A command cannot be carried out; the text names the flag or the resource and says what to do."""
+@dataclass(frozen=True)
+class ProjectOptions:
+    """The project and region of a command."""
+
+    project: str = option("", help="Google Cloud project (default: GOOGLE_CLOUD_PROJECT)")
+    region: str = option("us-central1", help="default: %(default)s")
+    api_endpoint: str | None = option(
+        None, metavar="URL", help="Vertex AI API other than the region's public one"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.project:
+            raise OptionError("--project: expected a project, here or in GOOGLE_CLOUD_PROJECT")
+
+
+class VertexError(CommandError):
+    """A step on Vertex AI cannot be done."""
 
 
 @dataclass
 class Actions:
-    """Calls that change something at Google: made, or with `dry_run` only shown.
+    """Makes calls that change something at Google, or with `dry_run` only shows them.
 
     Attributes:
       dry_run: show the calls and make none of them.
@@ -36,27 +55,23 @@ class Actions:
     shown: list[dict[str, Any]] = field(default_factory=list)
 
     def do(self, name: str, call: Callable[..., Result], **arguments: Any) -> Result | None:
-        """Makes the call with these arguments; None arguments are left out. None when only shown."""
-        given = {key: value for key, value in arguments.items() if value is not None}
-        entry = {"call": name, "arguments": {key: _plain(value) for key, value in given.items()}}
+        """Makes the call with these arguments, without those of None; returns None when it only shows it."""
+        passed = {key: value for key, value in arguments.items() if value is not None}
+        entry = {"call": name, "arguments": {key: _plain(value) for key, value in passed.items()}}
         self.shown.append(entry)
         if self.dry_run:
             print(json.dumps(entry, indent=2))
             return None
         print(f"{name} ...", file=sys.stderr)
-        return call(**given)
+        return call(**passed)
 
 
-def connect(project: str, region: str, api_endpoint: str | None) -> Any:
-    """Sets the SDK up and gives its module.
-
-    Args:
-      project: Google Cloud project.
-      region: such as us-central1.
-      api_endpoint: base URL other than the region's; for one on this machine no credentials are used.
+def connect(project: ProjectOptions) -> Any:
+    """Sets the SDK up and returns its module.
 
     Raises:
-      VertexError: there are no credentials, or they would travel in clear text.
+      OptionError: credentials would travel in clear text.
+      VertexError: there are no credentials.
     """
     # Deferred: several seconds that --help need not take.
     import google.auth
@@ -65,47 +80,56 @@ def connect(project: str, region: str, api_endpoint: str | None) -> Any:
     from google.cloud import aiplatform
 
     credentials: Any = None
-    if api_endpoint:
-        url = urlsplit(api_endpoint)
-        if _is_loopback(url.hostname or ""):
+    if project.api_endpoint:
+        url = urlsplit(project.api_endpoint)
+        if is_loopback(url.hostname or ""):
             credentials = AnonymousCredentials()
         elif url.scheme != "https":
-            raise VertexError(f"--api_endpoint={api_endpoint}: use https, credentials must not go in clear")
+            raise OptionError(
+                f"--api_endpoint: expected https, so that credentials do not travel in clear text, "
+                f"got {project.api_endpoint!r}"
+            )
     if credentials is None:
         try:
             credentials, _ = google.auth.default()
         except DefaultCredentialsError as error:
-            raise VertexError(
-                f"no Google credentials: run gcloud auth application-default login ({error})"
-            ) from error
+            raise VertexError(f"no Google credentials: run {LOGIN} ({error})") from error
     aiplatform.init(
-        project=project,
-        location=region,
+        project=project.project,
+        location=project.region,
         credentials=credentials,
-        api_endpoint=api_endpoint,
+        api_endpoint=project.api_endpoint,
         api_transport="rest",
     )
     return aiplatform
 
 
-def parse_labels(pairs: list[str]) -> dict[str, str]:
-    """KEY=VALUE texts as labels.
+def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
+    """Reads KEY=VALUE texts as labels.
+
+    >>> parse_labels(["team=fraud"])
+    {'team': 'fraud'}
 
     Raises:
-      VertexError: a text has another form, or characters that labels cannot have.
+      OptionError: a text has another form, or characters that labels cannot have.
     """
     labels = {}
     for pair in pairs:
-        problem = LABEL.problem(pair)
-        if problem:
-            raise VertexError(f"--label: {problem}")
-        key, value = LABEL.split(pair).values()
+        key, equals, value = pair.partition("=")
+        if not equals or not _LABEL.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+            raise OptionError(
+                f"--label: expected KEY=VALUE of lower-case letters, digits, - and _, got {pair!r}"
+            )
         labels[key] = value
     return labels
 
 
 def version_alias(model_version: str) -> str:
-    """The alias of a model version in the registry: letters, digits and dashes, from a letter on."""
+    """Makes the alias of a model version in the registry: a letter, then letters, digits and dashes.
+
+    >>> version_alias("20260101.120000")
+    'v-20260101-120000'
+    """
     return "v-" + re.sub(r"[^a-z0-9]+", "-", model_version.lower()).strip("-")[:120]
 
 
@@ -118,10 +142,3 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     name = getattr(value, "versioned_resource_name", None) or getattr(value, "resource_name", None)
     return name or str(value)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from model.artifact import ARCHIVE_FILE, Artifact
-from model.serving.torchserve.process import missing
+from model.serving.torchserve.process import missing_software
 from tests.model.serving.artifacts import build_artifact
 from tests.model.serving.servers import Served, TorchServe, container, torchserve_server
 
@@ -33,9 +33,9 @@ def custom_container(served_artifact: Artifact) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def archived_artifact(served_artifact: Artifact) -> Artifact:
     """The session's artifact, where TorchServe can serve it; skips where not, and starts nothing."""
-    lack = missing()
-    if lack:
-        pytest.skip(lack)
+    missing = missing_software()
+    if missing:
+        pytest.skip(missing)
     if served_artifact.manifest.files.get(ARCHIVE_FILE) is None:
         pytest.skip("torch-model-archiver is not installed; install the serving extras")
     return served_artifact

@@ -15,7 +15,7 @@ import requests
 from local.process import HOST, ServerProcess, free_port
 from model.serving.torchserve import process as torchserve_process
 from model.serving.torchserve.config import Layout, Ports, TorchServeError
-from model.serving.torchserve.management import Management, Server
+from model.serving.torchserve.management import Server, list_models
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class TorchServe:
 def port_flags() -> list[str]:
     """A free port for each of TorchServe's ports, as flags of its `start`."""
     names = [field.name for field in dataclasses.fields(Ports)]
-    return [text for name in names for text in (f"--{name}_port", str(free_port()))]
+    return [text for name in names for text in (f"--{name}", str(free_port()))]
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def torchserve_server(model: str, *flags: str) -> Iterator[TorchServe]:
 
         def ready() -> bool:
             try:
-                models = Management(torchserve_process.server_of(layout)).models()
+                models = list_models(torchserve_process.server_of(layout))
             except TorchServeError:
                 return False
             return bool(models) and all(model.ready for model in models)

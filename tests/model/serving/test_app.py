@@ -15,9 +15,9 @@ import requests
 import uvicorn
 
 from model.artifact import MODEL_FILE
+from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
 from model.serving.app import main
 from model.serving.predictor import Predictor
-from model.serving.request import ANSWER_FIELDS, DEFAULT_FIELDS
 from tests.model.serving.artifacts import VERSION, transactions
 from tests.model.serving.gcs import gcs_server
 from tests.model.serving.servers import container
@@ -49,8 +49,8 @@ def test_answers_equal_the_model_in_process(custom_container, served_artifact, r
     assert answer["metadata"]["model_version"] == VERSION
     expected = Predictor(served_artifact).outputs(features, fields)
     for name in fields:
-        found = np.array([row[name] for row in answer["predictions"]], np.float32)
-        np.testing.assert_allclose(found, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        actual = np.array([row[name] for row in answer["predictions"]], np.float32)
+        np.testing.assert_allclose(actual, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_the_default_answer_is_score_and_bottleneck(custom_container):
@@ -59,7 +59,7 @@ def test_the_default_answer_is_score_and_bottleneck(custom_container):
 
 
 @pytest.mark.parametrize("route", ["/health", VERTEX])
-def test_health_tells_the_version(custom_container, route):
+def test_health_has_the_version(custom_container, route):
     response = requests.get(custom_container.url + route, timeout=30)
     assert response.status_code == 200
     assert response.json() == {"status": "ready", "model_version": VERSION}
@@ -110,8 +110,8 @@ def test_requests_at_the_same_time_get_their_own_answers(custom_container):
     for thread in threads:
         thread.join()
     for i, expected in enumerate(together["predictions"]):
-        found = answers[i]["predictions"][0]["anomaly_score"]
-        assert found == pytest.approx(expected["anomaly_score"], rel=1e-5)
+        actual = answers[i]["predictions"][0]["anomaly_score"]
+        assert actual == pytest.approx(expected["anomaly_score"], rel=1e-5)
 
 
 def test_environment_of_vertex_body_limit_and_two_workers(served_artifact):
@@ -161,7 +161,7 @@ def test_a_model_is_loaded_once_cloud_storage_hands_it_out(served_artifact, refu
         gcs_server(served_artifact.local_dir, open_gate(), refusals) as emulator,
         container("gs://bucket", STORAGE_EMULATOR_HOST=emulator) as served,
     ):
-        assert "cannot read the model: gs://bucket: Cloud Storage: 40" in served.process.log_text()
+        assert "cannot load the model: gs://bucket: Cloud Storage (" in served.process.log_text()
         assert requests.post(f"{served.url}/predict", encode(transactions(1)), timeout=30).ok
 
 
@@ -179,6 +179,7 @@ def test_a_model_whose_upload_is_under_way_is_loaded_when_it_is_whole(served_art
         served.process.wait_until(
             lambda: requests.get(f"{served.url}/health", timeout=30).status_code == 200, 60
         )
+        assert requests.post(f"{served.url}/predict", encode(transactions(1)), timeout=30).ok
 
 
 def test_a_damaged_model_is_never_served(served_artifact, tmp_path):
@@ -194,11 +195,25 @@ def test_a_damaged_model_is_never_served(served_artifact, tmp_path):
         assert MODEL_FILE in error["message"]
 
 
-def test_a_wrong_setting_ends_the_program_with_its_name():
-    command = [sys.executable, "-m", "model.serving.app", "--port", "99999"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+@pytest.mark.parametrize(
+    ("flags", "environment", "text"),
+    [
+        ([], {}, "error: --model: expected an artifact directory, or AIP_STORAGE_URI in the environment"),
+        (
+            ["--model", "m"],
+            {"AIP_HTTP_PORT": "99999"},
+            "error: AIP_HTTP_PORT: expected a whole number",
+        ),
+        (["--model", "m", "--port", "99999"], {}, "error: argument --port: expected a whole number from 1"),
+    ],
+)
+def test_a_wrong_option_ends_the_program_with_its_name(flags, environment, text):
+    command = [sys.executable, "-m", "model.serving.app", *flags]
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 2
-    assert "AIP_STORAGE_URI" in done.stderr
+    assert text in done.stderr
 
 
 def test_a_worker_has_time_to_import_torch(monkeypatch):
@@ -212,5 +227,9 @@ def test_a_worker_has_time_to_import_torch(monkeypatch):
 
 
 def test_the_process_that_watches_over_the_workers_does_without_torch():
-    code = "import sys, model.serving.app; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+    code = "import sys, model.serving.app; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], timeout=60, check=True, capture_output=True, text=True
+    )
+    assert "model.serving.options" in done.stdout.split()
+    assert "torch" not in done.stdout.split()

@@ -3,8 +3,8 @@ import orjson
 import pytest
 import torch
 
+from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
 from model.serving.predictor import Predictor
-from model.serving.request import ANSWER_FIELDS, DEFAULT_FIELDS
 from tests.model.serving.artifacts import VERSION, transactions
 
 pytest_plugins = ("tests.model.serving.fixtures",)
@@ -22,10 +22,10 @@ def test_outputs_are_those_of_the_model(predictor, served_artifact):
     score, encoded, contributions = module.score(rows)
     expected = {**module(rows), "anomaly_score": score, "encoded": encoded, "contributions": contributions}
     assert set(expected) == set(ANSWER_FIELDS)
-    found = predictor.outputs(features, ANSWER_FIELDS)
-    assert list(found) == list(ANSWER_FIELDS)
+    actual = predictor.outputs(features, ANSWER_FIELDS)
+    assert list(actual) == list(ANSWER_FIELDS)
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(actual[name], values.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.features import FEATURES, N_FEATURES
-from model.serving.request import ANSWER_FIELDS, DEFAULT_FIELDS, BadRequestError, parse_request
+from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
+from model.serving.request import BadRequestError, parse_request
 
 ROW = [float(i) for i in range(N_FEATURES)]
 
@@ -112,7 +113,7 @@ def test_an_instance_that_is_no_row_is_rejected(instance):
 
 
 @pytest.mark.parametrize(
-    ("raw", "words"),
+    ("raw", "text"),
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
@@ -125,13 +126,13 @@ def test_an_instance_that_is_no_row_is_rejected(instance):
         (b"[" * 100_000, "nested too deeply"),
     ],
 )
-def test_a_body_that_is_no_request_is_rejected(raw, words):
-    assert words in str(rejected(raw))
+def test_a_body_that_is_no_request_is_rejected(raw, text):
+    assert text in str(rejected(raw))
 
 
 def test_fields_come_in_the_order_asked_for_and_once():
-    wanted = ["contributions", "normalized_MAE", "contributions"]
-    request = parse_request(body([ROW], parameters={"fields": wanted}))
+    requested = ["contributions", "normalized_MAE", "contributions"]
+    request = parse_request(body([ROW], parameters={"fields": requested}))
     assert request.fields == ("contributions", "normalized_MAE")
 
 
@@ -147,7 +148,7 @@ def test_every_field_can_be_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("parameters", "words"),
+    ("parameters", "text"),
     [
         ({"fields": ["score"]}, "unknown field 'score'"),
         ({"fields": []}, "at least one"),
@@ -157,8 +158,8 @@ def test_every_field_can_be_asked_for():
         ([], "parameters: expected an object"),
     ],
 )
-def test_parameters_that_are_not_understood_are_rejected(parameters, words):
-    assert words in str(rejected(body([ROW], parameters=parameters)))
+def test_parameters_that_are_not_understood_are_rejected(parameters, text):
+    assert text in str(rejected(body([ROW], parameters=parameters)))
 
 
 @given(st.binary(max_size=200))

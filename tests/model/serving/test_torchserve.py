@@ -19,18 +19,18 @@ import pytest
 import requests
 
 from local.process import free_port
+from model.outputs import ANSWER_FIELDS
 from model.serving.predictor import Predictor
-from model.serving.request import ANSWER_FIELDS
 from model.serving.torchserve import grpc_client, process
-from model.serving.torchserve.__main__ import main
+from model.serving.torchserve.__main__ import MANAGEMENT, main
 from model.serving.torchserve.config import Layout, TorchServeError, profile_path, read_properties
-from model.serving.torchserve.management import Management
+from model.serving.torchserve.management import list_models
 from tests.model.serving.artifacts import VERSION, build_artifact, transactions
 from tests.model.serving.gcs import gcs_server
 from tests.model.serving.servers import port_flags
 from tests.model.serving.tls import rsa_certificate
 
-pytest_plugins = ("tests.model.serving.fixtures",)
+pytest_plugins = ("tests.model.serving.fixtures", "tests.proxy_fixtures")
 pytestmark = pytest.mark.integration
 
 NAME = "pytorch_autoencoder"
@@ -71,12 +71,12 @@ def test_rest_and_grpc_answer_what_the_model_answers(torchserve, served_artifact
     body = encode(features, list(ANSWER_FIELDS))
     by_rest = ask(torchserve, NAME, body)
     by_grpc = grpc_client.predict(torchserve.server.grpc, body, NAME, key=torchserve.server.key("inference"))
-    wanted = Predictor(served_artifact).outputs(features, ANSWER_FIELDS)
+    outputs = Predictor(served_artifact).outputs(features, ANSWER_FIELDS)
     for answer in (by_rest.content, by_grpc):
         rows = orjson.loads(answer)["predictions"]
-        for name, values in wanted.items():
-            found = np.array([row[name] for row in rows], np.float32)
-            np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-5, err_msg=name)
+        for name, values in outputs.items():
+            actual = np.array([row[name] for row in rows], np.float32)
+            np.testing.assert_allclose(actual, values, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_a_bad_instance_is_400_and_named(torchserve):
@@ -86,7 +86,7 @@ def test_a_bad_instance_is_400_and_named(torchserve):
     assert "instances[1]" in response.json()["message"]
 
 
-def test_nobody_gets_in_without_a_key(torchserve):
+def test_requests_without_a_key_are_refused(torchserve):
     body = encode(transactions(1))
     url = f"{torchserve.server.inference}/predictions/{NAME}"
     refused = [
@@ -99,15 +99,6 @@ def test_nobody_gets_in_without_a_key(torchserve):
         grpc_client.predict(torchserve.server.grpc, body, NAME)
 
 
-def test_a_replaced_key_is_found_again(torchserve, capsys):
-    before = torchserve.server.key("inference")
-    assert cli(torchserve, "token") == 0
-    after = torchserve.server.key("inference")
-    assert after != before
-    assert after not in capsys.readouterr().out
-    scores(ask(torchserve, NAME, encode(transactions(1))))
-
-
 def test_prometheus_metrics_count_the_requests(torchserve):
     scores(ask(torchserve, NAME, encode(transactions(1))))
     text = requests.get(f"{torchserve.server.metrics}/metrics", timeout=30).text
@@ -115,57 +106,86 @@ def test_prometheus_metrics_count_the_requests(torchserve):
     assert any(f'model_name="{NAME}"' in line and float(line.split()[-1]) >= 1 for line in lines)
 
 
-def test_versions_default_version_and_a_second_model(torchserve, served_artifact, tmp_path, capsys):
+def documented(served, *contains: str, **replaced: str) -> str:
+    """Runs the one line of the help of the command that contains these texts, for this server; its output."""
+    (line,) = (line for line in MANAGEMENT.splitlines() if all(text in line for text in contains))
+    key = "API" if "/token" in line else "management"
+    line = line.replace("curl -f", f'curl -fsS -H "Authorization: Bearer {served.server.key(key)}"')
+    for old, new in {"http://127.0.0.1:8081": served.server.management, **replaced}.items():
+        assert old in line or old.startswith("http"), line
+        line = line.replace(old, new)
+    done = subprocess.run(["bash", "-c", line.strip()], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{line}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_documented_requests_manage_versions_workers_and_keys(
+    torchserve, served_artifact, tmp_path, capsys
+):
+    newest = "20260202.080000"
     features = transactions(5)
-    newer = build_artifact(tmp_path / "newer", version="20260202.080000", seed=8)
+    newer = build_artifact(tmp_path / "newer", version=newest, seed=8)
     old_scores, new_scores = expected(served_artifact, features), expected(newer, features)
     assert not np.allclose(old_scores, new_scores, rtol=1e-3)
     body = encode(features)
 
-    assert cli(torchserve, "register", "--model", newer.uri) == 0
-    np.testing.assert_allclose(scores(ask(torchserve, NAME, body)), old_scores, rtol=1e-5)
-    np.testing.assert_allclose(
-        scores(ask(torchserve, f"{NAME}/20260202.080000", body)), new_scores, rtol=1e-5
+    documented(
+        torchserve,
+        "cp ",
+        **{"out/newer": newer.uri, "out/torchserve": str(torchserve.layout.root)},
     )
+    documented(torchserve, "POST", "newer.mar")
+    np.testing.assert_allclose(scores(ask(torchserve, NAME, body)), old_scores, rtol=1e-5)
+    np.testing.assert_allclose(scores(ask(torchserve, f"{NAME}/{newest}", body)), new_scores, rtol=1e-5)
 
-    assert cli(torchserve, "set-default", "--version", "20260202.080000") == 0
+    documented(torchserve, "set-default")
     np.testing.assert_allclose(scores(ask(torchserve, NAME, body)), new_scores, rtol=1e-5)
     np.testing.assert_allclose(scores(ask(torchserve, f"{NAME}/{VERSION}", body)), old_scores, rtol=1e-5)
 
-    champion = ["--name", "champion"]
-    assert cli(torchserve, "register", "--model", served_artifact.uri, *champion, "--workers", "0") == 0
+    champion = f"/models/champion/{newest}"
+    documented(
+        torchserve,
+        "POST",
+        **{"initial_workers=1": "initial_workers=0", "newer.mar": "newer.mar&model_name=champion"},
+    )
     assert cli(torchserve, "status") == 1
-    assert cli(torchserve, "scale", *champion, "--workers", "2") == 0
-    np.testing.assert_allclose(scores(ask(torchserve, "champion", body)), old_scores, rtol=1e-5)
+    documented(torchserve, "min_worker=2", **{f"/models/{NAME}": champion})
+    np.testing.assert_allclose(scores(ask(torchserve, "champion", body)), new_scores, rtol=1e-5)
     capsys.readouterr()
     assert cli(torchserve, "status", "--format", "json") == 0
-    models = json.loads(capsys.readouterr().out)["models"]
+    models = json.loads(capsys.readouterr().out)
     assert {(m["name"], m["version"], m["default"], m["ready"]) for m in models} == {
         (NAME, VERSION, False, 1),
-        (NAME, "20260202.080000", True, 1),
-        ("champion", VERSION, True, 2),
+        (NAME, newest, True, 1),
+        ("champion", newest, True, 2),
     }
 
-    assert cli(torchserve, "set-default", "--version", VERSION) == 0
-    assert cli(torchserve, "unregister", "--version", "20260202.080000") == 0
-    assert cli(torchserve, "unregister", "--name", "champion") == 0
-    names = {(model.name, model.version) for model in Management(torchserve.server).models()}
+    before = torchserve.server.key("inference")
+    documented(torchserve, "/token?type=inference")
+    assert torchserve.server.key("inference") != before
+
+    documented(torchserve, "set-default", **{newest: VERSION})
+    documented(torchserve, "DELETE", **{VERSION: newest})
+    documented(torchserve, "DELETE", **{f"/models/{NAME}/{VERSION}": champion})
+    names = {(model.name, model.version) for model in list_models(torchserve.server)}
     assert names == {(NAME, VERSION)}
     assert ask(torchserve, "champion", body).status_code == 404
 
 
-def test_a_model_comes_only_from_allowed_urls(torchserve, served_artifact, tmp_path, capsys):
+def test_a_model_comes_only_from_allowed_urls(torchserve, served_artifact, tmp_path):
     outside = tmp_path / "outside.mar"
     shutil.copyfile(served_artifact.local_dir / "pytorch_autoencoder.mar", outside)
+    models = f"{torchserve.server.management}/models"
+    headers = torchserve.server.headers("management")
     for url in ("http://127.0.0.1:9/x.mar", outside.as_uri()):
-        assert cli(torchserve, "register", "--url", url) == 1
-        assert "does not match any allowed URL" in capsys.readouterr().err
+        refused = requests.post(models, params={"url": url}, headers=headers, timeout=60)
+        assert "does not match any allowed URL" in refused.json()["message"]
     # As tests/model/serving/fixtures.py allows it; without workers, which would only take time.
     with gcs_server(served_artifact.local_dir, open_gate()) as url:
         archive = f"{url}/b/bucket/o/pytorch_autoencoder.mar"
-        flags = ["--name", "fetched"]
-        assert cli(torchserve, "register", "--url", archive, *flags, "--workers", "0") == 0
-        assert cli(torchserve, "unregister", *flags) == 0
+        parameters = {"url": archive, "model_name": "fetched", "initial_workers": "0"}
+        assert requests.post(models, params=parameters, headers=headers, timeout=60).ok
+        assert requests.delete(f"{models}/fetched", headers=headers, timeout=60).ok
 
 
 def test_predict_command_over_rest_and_grpc(torchserve, tmp_path, capsys):
@@ -184,7 +204,9 @@ def test_a_server_can_be_reached_by_its_addresses_and_key_file(torchserve, capsy
     server = torchserve.server
     flags = ["--management", server.management, "--key_file", str(server.key_file)]
     assert main(["status", *flags]) == 0
-    assert f"{NAME} {VERSION}: 1 of 1 workers ready  (default)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"management  {server.management}" in shown
+    assert [NAME, VERSION, "True", "1", "1", "1"] in [line.split() for line in shown.splitlines()]
 
 
 def test_another_machine_predicts_without_the_management_api(torchserve, tmp_path, capsys):
@@ -194,6 +216,16 @@ def test_another_machine_predicts_without_the_management_api(torchserve, tmp_pat
     request.write_bytes(encode(transactions(2)))
     for flags in (["--inference", server.inference], ["--grpc", "--grpc_address", server.grpc]):
         assert main(["predict", *flags, "--key_file", str(server.key_file), "--input", str(request)]) == 0
+        assert len(json.loads(capsys.readouterr().out)["predictions"]) == 2
+
+
+def test_a_proxy_takes_no_part_in_it(torchserve, dead_proxy, tmp_path, capsys):
+    request = tmp_path / "request.json"
+    request.write_bytes(encode(transactions(2)))
+    assert cli(torchserve, "status") == 0
+    capsys.readouterr()
+    for flags in ([], ["--grpc"]):
+        assert cli(torchserve, "predict", "--input", str(request), *flags) == 0
         assert len(json.loads(capsys.readouterr().out)["predictions"]) == 2
 
 
@@ -284,7 +316,10 @@ def test_stop_ends_a_server_whose_launcher_was_killed(archived_artifact, capsys)
         assert not layout.state.exists()
 
 
-def test_a_properties_file_with_a_certificate_serves_https(archived_artifact, tmp_path, capsys, monkeypatch):
+def test_a_properties_file_with_a_certificate_serves_https(
+    archived_artifact, dead_proxy, tmp_path, capsys, monkeypatch
+):
+    """Behind a proxy: a request that goes past it heeds REQUESTS_CA_BUNDLE all the same."""
     certificate, key = rsa_certificate(tmp_path)
     config = tmp_path / "tls.properties"
     local = profile_path("local").read_text()
@@ -333,17 +368,15 @@ def test_ports_in_use_are_named_by_their_flag_and_the_other_server_is_left_alone
             assert main(start) == 1
             assert f"--{name}_port {taken[name]}: 127.0.0.1:" in capsys.readouterr().err
             assert process.find_process(Layout(Path(directory))) is None
-    assert all(model.ready for model in Management(torchserve.server).models())
+    assert all(model.ready for model in list_models(torchserve.server))
 
 
-def test_a_port_given_twice_or_beyond_the_last_is_named(archived_artifact, capsys):
+def test_two_flags_with_one_port_are_refused(archived_artifact, capsys):
     port = str(free_port())
     with tempfile.TemporaryDirectory(prefix="ts-") as directory:
         start = ["start", "--run_dir", directory, "--model", archived_artifact.uri, *port_flags()]
         assert main([*start, "--metrics_port", port, "--grpc_inference_port", port]) == 1
         assert f"--grpc_inference_port {port}: 127.0.0.1:{port} cannot be bound" in capsys.readouterr().err
-        assert main([*start, "--metrics_port", "65536"]) == 1
-        assert "--metrics_port 65536: no TCP port" in capsys.readouterr().err
 
 
 def test_an_artifact_without_an_archive_says_what_to_do(served_artifact, tmp_path, capsys):
@@ -351,8 +384,8 @@ def test_an_artifact_without_an_archive_says_what_to_do(served_artifact, tmp_pat
 
     bare = artifact.write(tmp_path / "bare", served_artifact.manifest, [served_artifact.model_path])
     with tempfile.TemporaryDirectory(prefix="ts-") as directory:
-        if process.missing():
-            pytest.skip(process.missing())
+        if process.missing_software():
+            pytest.skip(process.missing_software())
         assert main(["start", "--run_dir", directory, "--model", bare.uri]) == 1
         assert "torch-model-archiver" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ from model.serving.torchserve.config import (
     render,
     tokens_off,
 )
-from model.serving.torchserve.management import read_key
+from model.serving.torchserve.management import Server
 
 LAYOUT = Layout(Path("/srv/ts"))
 
@@ -69,14 +69,14 @@ def test_tokens_cannot_be_turned_off_outside_loopback(key, host, tmp_path):
 def test_tokens_are_off_however_true_is_written(value, tmp_path):
     with pytest.raises(TorchServeError, match=r"host=0\.0\.0\.0 can be reached"):
         rendered("cloud", tmp_path, disable_token_authorization=value)
-    found = rendered("local", tmp_path, disable_token_authorization=value)
-    assert found["disable_token_authorization"] == "true"
+    actual = rendered("local", tmp_path, disable_token_authorization=value)
+    assert actual["disable_token_authorization"] == "true"
     assert tokens_off({"disable_token_authorization": value})
 
 
 @pytest.mark.parametrize("value", ["yes", "1", ""])
 def test_tokens_are_neither_on_nor_off_by_another_word(value, tmp_path):
-    with pytest.raises(TorchServeError, match=r"disable_token_authorization=.*give true or false"):
+    with pytest.raises(TorchServeError, match=r"disable_token_authorization: expected true or false, got "):
         rendered("local", tmp_path, disable_token_authorization=value)
 
 
@@ -106,7 +106,7 @@ def test_half_a_certificate_is_refused(key, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "words"),
+    ("key", "text"),
     [
         ("inference_address", "host= or --host, and --inference_port"),
         ("management_address", "--management_port"),
@@ -115,8 +115,8 @@ def test_half_a_certificate_is_refused(key, tmp_path):
         ("grpc_management_port", "--grpc_management_port"),
     ],
 )
-def test_an_address_in_the_file_is_refused_with_what_to_give_instead(key, words, tmp_path):
-    with pytest.raises(TorchServeError, match=f"{key}=x: leave it out.*{words}"):
+def test_an_address_in_the_file_is_refused_with_what_to_give_instead(key, text, tmp_path):
+    with pytest.raises(TorchServeError, match=f"{key}=x: leave it out.*{text}"):
         rendered("local", tmp_path, **{key: "x"})
 
 
@@ -139,7 +139,7 @@ def test_a_line_that_is_no_property_is_named_with_its_number(tmp_path):
 
 
 def test_a_missing_profile_is_named(tmp_path):
-    with pytest.raises(TorchServeError, match="give local, cloud or"):
+    with pytest.raises(TorchServeError, match="--config: expected local, cloud or"):
         read_properties(profile_path(str(tmp_path / "none.properties")))
 
 
@@ -153,8 +153,8 @@ def test_a_key_file_without_the_key_is_named(text, tmp_path):
     path = tmp_path / "key_file.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(TorchServeError, match=r"key_file\.json: no inference key"):
-        read_key(path, "inference")
+    with pytest.raises(TorchServeError, match=r"key_file\.json with a key of kind inference"):
+        Server("", "", "", "", path).key("inference")
 
 
 def test_an_archive_goes_into_the_store_under_its_own_name(tmp_path):
@@ -171,39 +171,42 @@ REMOTE = ["--management", "http://127.0.0.1:9", "--inference", "http://127.0.0.1
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("command", "status", "text"),
     [
-        (["predict", *REMOTE, "--input", "nowhere.json"], "--input nowhere.json: No such file"),
+        (["predict", *REMOTE, "--input", "nowhere.json"], 1, "got 'nowhere.json': No such file"),
         (
             ["predict", *REMOTE, "--input", "REQUEST"],
+            1,
             "http://127.0.0.1:9/predictions/pytorch_autoencoder: no",
         ),
-        (["predict", *REMOTE[2:], "--input", "REQUEST"], "is TorchServe running there?"),
-        (["predict", *REMOTE[:2], "--input", "REQUEST"], "give its --inference"),
-        (["predict", *REMOTE, "--grpc", "--input", "REQUEST"], "give its --grpc_address"),
-        (["status", "--key_file", "k"], "--key_file is for a server elsewhere: give its --management"),
-        (["scale", *REMOTE[2:], "--workers", "1"], "give its --management"),
-        (["status", *REMOTE[:2]], "http://127.0.0.1:9/models: no answer"),
+        (["predict", *REMOTE[2:], "--input", "REQUEST"], 1, "is TorchServe running there?"),
+        (["predict", *REMOTE[:2], "--input", "REQUEST"], 2, "--inference: expected the address"),
+        (["predict", *REMOTE, "--grpc", "--input", "REQUEST"], 2, "--grpc_address: expected the address"),
+        (["status", "--key_file", "k"], 2, "--management: expected the address of a server elsewhere"),
+        (["status", *REMOTE[:2]], 1, "http://127.0.0.1:9/models: no answer"),
     ],
 )
-def test_a_command_that_reaches_no_server_says_what_to_give(command, words, tmp_path, capsys):
+def test_a_command_that_reaches_no_server_names_the_flag(command, status, text, tmp_path, capsys):
     request = tmp_path / "request.json"
     request.write_text('{"instances": []}')
     flags = [str(request) if word == "REQUEST" else word for word in command]
-    assert main([*flags, "--run_dir", str(tmp_path)]) == 1
-    assert words in capsys.readouterr().err
+    assert main([*flags, "--run_dir", str(tmp_path)]) == status
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert text in shown
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("flags", "text"),
     [
-        ["start", "--model", "m", "--workers", "0"],  # would wait in vain for a worker
-        ["start", "--model", "m", "--workers", "two"],
-        ["register", "--model", "m", "--workers", "-3"],
-        ["scale", "--workers", "-1"],  # TorchServe would end every worker, and answer 500
+        (["--workers", "0"], "--workers: expected a whole number of at least 1"),  # it would never be ready
+        (["--workers", "two"], "--workers: expected a whole number of at least 1"),
+        (["--metrics_port", "65536"], "--metrics_port: expected a whole number from 1 to 65535"),
+        (["--timeout", "0"], "--timeout: expected a number of at least 1"),
     ],
 )
-def test_a_number_of_workers_that_cannot_be_is_refused(command, capsys):
-    with pytest.raises(SystemExit):
-        main(command)
-    assert "argument --workers: " in capsys.readouterr().err
+def test_a_number_that_cannot_be_is_refused(flags, text, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["start", "--model", "m", *flags])
+    assert ended.value.code == 2
+    assert f"argument {text}" in capsys.readouterr().err

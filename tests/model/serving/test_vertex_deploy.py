@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 
 import pytest
 from google.cloud.aiplatform_v1 import AcceleratorType
 
+from model.serving.vertex.__main__ import UNDEPLOY
 from tests.model.serving.artifacts import VERSION
 from tests.model.serving.vertex_cases import NEWER, PARENT, PREBUILT, deploy
 
@@ -19,7 +23,7 @@ def changed(vertex):
     return [(method, path.removeprefix(PARENT)) for method, path, _ in vertex.calls]
 
 
-def test_deploy_sends_every_setting_and_tells_the_cost(uploaded, run, vertex):
+def test_deploy_sends_every_option_and_shows_the_cost(uploaded, run, vertex):
     flags = ["--machine_type", "n1-standard-4", "--min_replicas", "2", "--max_replicas", "5"]
     flags += ["--cpu_target", "55", "--request_target", "6000", "--duty_cycle_target", "70"]
     flags += ["--accelerator_type", "NVIDIA_TESLA_T4", "--accelerators", "1"]
@@ -71,7 +75,7 @@ def test_deploying_again_changes_nothing(uploaded, run, vertex):
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "text"),
     [
         (["--machine_type", "n1-standard-4"], "--machine_type n1-standard-2, not n1-standard-4"),
         (["--max_replicas", "2"], "--max_replicas 1, not 2"),
@@ -81,12 +85,12 @@ def test_deploying_again_changes_nothing(uploaded, run, vertex):
         (["--service_account", "a@p.iam.gserviceaccount.com"], "--service_account not set, not a@p"),
     ],
 )
-def test_other_machines_for_a_deployed_version_are_not_passed_over(uploaded, run, vertex, flags, words):
+def test_other_machines_for_a_deployed_version_are_not_passed_over(uploaded, run, vertex, flags, text):
     assert deploy(run, VERSION, "--cpu_target", "60")[0] == 0
     sent = len(vertex.calls)
     code, _, err = deploy(run, VERSION, *flags)
     assert code == 1
-    assert words in err
+    assert text in err
     assert "undeploy it first" in err
     assert len(vertex.calls) == sent
 
@@ -107,15 +111,15 @@ def test_two_versions_share_the_traffic_and_are_taken_down(uploaded, run, vertex
     assert "was split so already" in run("traffic", "--endpoint", "e", *split)[1]
     assert len(vertex.calls) == sent
 
-    code, out, _ = run("status", "--format", "json")
-    (entry,) = json.loads(out)
-    assert [(model["version"], model["traffic"]) for model in entry["models"]] == [(VERSION, 90), (NEWER, 10)]
-    assert "n1-standard-2: about $0.11 an hour" in run("status")[1]
+    rows = json.loads(run("list", "--format", "json")[1])
+    assert [(row["version"], row["traffic"], row["deployed_id"]) for row in rows] == [
+        (VERSION, 90, ids[VERSION]),
+        (NEWER, 10, ids[NEWER]),
+    ]
+    assert {(row["endpoint"], row["kind"], row["dollars_an_hour"]) for row in rows} == {
+        ("e", "shared", 0.1095)
+    }
 
-    assert run("undeploy", "--endpoint", "e", "--version", NEWER)[0] == 0
-    assert endpoint["trafficSplit"] == {ids[VERSION]: 100}
-    assert "nothing" in run("undeploy", "--endpoint", "e", "--version", NEWER)[1]
-    assert deploy(run, NEWER, "--traffic", "30")[0] == 0
     code, _, err = run("delete", "--endpoint", "e", "--name", "m")
     assert code == 0, err
     assert (vertex.endpoints, vertex.models, vertex.storage.names("b")) == ({}, {}, [])
@@ -124,15 +128,35 @@ def test_two_versions_share_the_traffic_and_are_taken_down(uploaded, run, vertex
     assert out.count("was not there") == 2
 
 
-def test_a_version_with_all_the_traffic_is_not_undeployed_beside_others(uploaded, run, vertex):
+@pytest.mark.skipif(not shutil.which("gcloud"), reason="gcloud is not installed")
+def test_the_documented_line_of_gcloud_undeploys_a_version(uploaded, run, vertex, tmp_path):
     deploy(run, VERSION)
     deploy(run, NEWER)
-    code, _, err = run("undeploy", "--endpoint", "e", "--version", VERSION)
-    assert code == 1
-    assert "move it first: traffic --split" in err
-    assert run("undeploy", "--endpoint", "e", "--all")[0] == 0
+    rows = {row["version"]: row for row in json.loads(run("list", "--format", "json")[1])}
+    _, line, _ = UNDEPLOY.split("\n", 2)
+    ids = {"ENDPOINT": rows[NEWER]["resource"], "DEPLOYED_ID": rows[NEWER]["deployed_id"], "=P": "=p"}
+    for name, value in ids.items():
+        line = line.replace(name, value)
+    environment = {
+        "CLOUDSDK_CONFIG": str(tmp_path / "gcloud"),
+        "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM": f"{vertex.url}/",
+    }
+    done = subprocess.run(
+        line.split(), env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["version"] for row in json.loads(run("list", "--format", "json")[1])] == [VERSION]
+
+
+def test_an_endpoint_without_models_has_a_row(uploaded, run, vertex):
+    deploy(run, VERSION)
     (endpoint,) = vertex.endpoints.values()
-    assert endpoint["deployedModels"] == []
+    endpoint["deployedModels"], endpoint["trafficSplit"] = [], {}
+    (row,) = json.loads(run("list", "--format", "json")[1])
+    assert (row["endpoint"], row["version"], row["dollars_an_hour"]) == ("e", None, 0.0)
+    assert run("delete", "--endpoint", "e")[0] == 0
+    assert run("list")[1] == "No endpoints in this project and region.\n"
 
 
 def test_endpoints_of_every_kind(uploaded, run, vertex):
@@ -166,9 +190,9 @@ def test_endpoints_of_every_kind(uploaded, run, vertex):
         other = ["--dedicated"] if name != "dedicated" else ["--network", network]
         code, _, err = run("deploy", "--name", "m", "--endpoint", name, *other)
         assert code == 1
-        assert f"is there as a {name} endpoint, not {'peered' if name == 'dedicated' else 'dedicated'}" in err
-    entries = json.loads(run("status", "--format", "json")[1])
-    assert sorted(entry["kind"] for entry in entries) == ["dedicated", "peered", "psc"]
+        assert f"exists as a {name} endpoint, not {'peered' if name == 'dedicated' else 'dedicated'}" in err
+    rows = json.loads(run("list", "--format", "json")[1])
+    assert sorted(row["kind"] for row in rows) == ["dedicated", "peered", "psc"]
     for name in kinds:
         assert run("delete", "--endpoint", name)[0] == 0
     assert vertex.endpoints == {}
@@ -185,10 +209,9 @@ def test_dry_runs_show_and_send_nothing(uploaded, run, vertex, newer_artifact):
         ["deploy", "--name", "m", "--endpoint", "another", "--dedicated"],
         ["deploy", "--name", "m", "--endpoint", "private", "--psc_project", "q"],
         ["traffic", "--endpoint", "e", "--split", f"{NEWER}=100"],
-        ["undeploy", "--endpoint", "e", "--version", NEWER],
         ["delete", "--endpoint", "e", "--name", "m"],
     ):
-        code, out, err = run(*command, "--dry-run")
+        code, out, err = run(*command, "--dry_run")
         assert code == 0, err
         shown.append(out)
     assert vertex.calls == []
@@ -201,7 +224,6 @@ def test_dry_runs_show_and_send_nothing(uploaded, run, vertex, newer_artifact):
     assert "about $0.11 an hour" in shown[1]
     assert '"deployed_model_display_name": "20260202.080000"' in shown[1]
     assert '"Endpoint.update"' in shown[3]
-    assert '"Endpoint.undeploy"' in shown[4]
-    assert shown[5].count('"call"') == 5  # undeploy, endpoint, model, the files of two versions
+    assert shown[4].count('"call"') == 5  # undeploy, endpoint, model, the files of two versions
     for name in before:
-        assert f'"gs://b/{name}"' in shown[5]
+        assert f'"gs://b/{name}"' in shown[4]

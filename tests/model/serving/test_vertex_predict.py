@@ -9,8 +9,8 @@ import orjson
 import pytest
 import requests
 
+from model.outputs import ANSWER_FIELDS
 from model.serving.predictor import Predictor
-from model.serving.request import ANSWER_FIELDS
 from tests.model.serving.artifacts import VERSION, transactions
 from tests.model.serving.tls import tls_in_front_of
 from tests.model.serving.vertex_cases import deploy
@@ -47,8 +47,8 @@ def predicted(run, tmp_path, features, endpoint="e"):
 def check_predictions(answer, artifact, features):
     expected = Predictor(artifact).outputs(features, ANSWER_FIELDS)
     for name, values in expected.items():
-        found = np.array([row[name] for row in answer["predictions"]], np.float32)
-        np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-5, err_msg=name)
+        actual = np.array([row[name] for row in answer["predictions"]], np.float32)
+        np.testing.assert_allclose(actual, values, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_predict_by_an_endpoint_in_front_of_the_custom_container(
@@ -69,10 +69,12 @@ def test_predict_by_an_endpoint_in_front_of_torchserve(
     server = torchserve.server
     forwarding(f"{server.inference}/predictions/pytorch_autoencoder", server.headers("inference"))
     features = transactions(7)
-    check_predictions(predicted(run, tmp_path, features), served_artifact, features)
+    answer = predicted(run, tmp_path, features)
+    check_predictions(answer, served_artifact, features)
+    assert answer["metadata"] == {"model_version": VERSION}
 
 
-def test_what_the_server_refuses_is_told(forwarding, run, custom_container, tmp_path):
+def test_a_refusal_of_the_server_is_shown(forwarding, run, custom_container, tmp_path):
     forwarding(f"{custom_container.url}/predict")
     request = tmp_path / "request.json"
     request.write_text('{"instances": [[1, 2]]}')
@@ -90,7 +92,7 @@ def test_predict_by_a_peered_endpoint(forwarding, run, vertex, custom_container,
     (tmp_path / "bad.json").write_text('{"instances": [[1, 2]]}')
     code, _, err = run("predict", "--endpoint", "peered", "--input", str(tmp_path / "bad.json"))
     assert code == 1
-    assert "model.serving.vertex: --endpoint peered: " in err
+    assert "error: --endpoint peered: " in err
 
 
 def test_predict_by_a_dedicated_endpoint(
@@ -104,7 +106,9 @@ def test_predict_by_a_dedicated_endpoint(
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
         endpoint = next(e for e in vertex.endpoints.values() if e["displayName"] == "dedicated")
         endpoint["dedicatedEndpointDns"] = address
-        check_predictions(predicted(run, tmp_path, features, "dedicated"), served_artifact, features)
+        answer = predicted(run, tmp_path, features, "dedicated")
+    check_predictions(answer, served_artifact, features)
+    assert answer["deployed_model"] == endpoint["deployedModels"][0]["id"]
 
 
 def test_a_private_service_connect_endpoint_is_asked_at_the_address_given(forwarding, run, tmp_path):
@@ -112,8 +116,8 @@ def test_a_private_service_connect_endpoint_is_asked_at_the_address_given(forwar
     request = tmp_path / "request.json"
     request.write_text('{"instances": []}')
     ask = ["predict", "--input", str(request), "--endpoint"]
-    assert "is a psc endpoint: --psc_address" in run(*ask, "psc")[2]
-    assert "is a shared endpoint: --psc_address" in run(*ask, "e", "--psc_address", "127.0.0.1")[2]
+    assert "--psc_address: expected for psc endpoints alone, and psc is a psc" in run(*ask, "psc")[2]
+    assert "and e is a shared endpoint" in run(*ask, "e", "--psc_address", "127.0.0.1")[2]
     code, _, err = run(*ask, "psc", "--psc_address", "nowhere.invalid")
     assert code == 1
     assert "nowhere.invalid" in err

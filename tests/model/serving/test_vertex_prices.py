@@ -18,8 +18,8 @@ from model.serving.vertex import prices
     ],
 )
 def test_prices(machine, accelerator, n, price):
-    found = prices.hourly_price(machine, accelerator, n)
-    assert found == (None if price is None else pytest.approx(price))
+    actual = prices.hourly_price(machine, accelerator, n)
+    assert actual == (None if price is None else pytest.approx(price))
 
 
 def test_an_unknown_price_still_reminds():

@@ -103,14 +103,14 @@ def test_files_that_another_model_was_uploaded_from_stay_until_that_goes(
     assert vertex.storage.names("b") == []
 
 
-def test_files_that_cannot_be_deleted_are_told_since_the_model_is_gone(uploaded, run, vertex, monkeypatch):
+def test_files_that_cannot_be_deleted_are_named_since_the_model_is_gone(uploaded, run, vertex, monkeypatch):
     def refuse(*_, **__):
         raise Forbidden("storage.objects.list denied")
 
     monkeypatch.setattr(storage.Client, "list_blobs", refuse)
-    code, _, err = run("delete", "--name", "m", "--dry-run")
+    code, _, err = run("delete", "--name", "m", "--dry_run")
     assert code == 1
-    assert "what would be deleted cannot be listed" in err
+    assert "its objects cannot be listed" in err
     assert "m" in {versions[0]["displayName"] for versions in vertex.models.values()}
     code, _, err = run("delete", "--name", "m")
     assert code == 1

@@ -27,7 +27,10 @@ def run(vertex, capsys):
 
     def command(*arguments: str):
         name, *rest = arguments
-        code = main([name, "--project", "p", "--api_endpoint", vertex.url, *rest])
+        try:
+            code = main([name, "--project", "p", "--api_endpoint", vertex.url, *rest])
+        except SystemExit as ended:  # a flag that argparse refuses
+            code = ended.code
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -42,9 +45,9 @@ def newer_artifact(tmp_path_factory):
 @pytest.fixture
 def uploaded(run, vertex, served_artifact, newer_artifact):
     """Two versions of the custom container's model are in the registry; calls are counted from here."""
-    for found in (served_artifact, newer_artifact):
+    for built in (served_artifact, newer_artifact):
         code, _, err = run(
-            "upload", "--model", found.uri, "--image", CUSTOM, "--staging", "gs://b/m", "--name", "m"
+            "upload", "--model", built.uri, "--image", CUSTOM, "--staging", "gs://b/m", "--name", "m"
         )
         assert code == 0, err
     vertex.calls.clear()

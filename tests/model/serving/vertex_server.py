@@ -6,19 +6,17 @@ forwards predictions to real servers. Cloud Storage is beside it.
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import requests
 
-from tests.cloud.storage_server import Raw, Refusal, Request, Storage
+from tests.cloud.storage_server import Storage
+from tests.http_server import Raw, Refusal, Request, serve
 
 TYPES = "type.googleapis.com/google.cloud.aiplatform.v1."
 SERVED = "DEDICATED_RESOURCES"
@@ -229,47 +227,13 @@ def vertex_server() -> Iterator[Vertex]:
     vertex = Vertex()
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = 1 << 16
+    def answer(request: Request) -> Any:
+        if "redict" in request.path:
+            return vertex.answer(request)  # predictions may overtake each other
+        with lock:
+            stored = vertex.storage.answer(request)
+            return vertex.answer(request) if stored is None else stored
 
-        def _answer(self) -> None:
-            url = urlsplit(self.path)
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            request = Request(self.command, unquote(url.path), parse_qs(url.query), headers, raw)
-            answer = self._look_up(request)
-            self.send_response(answer.code)
-            for name, value in {"Content-Type": "application/json", **answer.headers}.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(answer.data)))
-            self.end_headers()
-            self.wfile.write(answer.data)
-
-        def _look_up(self, request: Request) -> Raw:
-            try:
-                if "redict" in request.path:
-                    answer = vertex.answer(request)  # predictions may overtake each other
-                else:
-                    with lock:
-                        answer = vertex.storage.answer(request)
-                        answer = vertex.answer(request) if answer is None else answer
-            except Refusal as refusal:
-                return Raw(json.dumps(refusal.body).encode(), code=refusal.code)
-            return answer if isinstance(answer, Raw) else Raw(json.dumps(answer).encode())
-
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    vertex.url = vertex.storage.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serve(answer) as port:
+        vertex.url = vertex.storage.url = f"http://127.0.0.1:{port}"
         yield vertex
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -1,4 +1,4 @@
-"""The stream of transactions: reproducible, in order, with the shares and kinds that were asked for."""
+"""The stream of transactions: reproducible, in order, with the shares and kinds of its arguments."""
 
 import numpy as np
 import pytest
@@ -45,11 +45,6 @@ def test_portions_do_not_matter(sizes):
     parts = [columns(generator.transactions(size)) for size in sizes]
     joined = tuple([value for part in parts for value in part[i]] for i in range(7))
     assert columns(whole) == joined
-
-
-def test_batches_end_at_count():
-    sizes = [len(batch) for batch in TransactionGenerator().batches(count=2_500, size=1_000)]
-    assert sizes == [1_000, 1_000, 500]
 
 
 def test_time_runs_forward_and_over_two_days():
@@ -173,7 +168,7 @@ def test_pools():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "text"),
     [
         ({"fraud_kinds": ["stolen_card", "theft"]}, "fraud_kinds: no kind theft; there are stolen_card"),
         ({"fraud_kinds": []}, "fraud_kinds: name at least one"),
@@ -185,6 +180,6 @@ def test_pools():
         ({"seed": -1}, "seed: -1 is less than 0"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, words):
-    with pytest.raises(ValueError, match=words):
+def test_wrong_arguments_are_named(arguments, text):
+    with pytest.raises(ValueError, match=text):
         TransactionGenerator(**arguments)

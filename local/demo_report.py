@@ -1,17 +1,17 @@
-"""What the demo saw: kept for --format json, and shown to people."""
+"""The report of the demo: its figures, and how they are printed for people."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from operations import query
+from common.output import print_rows
 from transforms import tables
 
 
 @dataclass
-class Findings:
-    """What the demo saw.
+class DemoReport:
+    """The figures of one demo.
 
     Attributes:
       mode: "emulators" or "files".
@@ -46,31 +46,31 @@ class Findings:
     seconds: float = 0.0
 
 
-def show(findings: Findings) -> None:
-    """The report for people."""
+def print_report(report: DemoReport) -> None:
+    """Prints the report for people."""
     print("\nTop anomalies, and the features that explain them")
-    print(query.table_text(findings.top_anomalies))
+    print_rows(report.top_anomalies)
     print("\nAlerts by planted kind")
-    print(query.table_text(findings.alerts_by_kind))
+    print_rows(report.alerts_by_kind)
     print("\nDead letters by reason")
-    print(query.table_text(findings.dead_letters))
-    rows = findings.rows
+    print_rows(report.dead_letters)
+    rows = report.rows
     print(
-        f"\nConservation   {findings.published:,} messages = {rows[tables.SCORES_TABLE]:,} scores"
+        f"\nConservation   {report.published:,} messages = {rows[tables.SCORES_TABLE]:,} scores"
         f" + {rows[tables.ERRORS_TABLE]:,} dead letters stored"
     )
     alerts = f"Alerts         {rows[tables.ALERTS_TABLE]:,} stored"
-    if findings.alert_messages is not None:
+    if report.alert_messages is not None:
         alerts += ", the same on the alert topic"
     print(alerts)
-    if findings.comparison:
-        print(f"Same scores    batch and streaming agree on {findings.comparison['rows']:,} transactions")
-    if findings.throughput:
-        bound = ", bounded by the publisher's --rate" if findings.mode == "emulators" else ""
-        print(f"Throughput     {findings.throughput:,.0f} transactions/s{bound}")
-    for number, (name, waited) in enumerate(findings.latency_ms.items()):
+    if report.comparison:
+        print(f"Same scores    batch and streaming agree on {report.comparison['rows']:,} transactions")
+    if report.throughput:
+        bound = ", bounded by the publisher's --rate" if report.mode == "emulators" else ""
+        print(f"Throughput     {report.throughput:,.0f} transactions/s{bound}")
+    for number, (name, waited) in enumerate(report.latency_ms.items()):
         print(f"{'' if number else 'Latency':<15}{name}: p50 {waited['p50']} ms, p99 {waited['p99']} ms")
-    print(f"Picture        {findings.picture}")
-    for text in findings.left_out:
+    print(f"Picture        {report.picture}")
+    for text in report.left_out:
         print(f"Left out       {text}")
-    print(f"Took           {findings.seconds:.0f} s")
+    print(f"Took           {report.seconds:.0f} s")

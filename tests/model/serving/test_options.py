@@ -1,11 +1,12 @@
 import pytest
 
-from model.serving.settings import Settings, SettingsError, cpu_quota, usable_cores
+from common.options import OptionError
+from model.serving.options import ServerOptions, cpu_quota, usable_cores
 
 
 def test_defaults():
-    settings = Settings.from_env({"AIP_STORAGE_URI": "gs://bucket/model"})
-    assert settings == Settings(
+    options = ServerOptions.from_env({"AIP_STORAGE_URI": "gs://bucket/model"})
+    assert options == ServerOptions(
         "gs://bucket/model", 8080, "/health", "/predict", 10_000_000, workers=usable_cores()
     )
 
@@ -19,9 +20,9 @@ def test_every_variable_is_obeyed_and_written_back():
         "MAX_BODY_BYTES": "1500000",
         "WEB_CONCURRENCY": "3",
     }
-    settings = Settings.from_env(env)
-    assert settings.to_env() == env
-    assert (settings.port, settings.workers, settings.max_body_bytes) == (9000, 3, 1_500_000)
+    options = ServerOptions.from_env(env)
+    assert options.to_env() == env
+    assert (options.port, options.workers, options.max_body_bytes) == (9000, 3, 1_500_000)
 
 
 @pytest.mark.parametrize(
@@ -38,8 +39,8 @@ def test_every_variable_is_obeyed_and_written_back():
     ],
 )
 def test_a_wrong_value_names_its_variable(name, value):
-    with pytest.raises(SettingsError, match=name):
-        Settings.from_env({"AIP_STORAGE_URI": "out/model", name: value})
+    with pytest.raises(OptionError, match=name):
+        ServerOptions.from_env({"AIP_STORAGE_URI": "out/model", name: value})
 
 
 @pytest.mark.parametrize(

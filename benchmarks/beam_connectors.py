@@ -1,4 +1,4 @@
-"""Points Beam's own BigQuery connectors at the local stack. They take no endpoint option.
+"""Points Beam's own BigQuery connectors at the local stack, to measure them beside ours.
 
     with beam_connectors(stack.endpoints, gcs_root=tmp_path), beam.Pipeline(runner="FnApiRunner") as pipeline:
         pipeline | ... | WriteToBigQuery(..., method="FILE_LOADS", custom_gcs_temp_location="gs://local/tmp")
@@ -14,13 +14,13 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 from apache_beam.internal.gcp.auth import _Credentials
 from apache_beam.io.gcp import bigquery as beam_bigquery
 from apache_beam.io.gcp.internal.clients.bigquery import BigqueryV2
 from google.cloud.bigquery_storage_v1 import BigQueryReadClient
 from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
 
+from common.connections import insecure_channel
 from local.attributes import replaced
 from local.endpoints import Endpoints
 from local.gcs import local_gcs
@@ -30,7 +30,7 @@ _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_l
 
 @contextlib.contextmanager
 def beam_connectors(endpoints: Endpoints, gcs_root: Path | None = None) -> Iterator[None]:
-    """Have WriteToBigQuery and ReadFromBigQuery use `endpoints` in this process.
+    """Makes WriteToBigQuery and ReadFromBigQuery use `endpoints` in this process, while a `with` block runs.
 
     Args:
       endpoints: Of a stack with the BigQuery emulator.
@@ -50,7 +50,7 @@ def beam_connectors(endpoints: Endpoints, gcs_root: Path | None = None) -> Itera
         stack.enter_context(replaced(_Credentials, "_credentials_init", False))
         stack.enter_context(replaced(_Credentials, "_credentials", None))
         # The third (Storage Read API) takes no endpoint at all.
-        wire = stack.enter_context(grpc.insecure_channel(endpoints.bigquery_storage, options=_UNLIMITED))
+        wire = stack.enter_context(insecure_channel(endpoints.bigquery_storage, _UNLIMITED))
         module = types.SimpleNamespace(**vars(beam_bigquery.bq_storage))
         module.BigQueryReadClient = lambda: BigQueryReadClient(
             transport=BigQueryReadGrpcTransport(channel=wire)

@@ -1,4 +1,4 @@
-"""Dead letters as operations.replay reads them, and the messages that it makes of them. No client here."""
+"""Dead letters as `anomaly replay` reads them, and the messages that it makes of them. No client here."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Letter:
     attributes: dict[str, str]
 
 
-def hindrance(letter: Letter, max_attempts: int) -> str | None:
-    """Why a letter cannot be sent; None where it can."""
+def reason_to_keep(letter: Letter, max_attempts: int) -> str | None:
+    """Says why a letter cannot be sent; None where it can."""
     if letter.stage == "sink":
         return "stage sink: the payload is the row that BigQuery refused, not a message"
     if letter.payload is None:
@@ -52,7 +52,7 @@ def hindrance(letter: Letter, max_attempts: int) -> str | None:
 
 
 def message(letter: Letter) -> tuple[bytes, dict[str, str]]:
-    """Payload and attributes of the message that replays a letter."""
+    """Makes payload and attributes of the message that replays a letter."""
     # Names that begin with goog are Pub/Sub's own, and it takes none from a publisher.
     attributes = {name: value for name, value in letter.attributes.items() if not name.startswith("goog")}
     first_id = attributes.pop(MESSAGE_ID, None)
@@ -63,39 +63,45 @@ def message(letter: Letter) -> tuple[bytes, dict[str, str]]:
 
 
 def with_event_time(payload: bytes, moment: dt.datetime) -> bytes:
-    """A payload that names its event time.
+    """Adds the event time to a payload that names none.
 
     A message without one takes its publish time, which would be that of the replay. The letter's timestamp,
     when the message was rejected, comes closest to the time at which it was first published. It is added at
     the end, for the last of two equal keys counts: the message may have `"event_time": null`.
     """
     try:
-        found = orjson.loads(payload)
+        document = orjson.loads(payload)
     except orjson.JSONDecodeError:
         return payload
-    if not isinstance(found, dict) or not found or found.get("event_time") is not None:
+    if not isinstance(document, dict) or not document or document.get("event_time") is not None:
         return payload
     return payload.rstrip()[:-1] + b',"event_time":"' + moment.isoformat().encode() + b'"}'
 
 
-def statement(dataset: str, stage: bool, reason: str | None, noted: bool) -> str:
-    """The query of the letters that were not sent yet, the oldest first; its values are parameters.
+def statement(
+    dataset: str, since: dt.datetime, stage: str | None, reason: str | None, noted: bool
+) -> tuple[str, list[bigquery.ScalarQueryParameter]]:
+    """Makes the query of the letters that were not sent yet, the oldest first, and its parameters.
 
     Args:
       dataset: "PROJECT.DATASET".
-      stage: whether one stage is asked for.
-      reason: a LIKE pattern where it has a %, else a part of the reason.
+      since: the earliest rejection.
+      stage: of the letters; any when None.
+      reason: a LIKE pattern where it has a %, otherwise a part of the reason; any when None.
       noted: whether there is a table of the letters that were sent.
     """
     spec = tables.error_records_table()
     columns = ", ".join(f"{column} AS key_{i}" for i, column in enumerate(spec.key))
     wanted = ["timestamp >= @since"]
-    if stage:
+    parameters = [bigquery.ScalarQueryParameter("since", "TIMESTAMP", since)]
+    if stage is not None:
         wanted.append("stage = @stage")
+        parameters.append(bigquery.ScalarQueryParameter("stage", "STRING", stage))
     if reason is not None:
         wanted.append("errorMessage LIKE @reason" if "%" in reason else "STRPOS(errorMessage, @reason) > 0")
+        parameters.append(bigquery.ScalarQueryParameter("reason", "STRING", reason))
     replayed = f"`{dataset}.{tables.REPLAYED_TABLE}`"
-    return f"""\
+    text = f"""\
 WITH letters AS (
   SELECT
     TO_HEX(SHA256(TO_JSON_STRING(STRUCT({columns})))) AS letter,
@@ -106,10 +112,11 @@ WITH letters AS (
 SELECT * FROM letters
 {f"WHERE letter NOT IN (SELECT letter FROM {replayed})" if noted else ""}
 ORDER BY timestamp, letter"""  # noqa: S608 - the form of the dataset is checked, values are parameters
+    return text, parameters
 
 
-def letters(rows: Iterable[bigquery.Row]) -> Iterator[Letter]:
-    """Rows of `statement` as letters."""
+def to_letters(rows: Iterable[bigquery.Row]) -> Iterator[Letter]:
+    """Reads rows of `statement` as letters."""
     for row in rows:
         attributes = {pair["key"]: pair["value"] or "" for pair in row["attributes"]}
         yield Letter(

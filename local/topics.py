@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable
 
 from google.api_core.exceptions import AlreadyExists, NotFound
-from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from google.cloud.pubsub_v1.types import PullRequest, ReceivedMessage, Subscription
+
+from common.pubsub import publisher_client, subscriber_client
 
 
 def create_topic(project: str, topic: str) -> str:
     """Create a topic, or find that it is there. Returns "projects/PROJECT/topics/TOPIC"."""
-    publisher = PublisherClient()
+    publisher = publisher_client()
     name = publisher.topic_path(project, topic)
     try:
         publisher.create_topic(name=name)
@@ -36,7 +37,7 @@ def create_subscription(project: str, subscription: str, topic: str, ack_deadlin
     Returns:
       "projects/PROJECT/subscriptions/SUBSCRIPTION".
     """
-    with SubscriberClient() as subscriber:
+    with subscriber_client() as subscriber:
         name = subscriber.subscription_path(project, subscription)
         request = Subscription(name=name, topic=topic, ack_deadline_seconds=ack_deadline_seconds)
         with contextlib.suppress(AlreadyExists):
@@ -56,7 +57,7 @@ def take(
     """
     found: list[ReceivedMessage] = []
     deadline = time.monotonic() + timeout
-    with SubscriberClient() as client:
+    with subscriber_client() as client:
         while True:
             # The client's own method warns of this flag, the only way not to wait for more.
             request = PullRequest(subscription=subscription, max_messages=1000, return_immediately=True)
@@ -73,8 +74,8 @@ def take(
 
 def delete(*names: str) -> None:
     """Delete topics and subscriptions by full name; one that is gone already is no error."""
-    publisher = PublisherClient()
-    with SubscriberClient() as subscriber:
+    publisher = publisher_client()
+    with subscriber_client() as subscriber:
         for name in names:
             try:
                 if "/subscriptions/" in name:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import pickle
 
 import pytest
 
+from common.command import Parser
+from common.options import OptionError, add_options, read_options
+from pipelines.options import DetectionOptions
+from pipelines.scorers import ScorerOptions, model_handler
 from tests.model.serving.artifacts import build_artifact
 from transforms.remote import TorchServeHandler, VertexHandler
-from transforms.remote_options import add_arguments, handler_from_options, validate_arguments
 from transforms.score import PytorchHandler
 
 ENDPOINT = "projects/my-project/locations/us-central1/endpoints/123"
@@ -20,24 +22,24 @@ def manifest(tmp_path_factory):
     return dataclasses.replace(manifest, thresholds={"medium": 10.0, "high": 20.0})
 
 
-def parsed(*flags: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--model", default="out/model")
-    parser.add_argument("--output_detail", default="compact")
-    add_arguments(parser)
-    args = parser.parse_args(flags)
-    validate_arguments(parser, args)
-    return args
+DETECTION = DetectionOptions(model="out/model")
+
+
+def parsed(*flags: str) -> ScorerOptions:
+    parser = Parser()
+    add_options(parser, ScorerOptions)
+    return read_options(ScorerOptions, parser.parse_args(flags))
 
 
 def test_the_default_is_the_model_in_the_worker(manifest):
-    handler = handler_from_options(parsed(), manifest)
+    handler = model_handler(parsed(), DETECTION, manifest)
     assert handler == PytorchHandler("out/model", "compact", {"medium": 10.0, "high": 20.0})
 
 
 def test_vertex(manifest):
     flags = ["--scorer=vertex", f"--vertex_endpoint={ENDPOINT}", "--vertex_psc_address=10.0.0.9"]
-    handler = handler_from_options(parsed(*flags, "--remote_rows=50", "--output_detail=full"), manifest)
+    detection = DetectionOptions(model="out/model", output_detail="full")
+    handler = model_handler(parsed(*flags, "--remote_rows=50"), detection, manifest)
     assert isinstance(handler, VertexHandler)
     assert (handler.endpoint, handler.psc_address, handler.detail) == (ENDPOINT, "10.0.0.9", "full")
     assert handler.limits.rows == 50
@@ -54,21 +56,21 @@ def test_torchserve(manifest):
         "--remote_attempts=3",
         "--remote_timeout_seconds=5",
     ]
-    handler = handler_from_options(parsed(*flags, *limits), manifest)
+    handler = model_handler(parsed(*flags, *limits), DETECTION, manifest)
     assert isinstance(handler, TorchServeHandler)
     assert (handler.url, handler.name, handler.version) == ("http://10.0.0.5:8080", "m", "2")
     assert handler.key_file == "gs://b/key_file.json"
     limits = handler.limits
-    assert (limits.bytes, limits.in_flight, limits.timeout, limits.policy.attempts) == (9000, 9, 5.0, 3)
+    assert (limits.bytes, limits.in_flight, limits.timeout, limits.patience.tries) == (9000, 9, 5.0, 3)
 
 
 def test_a_handler_travels_to_the_workers_as_plain_data(manifest):
-    handler = handler_from_options(parsed("--scorer=vertex", f"--vertex_endpoint={ENDPOINT}"), manifest)
+    handler = model_handler(parsed("--scorer=vertex", f"--vertex_endpoint={ENDPOINT}"), DETECTION, manifest)
     assert pickle.loads(pickle.dumps(handler)) == handler
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "reason"),
     [
         (["--scorer=vertex"], "--scorer=vertex needs --vertex_endpoint"),
         (["--scorer=torchserve"], "--scorer=torchserve needs --torchserve_url"),
@@ -76,28 +78,28 @@ def test_a_handler_travels_to_the_workers_as_plain_data(manifest):
         (["--torchserve_model=m"], "--torchserve_model goes with --scorer=torchserve"),
         (
             ["--scorer=vertex", "--vertex_endpoint=123"],
-            "expected projects/PROJECT/locations/REGION/endpoints/ENDPOINT",
+            "expected projects/PROJECT/locations/REGION/endpoints/ID, got '123'",
         ),
         (
             ["--scorer=torchserve", "--torchserve_url=10.0.0.5:8080"],
-            "--torchserve_url=10.0.0.5:8080: give a URL",
+            "--torchserve_url: expected a URL such as http://127.0.0.1:8080, got '10.0.0.5:8080'",
         ),
         (
             ["--scorer=vertex", f"--vertex_endpoint={ENDPOINT}", "--vertex_api_endpoint=http://example.com"],
             "clear text",
         ),
-        (["--remote_rows=0"], "--remote_rows=0 is below 1"),
-        (["--remote_bytes=100"], "--remote_bytes=100 is below 4096"),
-        (["--remote_in_flight=0"], "--remote_in_flight=0 is below 1"),
-        (["--remote_attempts=0"], "--remote_attempts=0 is below 1"),
-        (["--remote_timeout_seconds=0"], "--remote_timeout_seconds=0.0 must be over 0"),
+        (["--remote_rows=0"], "--remote_rows: expected a whole number of at least 1, got '0'"),
+        (["--remote_bytes=100"], "--remote_bytes: expected a whole number of at least 4096, got '100'"),
+        (["--remote_in_flight=0"], "--remote_in_flight: expected a whole number of at least 1, got '0'"),
+        (["--remote_attempts=0"], "--remote_attempts: expected a whole number of at least 1, got '0'"),
+        (["--remote_timeout_seconds=0"], "--remote_timeout_seconds: expected more than 0, got 0.0"),
         (["--scorer=onnx"], "invalid choice: 'onnx'"),
     ],
 )
-def test_a_wrong_option_ends_the_program_with_its_name(flags, words, capsys):
-    with pytest.raises(SystemExit):
+def test_a_wrong_option_ends_the_program_with_its_name(flags, reason, capsys):
+    with pytest.raises((SystemExit, OptionError)) as refused:
         parsed(*flags)
-    assert words in capsys.readouterr().err
+    assert reason in f"{refused.value} {capsys.readouterr().err}"
 
 
 @pytest.mark.parametrize(
@@ -111,5 +113,5 @@ def test_a_wrong_option_ends_the_program_with_its_name(flags, words, capsys):
 )
 def test_a_key_in_clear_text_is_warned_of(url, key_file, warned, caplog):
     flags = ["--scorer=torchserve", f"--torchserve_url={url}"]
-    parsed(*flags, *([f"--torchserve_key_file={key_file}"] if key_file else []))
+    parsed(*flags, *([f"--torchserve_key_file={key_file}"] if key_file else [])).warn()
     assert (f"--torchserve_url={url}: the key of --torchserve_key_file" in caplog.text) == warned

@@ -1,0 +1,217 @@
+"""Checks of Pub/Sub, BigQuery, Dataflow, and the servers of the model."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+from google.cloud import bigquery
+
+from cloud.checks.finding import BIGQUERY_PATIENCE, Finding, Lookup, project_of
+from cloud.endpoints import client_arguments
+from cloud.jobs import JobError
+from cloud.request import JobRequest
+from cloud.resources.base import Clients
+from cloud.resources.tables import column_differences, table_differences
+from common.google import remedy
+from common.loopback import urlopen
+from common.retry import LOOK_SECONDS
+from model.features import FEATURES
+from transforms import tables
+
+_METADATA_ROLE = "roles/bigquery.metadataViewer"
+
+
+def check_job_name(request: JobRequest) -> list[Finding]:
+    """Checks that the name is free, or belongs to the job to be updated.
+
+    Dataflow refuses a name that is taken only when the launcher of a template is up, minutes later.
+    """
+    installation, name = request.installation, request.job_name
+    subject = f"job {name}"
+    place = f"--project {installation.project} --region {installation.region}"
+    try:
+        active = installation.jobs().listing(active=True)
+    except JobError as error:
+        is_disabled = error.problem is not None and error.problem.kind == "disabled"
+        if error.problem and is_disabled:
+            fix = remedy(error.problem, installation.project)
+            return [Finding(subject, "failed", f"not looked up: {error.problem}", fix, "disabled")]
+        return [Finding(subject, "note", f"not looked up: {error}", f"anomaly launch list {place}")]
+    running = next((job for job in active if job.name == name), None)
+    if running and not request.job.update:
+        end = "drain" if running.kind == "streaming" else "cancel"  # a batch job cannot be drained
+        problem = f"runs already ({running.id}): pass --update, another --job_name, or {end} it"
+        return [Finding(subject, "failed", problem, f"anomaly launch {end} {name} {place}")]
+    if request.job.update and not running:
+        problem = "does not run, so that there is nothing to update: leave out --update"
+        return [Finding(subject, "failed", problem, f"anomaly launch list --active {place}")]
+    return [Finding(subject)]
+
+
+def check_topic(clients: Clients, name: str) -> list[Finding]:
+    """Checks that the topic exists."""
+    _, project, _, topic = name.split("/")
+    create = f"gcloud pubsub topics create {topic} --project={project}"
+    lookup = Lookup(f"topic {name}", create, "pubsub.topics.get", "roles/pubsub.viewer", project)
+    _, failed = lookup.run(lambda: clients.publisher.get_topic(topic=name))
+    return failed or [Finding(lookup.subject)]
+
+
+def check_subscription(clients: Clients, name: str, topic: str) -> list[Finding]:
+    """Checks that the subscription exists, has a topic, is pulled, and suits Dataflow.
+
+    Args:
+      clients: Google's clients.
+      name: projects/PROJECT/subscriptions/SUBSCRIPTION.
+      topic: for a subscription that has to be made.
+    """
+    _, project, _, short_name = name.split("/")
+    create = f"gcloud pubsub subscriptions create {short_name} --project={project} --topic={topic}"
+    subject = f"subscription {name}"
+    lookup = Lookup(subject, create, "pubsub.subscriptions.get", "roles/pubsub.viewer", project)
+    subscription, failed = lookup.run(lambda: clients.subscriber.get_subscription(subscription=name))
+    if subscription is None:
+        return failed
+    update = f"gcloud pubsub subscriptions update {short_name} --project={project}"
+    if subscription.topic == "_deleted-topic_":
+        renew = f"gcloud pubsub subscriptions delete {short_name} --project={project} && {create}"
+        return [Finding(subject, "failed", "its topic was deleted, so that no message will arrive", renew)]
+    endpoint = subscription.push_config.push_endpoint
+    if endpoint:
+        problem = f"pushes to {endpoint}; Dataflow pulls"
+        return [Finding(subject, "failed", problem, f"{update} --push-endpoint=")]
+    notes = []
+    if subscription.enable_exactly_once_delivery:
+        problem = "exactly-once delivery slows Dataflow down, which deduplicates by itself"
+        notes.append(Finding(subject, "note", problem, f"{update} --no-enable-exactly-once-delivery"))
+    if subscription.dead_letter_policy.dead_letter_topic:
+        problem = "Dataflow returns messages for reasons of its own, and the dead-letter topic takes them"
+        notes.append(Finding(subject, "note", problem, f"{update} --clear-dead-letter-policy"))
+    return notes or [Finding(subject)]
+
+
+def check_dataset(
+    clients: Clients, dataset: str, full: bool, create: bool, region: str = "us-central1"
+) -> list[Finding]:
+    """Checks the dataset, and its tables with their columns.
+
+    Args:
+      clients: Google's clients.
+      dataset: "PROJECT.DATASET".
+      full: whether the scores table has every output of the model.
+      create: whether the launch makes the missing tables.
+      region: for a dataset that has to be made.
+    """
+    project, _, name = dataset.rpartition(".")
+    command = f"anomaly resources create --project {project} --region {region} --dataset {name}"
+    lookup = Lookup(f"dataset {dataset}", command, "bigquery.datasets.get", _METADATA_ROLE, project)
+    _, failed = lookup.run(lambda: clients.bigquery.get_dataset(dataset, **BIGQUERY_PATIENCE))
+    if failed:
+        return failed
+    findings = [Finding(lookup.subject)]
+    for spec in (tables.scores_table(full=full), *tables.TABLES[1:]):
+        findings += _check_table(clients, f"{dataset}.{spec.name}", spec, create, command)
+    return findings
+
+
+def _check_table(
+    clients: Clients, name: str, spec: tables.TableSpec, create: bool, command: str
+) -> list[Finding]:
+    subject = f"table {name}"
+    lookup = Lookup(subject, command, "bigquery.tables.get", _METADATA_ROLE, project_of(name))
+    table, failed = lookup.run(lambda: clients.bigquery.get_table(name, **BIGQUERY_PATIENCE))
+    if table is None:
+        if create and failed[0].cause == "missing":
+            return [Finding(subject, "note", "does not exist; the launch creates it")]
+        return failed
+    columns = column_differences(table, spec)
+    conflicts = "; ".join(str(difference) for difference in columns if not difference.fixable)
+    if conflicts:
+        return [Finding(subject, "failed", conflicts, "pass another --output_dataset")]
+    missing = "; ".join(map(str, columns))
+    if missing and create:
+        return [Finding(subject, "note", f"{missing}; the launch adds it")]
+    if missing:
+        return [Finding(subject, "failed", missing, command)]
+    differences = table_differences(table, spec)
+    return [Finding(subject, "note", str(difference), command) for difference in differences] or [
+        Finding(subject)
+    ]
+
+
+def check_input_table(clients: Clients, name: str) -> list[Finding]:
+    """Checks that the source table exists and has the features."""
+    lookup = Lookup(
+        f"table {name}",
+        "pass another --input_table",
+        "bigquery.tables.get",
+        "roles/bigquery.dataViewer",
+        project_of(name),
+    )
+    table, failed = lookup.run(lambda: clients.bigquery.get_table(name, **BIGQUERY_PATIENCE))
+    if table is None:
+        return failed
+    columns = {field.name.lower() for field in table.schema}
+    missing = [feature for feature in FEATURES if feature.lower() not in columns]
+    if missing and "features" not in columns:
+        problem = f"lacks the columns {', '.join(missing)}"
+        rename = "rename them in an --input_query='SELECT ... AS V1, ...'"
+        return [Finding(lookup.subject, "failed", problem, rename)]
+    return [Finding(f"{lookup.subject}, {table.num_rows or 0:,} rows")]
+
+
+def check_input_query(clients: Clients, sql: str) -> list[Finding]:
+    """Checks a query by a dry run, which is free."""
+    lookup = Lookup(
+        "--input_query",
+        "correct the names in it",
+        "bigquery.jobs.create",
+        "roles/bigquery.jobUser",
+        clients.project,
+    )
+    config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
+    job, failed = lookup.run(lambda: clients.bigquery.query(sql, job_config=config))
+    if job is None:
+        if failed[0].cause == "forbidden":
+            # The job runs the query: the person who launches it may lack the right to read the tables.
+            problem = f"not checked, the workers must be able to run it: {failed[0].problem}"
+            return [Finding(lookup.subject, "note", problem)]
+        return failed
+    return [Finding(f"--input_query, scans {(job.total_bytes_processed or 0) / 1024**2:,.1f} MiB")]
+
+
+def check_vertex(endpoint: str, api_endpoint: str | None) -> list[Finding]:
+    """Checks that the Vertex AI endpoint exists and has a model."""
+    from google.cloud import aiplatform_v1
+
+    _, project, _, region, _, _ = endpoint.split("/")
+    api = api_endpoint or f"{region}-aiplatform.googleapis.com"
+    # `list` shows what `deploy` needs: the names of models and of endpoints.
+    show = f"anomaly vertex list --project {project} --region {region}"
+    lookup = Lookup(
+        f"Vertex AI endpoint {endpoint}", show, "aiplatform.endpoints.get", "roles/aiplatform.user", project
+    )
+    model_endpoint, failed = lookup.run(
+        lambda: aiplatform_v1.EndpointServiceClient(
+            **client_arguments(api, "--vertex_api_endpoint")
+        ).get_endpoint(name=endpoint)
+    )
+    if model_endpoint is None:
+        return failed
+    if not model_endpoint.deployed_models:
+        return [Finding(lookup.subject, "failed", "has no deployed model", show)]
+    return [Finding(f"{lookup.subject}, {len(model_endpoint.deployed_models)} models")]
+
+
+def check_torchserve(url: str) -> list[Finding]:
+    """Checks that TorchServe answers from here; the network of the workers may differ."""
+    subject, ping = f"TorchServe {url}", f"{url.rstrip('/')}/ping"
+    try:
+        with urlopen(ping, timeout=LOOK_SECONDS) as answer:
+            if answer.status == 200:
+                return [Finding(subject)]
+            problem = f"answers {answer.status} to /ping"
+    except (urllib.error.URLError, OSError) as error:
+        problem = f"does not answer from this machine: {error}"
+    return [Finding(subject, "note", f"{problem}; the workers must reach it", f"curl {ping}")]

@@ -1,0 +1,154 @@
+"""Options of the server: flags of the command line over the environment that Vertex AI sets."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from common.options import OptionError, option
+from common.values import at_least
+
+DEFAULT_PORT: Final = 8080
+DEFAULT_HEALTH_ROUTE: Final = "/health"
+DEFAULT_PREDICT_ROUTE: Final = "/predict"
+DEFAULT_MAX_BODY_BYTES: Final = 10_000_000
+"""The limit of a dedicated endpoint of Vertex AI; a shared one stops at 1.5 MB before the container."""
+
+ENV_MODEL: Final = "AIP_STORAGE_URI"
+VARIABLES: Final[Mapping[str, str]] = {
+    "model": ENV_MODEL,
+    "port": "AIP_HTTP_PORT",
+    "health_route": "AIP_HEALTH_ROUTE",
+    "predict_route": "AIP_PREDICT_ROUTE",
+    "max_body_bytes": "MAX_BODY_BYTES",
+    "workers": "WEB_CONCURRENCY",
+}
+"""The environment variable of each option."""
+NUMBERS: Final = {"port": at_least(1, 65535), "max_body_bytes": at_least(1), "workers": at_least(1)}
+FLAGS: Final = ("model", "port", "workers", "max_body_bytes")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Options of one server.
+
+    Attributes:
+      model: artifact directory, local or gs://.
+      port: TCP port to listen on.
+      health_route: path of the health check, beside Vertex AI's default one.
+      predict_route: path of predictions, beside Vertex AI's default one.
+      max_body_bytes: longer request bodies are refused with 413.
+      workers: server processes; each loads the model and runs it on one thread.
+    """
+
+    model: str = option("", metavar="DIR", help=f"artifact directory, local or gs:// (default: {ENV_MODEL})")
+    port: int = option(
+        DEFAULT_PORT,
+        type=NUMBERS["port"],
+        help=f"port to listen on (default: AIP_HTTP_PORT, or {DEFAULT_PORT})",
+    )
+    health_route: str = DEFAULT_HEALTH_ROUTE
+    predict_route: str = DEFAULT_PREDICT_ROUTE
+    max_body_bytes: int = option(
+        DEFAULT_MAX_BODY_BYTES,
+        type=NUMBERS["max_body_bytes"],
+        help=f"longer bodies are refused with 413 (default: MAX_BODY_BYTES, or {DEFAULT_MAX_BODY_BYTES})",
+    )
+    workers: int = option(
+        1, type=NUMBERS["workers"], help="server processes (default: WEB_CONCURRENCY, or one a core)"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise OptionError(f"--model: expected an artifact directory, or {ENV_MODEL} in the environment")
+        for name in ("health_route", "predict_route"):
+            if not getattr(self, name).startswith("/"):
+                raise OptionError(
+                    f"{VARIABLES[name]}: expected a path that starts with /, got {getattr(self, name)!r}"
+                )
+        if self.health_route == self.predict_route:
+            both = f"{VARIABLES['health_route']} and {VARIABLES['predict_route']}"
+            raise OptionError(f"{both}: expected two paths, got {self.health_route!r} for both")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None, **flags: Any) -> ServerOptions:
+        """Reads the options from the environment, with the flags in place of their variables.
+
+        Args:
+          env: `os.environ` when not given.
+          flags: values by the names of the options; None for a flag that is absent.
+
+        Raises:
+          OptionError: a variable is missing or wrong.
+        """
+        env = os.environ if env is None else env
+        values: dict[str, Any] = {"workers": usable_cores()}
+        for name, variable in VARIABLES.items():
+            if flags.get(name) is not None:
+                values[name] = flags[name]
+            elif env.get(variable):
+                values[name] = _number(name, env[variable]) if name in NUMBERS else env[variable]
+        return cls(**values)
+
+    def to_env(self) -> dict[str, str]:
+        """The environment that `from_env` reads back; by it the options reach worker processes."""
+        return {VARIABLES[name]: str(value) for name, value in asdict(self).items()}
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return NUMBERS[name](text)
+    except argparse.ArgumentTypeError as error:
+        raise OptionError(f"{VARIABLES[name]}: {error}") from None
+
+
+def usable_cores() -> int:
+    """Counts the cores that this process may use: those of its CPU set and quota, not of the machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, cpu_quota() or cores)
+
+
+def cpu_quota(mount: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Reads the CPU quota of this process in whole cores, rounded up; None where there is none.
+
+    Args:
+      mount: where control groups are mounted, version 2 or 1.
+      own: the file that names the groups of this process.
+    """
+    limits = [limit for limit in map(_limit, _groups(mount, own)) if limit is not None]
+    return max(1, math.ceil(min(limits))) if limits else None
+
+
+def _groups(mount: Path, own: Path) -> Iterator[Path]:
+    """The directories with the limits: of this process's group, and of all above, which bind it as well."""
+    # A container sees its own group at the mount itself, whatever its path is.
+    yield from (mount, mount / "cpu")
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            root = mount / "cpu" if controllers else mount
+            group = root / path.lstrip("/")
+            yield from (above for above in (group, *group.parents) if root in above.parents)
+
+
+def _limit(group: Path) -> float | None:
+    try:
+        if (group / "cpu.max").is_file():
+            quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            quota, period = (
+                (group / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period")
+            )
+        limit = int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
+        return None
+    return limit if limit > 0 else None  # -1 in version 1

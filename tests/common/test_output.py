@@ -1,0 +1,83 @@
+"""Rows as tables, JSON and CSV, with what a stranger may write into them."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import json
+
+from common.output import print_record, print_rows, safe_text
+
+NOW = dt.datetime(2026, 3, 8, 12, 0, tzinfo=dt.UTC)
+HOSTILE = [
+    {"id": "a\x1b[31mred", "note": "=cmd|' /C calc'!A0"},
+    {"id": "b\nc", "note": "@x"},
+    {"id": "\u202eevil", "note": "[bold]x[/bold]"},
+]
+
+
+def test_a_table_in_a_pipe_is_plain_text(capsys):
+    rows = [
+        {"name": "a", "score": 12.5, "at": NOW, "n": 3},
+        {"name": None, "score": 1234.25, "at": NOW, "n": 40},
+    ]
+    print_rows(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if "a" in line.split()[0]] == [
+        ["name", "score", "at", "n"],
+        ["a", "12.5", "2026-03-08", "12:00:00", "3"],
+    ]
+    assert lines[-1].split() == ["-", "1,234.25", "2026-03-08", "12:00:00", "40"]
+    assert not any(line != line.rstrip() for line in lines)
+
+
+def test_a_long_cell_stays_on_its_line(capsys):
+    print_rows([{"id": "x" * 500}])
+    assert "x" * 500 in capsys.readouterr().out.splitlines()
+
+
+def test_no_rows(capsys):
+    print_rows([])
+    assert capsys.readouterr().out == "No rows.\n"
+    print_rows([], "json")
+    assert json.loads(capsys.readouterr().out) == []
+    print_rows([], "csv")
+    assert capsys.readouterr().out == ""
+
+
+def test_json_and_csv(capsys):
+    rows = [{"at": NOW, "n": 1, "text": "a,b"}]
+    print_rows(rows, "json")
+    assert json.loads(capsys.readouterr().out) == [{"at": "2026-03-08T12:00:00+00:00", "n": 1, "text": "a,b"}]
+    print_rows(rows, "csv")
+    assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [
+        ["at", "n", "text"],
+        ["2026-03-08T12:00:00+00:00", "1", "a,b"],
+    ]
+
+
+def test_a_terminal_obeys_nothing_in_a_cell(capsys):
+    print_rows(HOSTILE)
+    shown = capsys.readouterr().out
+    assert not set("\x1b\u202e") & set(shown)
+    assert "a\\x1b[31mred" in shown
+    assert "b\\nc" in shown
+    assert "[bold]x[/bold]" in shown
+    assert safe_text("plain äöü €") == "plain äöü €"
+
+
+def test_a_spreadsheet_runs_nothing_in_a_cell(capsys):
+    print_rows(HOSTILE, "csv")
+    cells = [row["note"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))]
+    assert cells == ["'=cmd|' /C calc'!A0", "'@x", "[bold]x[/bold]"]
+
+
+def test_a_record(capsys):
+    record = {"read": 3, "topic": "t"}
+    print_record(record)
+    assert capsys.readouterr().out == "read   3\ntopic  t\n"
+    print_record(record, "json")
+    assert json.loads(capsys.readouterr().out) == record
+    print_record(record, "csv")
+    assert capsys.readouterr().out.splitlines() == ["field,value", "read,3", "topic,t"]
