@@ -130,6 +130,10 @@ def test_what_cannot_be_launched_is_refused_before_anything_is_asked(argv, reaso
             ["batch", "--input=gs://b-1/x.parquet", "--remote_rows=0"],
             "--remote_rows: expected a whole",
         ),
+        (
+            ["batch", "--input=gs://b-1/x.parquet", "--processes=2"],
+            "--processes: expected a job on this machine",
+        ),
         (["streaming", "--scorer=vertex"], "--scorer=vertex needs --vertex_endpoint"),
         (["streaming", "--scorer=torchserve"], "--scorer=torchserve needs --torchserve_url"),
         (
