@@ -6,7 +6,6 @@ import gzip
 import io
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.runner import create_runner
 from google.cloud import bigquery
-from model.serving.settings import usable_cores
 
 from benchmarks.beam_connectors import beam_connectors
+from common.options import OptionError
+from local.processes import ProcessRunner
 from model import artifact
 from model.features import FEATURES
+from model.serving.options import usable_cores
 from model.synthetic.generator import TransactionGenerator
-from pipelines import batch
+from pipelines import batch, processes
+from pipelines.processes import PROCESS_RUNNER
 from publisher.messages import MessageSource
 from publisher.publish import write_jsonl
 from transforms import metrics
@@ -223,12 +226,11 @@ def rows(client: bigquery.Client, table: str) -> pa.Table:
 # Options
 
 
-def refused(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
-    parser = batch.parser()
-    with pytest.raises(SystemExit) as stopped:
-        batch.check_arguments(parser, *parser.parse(["--input=x.jsonl", "--model=m", *argv]))
-    assert stopped.value.code == 2
-    return capsys.readouterr().err
+def checked(*argv: str) -> tuple[batch.BatchOptions, PipelineOptions]:
+    """The options of a job, as a launch checks them."""
+    options, beam_options = batch.parse(["--input=x.jsonl", "--model=m", *argv])
+    batch.check(options, beam_options)
+    return options, beam_options
 
 
 @pytest.mark.parametrize(
@@ -236,49 +238,53 @@ def refused(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
     [
         (
             ["--processes=4", "--runner=DataflowRunner"],
-            "--processes=4 goes with FnApiRunner, the default, got --runner=DataflowRunner: leave out one",
+            "--processes: expected --runner=FnApiRunner, the default, with it, got --runner=DataflowRunner: ",
         ),
-        (["--processes=0", "--runner=DirectRunner"], "--processes=0 goes with FnApiRunner, the default"),
-        (["--processes=2", "--runner=PrismRunner"], "got --runner=PrismRunner"),
+        (["--processes=0", "--runner=DirectRunner"], "got --runner=DirectRunner: leave out one of the two"),
+        (["--processes=2", "--runner=PrismRunner"], "got --runner=PrismRunner: leave out one of the two"),
         (
             ["--processes=2", "--direct_num_workers=3"],
-            "--processes=2 sets Beam's --direct_num_workers, got both: leave out --direct_num_workers",
+            "--direct_num_workers: expected no --processes with it, which sets it: leave out one",
         ),
-        (["--processes=2", "--direct_running_mode=in_memory"], "sets Beam's --direct_running_mode, got both"),
-        (["--processes=2", "--direct_running_mode", "multi_threading"], "leave out --direct_running_mode"),
-        (["--processes=-1"], "-1 is below 0"),
+        (["--processes=2", "--direct_running_mode=in_memory"], "--direct_running_mode: expected no --proc"),
+        (["--processes=2", "--direct_running_mode", "multi_threading"], "--direct_running_mode: expected no"),
     ],
 )
-def test_what_does_not_go_together_is_refused_by_name(argv, said, capsys):
-    assert said in refused(["--output=o", *argv], capsys)
+def test_what_does_not_go_together_is_refused_by_name(argv, said):
+    with pytest.raises(OptionError, match=re.escape(said)):
+        checked("--output=o", *argv)
 
 
-def test_what_java_writes_is_refused(monkeypatch, capsys):
+def test_a_method_with_java_is_refused(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/java")
-    argv = ["--output_dataset=my-project.anomaly", "--write_method=storage_write_api", "--processes=2"]
-    assert "--processes=2: expected a --write_method in Python, got storage_write_api" in refused(
-        argv, capsys
-    )
+    tables = ["--output_dataset=my-project.anomaly", "--write_method=storage_write_api"]
+    checked(*tables)
+    with pytest.raises(OptionError, match=r"without Java.* got 'storage_write_api': use storage_arrow"):
+        checked(*tables, "--processes=2")
 
 
 @pytest.mark.parametrize("runner", [[], ["--runner=FnApiRunner"], ["--runner=fnapirunner"]])
 def test_processes_set_beams_options(runner):
-    parser = batch.parser()
-    args, beam_options = parser.parse(
-        ["--input=x.jsonl", "--model=m", "--output=o", "--processes=3", *runner]
-    )
-    batch.check_arguments(parser, args, beam_options)
-    batch.use_processes(args.processes, beam_options)
+    options, beam_options = checked("--output=o", "--processes=3", *runner)
+    options.machine.apply(beam_options)
     direct = beam_options.view_as(DirectOptions)
     assert (direct.direct_running_mode, direct.direct_num_workers) == ("multi_processing", 3)
-    assert beam_options.view_as(StandardOptions).runner == batch.PROCESS_RUNNER
+    assert isinstance(create_runner(beam_options.view_as(StandardOptions).runner), ProcessRunner)
 
 
 @pytest.mark.parametrize("cores", [1, 5])
-def test_no_number_is_all_cores_that_this_process_may_use(monkeypatch, cores):
-    assert batch.usable_cores is usable_cores
-    monkeypatch.setattr(batch, "usable_cores", lambda: cores)
-    _, beam_options = batch.parser().parse(["--input=x.jsonl", "--model=m", "--output=o"])
-    batch.use_processes(0, beam_options)
+def test_0_is_all_cores_that_this_process_may_use(monkeypatch, cores):
+    assert processes.usable_cores is usable_cores
+    monkeypatch.setattr(processes, "usable_cores", lambda: cores)
+    options, beam_options = checked("--output=o", "--processes=0")
+    options.machine.apply(beam_options)
     assert beam_options.view_as(DirectOptions).direct_num_workers == cores
-    assert beam_options.view_as(StandardOptions).runner == (batch.PROCESS_RUNNER if cores > 1 else None)
+    assert beam_options.view_as(StandardOptions).runner == (PROCESS_RUNNER if cores > 1 else None)
+
+
+@pytest.mark.parametrize("argv", [[], ["--runner=DataflowRunner"], ["--direct_num_workers=2"]])
+def test_one_process_leaves_everything_to_beam(argv):
+    options, beam_options = checked("--output=o", *argv)
+    before = beam_options.get_all_options()
+    options.machine.apply(beam_options)
+    assert beam_options.get_all_options() == before
