@@ -95,8 +95,8 @@ def test_what_a_worker_knows(tmp_path, monkeypatch, caplog):
             "variable": "of the launch",
         }
     assert totals(result) == {"looks": 8}, NAMESPACE
-    said = [record.getMessage() for record in caplog.records if record.name == process_runner.__name__]
-    assert sorted(said) == [f"element {number}" for number in range(8)]
+    messages = [record.getMessage() for record in caplog.records if record.name == process_runner.__name__]
+    assert sorted(messages) == [f"element {number}" for number in range(8)]
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
@@ -180,10 +180,10 @@ class Job:
 
     def wait_for(self, what: Callable[[], list[Any]]) -> list[Any]:
         """Waits until there are two of something."""
-        while len(found := what()) < 2:
+        while len(items := what()) < 2:
             assert self.process.poll() is None, self.log
             time.sleep(0.02)
-        return found
+        return items
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes that run now."""
