@@ -73,10 +73,11 @@ class ProcessRunner(FnApiRunner):
 
         Raises:
           WorkerEndedError: a worker process ended. The steps that publish what was written have not run.
-          RuntimeError: a step failed, or another version of Beam is installed.
+          CommandError: another version of Beam is installed.
+          RuntimeError: a step failed.
         """
         if error := check_version("apache-beam"):
-            raise RuntimeError(error)
+            raise CommandError(error)
         workers = _Workers(json.dumps(worker_options(options), default=str))
         kinds = worker_handlers.WorkerHandler._registered_environments
         servers = types.SimpleNamespace(**vars(grpc))

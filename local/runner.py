@@ -38,6 +38,7 @@ from apache_beam.transforms.external import ExternalTransform
 from apache_beam.transforms.userstate import is_stateful_dofn
 from google.cloud.pubsub_v1 import SubscriberClient
 
+from common.command import CommandError
 from common.pubsub import subscriber_client
 from local.evaluators import LocalContext, LocalEvaluators, Progress
 from local.subscription import Subscription
@@ -86,12 +87,12 @@ class LocalStreamingRunner(beam_direct.BundleBasedDirectRunner):
         pipeline that has steps with state, otherwise 0.
 
     Raises:
-      RuntimeError: another version of Beam is installed.
+      CommandError: another version of Beam is installed.
     """
 
     def __init__(self, max_messages: int = 1000, ack_delay: float | None = None) -> None:
         if error := check_version("apache-beam"):
-            raise RuntimeError(error)
+            raise CommandError(error)
         super().__init__()
         self._max_messages = max_messages
         self._ack_delay = ack_delay

@@ -6,6 +6,7 @@ from importlib import metadata
 import pytest
 
 from local import versions
+from local.process_runner import ProcessRunner
 from local.runner import LocalStreamingRunner
 from tests.test_layout import ROOT
 
@@ -17,9 +18,12 @@ def test_the_installed_one_fits_and_is_the_pinned_one(distribution):
     assert pinned[1].startswith(versions.VERSIONS[distribution])
 
 
-def test_another_beam_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    "start", [LocalStreamingRunner, lambda: ProcessRunner().run_via_runner_api(None, None)]
+)
+def test_another_beam_is_refused(start, monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda distribution: "2.99.0")
     with pytest.raises(
-        RuntimeError, match=r"apache-beam: expected version 2\.77\.\*, .* got 2\.99\.0\. Run "
+        CommandError, match=r"apache-beam: expected version 2\.77\.\*, .* got 2\.99\.0\. Run "
     ):
-        LocalStreamingRunner()
+        start()
