@@ -425,7 +425,8 @@ def test_json_rows_are_loaded(bigquery_client, table):
 def test_parquet_is_loaded_by_column_name(bigquery_client, table, gcs_root, dataset):
     folder = gcs_root / "bucket" / dataset
     folder.mkdir(parents=True)
-    data = pa.table({"moment": pa.array([0], pa.timestamp("us", tz="UTC")), "id": ["p"]})
+    required = pa.field("id", pa.string(), nullable=False)  # as in the table; NULLABLE does not go into it
+    data = pa.table([[0], ["p"]], pa.schema([ARROW.field("moment"), required]))
     pq.write_table(data, folder / "a.parquet")
     config = bigquery.LoadJobConfig(source_format="PARQUET")
     bigquery_client.load_table_from_uri(f"gs://bucket/{dataset}/a.parquet", table, job_config=config).result()
