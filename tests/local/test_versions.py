@@ -5,6 +5,7 @@ from importlib import metadata
 
 import pytest
 
+from common.command import CommandError
 from local import versions
 from local.process_runner import ProcessRunner
 from local.runner import LocalStreamingRunner
