@@ -66,6 +66,7 @@ setup(
         # Two exact versions: the local stack uses private parts of both, see local/versions.py.
         "local": [
             "apache-beam[gcp]>=2.77,<2.78",
+            "bigquery-schema-generator>=1.6,<2",
             "bqemulator==1.4.0",
             "cryptography>=44",
             "duckdb>=1.4,<3",
