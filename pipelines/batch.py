@@ -18,6 +18,7 @@ from common.options import OptionError, add_options, group, option
 from model.artifact import Manifest
 from pipelines import lookups, wiring
 from pipelines.options import TableOptions, parse_options
+from pipelines.processes import RUNNER, ProcessOptions
 from transforms import metrics
 from transforms.bigquery import ReadBatches
 from transforms.columnar import SOURCE_COLUMNS
@@ -136,6 +137,7 @@ class BatchOptions(wiring.JobOptions):
     source: BatchSource = group("source (one of --input, --input_table and --input_query)")
     tables: TableOptions = group("sinks (one of --output_dataset and --output at least)")
     files: FileOptions = group("files")
+    machine: ProcessOptions = group("this machine")
 
     def __post_init__(self) -> None:
         if not (self.tables.output_dataset or self.files.output):
@@ -198,6 +200,7 @@ def check(options: BatchOptions, beam_options: PipelineOptions) -> None:
       OptionError: the options do not fit.
     """
     wiring.check(options, beam_options)
+    options.machine.check(beam_options, options.tables.write_method)
 
 
 def run(argv: Sequence[str] | None = None) -> PipelineResult:
@@ -217,7 +220,8 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
         lookups.check_local_files(source.input, parquet=source.format == "parquet")
     if files.output:
         lookups.check_output(files.output, files.overwrite)
-    wiring.set_runner(beam_options, "FnApiRunner")
+    wiring.set_runner(beam_options, RUNNER)
+    options.machine.apply(beam_options)
     manifest = options.detection.manifest()
     options = wiring.with_environment(options, beam_options)
     if source.input_table:

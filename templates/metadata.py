@@ -44,6 +44,8 @@ _PATHS: Final = {"model": "GCS_READ_FOLDER", "output": "GCS_WRITE_FOLDER", "inpu
 _GCS_REGEX: Final = r"^gs://[^\n\r]+$"
 _LEFT_OUT: Final = {"write_method": tuple(name for name in METHODS if NEEDS[name].java)}
 """Choices that the command line has and a template does not."""
+_LOCAL: Final = ("help", "processes")
+"""Options that only a command line on this machine has."""
 _HIDDEN: Final = ("bigquery_endpoint", "bigquery_storage_endpoint", "vertex_api_endpoint")
 
 
@@ -75,7 +77,7 @@ def metadata(pipeline: str) -> dict[str, Any]:
             "defaultStreamingMode": "AT_LEAST_ONCE",
         }
     content["parameters"] = [
-        _parameter(action, group) for group, action in declared(parser) if action.dest != "help"
+        _parameter(action, group) for group, action in declared(parser) if action.dest not in _LOCAL
     ]
     validate(content)
     return content

@@ -73,7 +73,8 @@ def python_of_image(monkeypatch):
     monkeypatch.setattr(versions, "here", versions.of_image)
 
 
-def test_dry_run_of_a_direct_launch_shows_the_command_line(python_of_image, capsys):
+@pytest.mark.usefixtures("python_of_image")
+def test_dry_run_of_a_direct_launch_shows_the_command_line(capsys):
     argv = ["batch", *PROJECT, "--via=direct", "--input=gs://b/x.parquet", f"--image={IMAGE}", "--dry_run"]
     assert launch.main(argv) == 0
     shown = capsys.readouterr().out
@@ -129,6 +130,10 @@ def test_what_cannot_be_launched_is_refused_before_anything_is_asked(argv, reaso
         (
             ["batch", "--input=gs://b-1/x.parquet", "--remote_rows=0"],
             "--remote_rows: expected a whole",
+        ),
+        (
+            ["batch", "--input=gs://b-1/x.parquet", "--processes=2"],
+            "--processes: expected a job on this machine",
         ),
         (["streaming", "--scorer=vertex"], "--scorer=vertex needs --vertex_endpoint"),
         (["streaming", "--scorer=torchserve"], "--scorer=torchserve needs --torchserve_url"),

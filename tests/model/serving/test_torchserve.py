@@ -18,6 +18,7 @@ import orjson
 import pytest
 import requests
 
+import common.command
 from local.process import free_port
 from model.outputs import ANSWER_FIELDS
 from model.serving.predictor import Predictor
@@ -219,6 +220,13 @@ def test_another_machine_predicts_without_the_management_api(torchserve, tmp_pat
         assert len(json.loads(capsys.readouterr().out)["predictions"]) == 2
 
 
+@pytest.fixture
+def exceptions_unset(monkeypatch):
+    """A command that leaves no_proxy alone: the requests themselves must go past the proxy."""
+    monkeypatch.setattr(common.command, "bypass_proxies", lambda: None)
+
+
+@pytest.mark.usefixtures("exceptions_unset")
 def test_a_proxy_takes_no_part_in_it(torchserve, dead_proxy, tmp_path, capsys):
     request = tmp_path / "request.json"
     request.write_bytes(encode(transactions(2)))
@@ -316,6 +324,7 @@ def test_stop_ends_a_server_whose_launcher_was_killed(archived_artifact, capsys)
         assert not layout.state.exists()
 
 
+@pytest.mark.usefixtures("exceptions_unset")
 def test_a_properties_file_with_a_certificate_serves_https(
     archived_artifact, dead_proxy, tmp_path, capsys, monkeypatch
 ):
