@@ -103,6 +103,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
+            "zetasql==0.1.5",
         ],
     },
     entry_points={"console_scripts": ["anomaly=common.anomaly:main"]},
