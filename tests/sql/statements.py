@@ -30,7 +30,7 @@ NOON: Final = dt.datetime(2026, 3, 8, 12, tzinfo=dt.UTC)
 VALUES: Final[dict[str, Sequence[Any]]] = {
     "account": ("worker@my-project.iam.gserviceaccount.com",),
     "full": (False, True),
-    "limit": (None, 3, 2**63 - 1),
+    "limit": (None, 3, query.INT64_MAX),
     "noted": (False, True),
     "operations.query.sql.name": query.names(),
     "reason": (None, "over the limit", "payload%"),
