@@ -107,6 +107,7 @@ setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
             "vulture>=2.16,<3",
+            "zetasql==0.1.5",
         ],
     },
     entry_points={"console_scripts": ["anomaly=common.anomaly:main"]},

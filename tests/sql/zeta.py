@@ -179,7 +179,7 @@ class Catalog:
         message = types.RegisterCatalogRequest(simple_catalog=catalog).to_proto()
         for name, cells in rows.items():
             content = message.table_content[name].table_data
-            content.SetInParent()  # a table without rows has a content, too
+            content.SetInParent()  # a table without rows also has a content
             for row in cells:
                 content.row.add().cell.extend(row)
         return int(self._zetasql.call("RegisterCatalog", message, types.RegisterResponse).registered_id)
