@@ -92,6 +92,11 @@ def parse(name: PipelineName, argv: Sequence[str], temp_location: str, via: str)
             "--write_method: expected a method without Java, which the image of the template does not have, "
             f"got {options.tables.write_method!r}: use {METHODS[0]}, or --via=direct on a machine with Java"
         )
+    if name == "batch" and options.machine.processes != 1:
+        raise OptionError(
+            "--processes: expected a job on this machine, got one on Dataflow: leave it out; "
+            "--num_workers and --max_num_workers are the number of workers"
+        )
     beam_options.view_as(GoogleCloudOptions).temp_location = temp_location
     entry.check(options, beam_options)
     values: dict[str, Any] = {}

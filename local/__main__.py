@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from common.command import CommandError, Parser, command
+from common.names import PROJECT, STACK
 from common.options import add_options, option, read_options
 from common.output import add_format, print_record
 from common.values import Number, at_least
@@ -33,7 +34,7 @@ _PORT: Final = at_least(0, 65535)
 class StackOptions:
     """The stack that `up` starts."""
 
-    project: str = option(DEFAULT_PROJECT, metavar="ID", help="project id (default: %(default)s)")
+    project: str = option(DEFAULT_PROJECT, type=PROJECT, help="project id (default: %(default)s)")
     pubsub: bool = option(True, help="the Pub/Sub emulator (default: on)")
     bigquery: bool = option(True, help="the BigQuery emulator (default: on)")
     pubsub_port: int = option(0, type=_PORT, metavar="PORT", help="default: 0, any free one")
@@ -68,7 +69,9 @@ class StackOptions:
 class NameOptions:
     """Which of several stacks is meant."""
 
-    name: str = option("default", metavar="NAME", help="one of several stacks (default: %(default)s)")
+    name: str = option(
+        "default", type=STACK, metavar="NAME", help="one of several stacks (default: %(default)s)"
+    )
     state_dir: Path | None = option(
         None, type=Path, metavar="DIR", help=f"where stacks are noted (default: {default_state_dir()})"
     )

@@ -15,12 +15,12 @@ from google.cloud import bigquery
 
 from common import google
 from common.command import CommandError, MissingExtraError, Parser, command
+from common.names import DATASET
 from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_rows
 from common.retry import LOOK_SECONDS
 from common.values import at_least, moment
 from operations.pictures import PICTURES, draw
-from pipelines import options as names_of
 from transforms import clients
 
 EXAMPLES: Final = """\
@@ -118,7 +118,7 @@ class QueryOptions:
     """The options of this command."""
 
     dataset: str | None = option(
-        None, type=names_of.dataset, metavar="PROJECT.DATASET", help="Example: my-project.anomaly"
+        None, type=DATASET, metavar="PROJECT.DATASET", help="Example: my-project.anomaly"
     )
     since: dt.datetime | None = option(
         None,

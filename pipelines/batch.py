@@ -13,10 +13,12 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.runners.runner import PipelineResult
 
 from common.command import Parser, command
+from common.names import TABLE
 from common.options import OptionError, add_options, group, option
 from model.artifact import Manifest
 from pipelines import lookups, wiring
-from pipelines.options import TableOptions, parse_options, table
+from pipelines.options import TableOptions, parse_options
+from pipelines.processes import RUNNER, ProcessOptions
 from transforms import metrics
 from transforms.bigquery import ReadBatches
 from transforms.columnar import SOURCE_COLUMNS
@@ -55,7 +57,7 @@ class BatchSource:
     )
     input_table: str | None = option(
         None,
-        type=table,
+        type=TABLE,
         metavar="TABLE",
         help="BigQuery table in the ULB layout, read column by column through the Storage Read API. "
         "Example: bigquery-public-data.ml_datasets.ulb_fraud_detection",
@@ -135,6 +137,7 @@ class BatchOptions(wiring.JobOptions):
     source: BatchSource = group("source (one of --input, --input_table and --input_query)")
     tables: TableOptions = group("sinks (one of --output_dataset and --output at least)")
     files: FileOptions = group("files")
+    machine: ProcessOptions = group("this machine")
 
     def __post_init__(self) -> None:
         if not (self.tables.output_dataset or self.files.output):
@@ -197,6 +200,7 @@ def check(options: BatchOptions, beam_options: PipelineOptions) -> None:
       OptionError: the options do not fit.
     """
     wiring.check(options, beam_options)
+    options.machine.check(beam_options, options.tables.write_method)
 
 
 def run(argv: Sequence[str] | None = None) -> PipelineResult:
@@ -216,7 +220,8 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
         lookups.check_local_files(source.input, parquet=source.format == "parquet")
     if files.output:
         lookups.check_output(files.output, files.overwrite)
-    wiring.set_runner(beam_options, "FnApiRunner")
+    wiring.set_runner(beam_options, RUNNER)
+    options.machine.apply(beam_options)
     manifest = options.detection.manifest()
     options = wiring.with_environment(options, beam_options)
     if source.input_table:

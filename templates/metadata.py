@@ -18,8 +18,9 @@ from typing import Any, Final
 import jsonschema
 
 from common.command import CommandError, Parser, command
+from common.names import SUBSCRIPTION, TOPIC, Name
 from common.values import Number
-from pipelines import batch, options, streaming
+from pipelines import batch, streaming
 from transforms.bigquery.methods import METHODS, NEEDS
 
 EXAMPLES: Final = """
@@ -34,8 +35,8 @@ TITLES: Final = {
 }
 
 _PUBSUB: Final[dict[Any, str]] = {
-    options.topic: "PUBSUB_TOPIC",
-    options.subscription: "PUBSUB_SUBSCRIPTION",
+    TOPIC: "PUBSUB_TOPIC",
+    SUBSCRIPTION: "PUBSUB_SUBSCRIPTION",
 }
 # argparse does not know that a text is a path. Tables stay TEXT: the console wants PROJECT:DATASET.TABLE
 # of a BIGQUERY_TABLE, and the pipelines take PROJECT.DATASET.TABLE, as SQL writes it.
@@ -43,6 +44,8 @@ _PATHS: Final = {"model": "GCS_READ_FOLDER", "output": "GCS_WRITE_FOLDER", "inpu
 _GCS_REGEX: Final = r"^gs://[^\n\r]+$"
 _LEFT_OUT: Final = {"write_method": tuple(name for name in METHODS if NEEDS[name].java)}
 """Choices that the command line has and a template does not."""
+_LOCAL: Final = ("help", "processes")
+"""Options that only a command line on this machine has."""
 _HIDDEN: Final = ("bigquery_endpoint", "bigquery_storage_endpoint", "vertex_api_endpoint")
 
 
@@ -74,7 +77,7 @@ def metadata(pipeline: str) -> dict[str, Any]:
             "defaultStreamingMode": "AT_LEAST_ONCE",
         }
     content["parameters"] = [
-        _parameter(action, group) for group, action in declared(parser) if action.dest != "help"
+        _parameter(action, group) for group, action in declared(parser) if action.dest not in _LOCAL
     ]
     validate(content)
     return content
@@ -121,8 +124,8 @@ def param_type(action: argparse.Action) -> str:
 
 
 def _regexes(action: argparse.Action, kind: str) -> list[str]:
-    if isinstance(action.type, options.Matching):
-        return [f"^{action.type.pattern.pattern}$"]
+    if isinstance(action.type, Name):
+        return [f"^{regex}$" for regex in action.type.regexes]
     if kind.startswith("GCS_"):
         return [_GCS_REGEX]
     if kind == "NUMBER":

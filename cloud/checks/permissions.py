@@ -201,9 +201,14 @@ def _check_dataset(clients: Clients, request: JobRequest) -> list[Finding]:
     finding = _check_role(clients, on_project)
     if finding.status != "failed":
         return [Finding(subject, finding.status, finding.problem)]
-    grant = f'GRANT `{role}` ON SCHEMA `{dataset}` TO "serviceAccount:{account}"'
+    grant = shlex.quote(grant_sql(role, dataset, account))
     problem = "is not granted there, nor a wider one on the project"
-    return [Finding(subject, "failed", problem, f"bq query --use_legacy_sql=false {shlex.quote(grant)}")]
+    return [Finding(subject, "failed", problem, f"bq query --use_legacy_sql=false {grant}")]
+
+
+def grant_sql(role: str, dataset: str, account: str) -> str:
+    """The statement that gives a service account a role on a dataset."""
+    return f'GRANT `{role}` ON SCHEMA `{dataset}` TO "serviceAccount:{account}"'
 
 
 def _check_role(clients: Clients, role: Role) -> Finding:

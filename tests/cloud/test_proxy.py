@@ -176,7 +176,7 @@ GOOGLE: dict[str, tuple[Callable[[], Any], str]] = {
         "CONNECT bigquerystorage.googleapis.com:443",
     ),
     "Pub/Sub, publisher": (
-        lambda: _raise(PubSubTopic("projects/some-project/topics/t", timeout=5)),
+        lambda: _raise(PubSubTopic("projects/some-project/topics/some-topic", timeout=5)),
         "CONNECT pubsub.googleapis.com:443",
     ),
     "Pub/Sub, topics": (

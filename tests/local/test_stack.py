@@ -381,6 +381,20 @@ def test_a_port_that_is_none_is_said(port, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--name=../other"], "--name: expected NAME such as default, got '../other': it has '/'"),
+        (["--project=p"], "--project: expected PROJECT such as my-project, got 'p': it has 1 character"),
+    ],
+)
+def test_a_name_that_breaks_a_rule_is_refused(flags, reason, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["up", *flags])
+    assert ended.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
 def test_a_state_directory_of_others_is_refused(tmp_path):
     tmp_path.chmod(0o777)
     with pytest.raises(LocalStackError, match="can be written by others"):

@@ -67,12 +67,13 @@ TIMES: Final = (
 )
 
 
+MOMENT: Final = pa.timestamp("us", tz="UTC")
 VALUES: Final[dict[pa.DataType, Sequence[Any]]] = {
     pa.string(): TEXTS,
     pa.binary(): PAYLOADS,
     pa.int64(): range(4),
     pa.float64(): NUMBERS,
-    pa.timestamp("us", tz="UTC"): TIMES,
+    MOMENT: TIMES,
 }
 POOLS: Final[dict[str, Sequence[Any]]] = {
     "account_id": TEXTS[:8],
@@ -91,11 +92,13 @@ class Rows:
     Args:
       seed: of the generator.
       ambiguous: whether rows that differ may share key and time, so that either may be the latest.
+      tied: whether all numbers are equal, and there are two times.
     """
 
-    def __init__(self, seed: int, ambiguous: bool = False) -> None:
+    def __init__(self, seed: int, ambiguous: bool = False, tied: bool = False) -> None:
         self._random = random.Random(seed)
         self._ambiguous = ambiguous
+        self._values = VALUES | ({pa.float64(): NUMBERS[-1:], MOMENT: TIMES[:2]} if tied else {})
 
     def table(self, spec: tables.TableSpec, count: int) -> list[dict[str, Any]]:
         """Rows: two thirds new, some of them again as they are, some again scored anew, at another time."""
@@ -124,7 +127,7 @@ class Rows:
             return None
         if pa.types.is_struct(kind):
             return self._record(kind)
-        return self._random.choice(POOLS.get(field.name) or VALUES[kind])
+        return self._random.choice(POOLS.get(field.name) or self._values[kind])
 
 
 def identity(row: Mapping[str, Any], spec: tables.TableSpec) -> str:

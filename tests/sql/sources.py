@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import shlex
 from collections import defaultdict
@@ -150,6 +151,14 @@ class Literals(ast.NodeVisitor):
         elif isinstance(value, ast.Call):
             builder = ast.unparse(value.func).rpartition(".")[2]
         self.sending.append(Sending(self._here, ast.unparse(value), builder))
+
+
+@functools.cache
+def product() -> tuple[Literals, ...]:
+    """The modules of the product, read once."""
+    return tuple(
+        Literals(module_name(path), path.read_text(encoding="utf-8")) for path in product_files(".py")
+    )
 
 
 def holders(literals: Literals) -> dict[str, list[str]]:

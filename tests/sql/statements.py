@@ -8,6 +8,7 @@ what it needs as parameters and returns the text, or the text and its query para
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import importlib
 import inspect
 import itertools
@@ -75,12 +76,12 @@ class Statement:
         return built if isinstance(built, tuple) else (built, [])
 
 
+@functools.cache
 def sites() -> dict[str, list[str]]:
     """The functions of the product that hold SQL, with their strings, and the one that reads .sql files."""
     found: dict[str, list[str]] = {}
-    for path in sources.product_files(".py"):
-        text = path.read_text(encoding="utf-8")
-        found |= sources.holders(sources.Literals(sources.module_name(path), text))
+    for literals in sources.product():
+        found |= sources.holders(literals)
     return found | {"operations.query.sql": []}
 
 
@@ -94,8 +95,7 @@ def examples() -> list[sources.Example]:
     found = []
     for path in pages():
         found += sources.examples(path.read_text(encoding="utf-8"), path.name)
-    for path in sources.product_files(".py"):
-        literals = sources.Literals(sources.module_name(path), path.read_text(encoding="utf-8"))
+    for literals in sources.product():
         for name, strings in literals.strings.items():
             found += [example for text in strings for example in sources.examples(text, name)]
     return [example for example in dict.fromkeys(found) if not example.is_sketch]

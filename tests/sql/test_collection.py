@@ -16,11 +16,6 @@ def literals(source: str) -> sources.Literals:
     return sources.Literals("room.module", textwrap.dedent(source))
 
 
-def product_literals():
-    for path in sources.product_files(".py"):
-        yield sources.Literals(sources.module_name(path), path.read_text(encoding="utf-8"))
-
-
 @pytest.mark.parametrize("site", statements.sites())
 def test_every_piece_of_sql_is_in_a_statement(site):
     """A new branch of a builder is not covered by the values so far: add one to statements.VALUES."""
@@ -40,7 +35,7 @@ def test_every_sql_file_is_a_query():
 def test_every_place_that_sends_sql_sends_what_is_collected_or_given():
     """Hand over a parameter, or the call of a function that builds the statement."""
     builders = {statement.site.rpartition(".")[2] for statement in COLLECTED}
-    sending = [place for found in product_literals() for place in found.sending]
+    sending = [place for found in sources.product() for place in found.sending]
     assert len(sending) >= 6
     assert [place for place in sending if place.builder is None or place.builder not in {"", *builders}] == []
 

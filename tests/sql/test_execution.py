@@ -39,12 +39,14 @@ class Setting:
       seed: of the rows.
       count: rows of each table, about.
       full: whether the scores have every output of the model.
+      tied: whether all scores are equal.
       thorough: whether the values of options vary.
     """
 
     seed: int
     count: int
     full: bool = False
+    tied: bool = False
     thorough: bool = False
 
     @property
@@ -64,6 +66,7 @@ class Setting:
 
 SETTINGS: Final = {
     "hostile": Setting(1, 300, thorough=True),
+    "ties": Setting(5, 90, tied=True),
     "full": Setting(2, 40, full=True),
     "empty": Setting(3, 0),
 }
@@ -83,7 +86,7 @@ def world_of(zetasql, bigquery_emulator):
     @functools.cache
     def make(name: str, setting: Setting, ambiguous: bool = False) -> World:
         dataset, specs = f"{bigquery_emulator.project}.sql_{name}", setting.specs
-        made = rows.Rows(setting.seed, ambiguous)
+        made = rows.Rows(setting.seed, ambiguous, setting.tied)
         stored = {spec.name: made.table(spec, setting.count) for spec in specs}
 
         def catalog() -> zeta.Catalog:

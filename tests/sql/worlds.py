@@ -18,8 +18,8 @@ from transforms.clients import BigQueryEndpoints
 
 QUANTILE: Final = re.compile(r"APPROX_QUANTILES\((.*?), 100\)\[OFFSET\((\d+)\)\]")
 RANK: Final = r"ARRAY_AGG(\1 IGNORE NULLS ORDER BY \1)[OFFSET(CAST(CEIL(\2 * COUNT(\1) / 100) AS INT64) - 1)]"
-"""The element of the same rank, for the reference implementation lacks APPROX_QUANTILES. The local stack
-gives this element, BigQuery one near it."""
+"""The element of the same rank, as ZetaSQL's implementation lacks APPROX_QUANTILES. The local stack gives
+this element, BigQuery one near it."""
 
 Rows = list[dict[str, Any]]
 

@@ -11,7 +11,6 @@ from transforms.clients import (
     STORAGE_VARIABLE,
     BigQueryEndpoints,
     EndpointOptions,
-    is_loopback,
 )
 
 
@@ -35,22 +34,6 @@ def test_a_loopback_endpoint_gets_anonymous_credentials():
 def test_a_wrong_address_is_an_error_that_names_the_flag(rest, storage, flag):
     with pytest.raises(OptionError, match=flag):
         BigQueryEndpoints(rest, storage)
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("localhost", True),
-        ("127.0.0.1", True),
-        ("127.8.8.8", True),
-        ("::1", True),
-        ("10.0.0.1", False),
-        ("localhost.example.com", False),
-        ("bigquery.googleapis.com", False),
-    ],
-)
-def test_loopback(host, expected):
-    assert is_loopback(host) is expected
 
 
 def test_endpoints_can_be_sent_to_a_worker():
