@@ -68,10 +68,11 @@ $(STAMP): setup.py constraints.txt
 demo: $(STAMP)  ## publish, stream, batch, alert, land in BigQuery and query, all on this machine
 	$(BIN)/anomaly demo $(DEMO_ARGS)
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, mypy, and vulture for dead code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vulture
 
 test: lint  ## lint, then every test, the integration tests on the emulators too
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)

@@ -53,7 +53,6 @@ class Latency:
 
     p50: float
     p99: float
-    largest: float
 
 
 def compare(first: pa.Table, second: pa.Table) -> Comparison:
@@ -102,7 +101,7 @@ def alert_latency(alerts: Sequence[tuple[str, dt.datetime, dt.datetime]]) -> Lat
 
 def _quantiles(milliseconds: npt.NDArray[np.float64]) -> Latency:
     p50, p99 = np.quantile(milliseconds, [0.5, 0.99])
-    return Latency(float(p50), float(p99), float(milliseconds.max()))
+    return Latency(float(p50), float(p99))
 
 
 def throughput(scores: pa.Table, since: str = "scored_at") -> float | None:

@@ -6,13 +6,30 @@ version is pinned in setup.py: after an upgrade run `tests/local/test_bigquery.p
 
 from __future__ import annotations
 
-from local.bqemulator_patches import engine, functions, jobs, rest, storage, views
+from local.bqemulator_patches import (
+    ddl,
+    engine,
+    failures,
+    formats,
+    functions,
+    jobs,
+    loads,
+    rest,
+    storage,
+    table_resources,
+    views,
+)
 
 _PATCHES = (
     *engine.PATCHES,
+    *failures.PATCHES,
     *rest.PATCHES,
+    *table_resources.PATCHES,
+    *formats.PATCHES,
     *storage.PATCHES,
     *jobs.PATCHES,
+    *loads.PATCHES,
+    *ddl.PATCHES,
     *views.PATCHES,
     *functions.PATCHES,
 )

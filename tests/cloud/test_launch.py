@@ -73,7 +73,8 @@ def python_of_image(monkeypatch):
     monkeypatch.setattr(versions, "here", versions.of_image)
 
 
-def test_dry_run_of_a_direct_launch_shows_the_command_line(python_of_image, capsys):
+@pytest.mark.usefixtures("python_of_image")
+def test_dry_run_of_a_direct_launch_shows_the_command_line(capsys):
     argv = ["batch", *PROJECT, "--via=direct", "--input=gs://b/x.parquet", f"--image={IMAGE}", "--dry_run"]
     assert launch.main(argv) == 0
     shown = capsys.readouterr().out
