@@ -154,7 +154,7 @@ def test_programs_send_googles_clients_to_this_machine_directly(
             flags = [project, "--emulators", "--prefix=behind-", "--dataset=behind"]
             assert resources_main([*action, *flags]) == 0
     else:
-        assert run("status")[0] == 0
+        assert run("list")[0] == 0
     assert not [each for each in proxy.asked if "127.0.0.1" in each or "localhost" in each]
 
 
