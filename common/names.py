@@ -39,12 +39,12 @@ class Characters(NamedTuple):
 
     @property
     def one(self) -> str:
-        """What one of them is: "a letter or digit"."""
+        """Describes one of them: "a letter or digit"."""
         return f"a {_listed(self.nouns, 'or')}" if len(self.nouns[0]) > 1 else _listed(self.nouns, "or")
 
     @property
     def many(self) -> str:
-        """What several of them are: "letters, digits and -"."""
+        """Describes several of them: "letters, digits and -"."""
         return _listed([noun + "s" if len(noun) > 1 else noun for noun in self.nouns], "and")
 
 
@@ -151,7 +151,7 @@ class Name:
         return text
 
     def problem(self, text: str) -> str:
-        """What was expected, what came, and every part that breaks a rule; "" where none does."""
+        """Says what was expected, what came, and each part that breaks a rule; "" where none does."""
         form, parts = self._taken_apart(text)
         broken = [
             f"{'it' if part == form else f'{part} {value!r}'} {problem}"

@@ -80,7 +80,7 @@ class NoteError(RuntimeError):
 
 @dataclass(frozen=True)
 class LetterOptions:
-    """Which dead letters are read, and how many are sent.
+    """The dead letters to read, and the number to send.
 
     Attributes:
       dataset: "PROJECT.DATASET".

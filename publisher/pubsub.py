@@ -104,7 +104,7 @@ class PubSubTopic:
         return receipts
 
     def flush(self) -> Sequence[Receipt]:
-        """See Sink. Takes `timeout` for each request under way at the most."""
+        """See Sink. Takes `timeout` for each request under way at most."""
         receipts = []
         while self._under_way:
             receipts.append(self._next_receipt())
@@ -145,7 +145,7 @@ def split(messages: Outgoing) -> Iterator[Outgoing]:
 
 
 def explain(error: Exception, topic: str) -> PublishError:
-    """What went wrong with `topic`, and what to do about it."""
+    """Says what went wrong with a topic, and what to do about it."""
     if isinstance(error, exceptions.NotFound):
         project, name = TOPIC.split(topic).values()
         create = f"gcloud pubsub topics create {name} --project={project}"

@@ -58,7 +58,7 @@ def _statement(sql: str) -> exp.Create | None:
 
 
 def _declared(statement: exp.Create) -> dict[str, Any]:
-    """What the statement declares, in the shape of REST."""
+    """Returns the declarations of the statement, in the shape of REST."""
     properties = statement.args.get("properties")
     body: dict[str, Any] = {}
     for item in properties.expressions if properties is not None else ():

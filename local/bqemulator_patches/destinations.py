@@ -27,7 +27,7 @@ _NOT_IN_A_NAME: Final = re.compile(r'[!"$()*,./;?@\[\\\]^`{}~\x00-\x1f]')
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a job writes, and how.
+    """The table that a job writes, and the way it does.
 
     Attributes:
       create: createDisposition.
@@ -84,7 +84,7 @@ class Destination:
         return f"{self.project_id}:{self.dataset_id}.{self.table_id}"
 
     def sets_schema(self, existing: TableMeta | None) -> bool:
-        """Whether the table takes the schema of what is written. One that was made without a schema does."""
+        """Tells whether the table takes the schema of what is written. One that was made without a schema does."""
         return existing is None or self.write == "WRITE_TRUNCATE" or not existing.schema_.fields
 
 

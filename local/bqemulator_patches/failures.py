@@ -1,4 +1,4 @@
-"""How a job and a request say that they failed: in BigQuery's words, never in DuckDB's."""
+"""Failures of jobs and requests in BigQuery's words, never in DuckDB's."""
 
 from __future__ import annotations
 

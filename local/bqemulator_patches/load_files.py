@@ -125,7 +125,7 @@ def detect(records: Iterable[dict[str, Any]], format_name: str) -> Fields:
 
 
 def _conflict(message: str) -> str:
-    """What the library says of a field that changes, in plain words."""
+    """Translates the library's complaint about a field that changes."""
     found = _OLD_AND_NEW.search(message)
     if found is None:
         return message

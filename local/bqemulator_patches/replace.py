@@ -1,4 +1,4 @@
-"""How a patch takes the place of what it patches."""
+"""Replaces parts of another package by ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 
 
 def replace(owner: Any, name: str, value: Any) -> None:
-    """Set `owner.name`, which must exist: a patch of something that is gone would cure nothing.
+    """Sets `owner.name`, which must exist: a patch of something that is gone would fix nothing.
 
     Raises:
       AttributeError: `owner` has no such attribute. Another version of bqemulator is installed.

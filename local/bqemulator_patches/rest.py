@@ -28,7 +28,7 @@ def context(request: Request) -> AppContext:
 
 
 def _matches(labels: dict[str, str], filter_text: str) -> bool:
-    """Whether `labels` satisfy a filter such as `labels.kind:temporary labels.owner`."""
+    """Tells whether `labels` satisfy a filter such as `labels.kind:temporary labels.owner`."""
     for term in filter_text.split():
         match = _LABEL.fullmatch(term)
         if match is None:

@@ -98,7 +98,7 @@ def keep_what_a_table_declares() -> None:
 
 
 def _declared(table: TableMeta) -> dict[str, Any]:
-    """What tables.get and tables.list both say of a table, and the emulator of 1.4.0 does not."""
+    """Adds the fields that tables.get and tables.list both have, and the emulator 1.4.0 does not."""
     answer: dict[str, Any] = {}
     if table.friendly_name:
         answer["friendlyName"] = table.friendly_name
