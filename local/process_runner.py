@@ -11,7 +11,7 @@ from FnApiRunner with the same options are why this room has its own. It uses pr
 | | FnApiRunner | ProcessRunner |
 |---|---|---|
 | a worker ends before it has connected | the job hangs | the job fails |
-| a worker ends later | the others finish their bundles, then the job fails | the job fails at once |
+| a worker ends later, or a step fails | the others finish their bundles, then the job fails | the job fails |
 | Beam's options of the job, such as --project | unknown to the workers | known to them |
 | gRPC servers, which do not authenticate | on every address of the machine | on 127.0.0.1 |
 | threads of Arrow and BLAS in a worker | one a core | one |
@@ -149,30 +149,40 @@ class _Workers(contextlib.AbstractContextManager["_Workers"]):
 
     def make(self, command: bytes, state: Any, provision_info: Any, grpc_server: Any) -> _ProcessHandler:
         """Makes one more worker, for Beam's register of environments; `command` is for a shell."""
-        self._handlers.append(_ProcessHandler(self, state, provision_info, grpc_server))
-        return self._handlers[-1]
+        return _ProcessHandler(self, state, provision_info, grpc_server)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._watch, name="watch workers", daemon=True).start()
         return self
 
     def _watch(self) -> None:
+        # Again and again, since the runner may be about to ask for more.
         while not self._over.wait(_POLL_SECONDS):
-            # All handlers: otherwise the job would first wait for the bundles of the others. Repeated,
-            # because Beam may ask for more.
-            if reason := self.ended():
-                for handler in list(self._handlers):
-                    handler.fail(reason)
+            if reason := self._ended():
+                self.fail(reason)
 
-    def ended(self) -> str:
-        """Names the worker that has ended by itself, with the end of its log; "" where none has."""
-        return next(filter(None, (handler.process.ended() for handler in self._handlers)), "")
+    def _ended(self) -> str:
+        """Names the worker that has ended by itself, with the end of its log; empty where none has."""
+        return next(filter(None, (handler.process.ended() for handler in list(self._handlers))), "")
+
+    def fail(self, reason: str) -> None:
+        """Fails the job now: the runner would first wait for the bundles of all workers."""
+        for handler in list(self._handlers):
+            handler.fail(reason)
+
+    def enter(self, handler: _ProcessHandler) -> None:
+        """Adds a worker that has been started."""
+        self._handlers.append(handler)
+
+    def leave(self, handler: _ProcessHandler) -> None:
+        """Removes a worker that is going to end."""
+        self._handlers.remove(handler)
 
     def settle(self) -> None:
         """Waits a moment for the end of a process to be known, in the first of several calls."""
         deadline = time.monotonic() + _NOTICE_SECONDS
         while not self._over.is_set():
-            self._reason = self._reason or self.ended()
+            self._reason = self._ended()
             if self._reason or time.monotonic() >= deadline:
                 self._over.set()
             time.sleep(0.02)
@@ -217,11 +227,17 @@ class _ProcessHandler(worker_handlers.GrpcWorkerHandler):
         return HOST
 
     def _read(self) -> None:
-        with contextlib.suppress(grpc.RpcError):  # of a process that was ended; see `close`
-            self.control_conn._read()
+        """Hands the answers of the worker on, as ControlConnection does."""
+        assert self.control_conn._input is not None
+        with contextlib.suppress(grpc.RpcError):  # of a process that has ended
+            for answer in self.control_conn._input:
+                self.control_conn._futures_by_id.pop(answer.instruction_id).set(answer)
+                if answer.error:
+                    self._workers.fail(answer.error)
 
     def start_worker(self) -> None:
         self.process.start()
+        self._workers.enter(self)
 
     def fail(self, reason: str) -> None:
         """Answers every request that the runner waits for with an error."""
@@ -230,10 +246,12 @@ class _ProcessHandler(worker_handlers.GrpcWorkerHandler):
 
     def close(self) -> None:
         if not self.control_conn._futures_by_id:
+            self._workers.leave(self)
             super().close()
             return
         # Work is under way: the job has failed or was interrupted, and nobody waits for the answer.
         self._workers.settle()
+        self._workers.leave(self)
         self.data_conn._closed = True
         self.control_conn.push(worker_handlers.BeamFnControlServicer._DONE_MARKER)
         self.process.stop()

@@ -84,7 +84,7 @@ class Destination:
         return f"{self.project_id}:{self.dataset_id}.{self.table_id}"
 
     def sets_schema(self, existing: TableMeta | None) -> bool:
-        """Tells whether the table takes the schema of what is written. One that was made without a schema does."""
+        """Tells whether the table takes the schema of what is written; one without a schema does."""
         return existing is None or self.write == "WRITE_TRUNCATE" or not existing.schema_.fields
 
 

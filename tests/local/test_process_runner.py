@@ -133,6 +133,29 @@ def test_a_step_that_fails_is_no_worker_that_has_ended():
     assert psutil.Process().children(recursive=True) == []
 
 
+class FailOnce:
+    """Fails in the first worker that gets to it, and keeps the others busy for longer than a test takes."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __call__(self, element: int) -> None:
+        try:
+            self.mark.touch(exist_ok=False)
+        except FileExistsError:
+            time.sleep(3600)
+        time.sleep(1)  # until the others are busy
+        raise ValueError("the first one is bad")
+
+
+@pytest.mark.integration
+def test_a_step_that_fails_ends_the_job_while_others_are_busy(tmp_path):
+    with pytest.raises(RuntimeError, match="ValueError: the first one is bad") as failed:
+        run(FailOnce(tmp_path / "mark"), workers=3)
+    assert not isinstance(failed.value, WorkerEndedError)
+    assert psutil.Process().children(recursive=True) == []
+
+
 @pytest.mark.integration
 def test_a_python_whose_path_has_a_space(tmp_path, monkeypatch):
     python = tmp_path / "a folder" / "python"
