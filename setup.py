@@ -64,6 +64,7 @@ setup(
     extras_require={
         # The emulators of the local stack that come from PyPI, and what the demo draws and prints with.
         "local": [
+            "bigquery-schema-generator>=1.6,<2",
             "bqemulator==1.4.0",
             "cryptography>=44",
             "duckdb>=1.4,<3",
