@@ -63,7 +63,10 @@ setup(
     ],
     extras_require={
         # The emulators of the local stack that come from PyPI, and what the demo draws and prints with.
+        # Two exact versions: the local stack uses private parts of both, see local/versions.py.
         "local": [
+            "apache-beam[gcp]>=2.77,<2.78",
+            "bigquery-schema-generator>=1.6,<2",
             "bqemulator==1.4.0",
             "cryptography>=44",
             "duckdb>=1.4,<3",
@@ -103,6 +106,8 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
+            "vulture>=2.16,<3",
+            "zetasql==0.1.5",
         ],
     },
     entry_points={"console_scripts": ["anomaly=common.anomaly:main"]},

@@ -13,6 +13,7 @@ import contextlib
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 from apache_beam.internal.gcp.auth import _Credentials
 from apache_beam.io.gcp import bigquery as beam_bigquery
@@ -21,7 +22,6 @@ from google.cloud.bigquery_storage_v1 import BigQueryReadClient
 from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
 
 from common.connections import insecure_channel
-from local.attributes import replaced
 from local.endpoints import Endpoints
 from local.gcs import local_gcs
 
@@ -45,17 +45,17 @@ def beam_connectors(endpoints: Endpoints, gcs_root: Path | None = None) -> Itera
         # One client (google-cloud-bigquery, for streaming inserts) reads its endpoint from the environment.
         stack.enter_context(endpoints.activate())
         # Another (apitools, for tables and jobs) has it in a class attribute.
-        stack.enter_context(replaced(BigqueryV2, "BASE_URL", f"{endpoints.bigquery}/bigquery/v2/"))
+        stack.enter_context(mock.patch.object(BigqueryV2, "BASE_URL", f"{endpoints.bigquery}/bigquery/v2/"))
         # Credentials are looked up once a process. They must be this stack's, and not stay afterwards.
-        stack.enter_context(replaced(_Credentials, "_credentials_init", False))
-        stack.enter_context(replaced(_Credentials, "_credentials", None))
+        stack.enter_context(mock.patch.object(_Credentials, "_credentials_init", False))
+        stack.enter_context(mock.patch.object(_Credentials, "_credentials", None))
         # The third (Storage Read API) takes no endpoint at all.
         wire = stack.enter_context(insecure_channel(endpoints.bigquery_storage, _UNLIMITED))
         module = types.SimpleNamespace(**vars(beam_bigquery.bq_storage))
         module.BigQueryReadClient = lambda: BigQueryReadClient(
             transport=BigQueryReadGrpcTransport(channel=wire)
         )
-        stack.enter_context(replaced(beam_bigquery, "bq_storage", module))
+        stack.enter_context(mock.patch.object(beam_bigquery, "bq_storage", module))
         if gcs_root is not None:
             stack.enter_context(local_gcs(gcs_root))
         yield

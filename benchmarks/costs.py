@@ -1,4 +1,4 @@
-"""What the pipelines cost on Google Cloud: per million transactions, and while nothing happens.
+"""Costs of the pipelines on Google Cloud: per million transactions, and while nothing happens.
 
     python -m benchmarks.costs
     python -m benchmarks.costs --efficiency 0.25 --format json

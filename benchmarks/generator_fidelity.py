@@ -1,4 +1,4 @@
-"""How close the synthetic transactions are to the real ones: the figures of docs/publisher.md.
+"""Compares the synthetic transactions with the real ones: the figures of docs/publisher.md.
 
     python -m benchmarks.generator_fidelity --data ulb_transactions.parquet
 
@@ -57,7 +57,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class Detection:
-    """How well a detector ranks frauds above normals, at the real prevalence of 0.173 %."""
+    """Measures the ranking of frauds above normals by a detector, at the real prevalence of 0.173 %."""
 
     auroc: float
     average_precision: float

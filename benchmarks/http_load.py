@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Load:
-    """What one measurement saw.
+    """The figures of one measurement.
 
     Attributes:
       requests_per_second: answered requests over the measured time.

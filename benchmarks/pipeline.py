@@ -109,7 +109,7 @@ def idiomatic(lines: Path, model: str, output: Path, to_dict: Callable[[tuple], 
 
 
 def all_outputs(pair: tuple) -> dict:
-    """What the model says of a row, as a dict for JSON."""
+    """Makes the answer of the model for a row, as a dict for JSON."""
     return {"transaction_id": pair[0]} | {name: value.tolist() for name, value in pair[1].inference.items()}
 
 

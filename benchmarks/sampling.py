@@ -1,4 +1,4 @@
-"""Where a process spends its time: the stacks of its threads, looked at every few milliseconds.
+"""Finds where a process spends its time: the stacks of its threads, looked at every few milliseconds.
 
 A profiler that hooks into every call would make a loop over messages look dearer than it is; a look from
 outside costs every step the same.
@@ -58,7 +58,7 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def _waits(frame: FrameType) -> bool:
-    """Whether a thread stands in a lock, a queue or a selector: it waits for another one."""
+    """Tells whether a thread stands in a lock, a queue or a selector: it waits for another one."""
     return frame.f_code.co_filename.endswith(("threading.py", "queue.py", "selectors.py", "_base.py"))
 
 

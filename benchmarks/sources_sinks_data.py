@@ -78,5 +78,5 @@ class Drop(beam.DoFn):
 
 
 def to_table(batch: pa.RecordBatch) -> pa.Table:
-    """What Beam's own Parquet sink takes."""
+    """Makes the input of Beam's own Parquet sink."""
     return pa.Table.from_batches([batch])

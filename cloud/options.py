@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cloud.endpoints import DATAFLOW_VARIABLE
 from cloud.jobs import Jobs
 from cloud.resources.declared import Names
+from common.names import PROJECT, REGION
 from common.options import option
 
 
@@ -23,6 +24,10 @@ class PlaceOptions:
         help=f"Dataflow endpoint other than Google's public one (default: {DATAFLOW_VARIABLE}). "
         "Example: http://localhost:8080",
     )
+
+    def __post_init__(self) -> None:
+        PROJECT.check(self.project, "--project")
+        REGION.check(self.region, "--region")
 
     @property
     def endpoint(self) -> str | None:
@@ -49,7 +54,7 @@ class InstallationOptions(PlaceOptions):
         """The names of the resources.
 
         Raises:
-          OptionError: a flag has the wrong form.
+          OptionError: a name breaks a rule.
         """
         return Names(
             self.project, self.region, self.bucket.removeprefix("gs://"), self.dataset, prefix=self.prefix

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from cloud.options import InstallationOptions
 from cloud.pipeline import PipelineCommand, PipelineName
 from cloud.resources.base import LABEL
 from cloud.resources.declared import Names
+from common.names import GCS, GPU, JOB
 from common.options import OptionError, add_options, option, read_options
 from common.values import at_least
 
@@ -24,15 +24,12 @@ MACHINE_TYPE: Final = "n2-standard-2"
 GPU_IMAGE: Final = "an --image with a build of torch for CUDA, which the project's own image does not have"
 StreamingMode = Literal["at_least_once", "exactly_once"]
 
-_JOB_NAME: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
-_GPU: Final = re.compile(r"[a-z][a-z0-9-]+(:[1-9]\d?)?")
-_GCS: Final = re.compile(r"gs://[a-z0-9][\w.-]{1,220}[a-z0-9](/.*)?")
-_RENAMING: Final = re.compile(r"[^=]+=[^=]*")
 
-
-def _check_form(flag: str, value: str | None, pattern: re.Pattern[str], expected: str) -> None:
-    if value is not None and not pattern.fullmatch(value):
-        raise OptionError(f"--{flag}: expected {expected}, got {value!r}")
+def _renaming(text: str) -> str:
+    """Reads OLD=NEW."""
+    if text.count("=") != 1 or text.startswith("="):
+        raise argparse.ArgumentTypeError(f"expected OLD=NEW, got {text!r}")
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +43,13 @@ class JobOptions:
     )
     job_name: str | None = option(
         None,
+        type=JOB,
         metavar="NAME",
         help="default: transaction-anomaly-streaming, or transaction-anomaly-batch-TIME",
     )
-    template: str | None = option(None, metavar="GS", help="default: gs://BUCKET/templates/PIPELINE.json")
+    template: str | None = option(
+        None, type=GCS, metavar="GS", help="default: gs://BUCKET/templates/PIPELINE.json"
+    )
     image: str | None = option(
         None,
         metavar="IMAGE",
@@ -57,8 +57,8 @@ class JobOptions:
         "checkout is staged as a package and every worker installs it at start, which takes minutes. "
         "Example: us-central1-docker.pkg.dev/my-project/anomaly/pipelines:1",
     )
-    temp_location: str | None = option(None, metavar="GS", help="default: gs://BUCKET/temp")
-    staging_location: str | None = option(None, metavar="GS", help="default: gs://BUCKET/staging")
+    temp_location: str | None = option(None, type=GCS, metavar="GS", help="default: gs://BUCKET/temp")
+    staging_location: str | None = option(None, type=GCS, metavar="GS", help="default: gs://BUCKET/staging")
     update: bool = option(
         False,
         action="store_true",
@@ -66,17 +66,13 @@ class JobOptions:
     )
     transform_name_mapping: tuple[str, ...] = option(
         (),
+        type=_renaming,
         action="append",
         metavar="OLD=NEW",
         help="with --update, for a step that was renamed; may be passed several times",
     )
 
     def __post_init__(self) -> None:
-        _check_form("job_name", self.job_name, _JOB_NAME, "at most 63 lower-case letters, digits and -")
-        for flag in ("template", "temp_location", "staging_location"):
-            _check_form(flag, getattr(self, flag), _GCS, "gs://BUCKET/PATH")
-        for pair in self.transform_name_mapping:
-            _check_form("transform_name_mapping", pair, _RENAMING, "OLD=NEW")
         if self.transform_name_mapping and not self.update:
             raise OptionError("--transform_name_mapping: expected --update with it, got none")
         if self.template and self.via == "direct":
@@ -128,7 +124,10 @@ class WorkerOptions:
     )
     prime: bool = option(False, action="store_true", help="Dataflow Prime, which chooses the machines itself")
     gpu: str | None = option(
-        None, metavar="TYPE[:COUNT]", help=f"GPU of each worker; needs {GPU_IMAGE}. Example: nvidia-l4:1"
+        None,
+        type=GPU,
+        metavar="TYPE[:COUNT]",
+        help=f"GPU of a worker; needs {GPU_IMAGE}. Example: nvidia-l4:1",
     )
 
     def __post_init__(self) -> None:
@@ -138,7 +137,6 @@ class WorkerOptions:
                 raise OptionError(
                     f"--{flag}: expected at most --max_num_workers={most}, got {getattr(self, flag)}"
                 )
-        _check_form("gpu", self.gpu, _GPU, "TYPE or TYPE:COUNT, such as nvidia-l4:1")
         if self.prime and self.machine_type:
             raise OptionError(f"--prime: expected no --machine_type with it, got {self.machine_type!r}")
         if self.prime and self.gpu:

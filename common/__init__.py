@@ -1,1 +1,1 @@
-"""Habits that every room shares: options, commands, output, errors, retries. Imports no other room."""
+"""Habits that every room shares: options, names, commands, output, errors, retries. Imports no other room."""

@@ -10,6 +10,8 @@ import pyarrow as pa
 from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import BigQueryReadClient, types
 
+from common.names import TABLE
+
 _LEGACY: Final = re.compile(r"^([^.:]+):")
 
 
@@ -27,7 +29,7 @@ def table_reference(table: str, project: str | None = None) -> bigquery.TableRef
     except ValueError:
         reference = None
     if reference is None or "." in reference.dataset_id:  # four parts name a table of another catalogue
-        raise ValueError(f"table: expected PROJECT.DATASET.TABLE, got {table!r}")
+        raise ValueError(f"table: {TABLE.problem(table)}")
     return reference
 
 

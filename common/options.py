@@ -113,7 +113,7 @@ def read_options(options: type[_T], namespace: argparse.Namespace, **more: Any) 
 
 
 def _settings(hint: Any) -> dict[str, Any]:
-    """What argparse needs to know of a type."""
+    """Makes argparse's settings of a type."""
     if get_origin(hint) in (Union, types.UnionType):
         (hint,) = (one for one in get_args(hint) if one is not types.NoneType)
     if get_origin(hint) is Literal:

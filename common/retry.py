@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to try, and how long to wait in between.
+    """The time to try, and the waits in between.
 
     Attributes:
       seconds: from the first try to the last.

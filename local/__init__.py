@@ -1,6 +1,11 @@
 """The local stack: emulators of Pub/Sub and BigQuery on this machine, and what Beam needs to use them.
 
-Everything that differs between a developer's machine and Google Cloud lives in this package, and nothing
-outside it knows that an emulator is there. See `local.stack` for how to start it from Python and
-`anomaly local --help` for how to start it from a shell.
+Everything that adapts a part to this machine lives in this room: the emulators and their fixes (`stack`,
+`bqemulator_patches`), gs:// in a directory (`gcs`), the runners (`runner`, `process_runner`), the demo
+(`demo`). No other room of the product imports it. The others know only that a server may be at another
+address, by PUBSUB_EMULATOR_HOST (`common.pubsub`) and BIGQUERY_EMULATOR_HOST (`transforms.clients`). Three
+say more: `pipelines.streaming` and `pipelines.processes` name the runners of this room as their defaults, and
+`anomaly resources --emulators` leaves out what an emulator does not keep.
+
+`anomaly local --help` starts the stack from a shell, `local.stack` from Python.
 """

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from common.command import CommandError, Parser, command
+from common.names import PROJECT, STACK
 from common.options import add_options, option, read_options
 from common.output import add_format, print_record
 from common.values import Number, at_least
@@ -33,7 +34,7 @@ _PORT: Final = at_least(0, 65535)
 class StackOptions:
     """The stack that `up` starts."""
 
-    project: str = option(DEFAULT_PROJECT, metavar="ID", help="project id (default: %(default)s)")
+    project: str = option(DEFAULT_PROJECT, type=PROJECT, help="project id (default: %(default)s)")
     pubsub: bool = option(True, help="the Pub/Sub emulator (default: on)")
     bigquery: bool = option(True, help="the BigQuery emulator (default: on)")
     pubsub_port: int = option(0, type=_PORT, metavar="PORT", help="default: 0, any free one")
@@ -50,7 +51,7 @@ class StackOptions:
     )
 
     def stack(self) -> LocalStack:
-        """Describes the stack; nothing is started."""
+        """Makes the stack without starting it."""
         return LocalStack(
             project=self.project,
             pubsub=self.pubsub,
@@ -66,25 +67,27 @@ class StackOptions:
 
 @dataclass(frozen=True)
 class NameOptions:
-    """Which of several stacks is meant."""
+    """The name of a stack, where several run."""
 
-    name: str = option("default", metavar="NAME", help="one of several stacks (default: %(default)s)")
+    name: str = option(
+        "default", type=STACK, metavar="NAME", help="one of several stacks (default: %(default)s)"
+    )
     state_dir: Path | None = option(
-        None, type=Path, metavar="DIR", help=f"where stacks are noted (default: {default_state_dir()})"
+        None, type=Path, metavar="DIR", help=f"directory of the state files (default: {default_state_dir()})"
     )
 
     def daemon(self) -> Daemon:
-        """The stack of this name."""
+        """Makes the handle of the stack of this name."""
         return Daemon(self.name, self.state_dir)
 
     def flags(self) -> str:
-        """The flags that name this stack again; "" for the default."""
+        """Returns the flags that name this stack in another command; "" for the default."""
         name = "" if self.name == "default" else f" --name={shlex.quote(self.name)}"
         return name + (f" --state_dir={shlex.quote(str(self.state_dir))}" if self.state_dir else "")
 
 
 def parser() -> Parser:
-    """The parser of this command."""
+    """Makes the parser of this command."""
     parser = Parser("anomaly local", __doc__, EXAMPLES)
     actions: Any = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     up = actions.add_parser(
@@ -117,9 +120,7 @@ def _exports(endpoints: Endpoints) -> str:
 
 def _up(name: NameOptions, options: StackOptions, is_foreground: bool, arguments: Sequence[str]) -> int:
     daemon, stack = name.daemon(), options.stack()
-    missing = stack.missing(pubsub_wanted=stack.pubsub, bigquery_wanted=stack.bigquery)
-    if missing:
-        raise LocalStackError("\n".join(missing))
+    stack.check()
     if is_foreground:
         print(f"Starting the local stack {name.name!r}; Ctrl-C stops it.", file=sys.stderr)
         daemon.serve(stack)

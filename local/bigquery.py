@@ -1,8 +1,7 @@
-"""The BigQuery emulator (bqemulator, from PyPI), started by our launcher, which cures what hurts us in it."""
+"""The BigQuery emulator: bqemulator from PyPI, started with its defects fixed."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
@@ -14,15 +13,15 @@ from typing import Final
 
 from common.loopback import urlopen
 from local.process import HOST, Emulator, ServerProcess
+from local.versions import check_version
 
 _IMPORT_ROOT: Final = Path(__file__).resolve().parents[1]
 
 
 def missing() -> list[str]:
-    """What this machine lacks to run the BigQuery emulator, in words; empty where it can run."""
-    if importlib.util.find_spec("bqemulator") is None:
-        return ["The BigQuery emulator is not installed. Run `pip install bqemulator==1.4.0`."]
-    return []
+    """Lists the requirements of the BigQuery emulator that are not met, each with what to do."""
+    error = check_version("bqemulator")
+    return [f"The BigQuery emulator: {error}"] if error else []
 
 
 @dataclass
@@ -33,7 +32,7 @@ class BigQueryEmulator(Emulator):
       project: The default project id.
       port: The REST port at 127.0.0.1; 0 picks a free one.
       storage_port: The port of the Storage Read and Write APIs; 0 picks a free one.
-      data_dir: Where the data is kept between runs; None keeps it in memory.
+      data_dir: The directory that keeps the data between runs; None keeps it in memory.
       gcs_root: A directory that stands for Cloud Storage in load and extract jobs: `gs://bucket/x` is
         `gcs_root/bucket/x`.
       timeout: Seconds to wait for an answer.
@@ -47,19 +46,19 @@ class BigQueryEmulator(Emulator):
     timeout: float = 60.0
 
     def launch(self) -> None:
-        """Start the process; `wait` returns when it answers."""
+        """Starts the process; `wait` returns when it answers."""
         directory = Path(tempfile.mkdtemp(prefix="local-bigquery-"))
-        command = [sys.executable, "-m", "local.bqemulator_launcher"]
-        command += [
+        command = [
+            *(sys.executable, "-m", "local.bqemulator_launcher"),
             f"--project={self.project}",
-            f"--rest-port={self.port}",
-            f"--grpc-port={self.storage_port}",
+            f"--rest_port={self.port}",
+            f"--grpc_port={self.storage_port}",
+            f"--work_dir={directory}",
         ]
-        command += [f"--ready-file={directory / 'ready.json'}", f"--work-dir={directory}"]
         if self.data_dir is not None:
-            command.append(f"--data-dir={self.data_dir}")
+            command.append(f"--data_dir={self.data_dir}")
         if self.gcs_root is not None:
-            command.append(f"--gcs-root={self.gcs_root}")
+            command.append(f"--gcs_root={self.gcs_root}")
         path = os.pathsep.join(filter(None, (str(_IMPORT_ROOT), os.environ.get("PYTHONPATH"))))
         self._process = ServerProcess(
             "The BigQuery emulator", command, environment={"PYTHONPATH": path}, directory=directory
@@ -67,7 +66,7 @@ class BigQueryEmulator(Emulator):
         self._process.start()
 
     def wait(self) -> tuple[str, str]:
-        """Wait until the emulator answers.
+        """Waits until the emulator answers.
 
         Returns:
           The addresses "http://127.0.0.1:PORT" (REST) and "127.0.0.1:PORT" (Storage APIs).

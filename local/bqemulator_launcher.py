@@ -1,33 +1,52 @@
-"""Starts bqemulator with the cures of `bqemulator_patches`, and says on which ports it listens.
+"""Starts bqemulator with the fixes of `bqemulator_patches`, and writes its ports to DIR/ready.json.
 
-    python -m local.bqemulator_launcher --project=local-project --ready-file=/tmp/ready.json
+    python -m local.bqemulator_launcher --project=local-project --work_dir=DIR
 
-The patches hold in this process alone; the installed package stays as it is.
+bqemulator has a command line of its own, but no hook for fixes. So this launcher makes the server from
+Python. The fixes hold in this process alone; the installed package stays as it is.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from bqemulator.config import LogFormat, LogLevel, PersistenceMode, Settings
 from bqemulator.server import EmulatorServer
 
+from common.command import CommandError, Parser, command
+from common.options import add_options, option, read_options
 from local import bqemulator_patches
+from local.versions import check_version
 
 _HOST: Final = "127.0.0.1"
 _LARGEST_MESSAGE: Final = 256 * 1024 * 1024
 _RPC_THREADS: Final = 128
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+@dataclass(frozen=True)
+class LauncherOptions:
+    """The options of one emulator process."""
+
+    project: str = option(metavar="ID", help="default project id")
+    work_dir: Path = option(type=Path, metavar="DIR", help="directory for ready.json and temporary files")
+    rest_port: int = option(0, metavar="PORT", help="default: 0, any free one")
+    grpc_port: int = option(0, metavar="PORT", help="default: 0, any free one")
+    data_dir: Path | None = option(
+        None, type=Path, metavar="DIR", help="directory that keeps the data (default: in memory)"
+    )
+    gcs_root: Path | None = option(None, type=Path, metavar="DIR", help="directory that stands for gs://")
+
+
+def _settings(options: LauncherOptions) -> Settings:
     mode = PersistenceMode.PERSISTENT if options.data_dir else PersistenceMode.EPHEMERAL
     return Settings(
         rest_host=_HOST,
@@ -48,38 +67,31 @@ def _settings(options: argparse.Namespace) -> Settings:
     )
 
 
-async def _serve(options: argparse.Namespace) -> None:
+async def _serve(options: LauncherOptions) -> None:
     loop = asyncio.get_running_loop()
     # Every open AppendRows stream holds a thread of this pool for as long as it lives. The default has
-    # CPUs + 4: on two CPUs the seventh stream would wait for ever.
+    # CPUs + 4: on two CPUs the seventh stream would wait forever.
     loop.set_default_executor(ThreadPoolExecutor(_RPC_THREADS, thread_name_prefix="rpc"))
     stopped = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stopped.set)
     server = EmulatorServer(_settings(options))
     await server.start()
-    partial = options.ready_file.with_suffix(".partial")
+    partial = options.work_dir / "ready.partial"
     partial.write_text(json.dumps({"rest": server.rest_port, "grpc": server.grpc_port}))
-    partial.replace(options.ready_file)
+    partial.replace(options.work_dir / "ready.json")
     await stopped.wait()
     await server.stop()
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the emulator until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--project", required=True, help="default project id")
-    parser.add_argument("--rest-port", type=int, default=0, help="0 (default) picks a free one")
-    parser.add_argument("--grpc-port", type=int, default=0, help="0 (default) picks a free one")
-    parser.add_argument(
-        "--ready-file", type=Path, required=True, help="written with the ports once they are open"
-    )
-    parser.add_argument("--work-dir", type=Path, required=True, help="directory for temporary files")
-    parser.add_argument("--data-dir", type=Path, help="keep the data here (default: in memory)")
-    parser.add_argument("--gcs-root", type=Path, help="directory that stands for gs://")
-    options = parser.parse_args(argv)
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the emulator until SIGTERM or SIGINT."""
+    parser = Parser("python -m local.bqemulator_launcher", __doc__)
+    add_options(parser, LauncherOptions)
+    options = read_options(LauncherOptions, parser.parse_args(argv))
+    if error := check_version("bqemulator"):
+        raise CommandError(error)
     bqemulator_patches.apply()
     asyncio.run(_serve(options))
     # Open RPC streams hold threads of the pool, and Python would wait for them at exit.
@@ -87,4 +99,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A service account key for the local stack: well formed, made on the spot, and worth nothing elsewhere."""
+"""A service account key for the local stack: well formed, new, and registered nowhere."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 TOKEN_PATH = "/token"  # noqa: S105 - a path
-"""Where the BigQuery emulator of this stack hands out access tokens."""
+"""The path at which the BigQuery emulator of this stack issues access tokens."""
 
 
 def write_service_account(path: Path, project: str, token_server: str) -> Path:
-    """Write a new service account key to `path`, readable by this user alone.
+    """Writes a new service account key to `path`, readable by this user alone.
 
     Google's libraries find it through GOOGLE_APPLICATION_CREDENTIALS and ask `token_server` for access
-    tokens. google-auth also asks iamcredentials.googleapis.com, in a thread of its own, for the regions of
-    the account, and goes on without an answer. The key is random and registered nowhere.
+    tokens. google-auth also asks iamcredentials.googleapis.com for the regions of the account, in a thread
+    of its own; it needs no answer. AnonymousCredentials cannot be named by that variable.
     """
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(

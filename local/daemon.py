@@ -1,4 +1,4 @@
-"""A stack that outlives the command that started it: where it is noted, whether it runs, how it ends."""
+"""A stack that outlives the command that started it: its state file, its start and its end."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _WATCH_SECONDS = 0.5
 
 
 def default_state_dir() -> Path:
-    """Where stacks of this user are noted: XDG_RUNTIME_DIR, or a private directory for temporary files."""
+    """Returns the directory of this user's state files, in XDG_RUNTIME_DIR or the temporary directory."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     return Path(base, "local-stack") if base else Path(tempfile.gettempdir(), f"local-stack-{os.getuid()}")
 
 
 @dataclass(frozen=True)
 class Running:
-    """A stack that runs: the process that holds it, and where it listens."""
+    """A stack that runs: its process and its addresses."""
 
     pid: int
     endpoints: Endpoints
@@ -42,8 +42,8 @@ class Running:
 class Daemon:
     """The stack of one name.
 
-    Its process holds a lock on a file for as long as it lives. So what is written in the file is true exactly
-    while the lock is held, whatever killed the process and whatever process has its id today.
+    Its process holds a lock on a file for as long as it lives. The state file is true while the lock is held.
+    A process that was killed holds no lock, so its id is never taken for another process.
     """
 
     def __init__(self, name: str = "default", state_dir: Path | None = None) -> None:
@@ -55,13 +55,16 @@ class Daemon:
 
     def _prepare(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self._directory.stat()
-        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
-            raise LocalStackError(f"{self._directory} can be written by others. Choose another --state_dir.")
+        status = self._directory.stat()
+        if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
+            raise LocalStackError(
+                f"--state_dir: expected a directory that only you can write, got {self._directory}, "
+                "which can be written by others"
+            )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[TextIO | None]:
-        """The lock, or None while another process holds it."""
+        """Takes the lock for a `with` block; gives None while another process holds it."""
         self._prepare()
         with open(self._lock_path, "a+") as file:
             try:
@@ -79,7 +82,7 @@ class Daemon:
             return None
 
     def status(self) -> Running | None:
-        """The running stack, or None. What a stack that was killed has left behind is removed."""
+        """Returns the running stack, or None. Removes the state file of a stack that was killed."""
         with self._locked() as lock:
             if lock is None:
                 return self._read()
@@ -87,7 +90,7 @@ class Daemon:
             return None
 
     def serve(self, stack: LocalStack) -> None:
-        """Run `stack` in this process until SIGTERM or SIGINT.
+        """Runs `stack` in this process until SIGTERM or SIGINT.
 
         Raises:
           LocalStackError: the stack of this name runs already, does not start, or loses an emulator.
@@ -118,14 +121,14 @@ class Daemon:
         partial.replace(self._state_path)
 
     def up(self, arguments: Sequence[str], timeout: float) -> Running:
-        """Start the stack in a process of its own and wait until it is ready.
+        """Starts the stack in a process of its own and waits until it is ready.
 
         Args:
           arguments: The command-line arguments of `anomaly local up` that describe the stack.
           timeout: Seconds.
 
         Raises:
-          LocalStackError: it did not start; the message has what it said.
+          LocalStackError: it did not start; the message has its output.
         """
         self._prepare()
         command = [sys.executable, "-m", "local", "up", "--foreground", *arguments]
@@ -154,7 +157,7 @@ class Daemon:
             time.sleep(0.05)
 
     def down(self) -> bool:
-        """End the stack. False when it was not running."""
+        """Ends the stack; returns False when it was not running."""
         running = self.status()
         if running is None:
             return False
@@ -163,7 +166,10 @@ class Daemon:
         deadline = time.monotonic() + _STOP_SECONDS
         while self.status() is not None:
             if time.monotonic() > deadline:
-                raise LocalStackError(f"The local stack (process {running.pid}) does not end. Kill it.")
+                raise LocalStackError(
+                    f"The local stack (process {running.pid}) did not end within {_STOP_SECONDS:.0f} s. "
+                    f"Run `kill -9 {running.pid}`."
+                )
             time.sleep(0.05)
         return True
 

@@ -1,7 +1,7 @@
 """Runs the whole product on this machine: train, publish, stream, batch, alert, store, query.
 
 Everything but the endpoints is what runs on Google Cloud. Where the emulators cannot run (no Java or no
-gcloud), the demo reads and writes files instead, and says what it left out.
+gcloud), the demo reads and writes files instead, and reports which parts it left out.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ FRAUD_SHARE: Final = 0.02
 MALFORMED_SHARE: Final = 0.02
 STORED: Final = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE)
 LEFT_OUT: Final = "Pub/Sub, the stream and its latency, BigQuery and the queries"
-"""What is missing from a demo without the emulators."""
+"""The parts that a demo without the emulators leaves out."""
 
 
 class DemoError(RuntimeError):
-    """Something does not hold that the demo shows; the text says what."""
+    """A check of the demo has failed; the text names it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class DemoOptions:
     seed: int = option(11, type=at_least(0), metavar="N", help="of the transactions (default: %(default)s)")
     model: Path = option(Path("out/model"), type=Path, metavar="DIR", help="artifact (default: %(default)s)")
     output: Path = option(Path("out/demo"), type=Path, metavar="DIR", help="default: %(default)s")
-    files: bool = option(False, action="store_true", help="leave the emulators out even where they run")
+    files: bool = option(False, action="store_true", help="do not use the emulators, even if they can run")
 
     def __post_init__(self) -> None:
         for flag, path in (("--model", self.model), ("--output", self.output)):
@@ -84,10 +84,10 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def started(*words: str) -> Iterator[subprocess.Popen[str]]:
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Starts a command of this project as a user would, shows it, and ends it with the block."""
-    print(f"$ anomaly {' '.join(words)}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "common.anomaly", *words]
+    print(f"$ anomaly {' '.join(arguments)}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "common.anomaly", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -160,20 +160,10 @@ class Demo:
 
     def publish(self, *sink: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
         """Starts to publish the transactions; `confirmed` waits for the end."""
-        return started(
-            "publish",
-            *sink,
-            *(
-                "--labels",
-                str(self.labels),
-                "--count",
-                str(self.options.count),
-                "--seed",
-                str(self.options.seed),
-            ),
-            *("--fraud_share", str(FRAUD_SHARE), "--malformed_share", str(MALFORMED_SHARE)),
-            *("--format", "json"),
-        )
+        counts = ("--count", str(self.options.count), "--seed", str(self.options.seed))
+        shares = ("--fraud_share", str(FRAUD_SHARE), "--malformed_share", str(MALFORMED_SHARE))
+        form = ("--labels", str(self.labels), "--format", "json")
+        return started("publish", *sink, *counts, *shares, *form)
 
     def run_batch(self, *sink: str) -> dict[str, int]:
         """Scores the published lines with the batch pipeline and gives its counters."""
@@ -187,15 +177,15 @@ class Demo:
         print(f"{totals[metrics.ROWS_IN]:,} messages in {seconds:.1f} s", file=sys.stderr)
         return totals
 
-    def finish(self, summary: DemoReport, found: dict[str, pa.Table]) -> None:
-        """Checks by what was stored that no message was lost, and fills in what both modes report alike.
+    def finish(self, summary: DemoReport, stored: dict[str, pa.Table]) -> None:
+        """Checks by the stored rows that no message was lost, and completes the report of both modes.
 
         Args:
           summary: to be completed.
-          found: the rows of the three tables, by name, each row once.
+          stored: the rows of the three tables, by name, each row once.
         """
-        scores, errors = found[tables.SCORES_TABLE], found[tables.ERRORS_TABLE]
-        summary.rows = {name: table.num_rows for name, table in found.items()}
+        scores, errors = stored[tables.SCORES_TABLE], stored[tables.ERRORS_TABLE]
+        summary.rows = {name: table.num_rows for name, table in stored.items()}
         if summary.published != scores.num_rows + errors.num_rows:
             raise DemoError(
                 f"{summary.published} messages were published, {scores.num_rows} scores and "
@@ -222,12 +212,12 @@ def with_emulators(demo: Demo) -> DemoReport:
         say("Stream: Pub/Sub -> parse -> score -> alert -> BigQuery, alert topic")
         summary.published, summary.counters = stream(demo, endpoints, topic, subscription, alert_topic)
         client = BigQueryEndpoints(endpoints.bigquery, endpoints.bigquery_storage).client(project)
-        found = read_views(client, f"{project}.{STREAM_DATASET}")
-        streamed = found[tables.SCORES_TABLE]
+        stored = read_views(client, f"{project}.{STREAM_DATASET}")
+        streamed = stored[tables.SCORES_TABLE]
         summary.latency_ms["event to score"] = milliseconds(report.latency(streamed))
-        check_alerts(summary, found[tables.ALERTS_TABLE], alert_subscription)
+        check_alerts(summary, stored[tables.ALERTS_TABLE], alert_subscription)
         say("Batch: the same transactions from a file, committed to BigQuery at once")
-        demo.run_batch(f"--output_dataset={project}.{BATCH_DATASET}", *bigquery_args(endpoints))
+        demo.run_batch(f"--output_dataset={project}.{BATCH_DATASET}", *endpoints.pipeline_args())
         batched = read_views(client, f"{project}.{BATCH_DATASET}")[tables.SCORES_TABLE]
         compared = report.compare(streamed, batched)
         summary.comparison = {**vars(compared), "equal": compared.equal}
@@ -237,7 +227,7 @@ def with_emulators(demo: Demo) -> DemoReport:
         say("Query the tables")
         statement = query.sql("top_anomalies", f"{project}.{STREAM_DATASET}", limit=8)
         summary.top_anomalies = query.run(client, statement)
-        demo.finish(summary, found)
+        demo.finish(summary, stored)
     return summary
 
 
@@ -257,8 +247,8 @@ def check_alerts(summary: DemoReport, alerts: pa.Table, subscription: str) -> No
             received.message.publish_time,
         )
 
-    def all_in(found: list[ReceivedMessage]) -> bool:
-        return stored <= {alert(received)[0] for received in found}
+    def all_in(messages: list[ReceivedMessage]) -> bool:
+        return stored <= {alert(received)[0] for received in messages}
 
     messages = [alert(received) for received in topics.take(subscription, all_in)]
     sent = {name for name, _, _ in messages}
@@ -280,13 +270,13 @@ def milliseconds(waited: report.Latency) -> dict[str, int]:
 def stream(
     demo: Demo, endpoints: Endpoints, topic: str, subscription: str, alert_topic: str
 ) -> tuple[int, dict[str, int]]:
-    """Runs the streaming pipeline while messages are published, until all of them are through."""
+    """Runs the streaming pipeline while messages are published, until every one is stored."""
     argv = [
         f"--subscription={subscription}",
         f"--model={demo.options.model}",
         f"--output_dataset={endpoints.project}.{STREAM_DATASET}",
         f"--alert_topic={alert_topic}",
-        *bigquery_args(endpoints),
+        *endpoints.pipeline_args(),
     ]
     print(f"$ anomaly streaming {' '.join(argv)} &", file=sys.stderr, flush=True)
     result = streaming.run(argv, runner=LocalStreamingRunner())
@@ -309,7 +299,7 @@ def stream(
                 return False
             if not published:
                 published.append(confirmed(publisher))
-            # The counters count a message that was delivered twice twice; the tables tell.
+            # The counters count a message twice that was delivered twice; the views do not.
             dataset = f"{endpoints.project}.{STREAM_DATASET}"
             return through >= published[0] and kept(client, dataset) >= published[0]
 
@@ -341,14 +331,6 @@ def kept_sql(dataset: str) -> str:
     return f"SELECT {counts} AS n"
 
 
-def bigquery_args(endpoints: Endpoints) -> list[str]:
-    """Makes the options that point a pipeline at the BigQuery emulator."""
-    return [
-        f"--bigquery_endpoint={endpoints.bigquery}",
-        f"--bigquery_storage_endpoint={endpoints.bigquery_storage}",
-    ]
-
-
 def read_views(client: bigquery.Client, dataset: str) -> dict[str, pa.Table]:
     """Reads the deduplicated rows of the three tables, by name of the table."""
     return {
@@ -371,11 +353,11 @@ def with_files(demo: Demo, left_out: list[str]) -> DemoReport:
         summary.published = confirmed(publisher)
     say("Batch: JSON lines -> parse -> score -> alert -> Parquet")
     summary.counters = demo.run_batch(f"--output={demo.scored}")
-    found = {name: report.read_parquet(list(demo.scored.glob(f"{name}-*.parquet"))) for name in STORED}
-    scores = found[tables.SCORES_TABLE]
+    stored = {name: report.read_parquet(list(demo.scored.glob(f"{name}-*.parquet"))) for name in STORED}
+    scores = stored[tables.SCORES_TABLE]
     summary.throughput = report.throughput(scores)
     summary.top_anomalies = report.top_anomalies(scores, 8)
-    demo.finish(summary, found)
+    demo.finish(summary, stored)
     return summary
 
 

@@ -15,14 +15,14 @@ class DemoReport:
 
     Attributes:
       mode: "emulators" or "files".
-      left_out: what was not done, and why.
+      left_out: the parts that were not run, each with its reason.
       published: messages.
       rows: of each table, each counted once.
-      counters: of the pipeline, which count what was delivered twice twice.
+      counters: of the pipeline; a message that was delivered twice counts twice.
       alert_messages: different alerts on the topic.
       comparison: of the scores of stream and batch.
       throughput: transactions a second; with the emulators, no more than are published.
-      latency_ms: quantiles by what is measured.
+      latency_ms: quantiles, by name of the latency.
       alerts_by_kind: by planted kind.
       dead_letters: by reason.
       top_anomalies: the highest scores.

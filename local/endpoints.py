@@ -1,4 +1,4 @@
-"""Where the servers of a local stack listen, and the environment that makes Google's clients use them."""
+"""Addresses of the servers of a local stack, and the environment that makes Google's clients use them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from common.loopback import no_proxy_variables
 
 BIGQUERY_STORAGE_VARIABLE = "BIGQUERY_STORAGE_EMULATOR_HOST"
-"""What transforms.clients reads, which takes a second to import; Google's clients read none for this API."""
+"""The variable that `transforms.clients` reads, which is slow to import. Google's clients read none here."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Endpoints:
       bigquery: "http://127.0.0.1:PORT" of the BigQuery emulator's REST API, or None.
       bigquery_storage: "127.0.0.1:PORT" of its Storage Read and Write APIs (gRPC, no TLS), or None.
       project: The project id to use.
-      credentials_file: A service account key made by this stack, which opens nothing anywhere else. It spares
-        `google.auth.default()` a search of up to 25 s.
+      credentials_file: A service account key made by this stack and valid nowhere else. Without it,
+        `google.auth.default()` searches for up to 25 s.
     """
 
     pubsub: str | None
@@ -33,7 +33,7 @@ class Endpoints:
     credentials_file: str | None = None
 
     def environment(self) -> dict[str, str]:
-        """The environment variables that send Google's clients to this stack, and past a proxy."""
+        """Makes the environment variables that send Google's clients to this stack, and past a proxy."""
         variables = {
             "GOOGLE_CLOUD_PROJECT": self.project,
             "NO_GCE_CHECK": "true",  # no search for a metadata server
@@ -48,7 +48,7 @@ class Endpoints:
         return variables | {name: value for name, value in optional.items() if value} | no_proxy_variables()
 
     def pipeline_args(self) -> list[str]:
-        """The options that point this project's pipelines at the stack."""
+        """Makes the options that point this project's pipelines at the stack."""
         args = [f"--project={self.project}"]
         if self.bigquery:
             args.append(f"--bigquery_endpoint={self.bigquery}")
@@ -58,7 +58,7 @@ class Endpoints:
 
     @contextlib.contextmanager
     def activate(self) -> Iterator[Endpoints]:
-        """Set `environment()` in this process; at the end put back what was there before."""
+        """Sets `environment()` in this process for a `with` block, and restores it at the end."""
         variables = self.environment()
         before = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)
@@ -72,5 +72,5 @@ class Endpoints:
                     os.environ[name] = value
 
     def to_dict(self) -> dict[str, str | None]:
-        """The fields as a dict, for JSON."""
+        """Returns the fields as a dict, for JSON."""
         return asdict(self)

@@ -1,4 +1,7 @@
-"""How the local runner evaluates a Pub/Sub read and a ParDo, where Beam's direct runner does not suit."""
+"""Evaluators of the local runner, for a Pub/Sub read and a ParDo, in place of those of Beam's direct runner.
+
+`local.runner` says why, and checks the version of Beam whose private parts are used here.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ _SHORTEST_WAIT, _LONGEST_WAIT = 0.002, 0.05
 
 
 class _Relay(common.Receiver):
-    """Passes the output of a DoFn to the bundle that is being made now."""
+    """Passes the output of a DoFn to the current bundle."""
 
     def __init__(self) -> None:
         self.bundle: Any = None
@@ -52,28 +55,28 @@ class ReadyDoFn:
 
 
 class LocalContext(EvaluationContext):
-    """Beam's evaluation context, which every evaluator gets, with our own in it."""
+    """Beam's evaluation context, which every evaluator gets, with the progress of the pipeline."""
 
     progress: Progress
 
 
 @dataclass
 class Progress:
-    """What a running pipeline's parts know of each other.
+    """The state that the parts of a running pipeline share.
 
     Attributes:
-      subscriptions: What each Pub/Sub read of the pipeline reads.
-      ack_delay: Seconds between pulling a message and acknowledging it, at the least.
+      subscriptions: The subscription of each Pub/Sub read.
+      ack_delay: The least seconds between pulling a message and acknowledging it.
       stop: Set when the pipeline is to end.
-      drain: Set when nothing more is to be pulled.
-      quiet: Set when `drain` is set and everything that was pulled has been processed.
-      failure: What made the pipeline fail.
-      messages: How many messages were pulled.
-      idle_since: When the pipeline last began to have nothing to do (time.monotonic), or None.
+      drain: Set when sources must not pull any more.
+      quiet: Set when `drain` is set and every pulled message has been processed.
+      failure: The cause of a failed pipeline.
+      messages: The number of messages that were pulled.
+      idle_since: The time (time.monotonic) since which there is nothing to do, or None.
       finished: Set when the runner has nothing more to do, because it is done or because of `failure`.
       dofns: The DoFns that are set up.
-      waits: For how long each source last waited, in seconds.
-      rests: How often each source found nothing in progress after `drain`.
+      waits: The last wait of each source, in seconds.
+      rests: For each source, the number of times that nothing was in progress after `drain`.
       watermarks: The last watermark of each source; it never goes back.
     """
 
@@ -93,11 +96,11 @@ class Progress:
 
     @property
     def pulling(self) -> bool:
-        """Whether sources may pull."""
+        """True while sources may pull."""
         return self.failure is None and not self.stop.is_set() and not self.drain.is_set()
 
     def tear_down(self) -> None:
-        """Tear down every DoFn."""
+        """Tears down every DoFn."""
         while self.dofns:
             applied, ready = self.dofns.popitem()
             try:
@@ -107,7 +110,7 @@ class Progress:
 
 
 class PubSubRead(beam_evaluators._TransformEvaluator):
-    """Reads what a subscription holds, as one bundle.
+    """Reads the messages of a subscription, as one bundle.
 
     Differences from Beam's evaluator, each for a reason:
     - It pulls up to 1,000 messages at once and does not wait. Beam's asks for 10 and blocks the only worker
@@ -121,13 +124,13 @@ class PubSubRead(beam_evaluators._TransformEvaluator):
     _evaluation_context: LocalContext
 
     def start_bundle(self) -> None:
-        """Nothing to do: the work is in finish_bundle, as the runner expects of a source."""
+        """Does nothing: the work is in finish_bundle, as the runner expects of a source."""
 
     def process_element(self, element: Any) -> None:
-        """A root transform has no input."""
+        """Does nothing: a root transform has no input."""
 
     def finish_bundle(self) -> TransformResult:
-        """Acknowledge the last bundle, pull the next."""
+        """Acknowledges the last bundle and pulls the next."""
         progress = self._evaluation_context.progress
         subscription = progress.subscriptions[self._applied_ptransform]
         read: Any = self._applied_ptransform.transform
@@ -150,7 +153,7 @@ class PubSubRead(beam_evaluators._TransformEvaluator):
         return TransformResult(self, bundles, [self._again()], None, {None: watermark})
 
     def _note(self, progress: Progress, count: int) -> None:
-        """Keep account, and wait a little when there is nothing to do."""
+        """Updates `progress`, and waits a little when there is nothing to do."""
         progress.messages += count
         if count:
             progress.idle_since = None
@@ -170,7 +173,7 @@ class PubSubRead(beam_evaluators._TransformEvaluator):
         progress.stop.wait(wait)
 
     def _timers_pending(self) -> bool:
-        """Whether a step waits for a processing time timer, with messages in its state."""
+        """Tests for a step that waits for a processing time timer, with messages in its state."""
         states = self._evaluation_context._transform_keyed_states.values()
         return any(
             domain == TimeDomain.REAL_TIME
@@ -181,10 +184,10 @@ class PubSubRead(beam_evaluators._TransformEvaluator):
         )
 
     def _again(self) -> _Bundle:
-        """An empty bundle that makes the runner call this source again.
+        """Makes an empty bundle, for which the runner calls this source again.
 
-        The runner keeps every bundle that it is given here for ever, unless that bundle has elements, and
-        walks through all of them each time. So it is given equal ones, of which it keeps one.
+        The runner keeps every such bundle without elements forever, and walks through all of them each time.
+        These bundles are equal, so it keeps one.
         """
         return _Recurring(self._input_committed_bundle.pcollection)
 
@@ -213,7 +216,7 @@ class ReusingParDo(beam_evaluators._ParDoEvaluator):
         self._reused = not side_inputs and not is_stateful_dofn(applied.transform.dofn)
 
     def start_bundle(self) -> None:
-        """Start a bundle on the DoFn that is ready, or make it ready."""
+        """Starts a bundle on the DoFn that is ready, or makes one ready."""
         self._metrics_container().reset()  # what an attempt that failed has counted
         if not self._reused:
             super().start_bundle()
@@ -252,7 +255,7 @@ class ReusingParDo(beam_evaluators._ParDoEvaluator):
         return ReadyDoFn(runner, {tag: outputs[tag] for tag in applied.outputs})
 
     def finish_bundle(self) -> TransformResult:
-        """Finish the bundle; the DoFn stays ready for the next."""
+        """Finishes the bundle; the DoFn stays ready for the next."""
         if not self._reused:
             result = super().finish_bundle()
             self._commit_metrics()
@@ -264,12 +267,12 @@ class ReusingParDo(beam_evaluators._ParDoEvaluator):
 
     @staticmethod
     def _metrics_container() -> Any:
-        """What counters count into at this moment."""
+        """Returns the container that counters count into now."""
         tracker: Any = statesampler.get_current_tracker()
         return tracker.current_state().metrics_container
 
     def _commit_metrics(self) -> None:
-        """Books what the bundle counted.
+        """Commits the counters of the bundle.
 
         The worker's state sampler keeps the states of a step by name, and with them the metrics container of
         the step's first bundle. Later bundles count into that one, while Beam's executor reads a new, empty

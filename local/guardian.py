@@ -1,9 +1,9 @@
 """Runs one server on behalf of a parent process, and ends it when the parent is gone.
 
-A parent that is killed with SIGKILL cannot clean up. So the server is not the parent's child but the child of
-this small process, which notices the death of the parent in two ways: its standard input reaches end of file,
-and its parent process id changes. It then ends the server with all its children and removes the directories
-that were made for it. It runs as a script and imports the standard library alone, so that it starts quickly.
+A parent that is killed with SIGKILL cannot clean up. So the server is the child of this small process, which
+stays. It notices the death of the parent in two ways: its standard input reaches end of file, and its
+parent process id changes. It then ends the server with all its children and removes its directories.
+It runs as a script and imports the standard library alone, so that it starts quickly.
 
     python -I guardian.py '{"command": ["server"], "log": "/tmp/x.log", "remove": ["/tmp/x"], "grace": 5}'
 """
@@ -27,26 +27,26 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _die_with_guardian() -> None:
-    """In the server, before exec: ask the kernel for SIGTERM when this guardian dies. Linux only."""
+    """Asks the kernel for SIGTERM when this guardian dies; runs in the server before exec. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _signal_group(group: int, signum: int) -> bool:
-    """Send a signal to a process group. False when the group has no process left."""
+    """Sends a signal to a process group; returns False when the group has no process left."""
     try:
         os.killpg(group, signum)
     except ProcessLookupError:
         return False
-    except PermissionError:  # macOS says so of a group that holds nothing but zombies
+    except PermissionError:  # from macOS, for a group of zombies alone
         return False
     return True
 
 
 def end_group(server: subprocess.Popen[bytes], grace: float) -> None:
-    """End the server's process group: SIGTERM, then SIGKILL after `grace` seconds.
+    """Ends the server's process group: SIGTERM, then SIGKILL after `grace` seconds.
 
-    The group is looked at rather than the server alone, because a launcher script may leave a child behind.
+    The whole group counts, because a launcher script may leave a child behind.
     """
     group = server.pid
     deadline = time.monotonic() + grace
@@ -60,7 +60,7 @@ def end_group(server: subprocess.Popen[bytes], grace: float) -> None:
 
 
 def _watch(server: subprocess.Popen[bytes], parent: int) -> None:
-    """Return when the parent is gone or has closed our standard input.
+    """Returns when the parent is gone or has closed our standard input.
 
     A server that ends by itself is reported by closing standard output; its directory, with the log in it,
     stays for the parent to read.
@@ -80,7 +80,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def main(spec: dict[str, Any]) -> None:
-    """Run `spec["command"]` until the parent is gone or lets go, then clean up."""
+    """Runs `spec["command"]` until the parent is gone or closes standard input, then cleans up."""
     parent = os.getppid()
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

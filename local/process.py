@@ -1,4 +1,4 @@
-"""Server processes of the local stack: start, wait until they answer, stop, and never leave one behind."""
+"""Server processes of the local stack: they start, answer, and end with the process that started them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class LocalStackError(RuntimeError):
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing listens on now (another process may still take it first)."""
+    """Returns a TCP port on 127.0.0.1 that is free now; another process may still take it first."""
     with socket.socket() as sock:
         sock.bind((HOST, 0))
         return int(sock.getsockname()[1])
 
 
-def require_free(port: int, what: str) -> None:
-    """Check that nothing listens on a port that the user chose; 0 always passes.
+def require_free(port: int, flag: str) -> None:
+    """Checks that nothing listens on a port that the user chose; 0 always passes.
 
     Raises:
       LocalStackError: the port is taken.
@@ -47,7 +47,7 @@ def require_free(port: int, what: str) -> None:
             sock.bind((HOST, port))
         except OSError as error:
             raise LocalStackError(
-                f"{what}: port {port} on {HOST} is in use. Choose another, or 0 for any free one."
+                f"{flag}: port {port} on {HOST} is in use. Choose another, or 0 for any free one."
             ) from error
 
 
@@ -56,11 +56,11 @@ class ServerProcess:
     """One server under the care of a guardian process.
 
     Attributes:
-      name: What error messages call the server.
+      name: The server's name in error messages.
       command: Program and arguments; no shell takes part.
       environment: Variables set on top of this process's own.
-      directory: A temporary directory of the server's own, made by `start` where it is not given and removed
-        at the end. The log is in it, as `server.log`.
+      directory: A temporary directory of the server's own, with its log, `server.log`. By default
+        `start` makes it. It is removed at the end.
       grace: Seconds between SIGTERM and SIGKILL.
     """
 
@@ -74,13 +74,13 @@ class ServerProcess:
 
     @property
     def log_path(self) -> Path:
-        """The file that takes the server's output."""
+        """The file of the server's output."""
         if self.directory is None:
             raise LocalStackError(f"{self.name} has not been started")
         return self.directory / "server.log"
 
     def start(self) -> None:
-        """Start the server. Returns at once; see `wait_until`."""
+        """Starts the server and returns at once; see `wait_until`."""
         if self.directory is None:
             self.directory = Path(tempfile.mkdtemp(prefix="local-stack-"))
         spec = {
@@ -90,7 +90,7 @@ class ServerProcess:
             "grace": self.grace,
         }
         self._owner = os.getpid()
-        # A session of its own, so that Ctrl-C in a terminal leaves the order of the shutdown to us.
+        # A session of its own, so that Ctrl-C in a terminal does not decide the order of the shutdown.
         self._guardian = subprocess.Popen(
             [sys.executable, "-I", str(_GUARDIAN), json.dumps(spec)],
             stdin=subprocess.PIPE,
@@ -103,7 +103,7 @@ class ServerProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the server was started and has not ended."""
+        """True from the start of the server to its end."""
         if self._guardian is None:
             return False
         # The guardian writes nothing to its standard output. It closes it when the server has ended.
@@ -112,22 +112,22 @@ class ServerProcess:
         return not closed
 
     def log_text(self) -> str:
-        """What the server has written so far."""
+        """Returns the output of the server so far."""
         with contextlib.suppress(OSError, LocalStackError):
             return self.log_path.read_text(errors="replace")
         return ""
 
     def log_tail(self) -> str:
-        """The last lines of the log, indented, for error messages."""
+        """Returns the last lines of the log, indented, for error messages."""
         lines = self.log_text().splitlines()[-_LOG_TAIL_LINES:]
         return "\n".join(f"    {line}" for line in lines) or "    (the log is empty)"
 
     def ended(self) -> str:
-        """That this server has ended by itself, with the end of its log; empty while it runs."""
+        """Reports a server that has ended by itself, with the end of its log; "" while it runs."""
         return "" if self.running else f"{self.name} has ended. The end of its log:\n{self.log_tail()}"
 
     def wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
-        """Poll `ready` until it is true.
+        """Polls `ready` until it is true.
 
         Raises:
           LocalStackError: the server ended, or `timeout` seconds passed; the message has the end of its log.
@@ -143,7 +143,7 @@ class ServerProcess:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End the server with all its children and remove its directory. Safe to call twice."""
+        """Ends the server with all its children and removes its directory; a second call does nothing."""
         guardian, self._guardian = self._guardian, None
         _RUNNING.discard(self)
         if guardian is None or os.getpid() != self._owner:
@@ -163,23 +163,23 @@ class ServerProcess:
 
 
 class Emulator:
-    """What the emulators have in common: one process, which `launch` of the class starts."""
+    """Base of the emulators: one process, which `launch` of the class starts."""
 
     _process: ServerProcess | None = None
 
     def ended(self) -> str:
-        """That the emulator has ended by itself, with the end of its log; empty while it runs."""
+        """Reports an emulator that has ended by itself, with the end of its log; "" while it runs."""
         return self._process.ended() if self._process is not None else ""
 
     @property
     def directory(self) -> Path:
-        """The temporary directory of the process, which is removed with it."""
+        """The temporary directory of the process; `stop` removes it."""
         assert self._process is not None, "launch() comes first"
         assert self._process.directory is not None, "the process has ended"
         return self._process.directory
 
     def stop(self) -> None:
-        """End the emulator. Safe to call twice."""
+        """Ends the emulator; a second call does nothing."""
         if self._process is not None:
             self._process.stop()
 

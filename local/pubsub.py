@@ -1,4 +1,4 @@
-"""The Pub/Sub emulator of the Google Cloud CLI, started by its own launcher where that is found.
+"""The Pub/Sub emulator of the Google Cloud CLI, started by its own launcher where that is installed.
 
 It keeps topics, subscriptions and messages in memory alone. Project ids need 6 characters, topics 3, and
 subscription filters are accepted but not applied.
@@ -25,7 +25,7 @@ _ATTEMPTS: Final = 5
 
 
 def find_launcher() -> Path | None:
-    """The emulator's own start script in the installation of gcloud, or None."""
+    """Finds the emulator's own start script in the installation of gcloud; None where it is not there."""
     gcloud = shutil.which("gcloud")
     if gcloud is None:
         return None
@@ -36,30 +36,30 @@ def find_launcher() -> Path | None:
 
 
 def has_java() -> bool:
-    """Whether a Java runtime is there. macOS has a `java` on the PATH that only says there is none."""
+    """Tests for a Java runtime by running it: macOS has a `java` on the PATH that is none."""
     java = shutil.which("java")
     return java is not None and subprocess.run([java, "-version"], capture_output=True).returncode == 0
 
 
 def missing() -> list[str]:
-    """What this machine lacks to run the Pub/Sub emulator, in words; empty where it can run."""
-    lacks = []
+    """Lists the requirements of the Pub/Sub emulator that are not met, each with what to do."""
+    requirements = []
     if shutil.which("gcloud") is None:
-        lacks.append(
+        requirements.append(
             "The Pub/Sub emulator needs the Google Cloud CLI: no `gcloud` on the PATH. "
-            "Install it from https://cloud.google.com/sdk/docs/install, no account is needed."
+            "Install it from https://cloud.google.com/sdk/docs/install; no account is needed."
         )
     elif find_launcher() is None and not _component_installed():
-        lacks.append(
+        requirements.append(
             "The Pub/Sub emulator is not installed. Run `gcloud components install pubsub-emulator beta` "
             "(or, with apt, install google-cloud-cli-pubsub-emulator)."
         )
     if not has_java():
-        lacks.append(
+        requirements.append(
             "The Pub/Sub emulator needs Java 11 or newer: no working `java` on the PATH "
             "(on Debian: apt install default-jre-headless)."
         )
-    return lacks
+    return requirements
 
 
 def _component_installed() -> bool:
@@ -83,8 +83,8 @@ class PubSubEmulator(Emulator):
     Attributes:
       port: The port to listen on at 127.0.0.1; 0 picks a free one.
       timeout: Seconds to wait for an answer.
-      use_gcloud: Start it through `gcloud beta emulators pubsub start` even where its own launcher is found
-        (about one second slower).
+      use_gcloud: Start it through `gcloud beta emulators pubsub start` even where its own launcher is
+        installed (about one second slower).
     """
 
     port: int = 0
@@ -93,7 +93,7 @@ class PubSubEmulator(Emulator):
     _fixed_port: bool = False
 
     def launch(self) -> None:
-        """Start the process; `wait` returns when it answers."""
+        """Starts the process; `wait` returns when it answers."""
         self._fixed_port = self.port != 0
         self._launch_on(self.port or free_port())
 
@@ -113,7 +113,7 @@ class PubSubEmulator(Emulator):
         self._process.start()
 
     def wait(self) -> str:
-        """Wait until the emulator answers. Returns its address, "127.0.0.1:PORT".
+        """Waits until the emulator answers, and returns its address, "127.0.0.1:PORT".
 
         Raises:
           LocalStackError: it ended or did not answer in time; the message has the end of its log.

@@ -4,13 +4,17 @@
     ...
     run_until_drained(pipeline, is_done=lambda: rows_in_bigquery() == expected, timeout=120)
 
-On a command line its name is `--runner=local.runner.LocalStreamingRunner`: Beam takes the dotted
-name of any runner class.
+On a command line its name is `--runner=local.runner.LocalStreamingRunner`: Beam takes the dotted name of any
+runner class.
 
-What differs from `BundleBasedDirectRunner` is in `local.evaluators`, with the reasons. What does
-not: there is one worker thread, no fusion of steps, and state and timers live in memory. Delivery is at least
-once: a message is acknowledged after the steps that it can reach have run. What a step with state (a batch
-that waits for its timer, a window) still holds at a crash is lost only if held longer than `ack_delay`.
+No library does it: Beam's PrismRunner is a Go binary that Beam downloads, FnApiRunner cannot read Pub/Sub,
+and the direct runner acknowledges before it processes and sets a DoFn up for every bundle. So this room
+changes the direct runner, through private parts of Beam; `local.versions` has the version that is checked.
+
+The changes and their reasons are in `local.evaluators`. As in `BundleBasedDirectRunner`, there is one worker
+thread, steps are not fused, and state and timers live in memory. Delivery is at least once: a message is
+acknowledged after the steps that it can reach have run. A step with state (a batch that waits for its timer,
+a window) loses at a crash only what it has held longer than `ack_delay`.
 """
 
 from __future__ import annotations
@@ -34,21 +38,23 @@ from apache_beam.transforms.external import ExternalTransform
 from apache_beam.transforms.userstate import is_stateful_dofn
 from google.cloud.pubsub_v1 import SubscriberClient
 
+from common.command import CommandError
 from common.pubsub import subscriber_client
 from local.evaluators import LocalContext, LocalEvaluators, Progress
 from local.subscription import Subscription
+from local.versions import check_version
 
 _LOGGER = logging.getLogger(__name__)
 _STEP_SECONDS = 0.5
 _GRACE_SECONDS = 6.0
-"""For a bundle in progress when a pipeline is to end. An idle worker of Beam's looks up every 5 s."""
+"""Wait for a bundle in progress when a pipeline ends. An idle worker of Beam checks for work every 5 s."""
 
 STATE_ACK_DELAY = 5.0
 """Seconds for which messages stay unacknowledged in a pipeline that has steps with state."""
 
 
 class _Inspector(PipelineVisitor):
-    """Finds what the runner must know of a pipeline, and refuses what it cannot run."""
+    """Finds the Pub/Sub reads and the state of a pipeline, and refuses what the runner cannot run."""
 
     def __init__(self) -> None:
         self.reads: list[AppliedPTransform] = []
@@ -77,23 +83,28 @@ class LocalStreamingRunner(beam_direct.BundleBasedDirectRunner):
 
     Args:
       max_messages: The most messages of a bundle.
-      ack_delay: Seconds between pulling and acknowledging a message, at the least. None: 5 s where the
-        pipeline has steps with state, none where it has not.
+      ack_delay: At least so many seconds lie between pulling and acknowledging a message. None: 5 s in a
+        pipeline that has steps with state, otherwise 0.
+
+    Raises:
+      CommandError: another version of Beam is installed.
     """
 
     def __init__(self, max_messages: int = 1000, ack_delay: float | None = None) -> None:
+        if error := check_version("apache-beam"):
+            raise CommandError(error)
         super().__init__()
         self._max_messages = max_messages
         self._ack_delay = ack_delay
 
     def run_pipeline(self, pipeline: beam.Pipeline, options: PipelineOptions) -> LocalResult:
-        """Start the pipeline in the background.
+        """Starts the pipeline in the background.
 
-        When this returns, subscriptions of topics that the pipeline reads exist: what is published from then
-        on is seen.
+        When this returns, subscriptions of topics that the pipeline reads exist: it sees what is published
+        from then on.
 
         Raises:
-          ValueError: the pipeline has something in it that this runner cannot run, or is not a streaming one.
+          ValueError: the pipeline has a transform that this runner cannot run, or is not a streaming one.
         """
         if not options.view_as(StandardOptions).streaming:
             raise ValueError(
@@ -138,7 +149,7 @@ class LocalStreamingRunner(beam_direct.BundleBasedDirectRunner):
 
 
 def _report_end(executor: Executor, progress: Progress) -> None:
-    """Have `progress` learn of the end of the pipeline, which Beam tells only to whoever waits for it."""
+    """Notes the end of the pipeline in `progress`; Beam reports it only to a thread that waits for it."""
     updates = executor._executor.visible_updates
     stock = updates.offer
 
@@ -167,33 +178,33 @@ class LocalResult(beam_direct.DirectPipelineResult):
         self._client = client
 
     def __del__(self) -> None:
-        """Beam's warns of a pipeline that is still running, and fails at the end of the interpreter."""
+        """Does nothing: Beam's warns of a running pipeline, and fails at the end of the interpreter."""
 
     @property
     def state(self) -> str:
-        """The state; FAILED as soon as a bundle has failed four times, whoever waits or not."""
+        """The state; FAILED as soon as a bundle has failed four times, even if no thread waits."""
         if self._state == PipelineState.RUNNING and self._progress.failure is not None:
             return PipelineState.FAILED
         return self._state
 
     @property
     def messages_read(self) -> int:
-        """How many messages the pipeline has pulled, redelivered ones included."""
+        """The number of messages that the pipeline has pulled, redelivered ones included."""
         return self._progress.messages
 
     @property
     def idle_seconds(self) -> float:
-        """For how long nothing has come in, been in progress, or waited for a timer."""
+        """Seconds since something came in, was in progress, or waited for a timer."""
         since = self._progress.idle_since
         return 0.0 if since is None else time.monotonic() - since
 
     def wait_until_finish(self, duration: int | None = None) -> str:
-        """Wait for the end, for `duration` milliseconds at the most. Returns the state.
+        """Waits for the end, at most `duration` milliseconds, and returns the state.
 
         Raises:
-          Exception: what made the pipeline fail.
+          Exception: the cause of a failed pipeline.
           KeyboardInterrupt, SystemExit: the program ends, by Ctrl-C or because its output was cut. The
-            pipeline is cancelled: otherwise it would leave the subscriptions behind that were made for it.
+            pipeline is cancelled: otherwise its temporary subscriptions would stay.
         """
         if PipelineState.is_terminal(self._state):
             return self._state
@@ -210,7 +221,7 @@ class LocalResult(beam_direct.DirectPipelineResult):
         return self._state
 
     def _wait(self, seconds: float | None) -> bool:
-        """Wait for the end, in steps: a signal that another thread was given ends no wait of this one."""
+        """Waits for the end, in steps: a signal to another thread ends no wait of this one."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
             left = _STEP_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
@@ -220,20 +231,20 @@ class LocalResult(beam_direct.DirectPipelineResult):
                 return False
 
     def cancel(self) -> str:
-        """End the pipeline after the bundle in progress, for which it waits some seconds and no more.
+        """Ends the pipeline after the bundle in progress, for which it waits at most 6 seconds.
 
-        What is not acknowledged will come again.
+        Messages that are not acknowledged come again.
         """
         if not PipelineState.is_terminal(self._state):
             self._end(PipelineState.CANCELLED)
         return self._state
 
     def drain(self, timeout: float = 60.0) -> str:
-        """Pull nothing more, process what was pulled, acknowledge it, and end the pipeline.
+        """Stops pulling, processes and acknowledges the messages that were pulled, and ends the pipeline.
 
         Raises:
           TimeoutError: it takes longer than `timeout` seconds. The pipeline is cancelled.
-          Exception: what made the pipeline fail.
+          Exception: the cause of a failed pipeline.
         """
         progress = self._progress
         progress.drain.set()
@@ -263,10 +274,10 @@ class LocalResult(beam_direct.DirectPipelineResult):
         self._state = state
 
     def _stop_workers(self) -> bool:
-        """Whether the workers have ended in time.
+        """Stops the workers; returns False if one has not ended in time.
 
-        Beam's shutdown waits without a limit, and a sink that is out retries for minutes. The threads are
-        daemons: the process ends without them.
+        Beam's shutdown waits without a limit, and a sink without an answer retries for minutes. The threads
+        are daemons: the process ends without them.
         """
         service = self._executor._executor.executor_service
         service.shutdown()
@@ -275,7 +286,7 @@ class LocalResult(beam_direct.DirectPipelineResult):
         try:
             while any(worker.is_alive() for worker in service.workers) and time.monotonic() < deadline:
                 time.sleep(0.01)
-        except KeyboardInterrupt:  # a second Ctrl-C: at once, but not without the subscriptions
+        except KeyboardInterrupt:  # a second Ctrl-C: do not wait, but still close the subscriptions
             _LOGGER.warning("Interrupted again")
         return not any(worker.is_alive() for worker in service.workers)
 
@@ -286,25 +297,25 @@ def run_until_drained(
     timeout: float = 300.0,
     quiet: float = 2.0,
 ) -> LocalResult:
-    """Run a pipeline until its work is done, then end it in good order.
+    """Runs a pipeline until its work is done, then drains it.
 
     Args:
       pipeline: A pipeline with a LocalStreamingRunner, or what its `run` returned.
-      is_done: Says whether all that is expected has come out; it is asked five times a second. None: done is
-        when nothing has come in for `quiet` seconds.
+      is_done: Returns True when everything expected has come out; called five times a second. None: the work
+        is done when nothing has come in for `quiet` seconds.
       timeout: Seconds.
       quiet: Seconds.
 
     Returns:
-      The result, whose state is CANCELLED and whose metrics can be read.
+      The result with its metrics; its state is CANCELLED.
 
     Raises:
       TimeoutError: `is_done` is still false after `timeout` seconds. The pipeline is cancelled.
-      Exception: what made the pipeline fail.
+      Exception: the cause of a failed pipeline.
     """
     result = pipeline.run() if isinstance(pipeline, beam.Pipeline) else pipeline
     if not isinstance(result, LocalResult):
-        raise TypeError(f"A pipeline on LocalStreamingRunner is needed, not a {type(result).__name__}")
+        raise TypeError(f"pipeline: expected one on LocalStreamingRunner, got a {type(result).__name__}")
     deadline = time.monotonic() + timeout
     try:
         while not (is_done() if is_done is not None else result.idle_seconds >= quiet):

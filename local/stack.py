@@ -45,12 +45,13 @@ class LocalStack:
 
     Attributes:
       project: The project id; at least 6 characters, and not `test`, which Beam refuses.
-      pubsub: Whether to run the Pub/Sub emulator.
-      bigquery: Whether to run the BigQuery emulator.
-      pubsub_port: Its port at 127.0.0.1; 0 picks a free one.
+      pubsub: Run the Pub/Sub emulator.
+      bigquery: Run the BigQuery emulator.
+      pubsub_port: The port of Pub/Sub at 127.0.0.1; 0 picks a free one.
       bigquery_port: The port of BigQuery's REST API; 0 picks a free one.
       bigquery_storage_port: The port of BigQuery's Storage APIs; 0 picks a free one.
-      data_dir: Where BigQuery's data is kept between runs; None keeps it in memory. Pub/Sub is never kept.
+      data_dir: The directory that keeps BigQuery's data between runs; None keeps it in memory. Pub/Sub's
+        messages are always in memory.
       gcs_root: A directory that stands for Cloud Storage in BigQuery's load and extract jobs.
       timeout: Seconds to wait for each emulator.
     """
@@ -69,15 +70,25 @@ class LocalStack:
 
     @staticmethod
     def missing(*, pubsub_wanted: bool = True, bigquery_wanted: bool = True) -> list[str]:
-        """What this machine lacks to run the stack, each with its cure; empty where all is there."""
+        """Lists the requirements of the stack that are not met, each with what to do."""
         return [
             *(pubsub.missing() if pubsub_wanted else ()),
             *(bigquery.missing() if bigquery_wanted else ()),
         ]
 
+    def check(self) -> None:
+        """Checks the requirements of the emulators that are on.
+
+        Raises:
+          LocalStackError: one or more are not met.
+        """
+        missing = self.missing(pubsub_wanted=self.pubsub, bigquery_wanted=self.bigquery)
+        if missing:
+            raise LocalStackError("\n".join(missing))
+
     @property
     def endpoints(self) -> Endpoints:
-        """Where the stack listens.
+        """The addresses of the stack.
 
         Raises:
           LocalStackError: the stack is not running.
@@ -89,7 +100,7 @@ class LocalStack:
         return self._endpoints
 
     def start(self) -> Endpoints:
-        """Start the emulators side by side and wait until each answers.
+        """Starts the emulators side by side and waits until each answers.
 
         Raises:
           LocalStackError: something is missing, or an emulator did not start. Nothing is left running.
@@ -97,13 +108,11 @@ class LocalStack:
         if self._endpoints is not None:
             return self._endpoints
         if not (self.pubsub or self.bigquery):
-            raise LocalStackError("Nothing to start: pubsub and bigquery are both off.")
-        lacks = self.missing(pubsub_wanted=self.pubsub, bigquery_wanted=self.bigquery)
-        if lacks:
-            raise LocalStackError("\n".join(lacks))
-        require_free(self.pubsub_port, "Pub/Sub emulator")
-        require_free(self.bigquery_port, "BigQuery emulator")
-        require_free(self.bigquery_storage_port, "BigQuery emulator, Storage APIs")
+            raise LocalStackError("expected pubsub or bigquery to be on, got both off: nothing to start")
+        self.check()
+        require_free(self.pubsub_port, "--pubsub_port")
+        require_free(self.bigquery_port, "--bigquery_port")
+        require_free(self.bigquery_storage_port, "--bigquery_storage_port")
         try:
             self._endpoints = self._launch()
         except BaseException:
@@ -131,18 +140,18 @@ class LocalStack:
         atexit.register(self.stop)
         rest, storage = tables.wait() if tables else (None, None)
         address = topics.wait() if topics else None
-        # In a server's directory, so that it goes away with that server, whatever becomes of this process.
+        # In a server's directory, so that it is removed with that server even if this process is killed.
         key = write_service_account(
             self._servers[-1].directory / "service-account.json", self.project, rest or f"http://{HOST}:9"
         )
         return Endpoints(address, rest, storage, self.project, str(key))
 
     def ended(self) -> str:
-        """What to tell of an emulator that has ended by itself; empty while all of them run."""
+        """Reports the emulators that have ended by themselves; "" while all of them run."""
         return "\n".join(filter(None, (server.ended() for server in self._servers)))
 
     def stop(self) -> None:
-        """End the emulators and remove their temporary data. Safe to call twice."""
+        """Ends the emulators and removes their temporary data; a second call does nothing."""
         atexit.unregister(self.stop)
         self._endpoints = None
         while self._servers:

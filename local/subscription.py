@@ -1,4 +1,4 @@
-"""Pulls from one Pub/Sub subscription, and acknowledges what has been processed."""
+"""Pulls from one Pub/Sub subscription, and acknowledges messages after their processing."""
 
 from __future__ import annotations
 
@@ -38,14 +38,13 @@ _TRANSIENT = (
 class Subscription:
     """One subscription that a running pipeline reads.
 
-    Messages stay leased until `acknowledge` says that their processing is over: after a crash before that,
-    they come again within 30 s. Meant for one pulling thread.
+    Messages stay leased until `acknowledge`: after an earlier crash they come again within 30 s. One thread
+    pulls. google-cloud-pubsub's own streaming pull has callbacks on its threads, and Beam's worker must pull.
 
     Attributes:
-      client: Google's client, which this object does not own.
+      client: Google's client; the caller closes it.
       name: "projects/P/subscriptions/S".
-      topic: Where the subscription belongs to this pipeline alone, its topic: `open` makes the subscription
-        and `close` deletes it.
+      topic: The topic of a temporary subscription, which `open` creates and `close` deletes; otherwise None.
       max_messages: The most messages that one pull returns.
     """
 
@@ -61,12 +60,12 @@ class Subscription:
 
     @classmethod
     def temporary(cls, client: SubscriberClient, project: str, topic: str, max_messages: int) -> Subscription:
-        """A subscription to `topic` ("projects/P/topics/T") for the time that a pipeline runs."""
+        """Makes a subscription to `topic` ("projects/P/topics/T") that lasts as long as a pipeline."""
         name = client.subscription_path(project, f"beam-local-{uuid.uuid4().hex[:16]}")
         return cls(client, name, topic, max_messages)
 
     def open(self) -> None:
-        """Make the subscription if it is a temporary one, and start to renew leases."""
+        """Creates the subscription if it is a temporary one, and starts to renew leases."""
         if self.topic is not None:
             self.client.create_subscription(
                 request={"name": self.name, "topic": self.topic, "ack_deadline_seconds": _LEASE_SECONDS}
@@ -75,14 +74,14 @@ class Subscription:
         self._renewer.start()
 
     def pull(self) -> Sequence[ReceivedMessage]:
-        """What is there now, up to `max_messages`, without waiting for more. Protobuf messages, not wrapped.
+        """Pulls what is there now, up to `max_messages`, as protobuf messages, and does not wait for more.
 
         Raises:
           GoogleAPICallError: the request is wrong, or Pub/Sub has not answered for 30 s.
         """
         messages: list[ReceivedMessage] = []
         deadline = time.monotonic() + _GATHER_SECONDS
-        # One answer of the emulator holds 100 messages at the most, whatever was asked for.
+        # One answer of the emulator holds at most 100 messages, whatever the request asks for.
         while len(messages) < self.max_messages and time.monotonic() < deadline:
             answer = self._pull_once(self.max_messages - len(messages))
             messages.extend(answer)
@@ -111,29 +110,23 @@ class Subscription:
             return ()
         self._failing_since = None
         # The wrapped form costs ten times as much to read.
-        found: Sequence[ReceivedMessage] = PullResponse.pb(answer).received_messages
-        return found
-
-    @property
-    def outstanding(self) -> int:
-        """How many messages are pulled and not acknowledged."""
-        with self._lock:
-            return sum(len(ack_ids) for _, ack_ids in self._pulled)
+        messages: Sequence[ReceivedMessage] = PullResponse.pb(answer).received_messages
+        return messages
 
     def acknowledge(self, older_than: float = 0.0) -> None:
-        """Acknowledge what was pulled at least `older_than` seconds ago."""
+        """Acknowledges what was pulled at least `older_than` seconds ago."""
         limit = time.monotonic() - older_than
         with self._lock:
-            done: list[str] = []
+            ack_ids: list[str] = []
             while self._pulled and self._pulled[0][0] <= limit:
-                done.extend(self._pulled.popleft()[1])
-        for chunk in _chunks(done):
+                ack_ids.extend(self._pulled.popleft()[1])
+        for chunk in _chunks(ack_ids):
             self.client.acknowledge(subscription=self.name, ack_ids=chunk, timeout=30)
 
     def close(self) -> None:
-        """Hand back what was not acknowledged, and delete a temporary subscription.
+        """Returns messages that were not acknowledged to Pub/Sub, and deletes a temporary subscription.
 
-        Each is tried once: where Pub/Sub does not answer, leases run out by themselves.
+        Each is tried once: without an answer from Pub/Sub, leases run out by themselves.
         """
         self._closed.set()
         if self._renewer is not None:
@@ -170,11 +163,10 @@ def _chunks(ack_ids: list[str]) -> list[list[str]]:
 
 
 def to_beam(received: ReceivedMessage, timestamp_attribute: str | None) -> tuple[Timestamp, PubsubMessage]:
-    """A received protobuf message as Beam's element, and its event time.
+    """Makes the event time and Beam's element from a received protobuf message.
 
-    The event time is the attribute's (RFC 3339, or milliseconds since 1970), and the publish time where the
-    message has no such attribute or it cannot be read: a message cannot be refused here, and a source that
-    raises would stop the pipeline for good.
+    The event time is in the attribute (RFC 3339, or milliseconds since 1970). Without one that can be read,
+    it is the publish time: a source that raises would stop the pipeline for good.
     """
     message = received.message
     attributes = dict(message.attributes)

@@ -13,7 +13,7 @@ from common.pubsub import publisher_client, subscriber_client
 
 
 def create_topic(project: str, topic: str) -> str:
-    """Create a topic, or find that it is there. Returns "projects/PROJECT/topics/TOPIC"."""
+    """Creates a topic where there is none, and returns "projects/PROJECT/topics/TOPIC"."""
     publisher = publisher_client()
     name = publisher.topic_path(project, topic)
     try:
@@ -26,13 +26,13 @@ def create_topic(project: str, topic: str) -> str:
 
 
 def create_subscription(project: str, subscription: str, topic: str, ack_deadline_seconds: int = 60) -> str:
-    """Create a pull subscription, or find that it is there.
+    """Creates a pull subscription where there is none.
 
     Args:
       project: The project id.
       subscription: The id of the subscription.
       topic: The full name of its topic, as `create_topic` returns it.
-      ack_deadline_seconds: How long a message that was pulled and not acknowledged stays away, 10 to 600.
+      ack_deadline_seconds: Seconds until a message that was not acknowledged comes again, 10 to 600.
 
     Returns:
       "projects/PROJECT/subscriptions/SUBSCRIPTION".
@@ -48,14 +48,14 @@ def create_subscription(project: str, subscription: str, topic: str, ack_deadlin
 def take(
     subscription: str, all_in: Callable[[list[ReceivedMessage]], bool], timeout: float = 20.0
 ) -> list[ReceivedMessage]:
-    """Pulls and acknowledges what waits in a subscription.
+    """Pulls and acknowledges the messages that wait in a subscription.
 
     Args:
       subscription: "projects/PROJECT/subscriptions/SUBSCRIPTION".
-      all_in: as long as it says no, an answer without messages does not count as the end.
-      timeout: in seconds, after which it does.
+      all_in: while it returns False, an answer without messages is not the end.
+      timeout: seconds after which such an answer is the end.
     """
-    found: list[ReceivedMessage] = []
+    messages: list[ReceivedMessage] = []
     deadline = time.monotonic() + timeout
     with subscriber_client() as client:
         while True:
@@ -63,17 +63,17 @@ def take(
             request = PullRequest(subscription=subscription, max_messages=1000, return_immediately=True)
             pulled = client.transport.pull(request, timeout=10).received_messages
             if pulled:
-                names = [message.ack_id for message in pulled]
-                client.acknowledge(subscription=subscription, ack_ids=names)
-                found += pulled
-            elif all_in(found) or time.monotonic() > deadline:
-                return found
+                ack_ids = [message.ack_id for message in pulled]
+                client.acknowledge(subscription=subscription, ack_ids=ack_ids)
+                messages += pulled
+            elif all_in(messages) or time.monotonic() > deadline:
+                return messages
             else:
                 time.sleep(0.1)
 
 
 def delete(*names: str) -> None:
-    """Delete topics and subscriptions by full name; one that is gone already is no error."""
+    """Deletes topics and subscriptions by full name; one that does not exist is no error."""
     publisher = publisher_client()
     with subscriber_client() as subscriber:
         for name in names:

@@ -10,6 +10,7 @@ from google.cloud.bigquery_storage import BigQueryReadClient
 
 from common.bigquery import open_session, read_stream, session_schema, table_path
 from common.google import ERRORS, explain
+from common.names import TABLE
 
 SCHEME = "bigquery://"
 
@@ -32,12 +33,10 @@ def read_table(
         project, or without one that of the table. A public table needs one of yours.
 
     Raises:
-      ValueError: `name` does not have three parts, a column is missing, or BigQuery refuses the read.
+      ValueError: `name` breaks a rule, a column is missing, or BigQuery refuses the read.
     """
-    parts = name.split(".")
-    if len(parts) != 3 or not all(parts):
-        raise ValueError(f"{SCHEME}{name}: expected {SCHEME}project.dataset.table")
-    payer = billing_project or os.environ.get("GOOGLE_CLOUD_PROJECT") or parts[0]
+    project = TABLE.split(TABLE.check(name, f"{SCHEME}{name}"))["PROJECT"]
+    payer = billing_project or os.environ.get("GOOGLE_CLOUD_PROJECT") or project
     path = table_path(name)
     try:
         client = client or BigQueryReadClient()

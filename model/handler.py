@@ -20,7 +20,6 @@ the dynamic batch are answered.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import warnings
 from typing import Any
@@ -37,8 +36,6 @@ try:
     from model.features import FEATURES
 except ImportError:  # inside an archive the module lies beside this one
     from features import FEATURES  # type: ignore[no-redef]
-
-logger = logging.getLogger(__name__)
 
 CONTRIBUTIONS = "contributions"
 SCORE_FIELDS = frozenset(("anomaly_score", "encoded", CONTRIBUTIONS))

@@ -16,7 +16,7 @@ _LABEL_WIDTH: Final = 60
 
 @dataclass(frozen=True)
 class Picture:
-    """How --plot draws the rows of a query.
+    """The way in which --plot draws the rows of a query.
 
     Attributes:
       x: the column of the points in time, or, with `bars`, of the names beside the bars.

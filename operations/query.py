@@ -15,12 +15,12 @@ from google.cloud import bigquery
 
 from common import google
 from common.command import CommandError, MissingExtraError, Parser, command
+from common.names import DATASET
 from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_rows
 from common.retry import LOOK_SECONDS
 from common.values import at_least, moment
 from operations.pictures import PICTURES, draw
-from pipelines import options as names_of
 from transforms import clients
 
 EXAMPLES: Final = """\
@@ -28,6 +28,8 @@ EXAMPLES: Final = """\
   anomaly query list"""
 
 _SINCE: Final = re.compile(r"TIMESTAMP '[^']*' /\* since \*/")
+INT64_MAX: Final = 2**63 - 1
+"""The largest number after LIMIT; BigQuery refuses to read a statement with a larger one."""
 _LIMIT: Final = re.compile(r"\d+ /\* limit \*/")
 _DATASET: Final = re.compile(r"`anomaly\.")
 RETRY: Final = bigquery.DEFAULT_RETRY.with_timeout(LOOK_SECONDS)
@@ -118,7 +120,7 @@ class QueryOptions:
     """The options of this command."""
 
     dataset: str | None = option(
-        None, type=names_of.dataset, metavar="PROJECT.DATASET", help="Example: my-project.anomaly"
+        None, type=DATASET, metavar="PROJECT.DATASET", help="Example: my-project.anomaly"
     )
     since: dt.datetime | None = option(
         None,
@@ -127,7 +129,7 @@ class QueryOptions:
         help="earliest event time: 90m, 24h, 7d, or 2026-03-01T12:00:00Z (default: 7d)",
     )
     limit: int | None = option(
-        None, type=at_least(1), metavar="N", help="most rows (default: as the query says)"
+        None, type=at_least(1, INT64_MAX), metavar="N", help="most rows (default: as the query says)"
     )
     plot: Path | None = option(
         None,

@@ -19,12 +19,12 @@ from google.cloud import bigquery
 
 from common import google
 from common.command import CommandError, Parser, command
+from common.names import DATASET, TOPIC
 from common.options import add_options, option, read_options
 from common.output import add_format, print_record, print_rows, progress, safe_text
 from common.values import at_least, moment
 from operations import query
 from operations.dead_letters import Letter, message, reason_to_keep, statement, to_letters
-from pipelines import options as names_of
 from publisher.messages import Outgoing
 from publisher.pubsub import PubSubTopic
 from publisher.sink import PublishError, Sink
@@ -80,14 +80,14 @@ class NoteError(RuntimeError):
 
 @dataclass(frozen=True)
 class LetterOptions:
-    """Which dead letters are read, and how many are sent.
+    """The dead letters to read, and the number to send.
 
     Attributes:
       dataset: "PROJECT.DATASET".
     """
 
     dataset: str = option(
-        type=names_of.dataset,
+        type=DATASET,
         metavar="PROJECT.DATASET",
         help="its dead letters are read, and noted as sent. Example: my-project.anomaly",
     )
@@ -252,7 +252,7 @@ def parser() -> Parser:
     add_options(parser, LetterOptions, "letters")
     parser.add_argument(
         "--topic",
-        type=names_of.topic,
+        type=TOPIC,
         required=True,
         metavar="TOPIC",
         help="where they go. Example: projects/my-project/topics/transactions",

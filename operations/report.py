@@ -1,4 +1,4 @@
-"""What a run found, as tables and as a picture: from scores, alerts and dead letters as Arrow tables."""
+"""Figures and picture of a run, from scores, alerts and dead letters as Arrow tables."""
 
 from __future__ import annotations
 
@@ -43,17 +43,16 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether both hold the same transactions, one at least, with the same scores."""
+        """Tells whether both hold the same transactions, one at least, with the same scores."""
         return self.rows > 0 and not (self.only_first or self.only_second or self.largest_difference)
 
 
 @dataclass(frozen=True)
 class Latency:
-    """How long after the event something was there, in milliseconds."""
+    """Time from the event until something was there, in milliseconds."""
 
     p50: float
     p99: float
-    largest: float
 
 
 def compare(first: pa.Table, second: pa.Table) -> Comparison:
@@ -102,7 +101,7 @@ def alert_latency(alerts: Sequence[tuple[str, dt.datetime, dt.datetime]]) -> Lat
 
 def _quantiles(milliseconds: npt.NDArray[np.float64]) -> Latency:
     p50, p99 = np.quantile(milliseconds, [0.5, 0.99])
-    return Latency(float(p50), float(p99), float(milliseconds.max()))
+    return Latency(float(p50), float(p99))
 
 
 def throughput(scores: pa.Table, since: str = "scored_at") -> float | None:
@@ -119,7 +118,7 @@ def throughput(scores: pa.Table, since: str = "scored_at") -> float | None:
 
 
 def alerts_by_kind(scores: pa.Table, labels: pa.Table) -> list[dict[str, Any]]:
-    """How many transactions of each planted kind raised an alert.
+    """Counts the transactions of each planted kind that raised an alert.
 
     Args:
       scores: a table of scores.
@@ -156,7 +155,7 @@ def top_anomalies(scores: pa.Table, limit: int) -> list[dict[str, Any]]:
 
 
 def dead_letters_by_reason(errors: pa.Table, longest: int = 72) -> list[dict[str, Any]]:
-    """How many dead letters there are of each stage and reason; what varies in a reason is left out."""
+    """Counts the dead letters of each stage and reason; what varies in a reason is left out."""
     reasons = errors.column("errorMessage")
     for pattern, text in _FOLDS:
         reasons = pc.replace_substring_regex(reasons, pattern, text)

@@ -13,10 +13,11 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.runners.runner import PipelineResult
 
 from common.command import Parser, command
+from common.names import TABLE
 from common.options import OptionError, add_options, group, option
 from model.artifact import Manifest
 from pipelines import lookups, wiring
-from pipelines.options import TableOptions, parse_options, table
+from pipelines.options import TableOptions, parse_options
 from pipelines.processes import RUNNER, ProcessOptions
 from transforms import metrics
 from transforms.bigquery import ReadBatches
@@ -56,7 +57,7 @@ class BatchSource:
     )
     input_table: str | None = option(
         None,
-        type=table,
+        type=TABLE,
         metavar="TABLE",
         help="BigQuery table in the ULB layout, read column by column through the Storage Read API. "
         "Example: bigquery-public-data.ml_datasets.ulb_fraud_detection",

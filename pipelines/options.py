@@ -8,7 +8,6 @@ import datetime as dt
 import difflib
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
@@ -16,6 +15,7 @@ from typing import Any, Final, Literal, TypeVar
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from common.command import Parser
+from common.names import DATASET
 from common.options import OptionError, option, read_options
 from common.values import Number, at_least
 from model import artifact
@@ -23,50 +23,12 @@ from model.thresholds import SEVERITIES
 from transforms.bigquery.methods import METHODS, Method
 from transforms.message import MessageRules
 
-_TOPIC: Final = re.compile(r"projects/[a-z][a-z0-9.:-]{4,}[a-z0-9]/topics/[A-Za-z][\w.~+%-]{2,254}")
-_SUBSCRIPTION: Final = re.compile(
-    r"projects/[a-z][a-z0-9.:-]{4,}[a-z0-9]/subscriptions/[A-Za-z][\w.~+%-]{2,254}"
-)
-# Only a project of a domain has dots in its id, and a colon behind them.
-_PROJECT: Final = r"([a-z][a-z0-9.-]*:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
-_DATASET: Final = re.compile(rf"{_PROJECT}\.\w{{1,1024}}")
-_TABLE: Final = re.compile(rf"{_PROJECT}\.\w{{1,1024}}\.[\w -]{{1,1024}}")
-
 _CALENDAR: Final = dt.date.max - dt.date.min
 """No two moments lie further apart, and no datetime can hold more."""
 _DATASET_HELP: Final = (
     "BigQuery dataset with the tables scores, alerts and error_records. Example: my-project.anomaly"
 )
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Matching:
-    """Reads a text that matches a pattern whole.
-
-    Attributes:
-      pattern: of the whole text; templates pass it on to Dataflow.
-      form: the pattern, for people.
-    """
-
-    pattern: re.Pattern[str]
-    form: str
-
-    def __call__(self, text: str) -> str:
-        """Returns the text as it is.
-
-        Raises:
-          argparse.ArgumentTypeError: it has another form.
-        """
-        if not self.pattern.fullmatch(text):
-            raise argparse.ArgumentTypeError(f"expected {self.form}, got {text!r}")
-        return text
-
-
-topic: Final = Matching(_TOPIC, "projects/PROJECT/topics/TOPIC")
-subscription: Final = Matching(_SUBSCRIPTION, "projects/PROJECT/subscriptions/SUBSCRIPTION")
-dataset: Final = Matching(_DATASET, "PROJECT.DATASET")
-table: Final = Matching(_TABLE, "PROJECT.DATASET.TABLE")
 
 
 @dataclass(frozen=True)
@@ -184,7 +146,7 @@ class DetectionOptions:
 class TableOptions:
     """The tables in BigQuery that take scores, alerts and dead letters."""
 
-    output_dataset: str | None = option(None, type=dataset, metavar="PROJECT.DATASET", help=_DATASET_HELP)
+    output_dataset: str | None = option(None, type=DATASET, metavar="PROJECT.DATASET", help=_DATASET_HELP)
     write_method: Method = option(
         METHODS[0],
         help="how rows reach BigQuery: storage_arrow (Arrow rows to the Storage Write API, the fastest), or "
@@ -201,7 +163,7 @@ class TableOptions:
 class RequiredTableOptions(TableOptions):
     """The tables of a job that writes nothing but tables."""
 
-    output_dataset: str = option(type=dataset, metavar="PROJECT.DATASET", help=_DATASET_HELP)
+    output_dataset: str = option(type=DATASET, metavar="PROJECT.DATASET", help=_DATASET_HELP)
 
 
 def parse_options(

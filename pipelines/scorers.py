@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 from apache_beam.ml.inference.base import ModelHandler
 
 from common.loopback import is_loopback
+from common.names import ENDPOINT
 from common.options import OptionError, option
 from common.values import at_least
 from model.artifact import MODEL_NAME, Manifest
@@ -27,9 +27,6 @@ SCORERS: Final[tuple[Scorer, ...]] = get_args(Scorer)
 _LOG: Final = logging.getLogger(__name__)
 _LIMITS: Final = Limits()
 _REQUIRED: Final[Mapping[str, str]] = {"vertex": "vertex_endpoint", "torchserve": "torchserve_url"}
-_ENDPOINT: Final = re.compile(
-    r"projects/[a-z0-9][a-z0-9.:-]*/locations/[a-z]+(-[a-z]+)+[0-9]+/endpoints/[a-z0-9][a-z0-9-]*"
-)
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,7 @@ class ScorerOptions:
     )
     vertex_endpoint: str | None = option(
         None,
+        type=ENDPOINT,
         metavar="NAME",
         help="endpoint for --scorer=vertex, public, dedicated or private. "
         "Example: projects/my-project/locations/us-central1/endpoints/1234567890",
@@ -128,11 +126,6 @@ class ScorerOptions:
                 )
 
     def _check_addresses(self) -> None:
-        if self.vertex_endpoint and not _ENDPOINT.fullmatch(self.vertex_endpoint):
-            raise OptionError(
-                "--vertex_endpoint: expected projects/PROJECT/locations/REGION/endpoints/ID, "
-                f"got {self.vertex_endpoint!r}"
-            )
         for flag in ("vertex_api_endpoint", "torchserve_url"):
             value = getattr(self, flag)
             if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):

@@ -14,11 +14,12 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from common.command import Parser, command
+from common.names import SUBSCRIPTION, TOPIC
 from common.options import OptionError, add_options, group, option
 from common.values import at_least
 from model.artifact import Manifest
 from pipelines import lookups, wiring
-from pipelines.options import RequiredTableOptions, parse_options, subscription, topic
+from pipelines.options import RequiredTableOptions, parse_options
 from transforms.parse import BatchMessages, Parse
 from transforms.sinks import PublishAlerts
 
@@ -49,13 +50,13 @@ class StreamSource:
 
     subscription: str | None = option(
         None,
-        type=subscription,
+        type=SUBSCRIPTION,
         metavar="SUBSCRIPTION",
         help="read from this subscription. Example: projects/my-project/subscriptions/transactions",
     )
     topic: str | None = option(
         None,
-        type=topic,
+        type=TOPIC,
         metavar="TOPIC",
         help="read from this topic, through a subscription that lives as long as the job; messages published "
         "before it starts are not seen. Example: projects/my-project/topics/transactions",
@@ -97,7 +98,7 @@ class StreamingOptions(wiring.JobOptions):
     tables: RequiredTableOptions = group("sinks")
     alert_topic: str | None = option(
         None,
-        type=topic,
+        type=TOPIC,
         metavar="TOPIC",
         help="publish each alert as JSON to this topic. Example: projects/my-project/topics/alerts",
     )

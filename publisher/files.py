@@ -31,7 +31,7 @@ LABELS: Final = ("index", "transaction_id", PLANTED_KIND, MALFORMED_KIND)
 
 
 class _File:
-    """What the files have in common: open for the time of a `with` block, and nothing ever under way."""
+    """Base of the files: open during a `with` block, and nothing is ever under way."""
 
     _file: BinaryIO | RowGroupWriter
 

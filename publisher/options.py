@@ -71,7 +71,7 @@ def _time(text: str) -> dt.datetime:
 
 @dataclass(frozen=True)
 class DestinationOptions:
-    """Where the messages go: exactly one of topic, jsonl and parquet."""
+    """Destination of the messages: exactly one of topic, jsonl and parquet."""
 
     topic: str | None = option(None, metavar="NAME", help="projects/PROJECT/topics/TOPIC")
     jsonl: Path | None = option(None, type=Path, metavar="FILE", help="one message a line; replaces the file")
@@ -209,7 +209,7 @@ class ContentOptions:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How much, and how fast."""
+    """The number of messages, and their rate."""
 
     count: int | None = option(None, type=at_least(1), metavar="N", help="messages, malformed ones included")
     duration: float | None = option(None, type=_MORE, metavar="SECONDS", help="end after this time")

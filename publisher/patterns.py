@@ -22,7 +22,7 @@ class Pattern(Protocol):
         """The rate at `time`."""
 
     def due(self, time: float) -> float:
-        """How many messages are due by `time`: the integral of the rate from 0 to `time`."""
+        """Counts the messages that are due by `time`: the integral of the rate from 0 to `time`."""
 
 
 @dataclass(frozen=True)

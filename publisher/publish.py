@@ -36,7 +36,7 @@ StoppedBy = Literal["count", "duration", "signal", "failures"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: messages sent, confirmed, failed and left out, and seconds since its start."""
+    """Progress of a run: messages sent, confirmed, failed and left out, and seconds since its start."""
 
     sent: int
     confirmed: int

@@ -8,7 +8,6 @@ publisher of google-cloud-pubsub makes a future for every message and takes seve
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,11 +24,11 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.types import PublishRequest, PubsubMessage
 
 from common.connections import insecure_channel
+from common.names import TOPIC
 from publisher.messages import Outgoing
 from publisher.sink import PublishError, Receipt
 
 EMULATOR_VARIABLE: Final = "PUBSUB_EMULATOR_HOST"
-TOPIC_PATTERN: Final = re.compile(r"projects/([^/]+)/topics/([^/]+)")
 
 MAX_REQUEST_MESSAGES: Final = 1_000
 MAX_REQUEST_BYTES: Final = 5_000_000
@@ -60,16 +59,14 @@ class PubSubTopic:
       client: a client to use; None makes one, for the emulator where PUBSUB_EMULATOR_HOST is set.
 
     Raises:
-      ValueError: the topic's name has another form.
+      OptionError: the name of the topic breaks a rule.
       PublishError: there are no Google credentials.
     """
 
     def __init__(
         self, topic: str, timeout: float = 60.0, workers: int = 2, client: PublisherClient | None = None
     ) -> None:
-        if not TOPIC_PATTERN.fullmatch(topic):
-            raise ValueError(f"topic: {topic!r} is not of the form projects/PROJECT/topics/TOPIC")
-        self.destination = topic
+        self.destination = TOPIC.check(topic, "--topic")
         self._client = client or _make_client()
         self._owns_client = client is None
         self._attempt_timeout = ConstantTimeout(min(timeout, _ATTEMPT_SECONDS))
@@ -107,7 +104,7 @@ class PubSubTopic:
         return receipts
 
     def flush(self) -> Sequence[Receipt]:
-        """See Sink. Takes `timeout` for each request under way at the most."""
+        """See Sink. Takes `timeout` for each request under way at most."""
         receipts = []
         while self._under_way:
             receipts.append(self._next_receipt())
@@ -148,10 +145,9 @@ def split(messages: Outgoing) -> Iterator[Outgoing]:
 
 
 def explain(error: Exception, topic: str) -> PublishError:
-    """What went wrong with `topic`, and what to do about it."""
-    match = TOPIC_PATTERN.fullmatch(topic)
-    project, name = match.groups() if match else ("PROJECT", topic)
+    """Says what went wrong with a topic, and what to do about it."""
     if isinstance(error, exceptions.NotFound):
+        project, name = TOPIC.split(topic).values()
         create = f"gcloud pubsub topics create {name} --project={project}"
         if os.environ.get(EMULATOR_VARIABLE):
             create += f" (or, on the emulator at {os.environ[EMULATOR_VARIABLE]}, by any Pub/Sub client)"

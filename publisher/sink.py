@@ -1,4 +1,4 @@
-"""What a destination of messages does: it takes them, and says later what became of them."""
+"""Destinations of messages: they take messages, and return receipts later."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PublishError(RuntimeError):
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of some messages.
+    """The outcome of sending some messages.
 
     Attributes:
       messages: those that were taken; with `error`, those that were not.

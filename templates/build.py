@@ -14,6 +14,7 @@ from cloud.resources.declared import Names
 from cloud.resources.gcloud import Gcloud
 from common import google
 from common.command import CommandError, Parser, command
+from common.names import PROJECT
 from common.options import OptionError, add_options, option, read_options
 from templates import metadata, spec
 
@@ -30,7 +31,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 class BuildOptions:
     """The options of this command."""
 
-    project: str = option(help="Google Cloud project id. Example: my-project")
+    project: str = option(type=PROJECT, help="Google Cloud project id. Example: my-project")
     region: str = option("us-central1", help="default: %(default)s")
     bucket: str = option("", help="bucket without gs:// (default: PREFIX + PROJECT-anomaly)")
     prefix: str = option("", help="the --prefix of `anomaly resources`. Example: staging-")

@@ -18,8 +18,9 @@ from typing import Any, Final
 import jsonschema
 
 from common.command import CommandError, Parser, command
+from common.names import SUBSCRIPTION, TOPIC, Name
 from common.values import Number
-from pipelines import batch, options, streaming
+from pipelines import batch, streaming
 from transforms.bigquery.methods import METHODS, NEEDS
 
 EXAMPLES: Final = """
@@ -34,8 +35,8 @@ TITLES: Final = {
 }
 
 _PUBSUB: Final[dict[Any, str]] = {
-    options.topic: "PUBSUB_TOPIC",
-    options.subscription: "PUBSUB_SUBSCRIPTION",
+    TOPIC: "PUBSUB_TOPIC",
+    SUBSCRIPTION: "PUBSUB_SUBSCRIPTION",
 }
 # argparse does not know that a text is a path. Tables stay TEXT: the console wants PROJECT:DATASET.TABLE
 # of a BIGQUERY_TABLE, and the pipelines take PROJECT.DATASET.TABLE, as SQL writes it.
@@ -123,8 +124,8 @@ def param_type(action: argparse.Action) -> str:
 
 
 def _regexes(action: argparse.Action, kind: str) -> list[str]:
-    if isinstance(action.type, options.Matching):
-        return [f"^{action.type.pattern.pattern}$"]
+    if isinstance(action.type, Name):
+        return [f"^{regex}$" for regex in action.type.regexes]
     if kind.startswith("GCS_"):
         return [_GCS_REGEX]
     if kind == "NUMBER":

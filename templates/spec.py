@@ -7,15 +7,13 @@ writes a spec, so the project writes its own.
 from __future__ import annotations
 
 import json
-import re
-from typing import Any, Final
+from typing import Any
 
 from google.cloud.dataflow_v1beta3.types import ContainerSpec
 from google.protobuf import json_format
 
+from common.names import IMAGE
 from templates.metadata import metadata
-
-_IMAGE: Final = re.compile(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+(:[\w.-]{1,128}|@sha256:[0-9a-f]{64})")
 
 
 class SpecError(ValueError):
@@ -30,10 +28,11 @@ def container_spec(pipeline: str, image: str) -> dict[str, Any]:
       image: of launcher and workers, with tag or digest.
 
     Raises:
-      SpecError: the image has no tag, or Dataflow's own message type does not take the spec.
+      SpecError: the name of the image breaks a rule, or Dataflow's own message type does not take the spec.
     """
-    if not _IMAGE.fullmatch(image):
-        raise SpecError(f"--image: expected HOST/PROJECT/REPOSITORY/NAME:TAG, got {image!r}")
+    problem = IMAGE.problem(image)
+    if problem:
+        raise SpecError(f"--image: {problem}")
     spec = {
         "image": image,
         "sdkInfo": {"language": "PYTHON"},

@@ -13,7 +13,8 @@ from packaging.utils import canonicalize_name
 from tests.test_layout import MAY_IMPORT, ROOT
 
 PROJECT = "beam-transaction-anomaly"
-TOOLS = {"hypothesis", "mypy", "packaging", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "vulture"}
+TESTS = ("hypothesis", "packaging", "pytest", "pytest-timeout", "pytest-xdist", "zetasql")
+TOOLS = {"mypy", "ruff", "vulture", *TESTS}
 """Run by `make`, or imported by tests alone."""
 NOT_IMPORTED = {
     "httptools": "uvicorn takes it by name",

@@ -99,3 +99,20 @@ def test_torch_is_the_build_without_cuda_unless_the_other_is_asked_for(machine, 
     assert "Setting up" in machine({}, "TORCH=cuda").stdout
     assert "index" not in (tmp_path / "pip").read_text()
     assert "Setting up" not in machine({}, "TORCH=cuda").stdout
+
+
+@pytest.mark.parametrize(("status", "told"), [(141, 0), (0, 0), (1, 2), (130, 2)])
+def test_a_demo_whose_output_is_cut_is_no_failure(status, told, tmp_path):
+    """Make would report status 141 as an error, below the lines that the reader asked for."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "anomaly"
+    program.write_text(f"#!/bin/sh\nexit {status}\n")
+    program.chmod(0o755)
+    stamp = tmp_path / ".installed"
+    stamp.write_text("cpu\n")
+    newest = max((ROOT / name).stat().st_mtime for name in ("setup.py", "constraints.txt"))
+    os.utime(stamp, (newest + 1, newest + 1))  # or make would set the environment up again
+    command = [str(MAKE), "demo", f"VENV={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == told
+    assert (done.stderr == "") is (told == 0)

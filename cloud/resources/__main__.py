@@ -63,6 +63,7 @@ class ResourceOptions(InstallationOptions):
     bigquery: EndpointOptions = group()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.emulators and not (self.endpoints.rest and os.environ.get("PUBSUB_EMULATOR_HOST")):
             raise OptionError(
                 "--emulators: expected PUBSUB_EMULATOR_HOST and BIGQUERY_EMULATOR_HOST in the environment: "

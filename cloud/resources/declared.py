@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +11,7 @@ from cloud.resources.base import Resource
 from cloud.resources.storage import Bucket
 from cloud.resources.tables import Dataset, Table
 from cloud.resources.topics import Subscription, Topic
-from common.options import OptionError
+from common.names import BUCKET, DATASET_ID, PROJECT, REGION, prefix
 from transforms import tables
 
 APIS: Final = (
@@ -31,11 +30,8 @@ APIS: Final = (
     "storage.googleapis.com",
 )
 VERTEX_API: Final = "aiplatform.googleapis.com"
-_PROJECT: Final = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
-_REGION: Final = re.compile(r"[a-z]+(-[a-z]+)+[0-9]+")
-_BUCKET: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{1,220})[a-z0-9]")
-_DATASET: Final = re.compile(r"[A-Za-z0-9_]{1,1024}")
-_PREFIX: Final = re.compile(r"([a-z]([a-z0-9-]{0,18}-)?)?")
+WORKER: Final = "anomaly-worker"
+BUILDER: Final = "anomaly-build"
 _PUBSUB_AGENT: Final = "serviceAccount:service-{number}@gcp-sa-pubsub.iam.gserviceaccount.com"
 
 
@@ -55,7 +51,7 @@ class Names:
       full: whether the scores table has every output of the model.
 
     Raises:
-      OptionError: a name has the wrong form.
+      OptionError: a name breaks a rule.
 
     >>> Names("my-project", prefix="staging-").topic("alerts")
     'projects/my-project/topics/staging-alerts'
@@ -71,42 +67,12 @@ class Names:
     full: bool = False
 
     def __post_init__(self) -> None:
-        prefix_end = not self.prefix or self.prefix.endswith("-")
-        for flag, value, fits, expected in (
-            (
-                "--project",
-                self.project,
-                _PROJECT.fullmatch(self.project),
-                "a project id such as my-project, which `gcloud projects list` shows",
-            ),
-            (
-                "--region",
-                self.region,
-                _REGION.fullmatch(self.region),
-                "a region such as us-central1 or europe-west1",
-            ),
-            (
-                "--bucket",
-                self.bucket,
-                not self.bucket or _BUCKET.fullmatch(self.bucket),
-                "the name of a bucket without a path, such as my-bucket: lower-case letters, digits, -, _ "
-                "and .",
-            ),
-            (
-                "--dataset",
-                self.dataset,
-                _DATASET.fullmatch(self.dataset),
-                "a BigQuery dataset without its project, such as my_dataset: letters, digits and _",
-            ),
-            (
-                "--prefix",
-                self.prefix,
-                prefix_end and _PREFIX.fullmatch(self.prefix),
-                "at most 20 lower-case letters, digits and -, with - at the end, such as staging-",
-            ),
-        ):
-            if not fits:
-                raise OptionError(f"{flag}: expected {expected}, got {value!r}")
+        PROJECT.check(self.project, "--project")
+        REGION.check(self.region, "--region")
+        DATASET_ID.check(self.dataset, "--dataset")
+        if self.prefix:
+            prefix(WORKER, BUILDER).check(self.prefix, "--prefix")
+        BUCKET.check(self.bucket_url.removeprefix("gs://"), "--bucket")
 
     @property
     def bucket_url(self) -> str:
@@ -131,12 +97,12 @@ class Names:
     @property
     def account(self) -> str:
         """E-mail address of the workers' service account."""
-        return f"{self.prefix}anomaly-worker@{self.project}.iam.gserviceaccount.com"
+        return f"{self.prefix}{WORKER}@{self.project}.iam.gserviceaccount.com"
 
     @property
     def builder(self) -> str:
         """E-mail address of the service account of image builds."""
-        return f"{self.prefix}anomaly-build@{self.project}.iam.gserviceaccount.com"
+        return f"{self.prefix}{BUILDER}@{self.project}.iam.gserviceaccount.com"
 
     def topic(self, name: str) -> str:
         """Full name of the topic `name` of this installation."""

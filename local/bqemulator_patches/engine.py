@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import duckdb
@@ -16,6 +18,21 @@ from bqemulator.versioning.snapshots import SnapshotManager
 from local.bqemulator_patches.replace import replace
 
 _READS = re.compile(r"\s*(SELECT|WITH|FROM|DESCRIBE|PRAGMA|SHOW|VALUES|EXPLAIN)\b", re.IGNORECASE)
+_WRITING = threading.RLock()
+
+
+@contextlib.contextmanager
+def transaction(engine: DuckDBEngine) -> Iterator[None]:
+    """All that is executed within is stored at the end, or none of it when an exception leaves the block."""
+    with _WRITING:
+        connection = engine.connection
+        connection.begin()
+        try:
+            yield
+        except BaseException:
+            connection.rollback()
+            raise
+        connection.commit()
 
 
 def start_without_network() -> None:
@@ -39,7 +56,6 @@ def cursor_per_thread() -> None:
     are serialised on a lock, so that two of them cannot meet in a transaction conflict.
     """
     local = threading.local()
-    writing = threading.RLock()
 
     def apply_session_pragmas(self: DuckDBEngine) -> None:
         # The stock statement lacks GLOBAL: every further cursor would be in the time zone of the machine.
@@ -64,7 +80,7 @@ def cursor_per_thread() -> None:
         own = self.connection
         if _READS.match(sql):
             return own.execute(sql, parameters)
-        with writing:
+        with _WRITING:
             return own.execute(sql, parameters)
 
     replace(DuckDBEngine, "_apply_session_pragmas", apply_session_pragmas)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from bqemulator.api import health
 from bqemulator.api.dependencies import AppContext
@@ -12,34 +12,23 @@ from bqemulator.api.routes import datasets, tabledata, tables
 from bqemulator.catalog.models import TableMeta
 from bqemulator.domain.errors import ResourceRef, ValidationError, resource_not_found
 from bqemulator.storage.sql_identifiers import quoted_table_ref
-from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import Depends, Query, Request, Response
 
 from local.bqemulator_patches import rows
-from local.bqemulator_patches.replace import replace
+from local.bqemulator_patches.replace import replace, replace_route
 from local.credentials import TOKEN_PATH
 
+T = TypeVar("T")
 _LABEL = re.compile(r"labels\.([\w-]+)(?::(\S*))?")
 
 
-def _replace_route(router: APIRouter, name: str, function: Callable[..., Any]) -> None:
-    """Put `function` in the place of the route whose handler is called `name`."""
-    (route,) = (route for route in router.routes if isinstance(route, APIRoute) and route.name == name)
-    router.routes.remove(route)
-    router.add_api_route(
-        route.path.removeprefix(router.prefix),
-        function,
-        methods=list(route.methods or ()),
-        status_code=route.status_code,
-    )
-
-
-def _context(request: Request) -> AppContext:
+def context(request: Request) -> AppContext:
+    """The emulator that serves a request."""
     return request.app.state.context
 
 
 def _matches(labels: dict[str, str], filter_text: str) -> bool:
-    """Whether `labels` satisfy a filter such as `labels.kind:temporary labels.owner`."""
+    """Tells whether `labels` satisfy a filter such as `labels.kind:temporary labels.owner`."""
     for term in filter_text.split():
         match = _LABEL.fullmatch(term)
         if match is None:
@@ -50,23 +39,31 @@ def _matches(labels: dict[str, str], filter_text: str) -> bool:
     return True
 
 
+def paged(items: Sequence[T], size: int, start: int) -> tuple[Sequence[T], dict[str, str]]:
+    """One page of a list, and the part of the answer that leads to the next."""
+    end = start + size
+    return items[start:end], {"nextPageToken": str(end)} if end < len(items) else {}
+
+
 def filter_datasets_by_label() -> None:
-    """Defect: datasets.list ignores `filter`: who cleans up by label deletes every dataset."""
+    """Defects of datasets.list.
+
+    It ignores `filter`: who cleans up by label deletes every dataset. It ends after one page.
+    """
 
     def list_datasets(
         project_id: str,
-        ctx: AppContext = Depends(_context),  # noqa: B008 - FastAPI's way
+        ctx: AppContext = Depends(context),  # noqa: B008 - FastAPI's way
         max_results: int = Query(default=1000, alias="maxResults"),
+        page_token: int = Query(default=0, alias="pageToken"),
         filter_text: str = Query(default="", alias="filter"),
     ) -> dict[str, Any]:
         found = [d for d in ctx.catalog.list_datasets(project_id) if _matches(d.labels or {}, filter_text)]
-        return {
-            "kind": "bigquery#datasetList",
-            "datasets": [datasets._dataset_to_rest(dataset) for dataset in found[:max_results]],
-            "totalItems": len(found),
-        }
+        page, following = paged(found, max_results, page_token)
+        answer = {"kind": "bigquery#datasetList", "totalItems": len(found)} | following
+        return answer | {"datasets": [datasets._dataset_to_rest(dataset) for dataset in page]}
 
-    _replace_route(datasets.router, "list_datasets", list_datasets)
+    replace_route(datasets.router, "list_datasets", list_datasets)
 
 
 def report_bad_rows_of_insert_all() -> None:
@@ -83,7 +80,7 @@ def report_bad_rows_of_insert_all() -> None:
         table_id: str,
         request: Request,
     ) -> dict[str, Any]:
-        ctx = _context(request)
+        ctx = context(request)
         table = ctx.catalog.get_table(project_id, dataset_id, table_id)
         if table is None:
             raise resource_not_found(ResourceRef("table", project_id, dataset_id, table_id))
@@ -105,14 +102,14 @@ def report_bad_rows_of_insert_all() -> None:
                 rows.append(ctx, table, good)
         return kind | ({"insertErrors": errors} if errors else {})
 
-    _replace_route(tabledata.router, "insert_all", insert_all)
+    replace_route(tabledata.router, "insert_all", insert_all)
 
 
 def drop_views() -> None:
     """Defect: tables.delete of a view made by CREATE VIEW answers 500 (DROP TABLE on a view)."""
 
     async def delete_table(project_id: str, dataset_id: str, table_id: str, request: Request) -> Response:
-        ctx = _context(request)
+        ctx = context(request)
         table = ctx.catalog.get_table(project_id, dataset_id, table_id)
         if table is None:
             raise resource_not_found(ResourceRef("table", project_id, dataset_id, table_id))
@@ -127,7 +124,7 @@ def drop_views() -> None:
         return await stock(project_id, dataset_id, table_id, ctx)
 
     stock = tables.delete_table
-    _replace_route(tables.router, "delete_table", delete_table)
+    replace_route(tables.router, "delete_table", delete_table)
 
 
 def add_columns() -> None:
@@ -146,7 +143,7 @@ def add_columns() -> None:
 
     def patched(handler: Callable[..., Any]) -> Callable[..., Any]:
         async def update(project_id: str, dataset_id: str, table_id: str, request: Request) -> dict[str, Any]:
-            ctx = _context(request)
+            ctx = context(request)
             before = ctx.catalog.get_table(project_id, dataset_id, table_id)
             answer = await handler(project_id, dataset_id, table_id, request, ctx)
             after = ctx.catalog.get_table(project_id, dataset_id, table_id)
@@ -159,23 +156,7 @@ def add_columns() -> None:
 
     replace(tables, "_rest_to_table_meta", rest_to_table_meta)
     for name in ("patch_table", "update_table"):
-        _replace_route(tables.router, name, patched(getattr(tables, name)))
-
-
-def count_rows() -> None:
-    """Defect: numRows of tables.get leaves out what SQL statements insert and delete."""
-    stock = tables.get_table
-
-    def get_table(project_id: str, dataset_id: str, table_id: str, request: Request) -> dict[str, Any]:
-        ctx = _context(request)
-        answer = stock(project_id, dataset_id, table_id, ctx)
-        if answer["type"] == "TABLE" and ctx.catalog.get_table(project_id, dataset_id, table_id):
-            target = quoted_table_ref(project_id, dataset_id, table_id)
-            count = ctx.engine.execute(f"SELECT count(*) FROM {target}").fetchone()  # noqa: S608
-            answer["numRows"] = str(count[0] if count else 0)
-        return answer
-
-    _replace_route(tables.router, "get_table", get_table)
+        replace_route(tables.router, name, patched(getattr(tables, name)))
 
 
 def hand_out_tokens() -> None:
@@ -192,6 +173,5 @@ PATCHES = (
     report_bad_rows_of_insert_all,
     drop_views,
     add_columns,
-    count_rows,
     hand_out_tokens,
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,14 +16,21 @@ from bqemulator.api.dependencies import AppContext
 from bqemulator.api.routes.tabledata import _build_arrow_schema, _fields_raw_from_schema
 from bqemulator.api.routes.tables import _field_to_rest
 from bqemulator.catalog.models import TableFieldSchema, TableMeta
+from bqemulator.storage import type_map
 from bqemulator.storage.arrow_bridge import bq_rows_to_arrow
 from bqemulator.storage.sql_identifiers import quoted_table_ref
-from bqemulator.storage.type_map import bq_schema_to_duckdb_columns
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# BigQuery's range of TIMESTAMP: years 1 to 9999.
-_FIRST = pa.scalar(datetime(1, 1, 1, tzinfo=UTC), pa.timestamp("us", tz="UTC"))
-_LAST = pa.scalar(datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC), pa.timestamp("us", tz="UTC"))
+# BigQuery's range of TIMESTAMP and DATETIME: years 1 to 9999.
+_RANGE = (datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999999))
+
+
+# Text forms of TIMESTAMP: https://cloud.google.com/bigquery/docs/schema-detect#date_and_time_values
+_DATE = r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})"
+_TIME = r"[ Tt](\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(?P<fraction>\d+))?)?"
+_ZONE = r" *(?P<zone>[Zz]|[+-]\d{1,2}(?::?\d{2})?|UTC|[A-Za-z]+/[A-Za-z_/]+)?"
+_MOMENT = re.compile(f"{_DATE}(?:{_TIME})?{_ZONE}")
+DATE_AND_TIME = re.compile(f"{_DATE}{_TIME}{_ZONE}$")
 
 
 class RowError(ValueError):
@@ -68,7 +77,9 @@ def _scalar(field: TableFieldSchema, value: Any, path: str) -> Any:
         raise RowError(path, f"This field: {path} is not a record.")
     try:
         if kind == "TIMESTAMP" and not isinstance(value, bool):
-            return _timestamp(value)
+            return timestamp(value)
+        if kind == "DATETIME":
+            return civil_time(value)
         if kind in ("BOOL", "BOOLEAN") and str(value).lower() not in ("true", "false", "1", "0"):
             raise ValueError(value)
         if kind in ("INT64", "INTEGER") and isinstance(value, float) and not value.is_integer():
@@ -86,13 +97,44 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _timestamp(value: Any) -> Any:
-    """Seconds since 1970, as a number or as text, become a datetime; other text is left for the parser."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        return value
-    return _EPOCH + timedelta(seconds=seconds)
+def timestamp(value: Any) -> datetime:
+    """A TIMESTAMP from text in one of BigQuery's forms, or from seconds since 1970, as a number or as text.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    match = _MOMENT.fullmatch(str(value).strip())
+    if match is None:
+        return _EPOCH + timedelta(seconds=float(value))
+    return _civil(match).replace(tzinfo=_zone(match["zone"])).astimezone(UTC)
+
+
+def civil_time(value: Any) -> datetime:
+    """A DATETIME from text. Raises ValueError where it has a time zone, or is no date and time."""
+    match = _MOMENT.fullmatch(str(value).strip())
+    if match is None or match["zone"]:
+        raise ValueError(value)
+    return _civil(match)
+
+
+def _civil(match: re.Match[str]) -> datetime:
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.group(1, 2, 3, 4, 5, 6))
+    micros = int((match["fraction"] or "0")[:6].ljust(6, "0"))
+    return datetime(year, month, day, hour, minute, second, micros)
+
+
+def _zone(name: str | None) -> tzinfo:
+    if name is None or name.upper() in ("Z", "UTC"):
+        return UTC
+    if name[0] not in "+-":
+        try:
+            return ZoneInfo(name)
+        except (KeyError, OSError) as error:
+            raise ValueError(f"no such time zone: {name}") from error
+    digits = name[1:].replace(":", "")
+    hours, minutes = (digits, "0") if len(digits) < 3 else (digits[:-2], digits[-2:])
+    offset = timedelta(hours=int(hours), minutes=int(minutes))
+    return timezone(-offset if name[0] == "-" else offset)
 
 
 def _record(
@@ -152,7 +194,9 @@ def violations(data: pa.Table, table: TableMeta) -> dict[int, str]:
             for index in pc.indices_nonzero(pc.is_null(column)).to_pylist():
                 refused.setdefault(index, f"Field {field.name}: Required field is missing or null")
         if pa.types.is_timestamp(column.type) and len(column):
-            outside = pc.or_(pc.less(column, _FIRST), pc.greater(column, _LAST))
+            zone = UTC if column.type.tz else None
+            first, last = (pa.scalar(limit.replace(tzinfo=zone), column.type) for limit in _RANGE)
+            outside = pc.or_(pc.less(column, first), pc.greater(column, last))
             for index in pc.indices_nonzero(pc.fill_null(outside, False)).to_pylist():
                 refused.setdefault(index, f"Field {field.name}: Timestamp is out of the range of BigQuery")
     return refused
@@ -165,12 +209,17 @@ def fit(data: pa.Table, table: TableMeta) -> pa.Table:
       ValueError: a column is unknown or of another type, or a row is one that BigQuery would refuse.
     """
     schema = arrow_schema(table)
-    extra = sorted(set(data.column_names) - set(schema.names))
+    given = {name.lower(): name for name in data.column_names}
+    extra = sorted(set(given) - {name.lower() for name in schema.names})
     if extra:
-        raise ValueError(f"No such field: {', '.join(extra)}")
+        raise ValueError(f"No such field: {', '.join(given[name] for name in extra)}")
     columns = [
-        data.column(field.name).cast(field.type)
-        if field.name in data.column_names
+        # Nanoseconds become microseconds.
+        pc.cast(
+            data.column(given[field.name.lower()]),
+            options=pc.CastOptions(field.type, allow_time_truncate=True),
+        )
+        if field.name.lower() in given
         else pa.nulls(data.num_rows, field.type)
         for field in schema
     ]
@@ -184,24 +233,56 @@ def fit(data: pa.Table, table: TableMeta) -> pa.Table:
 
 def append(ctx: AppContext, table: TableMeta, data: pa.Table) -> None:
     """Insert rows that are already in the table's Arrow schema. The caller holds the write lock."""
+    insert(ctx, table, data)
+    current = ctx.catalog.get_table(table.project_id, table.dataset_id, table.table_id) or table
+    ctx.catalog.update_table(current.model_copy(update={"num_rows": current.num_rows + data.num_rows}))
+    ctx.snapshots.record_change(table.project_id, table.dataset_id, table.table_id)
+
+
+def insert(ctx: AppContext, table: TableMeta, data: pa.Table) -> None:
+    """Insert rows by the names of their columns, and leave the catalog as it is."""
     name = f"__rows_{uuid4().hex}"
     connection = ctx.engine.connection
     connection.register(name, data)
     try:
-        target = quoted_table_ref(table.project_id, table.dataset_id, table.table_id)
         columns = ", ".join(f'"{field}"' for field in data.column_names)
-        ctx.engine.execute(f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {name}")  # noqa: S608
+        ctx.engine.execute(
+            f"INSERT INTO {_reference(table)} ({columns}) SELECT {columns} FROM {name}"  # noqa: S608
+        )
     finally:
         connection.unregister(name)
-    current = ctx.catalog.get_table(table.project_id, table.dataset_id, table.table_id) or table
-    ctx.catalog.update_table(current.model_copy(update={"num_rows": current.num_rows + data.num_rows}))
-    ctx.snapshots.record_change(table.project_id, table.dataset_id, table.table_id)
+
+
+def create(ctx: AppContext, table: TableMeta) -> None:
+    """Make the stored table, without rows."""
+    fields = [_field_to_rest(field) for field in table.schema_.fields]
+    columns = ", ".join(f'"{name}" {kind}' for name, kind in type_map.bq_schema_to_duckdb_columns(fields))
+    ctx.engine.execute(f"CREATE TABLE {_reference(table)} ({columns})")
+
+
+def drop(ctx: AppContext, table: TableMeta) -> None:
+    """Remove the stored table, and leave the catalog as it is."""
+    ctx.engine.execute(f"DROP TABLE {_reference(table)}")
 
 
 def add_columns(ctx: AppContext, before: TableMeta, after: TableMeta) -> None:
     """Add the columns that `after` has and `before` lacks to the stored table."""
     known = {field.name for field in before.schema_.fields}
     new = [_field_to_rest(field) for field in after.schema_.fields if field.name not in known]
-    target = quoted_table_ref(after.project_id, after.dataset_id, after.table_id)
-    for name, kind in bq_schema_to_duckdb_columns(new):
-        ctx.engine.execute(f'ALTER TABLE {target} ADD COLUMN "{name}" {kind}')
+    for name, kind in type_map.bq_schema_to_duckdb_columns(new):
+        ctx.engine.execute(f'ALTER TABLE {_reference(after)} ADD COLUMN "{name}" {kind}')
+
+
+def count(ctx: AppContext, table: TableMeta) -> int:
+    """The rows that are stored. The catalog does not see what SQL statements insert and delete."""
+    row = ctx.engine.execute(f"SELECT count(*) FROM {_reference(table)}").fetchone()  # noqa: S608
+    return int(row[0]) if row else 0
+
+
+def stored(ctx: AppContext, table: TableMeta) -> pa.Table:
+    """The rows of a table."""
+    return ctx.engine.fetch_arrow(f"SELECT * FROM {_reference(table)}")  # noqa: S608
+
+
+def _reference(table: TableMeta) -> str:
+    return quoted_table_ref(table.project_id, table.dataset_id, table.table_id)

@@ -18,6 +18,7 @@ from google.cloud.bigquery_storage_v1 import types
 from google.rpc import status_pb2
 
 from local.bqemulator_patches import rows
+from local.bqemulator_patches.engine import transaction
 from local.bqemulator_patches.replace import replace
 
 
@@ -113,22 +114,16 @@ def commit_all_or_nothing() -> None:
 
 
 def _write_together(handler: BigQueryWriteHandler, streams: list[WriteStream]) -> None:
-    connection = handler._ctx.engine.connection
-    connection.begin()
-    try:
+    with transaction(handler._ctx.engine):
         for stream in streams:
             for data in stream.buffer:
                 handler._flush_to_target(stream, data)
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
     for stream in streams:
         stream.buffer.clear()
         stream.state = WriteStreamState.COMMITTED
 
 
-def _job_of(table_id: str) -> str | None:
+def job_of(table_id: str) -> str | None:
     """The id of the query job whose anonymous result table this is."""
     flat = table_id.removeprefix("anon")
     return next((job for job in list(JOB_RESULTS) if job.replace("-", "") == flat), None)
@@ -149,7 +144,7 @@ def read_query_results() -> None:
     ) -> bytes:
         path = types.CreateReadSessionRequest.deserialize(request_bytes).read_session.table
         project, dataset, table_id = _parse_table_path(path) or ("", "", "")
-        job = _job_of(table_id) if dataset == _ANONYMOUS_RESULTS_DATASET else None
+        job = job_of(table_id) if dataset == _ANONYMOUS_RESULTS_DATASET else None
         if job is None:
             return stock_read(self, request_bytes, context)
         engine, target = self._ctx.engine, quoted_table_ref(project, dataset, table_id)
@@ -164,7 +159,7 @@ def read_query_results() -> None:
 
     def anonymous_table(project_id: str, dataset_id: str, table_id: str) -> dict[str, Any]:
         answer = stock_get(project_id, dataset_id, table_id)
-        job = _job_of(table_id)
+        job = job_of(table_id)
         if job is not None:
             answer |= {"numRows": str(JOB_RESULTS[job].num_rows), "schema": {"fields": JOB_SCHEMAS[job]}}
         return answer

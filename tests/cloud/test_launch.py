@@ -73,7 +73,8 @@ def python_of_image(monkeypatch):
     monkeypatch.setattr(versions, "here", versions.of_image)
 
 
-def test_dry_run_of_a_direct_launch_shows_the_command_line(python_of_image, capsys):
+@pytest.mark.usefixtures("python_of_image")
+def test_dry_run_of_a_direct_launch_shows_the_command_line(capsys):
     argv = ["batch", *PROJECT, "--via=direct", "--input=gs://b/x.parquet", f"--image={IMAGE}", "--dry_run"]
     assert launch.main(argv) == 0
     shown = capsys.readouterr().out
@@ -96,14 +97,20 @@ def test_dry_run_of_a_direct_launch_shows_the_command_line(python_of_image, caps
             "--machine_type: expected g2-standard-24 for 2 nvidia-l4, got 'n2-highcpu-4'",
         ),
         (["--gpu=nvidia-l4:3", f"--image={IMAGE}"], "--gpu: expected 1, 2, 4, 8 of nvidia-l4, got"),
-        (["--region=nowhere 1"], "--region: expected a region such as"),
+        (
+            ["--region=nowhere 1"],
+            "--region: expected REGION such as us-central1, got 'nowhere 1': it has ' '",
+        ),
         (["--gpu=nvidia-l4:1"], "--gpu: expected an --image with a build of torch for CUDA"),
         (["--via=direct", "--template=gs://b-1/t.json"], "--template: expected --via=flex with it"),
         (["--transform_name_mapping=a=b"], "--transform_name_mapping: expected --update with it"),
-        (["--job_name=Upper"], "--job_name: expected at most 63 lower-case letters"),
-        (["--gpu=nvidia-l4:"], "--gpu: expected TYPE or TYPE:COUNT"),
-        (["--temp_location=/tmp"], "--temp_location: expected gs://BUCKET/PATH, got '/tmp'"),
-        (["--prefix=Bad"], "--prefix: expected at most 20 lower-case"),
+        (
+            ["--job_name=Upper"],
+            "--job_name: expected NAME such as transactions-daily, got 'Upper': it has 'U'",
+        ),
+        (["--gpu=nvidia-l4:"], "--gpu: expected TYPE:COUNT, got 'nvidia-l4:': COUNT '' has 0 characters"),
+        (["--temp_location=/tmp"], "--temp_location: expected gs://BUCKET or gs://BUCKET/PATH, got '/tmp'"),
+        (["--prefix=Bad"], "--prefix: expected PREFIX such as staging-, got 'Bad': it has 'B'"),
         (["--modle=x"], "unknown option --modle; did you mean --model?"),
         (["--subscription=transactions"], "expected projects/PROJECT/subscriptions/SUBSCRIPTION, got"),
         (["--update", "--transform_name_mapping=a"], "--transform_name_mapping: expected OLD=NEW, got 'a'"),

@@ -55,24 +55,30 @@ def test_a_prefix_of_another_form_is_refused(prefix):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("flag", "value", "reason"),
     [
-        {"project": "Bad Project"},
-        {"region": "us_central"},
-        {"region": "europe"},
-        {"bucket": "My-Bucket"},
-        {"bucket": "b/path"},
-        {"dataset": "my-ds"},
-        {"dataset": "p.d"},
+        ("project", "Bad Project", "it has 'B', ' ' and 'P', expected lower-case letters, digits and -"),
+        ("region", "us_central", "it has '_', expected lower-case letters, digits and -"),
+        ("region", "europe", "it ends with 'e', expected a digit"),
+        ("bucket", "My-Bucket", "it has 'M' and 'B', expected lower-case letters, digits, -, _ and ."),
+        ("bucket", "b/path", "it has '/', expected lower-case letters, digits, -, _ and ."),
+        ("dataset", "my-ds", "it has '-', expected letters, digits and _"),
+        ("dataset", "p.d", "it has '.', expected letters, digits and _"),
+        ("prefix", f"{'a' * 16}-", "it has 17 characters, expected 2 to 16"),
     ],
 )
-def test_a_name_of_another_form_is_refused_by_its_flag(changes, capsys):
-    (flag, value) = next(iter(changes.items()))
-    flags = [f"--{key}={text}" for key, text in {"project": "p-123456", **changes}.items()]
+def test_a_name_that_breaks_a_rule_is_refused_by_its_flag(flag, value, reason, capsys):
+    flags = [f"--{key}={text}" for key, text in {"project": "p-123456", flag: value}.items()]
     assert main(["create", *flags]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: --{flag}: expected ")
-    assert error.endswith(f"got {value!r}\n")
+    assert error.startswith(f"error: --{flag}: expected {flag.upper()} such as ")
+    assert error.endswith(f"got {value!r}: {reason}\n")
+
+
+def test_the_bucket_of_a_project_of_a_domain_must_be_named():
+    with pytest.raises(OptionError, match=r"--bucket: .*'example.com:my-project-anomaly': it has ':'"):
+        Names("example.com:my-project")
+    assert Names("example.com:my-project", bucket="my-bucket").bucket_url == "gs://my-bucket"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Each cure of the BigQuery emulator, seen through Google's own clients."""
+"""Each fix of the BigQuery emulator, seen through Google's own clients."""
 
 import concurrent.futures
 import datetime
@@ -285,16 +285,16 @@ def test_datasets_are_filtered_by_label(bigquery_client, dataset):
     labelled.labels = {"kind": dataset}
     bigquery_client.create_dataset(labelled)
 
-    def found(filter_text):
+    def listed(filter_text):
         return {item.dataset_id for item in bigquery_client.list_datasets(filter=filter_text)}
 
     try:
-        assert found(f"labels.kind:{dataset}") == {f"{dataset}_l"}
-        assert f"{dataset}_l" in found("labels.kind")
-        assert dataset not in found("labels.kind")
-        assert found("labels.kind:other") == set()
+        assert listed(f"labels.kind:{dataset}") == {f"{dataset}_l"}
+        assert f"{dataset}_l" in listed("labels.kind")
+        assert dataset not in listed("labels.kind")
+        assert listed("labels.kind:other") == set()
         with pytest.raises(BadRequest, match="kind"):
-            found("kind")
+            listed("kind")
     finally:
         bigquery_client.delete_dataset(f"{dataset}_l")
 
@@ -366,8 +366,8 @@ def test_numbers_are_timestamps_in_seconds(bigquery_client, table):
 def test_json_columns_take_objects_and_text(bigquery_client, table):
     rows = [{"id": "a", "extra": {"k": [1]}}, {"id": "b", "extra": '{"k": 2}'}, {"id": "c", "extra": "text"}]
     assert bigquery_client.insert_rows_json(table, rows) == []
-    found = rows_of(bigquery_client, f"SELECT extra FROM `{table}` ORDER BY id")
-    assert found == [({"k": [1]},), ({"k": 2},), ("text",)]
+    rows = rows_of(bigquery_client, f"SELECT extra FROM `{table}` ORDER BY id")
+    assert rows == [({"k": [1]},), ({"k": 2},), ("text",)]
 
 
 def test_views_are_dropped_however_they_were_made(bigquery_client, table, dataset):
@@ -425,7 +425,8 @@ def test_json_rows_are_loaded(bigquery_client, table):
 def test_parquet_is_loaded_by_column_name(bigquery_client, table, gcs_root, dataset):
     folder = gcs_root / "bucket" / dataset
     folder.mkdir(parents=True)
-    data = pa.table({"moment": pa.array([0], pa.timestamp("us", tz="UTC")), "id": ["p"]})
+    required = pa.field("id", pa.string(), nullable=False)  # as in the table; NULLABLE does not go into it
+    data = pa.table([[0], ["p"]], pa.schema([ARROW.field("moment"), required]))
     pq.write_table(data, folder / "a.parquet")
     config = bigquery.LoadJobConfig(source_format="PARQUET")
     bigquery_client.load_table_from_uri(f"gs://bucket/{dataset}/a.parquet", table, job_config=config).result()

@@ -1,4 +1,4 @@
-"""What runs on this machine, with its output cut: it ends quietly, and so does all that it has started."""
+"""Commands on this machine with their output cut end quietly, with all that they have started."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(tmp_path, *words, **streams):
-    """Starts a command; whatever it starts can be told by its directory for temporary files."""
+def start(tmp_path, *arguments, **streams):
+    """Starts a command; its processes are known by their directory for temporary files."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    return subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, env=environment, **streams)
+    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, env=environment, **streams)
 
 
 def left(tmp_path):
     """The processes that a command has left behind."""
-    found = []
+    commands = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.environ().get("TMPDIR") == str(tmp_path) and process.status() != "zombie":
-                found.append(process.cmdline())
-    return found
+                commands.append(process.cmdline())
+    return commands
 
 
 def cut_after(process, text):
-    """Reads the output of a command until it has said something, and no further."""
+    """Reads the output of a command until it has printed a text, and no further."""
     seen = b""
     while text not in seen:
         chunk = os.read(process.stdout.fileno(), 4096)
@@ -53,8 +53,8 @@ def test_a_demo_that_is_cut_takes_emulators_pipeline_and_publisher_with_it(local
     process = start(tmp_path, "local.demo", *flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     cut_after(process, b"messages through the stream")
     running = left(tmp_path)
-    assert any("publish" in words for words in running)
-    assert any("local.bqemulator_launcher" in words for words in running)
+    assert any("publish" in arguments for arguments in running)
+    assert any("local.bqemulator_launcher" in arguments for arguments in running)
     assert process.wait() == 141
     assert left(tmp_path) == []
 
@@ -65,11 +65,11 @@ def test_a_report_of_the_demo_that_is_cut_leaves_no_traceback(model_dir, tmp_pat
     flags = [f"--model={model_dir}", f"--output={tmp_path / 'demo'}", "--count=200", "--files"]
     process = start(tmp_path, "local.demo", *flags, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
-    said = process.communicate()[1]
+    log = process.communicate()[1]
     assert process.returncode == 141
-    assert "Batch: JSON lines" in said
-    assert "Traceback" not in said
-    assert "Broken pipe" not in said
+    assert "Batch: JSON lines" in log
+    assert "Traceback" not in log
+    assert "Broken pipe" not in log
 
 
 def test_a_stream_whose_log_is_cut_takes_its_subscription_away(channel, local_stack, model_dir, tmp_path):

@@ -21,43 +21,43 @@ def run(capsys, model_dir, tmp_path, *args):
     return json.loads(capsys.readouterr().out)
 
 
-def check(found):
-    rows = found["rows"]
-    assert found["published"] == rows["scores"] + rows["error_records"]
-    assert sum(row["messages"] for row in found["dead_letters"]) == rows["error_records"] > 0
-    assert sum(row["transactions"] for row in found["alerts_by_kind"]) == rows["scores"]
-    assert sum(row["medium"] + row["high"] for row in found["alerts_by_kind"]) == rows["alerts"]
-    scores = [row["anomaly_score"] for row in found["top_anomalies"]]
+def check(summary):
+    rows = summary["rows"]
+    assert summary["published"] == rows["scores"] + rows["error_records"]
+    assert sum(row["messages"] for row in summary["dead_letters"]) == rows["error_records"] > 0
+    assert sum(row["transactions"] for row in summary["alerts_by_kind"]) == rows["scores"]
+    assert sum(row["medium"] + row["high"] for row in summary["alerts_by_kind"]) == rows["alerts"]
+    scores = [row["anomaly_score"] for row in summary["top_anomalies"]]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 8
 
 
 def test_with_the_emulators(local_stack, capsys, model_dir, tmp_path):
-    found = run(capsys, model_dir, tmp_path, "--rate", "1000")
-    check(found)
-    assert found["mode"] == "emulators"
-    assert found["published"] == 2000
-    assert found["comparison"]["equal"] is True
-    assert found["alert_messages"] == found["rows"]["alerts"] > 0
-    to_score, to_alert = (found["latency_ms"][f"event to {name}"] for name in ("score", "alert message"))
+    summary = run(capsys, model_dir, tmp_path, "--rate", "1000")
+    check(summary)
+    assert summary["mode"] == "emulators"
+    assert summary["published"] == 2000
+    assert summary["comparison"]["equal"] is True
+    assert summary["alert_messages"] == summary["rows"]["alerts"] > 0
+    to_score, to_alert = (summary["latency_ms"][f"event to {name}"] for name in ("score", "alert message"))
     assert 0 < to_score["p50"] <= to_score["p99"]
     assert 0 < to_alert["p50"] <= to_alert["p99"]
     assert (tmp_path / "demo" / "anomalies.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_from_files_to_files(capsys, model_dir, tmp_path):
-    found = run(capsys, model_dir, tmp_path, "--files")
-    check(found)
-    assert found["mode"] == "files"
-    assert found["left_out"]
+    summary = run(capsys, model_dir, tmp_path, "--files")
+    check(summary)
+    assert summary["mode"] == "files"
+    assert summary["left_out"]
     assert (tmp_path / "demo" / "anomalies.png").exists()
 
 
 def test_it_says_what_it_left_out_and_why(capsys, monkeypatch, model_dir, tmp_path):
     monkeypatch.setattr(demo.LocalStack, "missing", staticmethod(lambda: ["no Java"]))
-    found = run(capsys, model_dir, tmp_path)
-    assert found["mode"] == "files"
-    assert found["left_out"] == [demo.LEFT_OUT, "no Java"]
+    summary = run(capsys, model_dir, tmp_path)
+    assert summary["mode"] == "files"
+    assert summary["left_out"] == [demo.LEFT_OUT, "no Java"]
 
 
 def test_a_directory_that_holds_other_files_keeps_them(capsys, model_dir, tmp_path):
@@ -143,13 +143,13 @@ def test_an_alert_that_is_missing_on_the_topic_or_in_the_table_is_an_error(chann
 
 def test_a_message_without_a_row_is_an_error(tmp_path):
     run = demo.Demo(demo.DemoOptions(output=tmp_path), None)
-    found = {"scores": stored("a"), "alerts": stored(), "error_records": stored("b")}
+    rows = {"scores": stored("a"), "alerts": stored(), "error_records": stored("b")}
     with pytest.raises(demo.DemoError, match="3 messages were published, 1 scores and 1 dead letters"):
-        run.finish(demo.DemoReport("files", [], published=3), found)
+        run.finish(demo.DemoReport("files", [], published=3), rows)
 
 
 def test_the_first_copy_of_an_alert_counts():
     event = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
     after = [event + dt.timedelta(milliseconds=number) for number in (10, 30, 500)]
-    found = report.alert_latency([("a", event, after[0]), ("b", event, after[2]), ("b", event, after[1])])
-    assert (found.p50, found.largest) == (20, 30)
+    latency = report.alert_latency([("a", event, after[0]), ("b", event, after[2]), ("b", event, after[1])])
+    assert latency == report.Latency(p50=20, p99=pytest.approx(29.8))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def listens(address):
 
 
 def is_alive(pid):
-    """Whether a process runs; one that has ended and waits for its parent to notice does not."""
+    """Tests for a process that runs; one that has ended and waits for its parent to notice does not."""
     state = subprocess.run(
         ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True
     ).stdout.strip()
@@ -190,14 +191,19 @@ def test_environment_is_set_and_put_back(monkeypatch):
     ]
 
 
-def test_what_is_missing_is_said(monkeypatch, tmp_path):
+def not_installed(distribution):
+    raise PackageNotFoundError(distribution)
+
+
+def test_requirements_that_are_not_met_are_listed(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     gcloud, java = LocalStack.missing(bigquery_wanted=False)
     assert "Google Cloud CLI" in gcloud
     assert "Java" in java
-    monkeypatch.setattr(local_bigquery.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("local.versions.metadata.version", not_installed)
     assert LocalStack.missing(pubsub_wanted=False) == [
-        "The BigQuery emulator is not installed. Run `pip install bqemulator==1.4.0`."
+        "The BigQuery emulator: bqemulator: expected version 1.4.0, of which the local stack uses private "
+        "parts, got none. Run `pip install 'bqemulator==1.4.0'`."
     ]
     with pytest.raises(LocalStackError, match="Google Cloud CLI"):
         LocalStack().start()
@@ -206,7 +212,7 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
 def test_a_stack_that_does_not_run_has_no_endpoints():
     with pytest.raises(LocalStackError, match="not running"):
         _ = LocalStack().endpoints
-    with pytest.raises(LocalStackError, match="Nothing to start"):
+    with pytest.raises(LocalStackError, match="nothing to start"):
         LocalStack(pubsub=False, bigquery=False).start()
 
 
@@ -231,7 +237,7 @@ def test_resources_can_be_made_and_deleted_twice(pubsub_emulator):
     assert subscription == f"projects/{project}/subscriptions/made-twice-sub"
     for _ in range(2):
         topics.delete(subscription, topic)
-    assert topic not in [found.name for found in PublisherClient().list_topics(project=f"projects/{project}")]
+    assert topic not in [item.name for item in PublisherClient().list_topics(project=f"projects/{project}")]
 
 
 @needs_pubsub
@@ -360,7 +366,7 @@ def test_up_reports_why_it_failed(tmp_path, bigquery_emulator):
     port = bigquery_emulator.bigquery.rsplit(":", 1)[1]
     failed = local("up", "--no-pubsub", f"--bigquery_port={port}", state_dir=tmp_path)
     assert failed.returncode == 1
-    assert f"port {port} on 127.0.0.1 is in use" in failed.stderr
+    assert f"--bigquery_port: port {port} on 127.0.0.1 is in use" in failed.stderr
     assert failed.stdout == ""
 
 
@@ -371,7 +377,7 @@ def test_up_says_what_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize("port", ["http", "65536", "-1"])
-def test_a_port_that_is_none_is_said(port, capsys):
+def test_a_port_that_is_none_is_refused(port, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["up", f"--pubsub_port={port}"])
     assert stopped.value.code == 2
@@ -381,7 +387,21 @@ def test_a_port_that_is_none_is_said(port, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--name=../other"], "--name: expected NAME such as default, got '../other': it has '/'"),
+        (["--project=p"], "--project: expected PROJECT such as my-project, got 'p': it has 1 character"),
+    ],
+)
+def test_a_name_that_breaks_a_rule_is_refused(flags, reason, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["up", *flags])
+    assert ended.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
 def test_a_state_directory_of_others_is_refused(tmp_path):
     tmp_path.chmod(0o777)
-    with pytest.raises(LocalStackError, match="can be written by others"):
+    with pytest.raises(LocalStackError, match="--state_dir: expected a directory that only you can write"):
         Daemon(state_dir=tmp_path).status()

@@ -89,8 +89,8 @@ def test_the_environment_alone_points_a_stream_at_the_stack(
 
 
 def scored(client, dataset):
-    found = [table.table_id for table in client.list_tables(dataset)]
-    return count(client, f"{client.project}.{dataset}.scores_latest") if "scores_latest" in found else 0
+    names = [table.table_id for table in client.list_tables(dataset)]
+    return count(client, f"{client.project}.{dataset}.scores_latest") if "scores_latest" in names else 0
 
 
 def test_what_the_stack_exports_is_what_the_pipelines_read():
@@ -125,18 +125,20 @@ def test_half_a_stack_is_refused(rest, storage, reason, by_flag, monkeypatch, mo
 # What it refuses -----------------------------------------------------------------------------------------
 
 
-def test_a_bigquery_that_does_not_answer_is_said_at_launch(monkeypatch, model_dir, tmp_path):
+def test_a_bigquery_that_does_not_answer_is_reported_at_launch(monkeypatch, model_dir, tmp_path):
     monkeypatch.setattr(tables, "_RETRY", tables._RETRY.with_timeout(0.5))
     (tmp_path / "x.jsonl").write_text("{}\n")
     argv = [f"--input={tmp_path}/x.jsonl", f"--model={model_dir}", "--output_dataset=my-project.anomaly"]
     argv += ["--bigquery_endpoint=http://127.0.0.1:1", "--bigquery_storage_endpoint=127.0.0.1:1"]
-    said = refused(batch.run, argv)
-    assert "--bigquery_endpoint: no answer at http://127.0.0.1:1" in said
+    error = refused(batch.run, argv)
+    assert "--bigquery_endpoint: no answer at http://127.0.0.1:1" in error
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("flag", ["subscription", "topic", "alert_topic"])
-def test_what_does_not_exist_in_pubsub_is_said_at_launch(flag, capsys, pubsub_emulator, channel, model_dir):
+def test_what_does_not_exist_in_pubsub_is_reported_at_launch(
+    flag, capsys, pubsub_emulator, channel, model_dir
+):
     flags = {"subscription": channel.subscription, "alert_topic": channel.topic}
     if flag == "topic":
         del flags["subscription"]
@@ -145,20 +147,21 @@ def test_what_does_not_exist_in_pubsub_is_said_at_launch(flag, capsys, pubsub_em
     argv = [f"--{name}={value}" for name, value in flags.items()]
     argv += [f"--model={model_dir}", "--output_dataset=my-project.anomaly"]
     argv += ["--bigquery_endpoint=http://127.0.0.1:1", "--bigquery_storage_endpoint=127.0.0.1:1"]
-    said = refused(streaming.run, argv)
+    error = refused(streaming.run, argv)
     assert (
-        f"--{flag}: projects/local-project/{kind}/nowhere does not exist. Create it with: curl -X PUT" in said
+        f"--{flag}: projects/local-project/{kind}/nowhere does not exist. Create it with: curl -X PUT"
+        in error
     )
 
 
-def test_a_pubsub_that_cannot_be_asked_is_said_at_launch(monkeypatch, model_dir):
+def test_a_pubsub_that_cannot_be_asked_is_reported_at_launch(monkeypatch, model_dir):
     monkeypatch.setattr("pipelines.lookups.LOOK_SECONDS", 0.5)
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", "127.0.0.1:1")
     argv = ["--topic=projects/my-project/topics/transactions", f"--model={model_dir}"]
     argv += ["--output_dataset=my-project.anomaly"]
     argv += ["--bigquery_endpoint=http://127.0.0.1:1", "--bigquery_storage_endpoint=127.0.0.1:1"]
-    said = refused(streaming.run, argv)
-    assert "--topic: cannot look up projects/my-project/topics/transactions" in said
+    error = refused(streaming.run, argv)
+    assert "--topic: cannot look up projects/my-project/topics/transactions" in error
 
 
 # How it ends ---------------------------------------------------------------------------------------------
@@ -186,8 +189,8 @@ def test_ctrl_c_is_heeded_while_bigquery_is_out(local_stack, channel, model_dir,
 
 
 def has_rows(client):
-    found = [dataset.dataset_id for dataset in client.list_datasets()]
-    return "anomaly" in found and scored(client, "anomaly") > 0
+    names = [dataset.dataset_id for dataset in client.list_datasets()]
+    return "anomaly" in names and scored(client, "anomaly") > 0
 
 
 @pytest.mark.integration

@@ -112,7 +112,9 @@ def test_equal_rows_are_refused():
 
 
 def test_a_bigquery_name_needs_three_parts():
-    with pytest.raises(DataError, match=r"expected bigquery://project.dataset.table"):
+    with pytest.raises(
+        DataError, match=r"dataset\.table: expected PROJECT\.DATASET\.TABLE, got 'dataset\.table'"
+    ):
         data.load("bigquery://dataset.table")
 
 

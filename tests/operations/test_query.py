@@ -31,6 +31,16 @@ def test_a_year_has_four_digits():
     assert query.timestamp(dt.datetime(1, 1, 1, tzinfo=dt.UTC)) == "0001-01-01 00:00:00+00"
 
 
+def test_a_limit_that_bigquery_cannot_read_is_refused_at_once(capsys):
+    argv = ["latency", "--dataset=my-project.anomaly", "--show_sql"]
+    assert query.main([*argv, f"--limit={2**63 - 1}"]) == 0
+    assert f"{2**63 - 1} /* limit */" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        query.main([*argv, f"--limit={2**63}"])
+    assert ended.value.code == 2
+    assert f"expected a whole number from 1 to {2**63 - 1}" in capsys.readouterr().err
+
+
 def test_an_address_without_a_server_is_named_soon(monkeypatch, capsys):
     monkeypatch.setattr(query, "LOOK_SECONDS", 1)
     monkeypatch.setattr(query, "RETRY", query.RETRY.with_timeout(1))

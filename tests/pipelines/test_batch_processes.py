@@ -19,7 +19,7 @@ from google.cloud import bigquery
 
 from benchmarks.beam_connectors import beam_connectors
 from common.options import OptionError
-from local.processes import ProcessRunner
+from local.process_runner import ProcessRunner
 from model import artifact
 from model.features import FEATURES
 from model.serving.options import usable_cores

@@ -36,6 +36,10 @@ def refused(module, argv, capsys):
             "--subscription: expected projects/PROJECT/subscriptions/SUBSCRIPTION, got",
         ),
         (
+            ["--subscription=projects/p/subscriptions/x"],
+            "PROJECT 'p' has 1 character, expected 6 to 30; SUBSCRIPTION 'x' has 1 character, expected 3",
+        ),
+        (
             [SUBSCRIPTION, "--topic=projects/my-project/topics/t12", "--model=m", DATASET],
             "expected one of --subscription and --topic",
         ),
@@ -48,7 +52,10 @@ def refused(module, argv, capsys):
         ([SUBSCRIPTION, "--model=m"], "the following arguments are required: --output_dataset"),
         ([SUBSCRIPTION, "--model=m", DATASET, "--output=o"], "unknown option --output; did you mean"),
         ([SUBSCRIPTION, "--model=m", "--output_dataset=anomaly"], "expected PROJECT.DATASET, got 'anomaly'"),
-        ([SUBSCRIPTION, "--model=m", f"{DATASET}.scores"], "expected PROJECT.DATASET, got"),
+        (
+            [SUBSCRIPTION, "--model=m", f"{DATASET}.scores"],
+            ".scores' has '.', expected letters, digits and _",
+        ),
         (
             [SUBSCRIPTION, "--model=m", DATASET, "--batch_rows=0"],
             "--batch_rows: expected a whole number of at least 1, got '0'",

@@ -78,7 +78,7 @@ def test_a_handler_travels_to_the_workers_as_plain_data(manifest):
         (["--torchserve_model=m"], "--torchserve_model goes with --scorer=torchserve"),
         (
             ["--scorer=vertex", "--vertex_endpoint=123"],
-            "expected projects/PROJECT/locations/REGION/endpoints/ID, got '123'",
+            "expected projects/PROJECT/locations/REGION/endpoints/ENDPOINT, got '123'",
         ),
         (
             ["--scorer=torchserve", "--torchserve_url=10.0.0.5:8080"],

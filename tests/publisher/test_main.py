@@ -114,7 +114,7 @@ def test_only_the_kinds_named(tmp_path, capsys):
         ),
         (["--jsonl", "a", "--count", "5", "--start_time", "2026-01-01"], "got '2026-01-01'"),
         (["--topic", "projects/p/topics/t", "--start_time", START], "--event_time simulated"),
-        (["--topic", "transactions"], "not of the form projects/PROJECT/topics/TOPIC"),
+        (["--topic", "transactions"], "--topic: expected projects/PROJECT/topics/TOPIC, got 'transactions'"),
         (["--jsonl", "a", "--count", "5", "--pattern", "ramp"], "peak_rate: the pattern ramp needs one"),
         (
             ["--jsonl", "a", "--count", "5", "--peak_rate", "9"],

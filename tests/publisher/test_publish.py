@@ -223,9 +223,17 @@ class TestRequests:
         assert all(sum(map(len, portion.payloads)) <= MAX_REQUEST_BYTES for portion in portions)
         assert len(portions) == 7  # 66,000 bytes each, 75 to a request
 
-    @pytest.mark.parametrize("topic", ["transactions", "projects/p/subscriptions/s", "projects/p/topics/a/b"])
-    def test_the_form_of_a_topic(self, topic):
-        with pytest.raises(ValueError, match="is not of the form projects/PROJECT/topics/TOPIC"):
+    @pytest.mark.parametrize(
+        ("topic", "reason"),
+        [
+            ("transactions", "got 'transactions'$"),
+            ("projects/my-project/subscriptions/s", "got 'projects/my-project/subscriptions/s'$"),
+            ("projects/my-project/topics/a/b", "TOPIC 'a/b' has '/'"),
+            ("projects/p/topics/abc", "PROJECT 'p' has 1 character, expected 6 to 30$"),
+        ],
+    )
+    def test_the_name_of_a_topic(self, topic, reason):
+        with pytest.raises(ValueError, match=f"--topic: expected projects/PROJECT/topics/TOPIC, .*{reason}"):
             PubSubTopic(topic)
 
     @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ It has what the manual describes since: more functions of JSON, ranges, pipes, s
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from zetasql.core import ZetaSqlLocalService
 from zetasql.types import (
     AllowedHintsAndOptions,
     FunctionSignatureId,
@@ -89,17 +89,10 @@ def language() -> LanguageOptions:
     )
 
 
-def functions(service: ZetaSqlLocalService) -> ZetaSQLBuiltinFunctionOptions:
-    """BigQuery's functions."""
-    options = language()
-    known = service.get_builtin_functions(language_options=options).function
-    lacking = [
-        FunctionSignatureId(signature.context_id)
-        for function in known
-        if ".".join(function.name_path) in LACKING
-        for signature in function.signature
-    ]
-    return ZetaSQLBuiltinFunctionOptions(language_options=options, exclude_function_ids=lacking)
+def functions(known: Mapping[str, Sequence[int]]) -> ZetaSQLBuiltinFunctionOptions:
+    """BigQuery's functions: those that ZetaSQL knows, by name with the ids of their forms, less LACKING."""
+    lacking = [FunctionSignatureId(number) for name in LACKING for number in known[name]]
+    return ZetaSQLBuiltinFunctionOptions(language_options=language(), exclude_function_ids=lacking)
 
 
 def view_options() -> AllowedHintsAndOptions:

@@ -19,7 +19,8 @@ LEFT_OUT: Final = "/bqemulator_patches/"
 
 _SQL: Final = re.compile(
     r"\b(SELECT|FROM|WHERE|HAVING|QUALIFY|GROUP BY|ORDER BY|PARTITION BY|JOIN|UNION (ALL|DISTINCT))\b"
-    r"|\b(WITH|INSERT|MERGE|UPDATE|DELETE|TRUNCATE|CREATE|ALTER|DROP|GRANT|REVOKE|CALL|EXPORT|LOAD|DECLARE)\s+\S"
+    r"|\b(WITH|INSERT|MERGE|TRUNCATE|CREATE|ALTER|DROP|GRANT|REVOKE|CALL|EXPORT|LOAD|DECLARE)\s+\S"
+    r"|\bDELETE\s+FROM\b|\bUPDATE\s+\S+\s+SET\b"
     r"|(?i:\b(select\b[^.]+\bfrom|(insert|merge) into|delete from|create( or replace)? (table|view))\s+[`{])",
 )
 _METHODS: Final = {"query", "query_and_wait"}
@@ -126,12 +127,9 @@ class Literals(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         """Notes a call that sends."""
         sent = [keyword.value for keyword in node.keywords if keyword.arg in _NAMES]
+        method = node.func if isinstance(node.func, ast.Attribute) else None
         # Beam's metrics have a method of the same name.
-        if (
-            isinstance(node.func, ast.Attribute)
-            and node.func.attr in _METHODS
-            and "metrics(" not in ast.unparse(node)
-        ):
+        if method and method.attr in _METHODS and not ast.unparse(method.value).endswith("metrics()"):
             sent += node.args[:1] or [keyword.value for keyword in node.keywords if keyword.arg == "query"]
         for value in sent:
             self._send(value)
@@ -175,13 +173,13 @@ def examples(text: str, where: str) -> Iterator[Example]:
     text = text.replace("\\\n", " ")
     quoted = r"(['\"])(.*?)\1"
     calls = re.findall(r"^\s*(bq query .*['\"])$", text, re.MULTILINE)
-    found = [(block, False) for block in re.findall(r"```sql\n(.*?)```", text, re.DOTALL)]
-    found += [(shlex.split(call)[-1], False) for call in calls]
-    found += [(sql, False) for _, sql in re.findall(rf"--input_query[= ]{quoted}", text)]
-    found += [(sql, True) for _, sql in re.findall(rf"--row_filter[= ]{quoted}", text)]
-    found += [(sql, False) for sql in re.findall(r"Example: '((?:SELECT|WITH)\b[^']*)'", text)]
-    found += [(sql, True) for sql in re.findall(r"condition on [^']*Example: '([^']*)'", text)]
-    for sql, condition in dict.fromkeys(found):
+    pieces = [(block, False) for block in re.findall(r"```sql\n(.*?)```", text, re.DOTALL)]
+    pieces += [(shlex.split(call)[-1], False) for call in calls]
+    pieces += [(sql, False) for _, sql in re.findall(rf"--input_query[= ]{quoted}", text)]
+    pieces += [(sql, True) for _, sql in re.findall(rf"--row_filter[= ]{quoted}", text)]
+    pieces += [(sql, False) for sql in re.findall(r"Example: '((?:SELECT|WITH)\b[^']*)'", text)]
+    pieces += [(sql, True) for sql in re.findall(r"condition on [^']*Example: '([^']*)'", text)]
+    for sql, condition in dict.fromkeys(pieces):
         yield Example(where, sql.replace("$PROJECT", "my-project"), condition)
 
 

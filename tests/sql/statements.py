@@ -1,6 +1,6 @@
 """Every statement that the product can send to BigQuery, from the functions that build them.
 
-Nothing is listed here by hand. The functions are those whose source holds SQL (`sources`), each called with
+The functions are those whose source holds SQL (`sources`), each called with
 every combination of the values below, by name of the parameter. A function that builds SQL therefore takes
 what it needs as parameters and returns the text, or the text and its query parameters.
 """
@@ -30,7 +30,7 @@ NOON: Final = dt.datetime(2026, 3, 8, 12, tzinfo=dt.UTC)
 VALUES: Final[dict[str, Sequence[Any]]] = {
     "account": ("worker@my-project.iam.gserviceaccount.com",),
     "full": (False, True),
-    "limit": (None, 3, 2**63 - 1),
+    "limit": (None, 3, query.INT64_MAX),
     "noted": (False, True),
     "operations.query.sql.name": query.names(),
     "reason": (None, "over the limit", "payload%"),
@@ -65,9 +65,9 @@ class Statement:
     spec: tables.TableSpec | None = None
 
     def __str__(self) -> str:
-        told = [f"{name}={value}" for name, value in self.arguments.items()]
+        arguments = [f"{name}={value}" for name, value in self.arguments.items()]
         table = [self.spec.name, str(len(self.spec.schema))] if self.spec else []
-        return "-".join([self.site.rpartition(".")[2], *table, *told])
+        return "-".join([self.site.rpartition(".")[2], *table, *arguments])
 
     def sql(self, dataset: str) -> tuple[str, list[bigquery.ScalarQueryParameter]]:
         """The text and its parameters, for a dataset."""
@@ -79,10 +79,10 @@ class Statement:
 @functools.cache
 def sites() -> dict[str, list[str]]:
     """The functions of the product that hold SQL, with their strings, and the one that reads .sql files."""
-    found: dict[str, list[str]] = {}
+    strings: dict[str, list[str]] = {}
     for literals in sources.product():
-        found |= sources.holders(literals)
-    return found | {"operations.query.sql": []}
+        strings |= sources.holders(literals)
+    return strings | {"operations.query.sql": []}
 
 
 def statements() -> list[Statement]:
@@ -92,13 +92,13 @@ def statements() -> list[Statement]:
 
 def examples() -> list[sources.Example]:
     """The SQL that pages, help texts and messages show; sketches are left out."""
-    found = []
+    shown = []
     for path in pages():
-        found += sources.examples(path.read_text(encoding="utf-8"), path.name)
+        shown += sources.examples(path.read_text(encoding="utf-8"), path.name)
     for literals in sources.product():
         for name, strings in literals.strings.items():
-            found += [example for text in strings for example in sources.examples(text, name)]
-    return [example for example in dict.fromkeys(found) if not example.is_sketch]
+            shown += [example for text in strings for example in sources.examples(text, name)]
+    return [example for example in dict.fromkeys(shown) if not example.is_sketch]
 
 
 def pages() -> list[Path]:
@@ -126,11 +126,11 @@ def variants(site: str) -> Iterator[Statement]:
 
 def declared() -> list[tables.TableSpec]:
     """Every table in every variant."""
-    found = []
+    specs = []
     for name, function in inspect.getmembers(tables, inspect.isfunction):
         if typing.get_type_hints(function).get("return") is tables.TableSpec:
-            found += [function(**each) for each in _combinations(f"{tables.__name__}.{name}", function)]
-    return found
+            specs += [function(**each) for each in _combinations(f"{tables.__name__}.{name}", function)]
+    return specs
 
 
 def _resolve(site: str) -> tuple[Any, Callable[..., Any]]:
@@ -141,11 +141,10 @@ def _resolve(site: str) -> tuple[Any, Callable[..., Any]]:
         except ModuleNotFoundError:
             continue
         for part in parts[size:-1]:
-            owner = getattr(owner, part)
-        function = getattr(owner, parts[-1])
-        if not callable(function):
-            break
-        return owner, function
+            owner = getattr(owner, part, None)
+        function = getattr(owner, parts[-1], None)
+        if callable(function):
+            return owner, function
     raise LookupError(f"{site} holds SQL and is no function: build the statement in a function of its own")
 
 

@@ -121,13 +121,13 @@ def is_ordered(sql: str) -> bool:
 def test_both_engines_give_the_same_rows(world_of, name, statement):
     world = world_of(name, SETTINGS[name])
     sql, parameters = statement.sql(world.dataset)
-    expected, found = world.expected(sql, parameters), world.found(sql, parameters)
+    expected, actual = world.expected(sql, parameters), world.actual(sql, parameters)
     assert expected or name != "hostile"
-    assert [list(row) for row in found] == [list(row) for row in expected]  # the names
-    expected, found = [plain(row) for row in expected], [plain(row) for row in found]
+    assert [list(row) for row in actual] == [list(row) for row in expected]  # the names
+    expected, actual = [plain(row) for row in expected], [plain(row) for row in actual]
     if not is_ordered(sql):
-        expected, found = sorted(expected, key=repr), sorted(found, key=repr)
-    assert found == expected
+        expected, actual = sorted(expected, key=repr), sorted(actual, key=repr)
+    assert actual == expected
 
 
 def test_every_query_is_executed_in_every_world():
@@ -141,7 +141,7 @@ def test_every_query_is_executed_in_every_world():
 def test_letters_that_were_sent_are_not_read_again(world_of):
     world = world_of("hostile", SETTINGS["hostile"])
     forms = [each for each in STATEMENTS if "noted" in each.arguments][:2]
-    all_letters, left = (len(world.found(*form.sql(world.dataset))) for form in forms)
+    all_letters, left = (len(world.actual(*form.sql(world.dataset))) for form in forms)
     assert 0 < left < all_letters
 
 
@@ -154,8 +154,8 @@ def test_either_of_two_latest_rows_is_the_latest(world_of):
             stored[rows.identity(row, spec)].append(plain(row))
         assert any(len(set(map(repr, same))) > 1 for same in stored.values())
         sql = f"SELECT * FROM `{world.dataset}.{spec.view}`"
-        shown = [world.expected(sql), world.found(sql)]
-        expected, found = (sorted(rows.identity(row, spec) for row in each) for each in shown)
-        assert found == expected
+        shown = [world.expected(sql), world.actual(sql)]
+        expected, actual = (sorted(rows.identity(row, spec) for row in each) for each in shown)
+        assert actual == expected
         for row in itertools.chain(*shown):
             assert plain(row) in stored[rows.identity(row, spec)]

@@ -68,21 +68,21 @@ def test_what_was_wrong_is_right(world, select):
     aggregated = "COUNTIF" in select or "QUANTILES" in select
     end = "" if aggregated else "ORDER BY N"
     sql = f"SELECT {select} FROM `{world.dataset}.Flat` {end}"
-    expected, found = world.expected(sql), world.found(sql)
-    assert [list(row) for row in found] == [list(row) for row in expected]
-    assert found == expected
-    assert aggregated or len({repr(row) for row in found}) > 1
+    expected, actual = world.expected(sql), world.actual(sql)
+    assert [list(row) for row in actual] == [list(row) for row in expected]
+    assert actual == expected
+    assert aggregated or len({repr(row) for row in actual}) > 1
 
 
 @pytest.mark.parametrize(
-    ("sql", "expected", "found"),
+    ("sql", "expected", "actual"),
     [
         ("ROUND(2.675, 2)", 2.67, 2.68),
         (f"ARRAY(SELECT x FROM UNNEST([1.0, {NAN}]) AS x ORDER BY x)", [math.nan, 1.0], [1.0, math.nan]),
         ("TO_JSON_STRING(CAST(NULL AS STRING))", "null", None),
     ],
 )
-def test_the_differences_that_are_recorded_are_there(world, sql, expected, found):
+def test_the_differences_that_are_recorded_are_there(world, sql, expected, actual):
     """docs/local-stack.md lists them; what no longer differs is to be taken off."""
-    (one,), (other,) = world.expected(f"SELECT {sql} AS x"), world.found(f"SELECT {sql} AS x")
-    assert (plain(one["x"]), plain(other["x"])) == (plain(expected), plain(found))
+    (one,), (other,) = world.expected(f"SELECT {sql} AS x"), world.actual(f"SELECT {sql} AS x")
+    assert (plain(one["x"]), plain(other["x"])) == (plain(expected), plain(actual))

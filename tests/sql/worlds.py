@@ -42,7 +42,7 @@ class World:
         """The rows by the reference implementation."""
         return self.catalog.execute(QUANTILE.sub(RANK, sql), parameters)
 
-    def found(self, sql: str, parameters: Sequence[bigquery.ScalarQueryParameter] = ()) -> Rows:
+    def actual(self, sql: str, parameters: Sequence[bigquery.ScalarQueryParameter] = ()) -> Rows:
         """The rows by the local stack."""
         config = bigquery.QueryJobConfig(query_parameters=parameters)
         return [dict(row.items()) for row in self.client.query(sql, job_config=config).result()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -47,17 +48,20 @@ class ZetaSQL:
 
         with mock.patch.object(wasm_client, "Config", config):
             self.service = ZetaSqlLocalService()
-        self.functions = language.functions(self.service)
+        every = types.ZetaSQLBuiltinFunctionOptions(language_options=language.language())
+        known = self.call("GetBuiltinFunctions", every.to_proto(), types.GetBuiltinFunctionsResponse).function
+        self.functions = language.functions(
+            {".".join(each.name_path): [form.context_id for form in each.signature] for each in known}
+        )
 
     def call(self, method: str, request: Any, answer: type[types.ProtoModel]) -> Any:
         """The answer, as Google's message.
 
-        The package makes objects of messages, which is slow for rows and loses timestamps. Rows are therefore
-        written into messages and read from them.
+        The package makes objects of messages, which is slow and loses timestamps. The request is therefore a
+        message as well.
         """
-        message = request.to_proto() if isinstance(request, types.ProtoModel) else request
         name = f"ZetaSqlLocalService_{method}"
-        return self.service.wasm_client.call_grpc_func(name, message, answer._PROTO_CLASS)
+        return self.service.wasm_client.call_grpc_func(name, request, answer._PROTO_CLASS)
 
 
 def type_of(column: bigquery.SchemaField) -> Type:
@@ -179,7 +183,7 @@ class Catalog:
         message = types.RegisterCatalogRequest(simple_catalog=catalog).to_proto()
         for name, cells in rows.items():
             content = message.table_content[name].table_data
-            content.SetInParent()  # a table without rows has a content, too
+            content.SetInParent()  # a table without rows also has a content
             for row in cells:
                 content.row.add().cell.extend(row)
         return int(self._zetasql.call("RegisterCatalog", message, types.RegisterResponse).registered_id)
@@ -190,7 +194,7 @@ class Catalog:
         Raises:
           zetasql.core.ServerError: BigQuery would refuse the statement.
         """
-        request = types.AnalyzeRequest(
+        request = types.AnalyzeRequest._PROTO_CLASS(
             sql_statement=sql, options=_options(parameters), registered_catalog_id=self._id
         )
         self._zetasql.call("Analyze", request, types.AnalyzeResponse)
@@ -202,12 +206,10 @@ class Catalog:
           zetasql.core.ServerError: BigQuery would refuse the condition.
         """
         options = _options(())
-        options.expression_columns = [
-            types.AnalyzerOptions.QueryParameter(name=each.name, type=each.type)
-            for each in self._tables[table]
-        ]
+        for column in self._tables[table]:
+            options.expression_columns.add(name=column.name, type=column.type.to_proto())
         for expression in (sql, f"(\n{sql}\n) IS TRUE"):
-            request = types.AnalyzeRequest(
+            request = types.AnalyzeRequest._PROTO_CLASS(
                 sql_expression=expression, options=options, registered_catalog_id=self._id
             )
             self._zetasql.call("Analyze", request, types.AnalyzeResponse)
@@ -219,10 +221,10 @@ class Catalog:
         for name, query in self._views.items():
             sql = sql.replace(f"`{name}`", f"({query})")
         prepared = self._prepare(sql, parameters)
-        message = types.EvaluateQueryRequest(prepared_query_id=prepared.prepared_query_id).to_proto()
+        request = types.EvaluateQueryRequest._PROTO_CLASS(prepared_query_id=prepared.prepared_query_id)
         for parameter in parameters:
-            message.params.add(name=parameter.name, value=value_of(parameter.value))
-        answer = self._zetasql.call("EvaluateQuery", message, types.EvaluateQueryResponse)
+            request.params.add(name=parameter.name, value=value_of(parameter.value))
+        answer = self._zetasql.call("EvaluateQuery", request, types.EvaluateQueryResponse)
         return [
             {
                 column.name: python_of(cell, column.type)
@@ -232,21 +234,27 @@ class Catalog:
         ]
 
     def _prepare(self, sql: str, parameters: Iterable[bigquery.ScalarQueryParameter]) -> Any:
-        request = types.PrepareQueryRequest(
+        request = types.PrepareQueryRequest._PROTO_CLASS(
             sql=sql, options=_options(parameters), registered_catalog_id=self._id
         )
         return self._zetasql.call("PrepareQuery", request, types.PrepareQueryResponse).prepared
 
 
-def _options(parameters: Iterable[bigquery.ScalarQueryParameter]) -> types.AnalyzerOptions:
+def _options(parameters: Iterable[bigquery.ScalarQueryParameter]) -> Any:
+    options = types.AnalyzerOptions._PROTO_CLASS()
+    options.CopyFrom(_settings())
+    for parameter in parameters:
+        kind = Type(type_kind=KINDS[parameter.type_])
+        options.query_parameters.add(name=parameter.name, type=kind.to_proto())
+    return options
+
+
+@functools.cache
+def _settings() -> Any:
     return types.AnalyzerOptions(
         language_options=language.language(),
         allowed_hints_and_options=language.view_options(),
         default_timezone="UTC",
         error_message_mode=types.ErrorMessageMode.ERROR_MESSAGE_ONE_LINE,
         parameter_mode=types.ParameterMode.PARAMETER_NAMED,
-        query_parameters=[
-            types.AnalyzerOptions.QueryParameter(name=each.name, type=Type(type_kind=KINDS[each.type_]))
-            for each in parameters
-        ],
-    )
+    ).to_proto()

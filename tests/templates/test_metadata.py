@@ -155,7 +155,7 @@ def _named(parameter: dict) -> dict:
 
 @pytest.mark.parametrize("image", ["", "pipelines", "HOST/x:1", "a/b", "a/b:", "a b/c:1"])
 def test_an_image_without_a_tag_is_refused(image):
-    with pytest.raises(spec.SpecError, match="HOST/PROJECT/REPOSITORY/NAME:TAG"):
+    with pytest.raises(spec.SpecError, match="--image: expected HOST/PATH:TAG"):
         spec.container_spec("batch", image)
 
 

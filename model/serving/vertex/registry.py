@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Final
 
 from common.google import ERRORS
+from common.names import IMAGE
 from common.options import OptionError, option
 from model import artifact
 from model.serving.options import DEFAULT_HEALTH_ROUTE, DEFAULT_PORT, DEFAULT_PREDICT_ROUTE
@@ -27,7 +27,6 @@ PREBUILT_ARCHIVE: Final = "model.mar"
 STAGED_LABEL: Final = "staged"
 STAGED_ARCHIVE: Final = "archive"
 STAGED_ALL: Final = "all"
-_IMAGE: Final = re.compile(r"[a-z0-9.-]+(:\d+)?/[\w./-]+(:[\w.-]+|@sha256:[0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,9 @@ class UploadOptions:
     label: tuple[str, ...] = option((), action="append", metavar="KEY=VALUE", help="may be repeated")
 
     def __post_init__(self) -> None:
-        if self.image not in PREBUILT and not _IMAGE.fullmatch(self.image):
-            raise OptionError(
-                "--image: expected prebuilt-cpu, prebuilt-gpu, or an image such as "
-                f"us-central1-docker.pkg.dev/PROJECT/REPOSITORY/anomaly-serving:TAG, got {self.image!r}"
-            )
+        problem = "" if self.image in PREBUILT else IMAGE.problem(self.image)
+        if problem:
+            raise OptionError(f"--image: {problem}; or pass prebuilt-cpu or prebuilt-gpu")
         if not artifact.is_gcs(self.model) and not artifact.is_gcs(self.staging or ""):
             raise OptionError(
                 f"--staging: expected gs://BUCKET/DIR for a copy of the local directory {self.model}"

@@ -13,14 +13,13 @@ from urllib.parse import urlsplit
 from common.command import CommandError
 from common.google import LOGIN
 from common.loopback import is_loopback
+from common.names import LABEL
 from common.options import OptionError, option
 
 Result = TypeVar("Result")
 
 MANAGED_LABEL: Final = ("managed-by", "beam-transaction-anomaly")
 VERSION_LABEL: Final = "model-version"
-_LABEL: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_LABEL_VALUE: Final = re.compile(r"[a-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -111,15 +110,11 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
     {'team': 'fraud'}
 
     Raises:
-      OptionError: a text has another form, or characters that labels cannot have.
+      OptionError: a text breaks a rule for labels.
     """
     labels = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not _LABEL.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
-            raise OptionError(
-                f"--label: expected KEY=VALUE of lower-case letters, digits, - and _, got {pair!r}"
-            )
+        key, value = LABEL.split(LABEL.check(pair, "--label")).values()
         labels[key] = value
     return labels
 

@@ -226,7 +226,8 @@ def exceptions_unset(monkeypatch):
     monkeypatch.setattr(common.command, "bypass_proxies", lambda: None)
 
 
-def test_a_proxy_takes_no_part_in_it(torchserve, dead_proxy, exceptions_unset, tmp_path, capsys):
+@pytest.mark.usefixtures("exceptions_unset")
+def test_a_proxy_takes_no_part_in_it(torchserve, dead_proxy, tmp_path, capsys):
     request = tmp_path / "request.json"
     request.write_bytes(encode(transactions(2)))
     assert cli(torchserve, "status") == 0
@@ -323,8 +324,9 @@ def test_stop_ends_a_server_whose_launcher_was_killed(archived_artifact, capsys)
         assert not layout.state.exists()
 
 
+@pytest.mark.usefixtures("exceptions_unset")
 def test_a_properties_file_with_a_certificate_serves_https(
-    archived_artifact, dead_proxy, exceptions_unset, tmp_path, capsys, monkeypatch
+    archived_artifact, dead_proxy, tmp_path, capsys, monkeypatch
 ):
     """Behind a proxy: a request that goes past it heeds REQUESTS_CA_BUNDLE all the same."""
     certificate, key = rsa_certificate(tmp_path)

@@ -68,7 +68,7 @@ DEPLOY = ["deploy", "--name", "m", "--endpoint", "e"]
         ([*DEPLOY, "--cpu_target", "101"], "--cpu_target: expected a whole number from 1 to 100"),
         ([*DEPLOY, "--request_target", "0"], "--request_target: expected a whole number of at least 1"),
         ([*DEPLOY, "--duty_cycle_target", "50"], "expected together with --accelerator_type"),
-        ([*DEPLOY, "--label", "Team=x"], "--label: expected KEY=VALUE"),
+        ([*DEPLOY, "--label", "Team=x"], "--label: expected KEY=VALUE, got 'Team=x': KEY 'Team' has 'T'"),
         (
             [*DEPLOY, "--dedicated", "--network", "n"],
             "--dedicated, --network, --psc_project: expected at most",
@@ -84,7 +84,7 @@ DEPLOY = ["deploy", "--name", "m", "--endpoint", "e"]
         (["traffic", "--endpoint", "e", "--split", "V=60", "--split", "W=50"], "of 100 in all, got 110"),
         (["delete"], "--endpoint, --name: expected one of them, or both"),
         (["upload", "--model", "m", "--image", CUSTOM], "--staging: expected gs://BUCKET/DIR"),
-        (["upload", "--model", "m", "--image", "prebuilt-tpu"], "--image: expected prebuilt-cpu"),
+        (["upload", "--model", "m", "--image", "prebuilt-tpu"], "got 'prebuilt-tpu'; or pass prebuilt-cpu"),
     ],
 )
 @pytest.mark.parametrize("dry", [[], ["--dry_run"]])

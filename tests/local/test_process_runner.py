@@ -1,4 +1,4 @@
-"""The runner of several processes: what a worker is given, and what becomes of the job when one ends."""
+"""The runner of several processes: the options of a worker, and the job when a worker ends."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.portability.api import endpoints_pb2
 from google.protobuf import text_format
 
-from local import processes
-from local.processes import ProcessRunner, WorkerEndedError
+from local import process_runner
+from local.process_runner import ProcessRunner, WorkerEndedError
 from model.synthetic.generator import TransactionGenerator
 from publisher.messages import MessageSource
 from publisher.publish import write_jsonl
@@ -95,8 +95,8 @@ def test_what_a_worker_knows(tmp_path, monkeypatch, caplog):
             "variable": "of the launch",
         }
     assert totals(result) == {"looks": 8}, NAMESPACE
-    said = [record.getMessage() for record in caplog.records if record.name == processes.__name__]
-    assert sorted(said) == [f"element {number}" for number in range(8)]
+    messages = [record.getMessage() for record in caplog.records if record.name == process_runner.__name__]
+    assert sorted(messages) == [f"element {number}" for number in range(8)]
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
@@ -169,7 +169,7 @@ def test_a_python_whose_path_has_a_space(tmp_path, monkeypatch):
 def test_a_worker_reaches_the_runner_behind_a_proxy_and_keeps_the_threads_that_were_chosen(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://proxy.example.com:3128")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    environment = processes.worker_environment()
+    environment = process_runner.worker_environment()
     assert "127.0.0.1" in environment["no_proxy"].split(",")
     assert environment["OMP_NUM_THREADS"] == "3"
 
@@ -203,10 +203,10 @@ class Job:
 
     def wait_for(self, what: Callable[[], list[Any]]) -> list[Any]:
         """Waits until there are two of something."""
-        while len(found := what()) < 2:
+        while len(items := what()) < 2:
             assert self.process.poll() is None, self.log
             time.sleep(0.02)
-        return found
+        return items
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes that run now."""

@@ -4,15 +4,16 @@
     options.view_as(DirectOptions).direct_num_workers = 4
     pipeline = beam.Pipeline(runner=ProcessRunner(), options=options)
 
-Beam gives each worker an equal number of the elements of a step, and adds up their counters. What differs
-from FnApiRunner with the same options:
+Beam gives each worker an equal number of the elements of a step, and adds up their counters. The differences
+from FnApiRunner with the same options are why this room has its own. It uses private parts of Beam; see
+`local.versions`.
 
 | | FnApiRunner | ProcessRunner |
 |---|---|---|
 | a worker ends before it has connected | the job hangs | the job fails |
 | a worker ends later, or a step fails | the others finish their bundles, then the job fails | the job fails |
 | Beam's options of the job, such as --project | unknown to the workers | known to them |
-| gRPC servers, which ask nobody who they are | on every address of the machine | on 127.0.0.1 |
+| gRPC servers, which do not authenticate | on every address of the machine | on 127.0.0.1 |
 | threads of Arrow and BLAS in a worker | one a core | one |
 | log of a worker | protocol buffers as text | lines, at the level of this process |
 | a path to Python with a space in it | the job hangs | no shell takes part |
@@ -30,6 +31,7 @@ import time
 import types
 from collections.abc import Iterator
 from typing import Any, Final, Self
+from unittest import mock
 
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -41,18 +43,18 @@ from google.protobuf import text_format
 
 from common.command import CommandError
 from common.loopback import no_proxy_variables
-from local.attributes import replaced
 from local.process import HOST, ServerProcess
+from local.versions import check_version
 
 _LOGGER = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 0.25
 _NOTICE_SECONDS: Final = 1.0
-"""Within which the end of a process is known; its connections break at once."""
+"""The longest time from the break of a connection to the known end of its process."""
 _EXIT_SECONDS: Final = 10.0
-"""For a worker to end by itself when there is no more work: it tears its steps down."""
+"""The longest wait for a worker that tears its steps down at the end of the work."""
 _QUIET: Final = {
     "apache_beam.runners.worker": "WARNING",
-    # The worker's main module says that there is no pickled session to load. Nothing here needs one.
+    # The worker's main module warns that there is no pickled session to load. Nothing here needs one.
     "__main__": "ERROR",
 }
 
@@ -62,7 +64,7 @@ class WorkerEndedError(CommandError):
 
 
 class ProcessRunner(FnApiRunner):
-    """Runs a batch pipeline to its end, in as many processes as --direct_num_workers says."""
+    """Runs a batch pipeline to its end, in --direct_num_workers processes."""
 
     def run_via_runner_api(
         self, pipeline_proto: beam_runner_api_pb2.Pipeline, options: PipelineOptions
@@ -71,27 +73,30 @@ class ProcessRunner(FnApiRunner):
 
         Raises:
           WorkerEndedError: a worker process ended. The steps that publish what was written have not run.
+          CommandError: another version of Beam is installed.
           RuntimeError: a step failed.
         """
+        if error := check_version("apache-beam"):
+            raise CommandError(error)
         workers = _Workers(json.dumps(worker_options(options), default=str))
         kinds = worker_handlers.WorkerHandler._registered_environments
         servers = types.SimpleNamespace(**vars(grpc))
         servers.server = _local_server
         with (
-            replaced(
+            mock.patch.object(
                 worker_handlers.WorkerHandler,
                 "_registered_environments",
                 {**kinds, python_urns.SUBPROCESS_SDK: (workers.make, bytes)},
             ),
-            replaced(worker_handlers, "grpc", servers),
-            replaced(worker_handlers, "BasicLoggingService", _WorkerLogs),
+            mock.patch.object(worker_handlers, "grpc", servers),
+            mock.patch.object(worker_handlers, "BasicLoggingService", _WorkerLogs),
             workers,
         ):
             return super().run_via_runner_api(pipeline_proto, options)
 
 
 def worker_options(options: PipelineOptions) -> dict[str, Any]:
-    """The options of a worker process: those of the job, and a log at the level of this process."""
+    """Makes the options of a worker process: those of the job, and a log at the level of this process."""
     given: dict[str, Any] = options.get_all_options(drop_default=True)
     level = str(logging.getLogger().getEffectiveLevel())
     overrides = _QUIET | (given.get("sdk_harness_log_level_overrides") or {})
@@ -99,7 +104,7 @@ def worker_options(options: PipelineOptions) -> dict[str, Any]:
 
 
 def worker_environment() -> dict[str, str]:
-    """The variables of a worker process that differ from those of this process."""
+    """Makes the variables of a worker process that differ from those of this process."""
     return {
         # Modules that this process has found, the worker must find.
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -110,7 +115,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def _local_server(*args: Any, **kwargs: Any) -> grpc.Server:
-    """A gRPC server that listens on this machine alone; Beam has it listen on every address."""
+    """Makes a gRPC server that listens on 127.0.0.1; Beam makes it listen on every address."""
     server = grpc.server(*args, **kwargs)
     bind = server.add_insecure_port
     server.add_insecure_port = lambda address: bind(address.replace("[::]", HOST))
@@ -130,10 +135,10 @@ class _WorkerLogs(beam_fn_api_pb2_grpc.BeamFnLoggingServicer):
 
 
 class _Workers(contextlib.AbstractContextManager["_Workers"]):
-    """The worker processes of one job. Beam would wait for ever for the answer of one that has ended.
+    """The worker processes of one job. Beam would wait forever for the answer of one that has ended.
 
     Args:
-      options: what `worker_options` gives, as JSON.
+      options: the result of `worker_options`, as JSON.
     """
 
     def __init__(self, options: str) -> None:
@@ -143,7 +148,7 @@ class _Workers(contextlib.AbstractContextManager["_Workers"]):
         self._over = threading.Event()
 
     def make(self, command: bytes, state: Any, provision_info: Any, grpc_server: Any) -> _ProcessHandler:
-        """One more worker, as Beam's register of environments makes it; `command` is for a shell."""
+        """Makes one more worker, for Beam's register of environments; `command` is for a shell."""
         return _ProcessHandler(self, state, provision_info, grpc_server)
 
     def __enter__(self) -> Self:
@@ -174,7 +179,7 @@ class _Workers(contextlib.AbstractContextManager["_Workers"]):
         self._handlers.remove(handler)
 
     def settle(self) -> None:
-        """At the first of several calls, waits a moment for what may have made the job fail to be known."""
+        """Waits a moment for the end of a process to be known, in the first of several calls."""
         deadline = time.monotonic() + _NOTICE_SECONDS
         while not self._over.is_set():
             self._reason = self._ended()
@@ -186,7 +191,7 @@ class _Workers(contextlib.AbstractContextManager["_Workers"]):
         self._over.set()
         if isinstance(error, Exception) and self._reason:
             raise WorkerEndedError(
-                f"{self._reason}\nThe job has failed. Where the log does not tell why, the kernel may have "
+                f"{self._reason}\nThe job has failed. If the log shows no cause, the kernel may have "
                 "killed the process for lack of memory: run fewer processes."
             ) from None
 
@@ -235,7 +240,7 @@ class _ProcessHandler(worker_handlers.GrpcWorkerHandler):
         self._workers.enter(self)
 
     def fail(self, reason: str) -> None:
-        """Answers with an error whatever the runner waits for."""
+        """Answers every request that the runner waits for with an error."""
         for name, future in list(self.control_conn._futures_by_id.items()):
             future.set(beam_fn_api_pb2.InstructionResponse(instruction_id=name, error=reason))
 
