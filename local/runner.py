@@ -143,7 +143,7 @@ class LocalStreamingRunner(beam_direct.BundleBasedDirectRunner):
         assert client is not None
         if source.subscription_name:
             name = client.subscription_path(source.project, source.subscription_name)
-            return Subscription(client, name, max_messages=self._max_messages)
+            return Subscription(client, name, None, self._max_messages)
         topic = f"projects/{source.project}/topics/{source.topic_name}"
         return Subscription.temporary(client, source.project, topic, self._max_messages)
 

@@ -50,8 +50,8 @@ class Subscription:
 
     client: SubscriberClient
     name: str
-    topic: str | None = None
-    max_messages: int = 1000
+    topic: str | None
+    max_messages: int
     _pulled: collections.deque[tuple[float, list[str]]] = field(default_factory=collections.deque, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _closed: threading.Event = field(default_factory=threading.Event, init=False)

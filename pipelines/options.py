@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeVar
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from common.command import Parser
+from common.limits import MAX_MESSAGE_BYTES
 from common.names import DATASET
 from common.options import OptionError, option, read_options
 from common.values import Number, at_least
@@ -36,7 +37,7 @@ class MessageOptions:
     """The rules that a message has to keep; see transforms.message."""
 
     max_message_bytes: int = option(
-        64 * 1024,
+        MAX_MESSAGE_BYTES,
         type=at_least(1),
         metavar="N",
         help="longer messages become dead letters without being decoded (default: %(default)s)",

@@ -13,12 +13,14 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from common.limits import MAX_MESSAGE_BYTES
+
 Document = dict[str, Any]
 Make = Callable[[Document, np.random.Generator], bytes]
 """From a message, which it may change, and a source of chance to a payload."""
 
-OVERSIZE_BYTES: Final = 65 * 1024
-"""Just over the 64 KiB that the parser takes."""
+OVERSIZE_BYTES: Final = MAX_MESSAGE_BYTES + 1024
+"""Just over the limit of the parser."""
 NESTING: Final = 20_000
 """Levels of a nested bomb; the payload stays within the size limit."""
 
@@ -148,7 +150,7 @@ KINDS: Final[dict[str, MalformedKind]] = {
         MalformedKind("string_number", "a feature as a text", _string_number),
         MalformedKind("null_feature", "null for a feature", _literal(b"null")),
         MalformedKind("nested_bomb", f"{NESTING:,} lists in one another", _nested_bomb, has_id=False),
-        MalformedKind("oversize", "over 64 KiB", _oversize),
+        MalformedKind("oversize", "longer than the parser takes", _oversize),
         MalformedKind("wrong_type_id", "the transaction id is a number", _wrong_type_id, has_id=False),
         MalformedKind("bad_event_time", "no time, or one without offset", _time(*BAD_TIMES), has_time=False),
         MalformedKind("future_event_time", "in the year 2999", _time(FUTURE_TIME), has_time=False),

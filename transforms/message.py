@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from common.limits import MAX_MESSAGE_BYTES
 from model.features import FEATURES, N_FEATURES
 from transforms.dead_letter import MAX_PAYLOAD_BYTES, dead_letters
 from transforms.schema import TRANSACTIONS
@@ -98,7 +99,7 @@ class MessageRules:
     """
 
     default_time: dt.datetime | None = None
-    max_bytes: int = 64 * 1024
+    max_bytes: int = MAX_MESSAGE_BYTES
     max_lead: dt.timedelta = dt.timedelta(days=1)
     max_age: dt.timedelta = dt.timedelta(days=3650)
     event_time_attribute: str | None = None
