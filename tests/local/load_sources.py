@@ -2,10 +2,6 @@
 
 import datetime as dt
 
-import pytest
-
-pytest.importorskip("bqemulator", reason="bqemulator is not installed")
-
 from bqemulator.catalog.models import TableFieldSchema, TableMeta, TableSchema
 
 
