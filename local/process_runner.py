@@ -171,11 +171,11 @@ class _Workers(contextlib.AbstractContextManager["_Workers"]):
             handler.fail(reason)
 
     def enter(self, handler: _ProcessHandler) -> None:
-        """Takes in a worker that has been started."""
+        """Adds a worker that has been started."""
         self._handlers.append(handler)
 
     def leave(self, handler: _ProcessHandler) -> None:
-        """Takes out a worker that is to end."""
+        """Removes a worker that is going to end."""
         self._handlers.remove(handler)
 
     def settle(self) -> None:

@@ -1,6 +1,6 @@
 """Fixes of defects of bqemulator 1.4.0, applied in the process that runs it and nowhere else.
 
-Each function cures one defect and says which. They reach into private parts of the package, which is why the
+Each function fixes one defect and says which. They reach into private parts of the package, which is why the
 version is pinned in setup.py: after an upgrade run `tests/local/test_bigquery.py` first.
 """
 

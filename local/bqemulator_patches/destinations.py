@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,17 +11,16 @@ from bqemulator.api.dependencies import AppContext
 from bqemulator.api.routes import tables
 from bqemulator.catalog.models import TableFieldSchema, TableMeta, TableSchema
 from bqemulator.domain.errors import NotFoundError, UnsupportedFeatureError, ValidationError
-from bqemulator.storage.type_map import _BQ_STANDARD_TO_WIRE
 
 from local.bqemulator_patches import rows
 from local.bqemulator_patches.engine import transaction
 from local.bqemulator_patches.failures import JobError
+from local.bqemulator_patches.rows import wire_type
 
 _CREATE: Final = ("CREATE_IF_NEEDED", "CREATE_NEVER")
 _WRITE: Final = ("WRITE_EMPTY", "WRITE_APPEND", "WRITE_TRUNCATE", "WRITE_TRUNCATE_DATA")
 _LAYOUT: Final = ("timePartitioning", "rangePartitioning", "clustering")
 _PARTITION_TYPES: Final = ("TIMESTAMP", "DATE", "DATETIME")
-_NOT_IN_A_NAME: Final = re.compile(r'[!"$()*,./;?@\[\\\]^`{}~\x00-\x1f]')
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Destination:
         return f"{self.project_id}:{self.dataset_id}.{self.table_id}"
 
     def sets_schema(self, existing: TableMeta | None) -> bool:
-        """Tells whether the table takes the schema of what is written. One that was made without a schema does."""
+        """Tells whether the table takes the schema of what is written; one without a schema does."""
         return existing is None or self.write == "WRITE_TRUNCATE" or not existing.schema_.fields
 
 
@@ -135,7 +133,7 @@ def plan(
     Raises:
       JobError: the schema or the partitioning does not go with the table.
     """
-    body = {"tableReference": {"tableId": destination.table_id}, "schema": {"fields": _checked(fields)}}
+    body = {"tableReference": {"tableId": destination.table_id}, "schema": {"fields": _wired(fields)}}
     fresh = tables._rest_to_table_meta(
         destination.project_id, destination.dataset_id, body | destination.properties, ctx.clock
     )
@@ -215,29 +213,13 @@ def _check_layout(table: TableMeta) -> None:
             )
 
 
-def _checked(fields: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The fields with BigQuery's own names of their types, which are those that tables.get gives."""
-    known: set[str] = set()
+def _wired(fields: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The fields with the names of their types that tables.get gives: INTEGER for INT64."""
     result = []
     for field in fields:
-        name = field["name"]
-        if _NOT_IN_A_NAME.search(name) or not name or len(name) > 300:
-            raise JobError(
-                "invalid",
-                f'Invalid field name "{name}". Fields must contain only letters, numbers, and underscores, '
-                "start with a letter or underscore, and be at most 300 characters long.",
-            )
-        if name.lower() in known:
-            raise JobError("invalid", f"Duplicate field name: {name}")
-        known.add(name.lower())
-        kind = field.get("type", "STRING").upper()
-        field = field | {
-            "type": _BQ_STANDARD_TO_WIRE.get(kind, kind),
-            "mode": field.get("mode") or "NULLABLE",
-        }
-        if field.get("fields"):
-            field["fields"] = _checked(field["fields"])
-        result.append(field)
+        nested = {"fields": _wired(field["fields"])} if field.get("fields") else {}
+        mode = field.get("mode") or "NULLABLE"
+        result.append(field | {"type": wire_type(field.get("type", "STRING")), "mode": mode} | nested)
     return result
 
 
@@ -293,5 +275,5 @@ def _same(
 
 
 def _shape(field: TableFieldSchema) -> str:
-    kind = _BQ_STANDARD_TO_WIRE.get(field.type.upper(), field.type.upper())
+    kind = wire_type(field.type)
     return f"REPEATED {kind}" if field.mode == "REPEATED" else kind

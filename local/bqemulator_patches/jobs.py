@@ -23,6 +23,26 @@ from local.bqemulator_patches.failures import JobError, done, failed
 from local.bqemulator_patches.replace import replace
 
 
+def name_columns_without_alias() -> None:
+    """Defect: a column without an alias is called by DuckDB's text of it, `count_star()` instead of `f0_`."""
+    stock = jobs.execute_query_job
+
+    @functools.wraps(stock)
+    async def execute(project_id: str, job_id: str, *args: Any, **kwargs: Any) -> JobMeta:
+        meta = await stock(project_id, job_id, *args, **kwargs)
+        fields, data = JOB_SCHEMAS.get(job_id, []), JOB_RESULTS.get(job_id)
+        unnamed = [index for index, field in enumerate(fields) if not field["name"].isidentifier()]
+        if unnamed and data is not None:
+            names = list(data.column_names)
+            for number, index in enumerate(unnamed):
+                names[index] = f"f{number}_"
+                fields[index] = fields[index] | {"name": names[index]}
+            JOB_RESULTS[job_id] = data.rename_columns(names)
+        return meta
+
+    replace(jobs, "execute_query_job", execute)
+
+
 def write_query_destination() -> None:
     """Defect: the table named as a query's destination is not written."""
 
@@ -44,10 +64,17 @@ def write_query_destination() -> None:
         }
         try:
             destination = Destination.of(request_project_id, query_config, "WRITE_EMPTY")
+            data = JOB_RESULTS[job_id]
+            if twice := sorted({name for name in data.column_names if data.column_names.count(name) > 1}):
+                raise JobError(
+                    "invalidQuery",
+                    "Duplicate column names in the result are not supported when a destination table is "
+                    f"present. Found duplicate(s): {', '.join(twice)}",
+                )
             async with ctx.engine.write_lock():
                 existing = destinations.find(ctx, destination)
                 planned = destinations.plan(ctx, destination, existing, JOB_SCHEMAS[job_id], strict=False)
-                destinations.write(ctx, destination, existing, planned, JOB_RESULTS[job_id])
+                destinations.write(ctx, destination, existing, planned, data)
         except (JobError, NotFoundError, duckdb.Error) as error:
             return failed(request_project_id, job_id, "QUERY", configuration, error, ctx)
         return job_meta.model_copy(update={"configuration": configuration})
@@ -147,4 +174,10 @@ def extract_to_wildcards() -> None:
     replace(jobs, "execute_extract_job", extract)
 
 
-PATCHES = (write_query_destination, keep_div_together, copy_tables, extract_to_wildcards)
+PATCHES = (
+    name_columns_without_alias,
+    write_query_destination,
+    keep_div_together,
+    copy_tables,
+    extract_to_wildcards,
+)

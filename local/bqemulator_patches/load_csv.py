@@ -25,7 +25,6 @@ from local.bqemulator_patches.load_files import (
     Source,
     content,
     detect,
-    wire_type,
 )
 
 _DELIMITERS: Final = (",", "|", "\t")
@@ -170,7 +169,7 @@ class Csv(Source):
 
     def _typed(self, text: pa.Table, columns: Sequence[TableFieldSchema]) -> tuple[pa.Table, dict[int, str]]:
         """The rows in the types of their columns, and the reasons why some are bad, by their index."""
-        kinds = [wire_type(column.type) for column in columns]
+        kinds = [rows.wire_type(column.type) for column in columns]
         given = []
         for kind, column in zip(kinds, text.columns, strict=True):
             column = column.combine_chunks()

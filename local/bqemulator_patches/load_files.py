@@ -14,7 +14,6 @@ import orjson
 import pyarrow as pa
 from bigquery_schema_generator.generate_schema import SchemaGenerator
 from bqemulator.catalog.models import TableMeta
-from bqemulator.storage.type_map import _BQ_STANDARD_TO_WIRE
 
 from local.bqemulator_patches import rows
 from local.bqemulator_patches.failures import JobError
@@ -91,11 +90,6 @@ def read_error(message: str, *details: str) -> JobError:
     """The error of a job whose files cannot be read."""
     prefix = "Error while reading data, error message: "
     return JobError("invalid", f"{prefix}{message}", [f"{prefix}{detail}" for detail in details])
-
-
-def wire_type(kind: str) -> str:
-    """The name that BigQuery's REST API gives a type: INTEGER for INT64."""
-    return str(_BQ_STANDARD_TO_WIRE.get(kind.upper(), kind.upper()))
 
 
 def content(path: Path) -> bytes:

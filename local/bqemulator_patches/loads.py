@@ -176,7 +176,7 @@ def explain_missing_storage() -> None:
         if uri.startswith("gs://") and ctx.settings.gcs_local_root is None:
             raise ValidationError(
                 f"{uri}: the local BigQuery has no Cloud Storage. Start it with a directory that stands for "
-                "gs://: `python -m local up --gcs-root=DIRECTORY`, or upload the file."
+                "gs://: `anomaly local up --gcs_root=DIRECTORY`, or upload the file."
             )
         return stock(uri, ctx)
 

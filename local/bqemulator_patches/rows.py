@@ -41,6 +41,11 @@ class RowError(ValueError):
         self.location = location
 
 
+def wire_type(kind: str) -> str:
+    """The name that BigQuery's REST API gives a type: INTEGER for INT64."""
+    return str(type_map._BQ_STANDARD_TO_WIRE.get(kind.upper(), kind.upper()))
+
+
 def arrow_schema(table: TableMeta) -> pa.Schema:
     """The Arrow schema of a table, nested fields included."""
     fields: Any = table.schema_.fields

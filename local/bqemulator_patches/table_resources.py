@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -29,14 +30,24 @@ from local.bqemulator_patches.storage import job_of
 
 # DuckDB has a GEOGRAPHY only with an extension that would be downloaded, and no decimal of 76 digits.
 _NO_SUCH_TYPES: Final = ("GEOGRAPHY", "BIGNUMERIC", "BIGDECIMAL")
+_NOT_IN_A_NAME: Final = re.compile(r'[!"$()*,./;?@\[\\\]^`{}~\x00-\x1f]')
 
 
-def _refuse_types(fields: Iterable[dict[str, Any]]) -> None:
+def _check_fields(fields: Iterable[dict[str, Any]]) -> None:
+    known: set[str] = set()
     for field in fields:
-        kind = str(field.get("type")).upper()
+        name, kind = field["name"], str(field.get("type")).upper()
         if kind in _NO_SUCH_TYPES:
-            raise UnsupportedFeatureError(f"The local BigQuery has no {kind}. Field: {field['name']}.")
-        _refuse_types(field.get("fields") or ())
+            raise UnsupportedFeatureError(f"The local BigQuery has no {kind}. Field: {name}.")
+        if not name or len(name) > 300 or _NOT_IN_A_NAME.search(name):
+            raise ValidationError(
+                f'Invalid field name "{name}". Fields must contain only letters, numbers, and underscores, '
+                "start with a letter or underscore, and be at most 300 characters long."
+            )
+        if name.lower() in known:
+            raise ValidationError(f"Duplicate field name: {name}")
+        known.add(name.lower())
+        _check_fields(field.get("fields") or ())
 
 
 def _range_partitioning(body: dict[str, Any]) -> RangePartitioning | None:
@@ -69,7 +80,7 @@ def keep_what_a_table_declares() -> None:
     """Defects of tables.insert, tables.patch and tables.update.
 
     rangePartitioning, requirePartitionFilter and expirationTime are dropped. A label that is taken away, by a
-    null, answers 500, as does a column of a type that DuckDB lacks.
+    null, answers 500, as do a column of a type that DuckDB lacks, and a name that is none or given twice.
     """
     stock = tables._rest_to_table_meta
 
@@ -77,7 +88,7 @@ def keep_what_a_table_declares() -> None:
         project_id: str, dataset_id: str, body: dict[str, Any], clock: Any, existing: TableMeta | None = None
     ) -> TableMeta:
         schema = body.get("schema") or {}  # `bq update` sends a null
-        _refuse_types(schema.get("fields") or ())
+        _check_fields(schema.get("fields") or ())
         labels = (existing.labels if existing else {}) | (body.get("labels") or {})
         kept = {key: value for key, value in labels.items() if value is not None}
         body = body | {"schema": schema, "labels": kept}

@@ -101,6 +101,18 @@ def test_a_query_makes_its_table_with_what_the_job_says(bigquery_client, dataset
     assert bigquery_client.get_table(f"{dataset}.q").num_rows == 1
 
 
+def test_columns_without_a_name_get_one(bigquery_client, read_client, dataset):
+    sql = "SELECT count(*), 'x' AS b, 2 + 3"
+    job = query(bigquery_client, sql, f"{dataset}.q")
+    assert [dict(row) for row in bigquery_client.list_rows(f"{dataset}.q")] == [
+        {"f0_": 1, "b": "x", "f1_": 5}
+    ]
+    assert job.result().to_arrow(bqstorage_client=read_client).column_names == ["f0_", "b", "f1_"]
+    assert bigquery_client.query(sql).result().schema[0].name == "f0_"
+    with pytest.raises(BadRequest, match=r"Found duplicate\(s\): a"):
+        query(bigquery_client, "SELECT a, a FROM (SELECT 1 AS a)", f"{dataset}.twice")
+
+
 def test_a_query_that_cannot_write(bigquery_client, dataset, stored):
     target = f"{dataset}.q"
     with pytest.raises(NotFound, match=f"Not found: Table {bigquery_client.project}:{target}"):

@@ -308,7 +308,7 @@ def test_without_a_directory_for_cloud_storage_the_message_says_how_to_get_one()
     with LocalStack(pubsub=False) as stack, stack.endpoints.activate():
         client = bigquery.Client()
         client.create_dataset("d")
-        with pytest.raises(BadRequest, match="--gcs-root=DIRECTORY"):
+        with pytest.raises(BadRequest, match="--gcs_root=DIRECTORY"):
             client.load_table_from_uri("gs://bucket/x.csv", "d.t").result()
 
 
@@ -327,7 +327,7 @@ def test_json_rows_of_the_client(bigquery_client, dataset, stored):
 
 def test_a_data_frame_of_the_client(bigquery_client, dataset, columns, stored):
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
-    moments = pandas.to_datetime(["2026-01-02 03:04:05", "2026-01-03"], utc=True)
+    moments = pandas.to_datetime(["2026-01-02 03:04:05", "2026-01-03 00:00:00"], utc=True)
     frame = pandas.DataFrame({"a": [1, 2], "t": moments, "l": [[1.5], []]})
     for _ in range(2):
         bigquery_client.load_table_from_dataframe(frame, f"{dataset}.t").result()

@@ -3,7 +3,7 @@
 import datetime
 
 import pytest
-from google.api_core.exceptions import NotFound
+from google.api_core.exceptions import BadRequest, NotFound
 from google.cloud import bigquery
 from google.cloud.bigquery import SchemaField
 
@@ -125,6 +125,15 @@ def test_types_that_the_emulator_lacks_are_refused_by_name(bigquery_client, data
     table = bigquery.Table(f"{bigquery_client.project}.{dataset}.t", [SchemaField("x", kind)])
     with pytest.raises(Exception, match=f"The local BigQuery has no {kind}. Field: x"):
         bigquery_client.create_table(table)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(['a"b'], 'Invalid field name "a"b"'), (["a", "A"], "Duplicate field name: A")]
+)
+def test_names_that_are_none_are_refused(bigquery_client, dataset, names, message):
+    fields = [SchemaField(name, "STRING") for name in names]
+    with pytest.raises(BadRequest, match=message):
+        bigquery_client.create_table(bigquery.Table(f"{bigquery_client.project}.{dataset}.t", fields))
 
 
 def test_nested_fields_may_be_called_by_words_of_sql(bigquery_client, dataset):
