@@ -47,7 +47,7 @@ def _is_beams(path: str) -> bool:
 def run_batch(*argv: str) -> str:
     """Runs the command; returns the last line of its standard output."""
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.batch", *argv],
+        [sys.executable, "-m", "common.anomaly", "batch", *argv],
         cwd=ROOT,
         capture_output=True,
         text=True,
