@@ -28,5 +28,6 @@ def totals(result: PipelineResult) -> dict[str, int]:
     sums: dict[str, int] = {}
     for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
         name = metric.key.metric.name
-        sums[name] = sums.get(name, 0) + (metric.attempted or 0)
+        # Beam's embedded job server reports committed values alone.
+        sums[name] = sums.get(name, 0) + (metric.attempted or metric.committed or 0)
     return sums

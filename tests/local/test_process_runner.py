@@ -195,7 +195,7 @@ class Job:
         flags = [f"--input={lines}/*.jsonl", f"--model={model_dir}", f"--output={directory / 'scored'}"]
         with (directory / "log").open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.batch", *flags, "--processes=2"],
+                [sys.executable, "-m", "common.anomaly", "batch", *flags, "--processes=2"],
                 cwd=ROOT,
                 stderr=log,
                 start_new_session=True,

@@ -20,27 +20,14 @@ from google.cloud import bigquery
 from benchmarks.beam_connectors import beam_connectors
 from common.options import OptionError
 from local.process_runner import ProcessRunner
-from model import artifact
 from model.features import FEATURES
 from model.serving.options import usable_cores
-from model.synthetic.generator import TransactionGenerator
 from pipelines import batch, processes
 from pipelines.processes import PROCESS_RUNNER
-from publisher.messages import MessageSource
-from publisher.publish import write_jsonl
+from tests.pipelines.batch_jobs import TABLES, comparable, model_flags, output_rows, write_lines
 from transforms import metrics
 from transforms.files import SPLIT_BYTES
 from transforms.schema import to_bigquery
-
-TABLES = ("scores", "alerts", "error_records")
-_MOMENTS = re.compile(r"(is outside) \S+ \S+ to \S+ \S+")
-"""In reasons of dead letters: the range of event times, which is counted from the launch of a job."""
-
-
-def write_lines(path: Path, rows: int, seed: int = 0) -> None:
-    """Messages of every kind as JSON lines; those of one `seed` have the same ids."""
-    generator = TransactionGenerator(seed=seed, fraud_share=0.03)
-    write_jsonl(path, MessageSource(generator, malformed_share=0.02), rows)
 
 
 def transactions(rows: int) -> pa.Table:
@@ -53,15 +40,6 @@ def transactions(rows: int) -> pa.Table:
     return pa.table(columns)
 
 
-def comparable(rows: pa.Table) -> pa.Table:
-    """Rows in an order of their own, without the moments of the job."""
-    if "transaction_id" in rows.column_names:
-        return rows.drop_columns("scored_at").sort_by("transaction_id").combine_chunks()
-    reasons = [_MOMENTS.sub(r"\1", text) for text in rows.column("errorMessage").to_pylist()]
-    columns = {name: rows.column(name) for name in ("payloadBytes", "stage")} | {"reason": pa.array(reasons)}
-    return pa.table(columns).sort_by([(name, "ascending") for name in columns]).combine_chunks()
-
-
 class Batch:
     """Runs one job with several numbers of processes.
 
@@ -70,13 +48,7 @@ class Batch:
     """
 
     def __init__(self, model_dir: Path) -> None:
-        # Some of the rows must be over it: of the generator, and random ones.
-        medium = artifact.verify(str(model_dir)).thresholds["medium"]
-        self.argv = [
-            f"--model={model_dir}",
-            f"--medium_threshold={medium}",
-            f"--high_threshold={medium * 10}",
-        ]
+        self.argv = model_flags(model_dir)
         self.counters: dict[int, dict[str, int]] = {}
 
     def run(self, processes: int, *argv: str) -> None:
@@ -91,10 +63,7 @@ class Batch:
         parts = [pq.read_metadata(path).num_rows for path in output.glob("scores-*.parquet")]
         assert len(parts) == processes
         assert min(parts) > 0, "a process has had nothing to do"
-        return {
-            name: comparable(pa.concat_tables([pq.read_table(p) for p in output.glob(f"{name}-*.parquet")]))
-            for name in TABLES
-        }
+        return output_rows(output)
 
     def check_files(self, tmp_path: Path, *argv: str) -> dict[str, pa.Table]:
         """Compares the files of one process and of two."""
