@@ -172,7 +172,7 @@ def examples(text: str, where: str) -> Iterator[Example]:
     """The SQL in prose: blocks marked sql, `bq query`, options that take SQL, and examples of help texts."""
     text = text.replace("\\\n", " ")
     quoted = r"(['\"])(.*?)\1"
-    calls = re.findall(r"^\s*(bq query .*['\"])$", text, re.MULTILINE)
+    calls = re.findall(r"^\s*((?:\w+_)?bq query .*['\"])$", text, re.MULTILINE)
     pieces = [(block, False) for block in re.findall(r"```sql\n(.*?)```", text, re.DOTALL)]
     pieces += [(shlex.split(call)[-1], False) for call in calls]
     pieces += [(sql, False) for _, sql in re.findall(rf"--input_query[= ]{quoted}", text)]

@@ -72,7 +72,9 @@ def test_bigquery_accepts_the_statements_of_a_table_and_its_view(zetasql, spec):
 @pytest.fixture(scope="module")
 def examples_catalog(zetasql):
     """Our tables as they are, and every other table in the ULB layout, as the sources of a batch have it."""
-    names = {name for each in EXAMPLES for name in re.findall(r"`([^`]+\.[^`]+\.[^`]+)`", each.sql)}
+    # In backquotes, or plain after FROM and JOIN.
+    pattern = re.compile(r"`([^`]+\.[^`]+)`|\b(?:FROM|JOIN)\s+([\w-]+(?:\.[\w-]+)+)")
+    names = {name for each in EXAMPLES for pair in pattern.findall(each.sql) for name in pair if name}
     ours = catalog_of(zetasql, DATASETS[0], [*tables.TABLES, tables.replayed_records_table()])
     ours.add(dict.fromkeys({*names, "source"} - set(ours.names), INPUT))
     return ours
@@ -85,6 +87,21 @@ def test_bigquery_accepts_what_pages_and_help_texts_show(examples_catalog, examp
         return
     for sql in filter(str.strip, example.sql.split(";")):
         examples_catalog.analyze(sql)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "`example.com:my-project.anomaly.scores`",
+        "`example.com:my-project`.anomaly.scores",
+        "anomaly.scores",
+        "`anomaly`.scores",
+        "`anomaly.scores`",
+    ],
+)
+def test_every_way_to_write_the_name_of_a_table_is_known(catalogs, table):
+    catalog = catalogs["anomaly"] if "my-project" not in table else catalogs[DATASETS[0]]
+    catalog.analyze(f"SELECT severity FROM {table}")
 
 
 def test_there_are_examples():

@@ -110,12 +110,14 @@ def test_examples_of_a_page_are_collected():
 
             bq query --use_legacy_sql=false \\
                 'GRANT `r` ON SCHEMA `p.d` TO "user:a@b"'
+            local_bq query 'SELECT 2'
             python -m pipelines.batch --input_query="SELECT * FROM \\`$PROJECT.d.t\\`" --row_filter='V1 > 0'
     """).replace("\\`", "`")
     texts = [(example.sql.strip(), example.condition) for example in sources.examples(page, "page")]
     assert texts == [
         ("SELECT 1;", False),
         ('GRANT `r` ON SCHEMA `p.d` TO "user:a@b"', False),
+        ("SELECT 2", False),
         ("SELECT * FROM `my-project.d.t`", False),
         ("V1 > 0", True),
     ]

@@ -175,11 +175,14 @@ class Catalog:
         self._id = self._register({})
 
     def _register(self, rows: Mapping[str, Sequence[Sequence[Any]]]) -> int:
-        catalog = types.SimpleCatalog(
-            name="c",
-            table=[types.SimpleTable(name=name, column=columns) for name, columns in self._tables.items()],
-            builtin_function_options=self._zetasql.functions,
-        )
+        catalog = types.SimpleCatalog(name="c", builtin_function_options=self._zetasql.functions)
+        for name, columns in self._tables.items():
+            # The whole name in backquotes is one name; without them, and in parts, each part is one.
+            catalog.table.append(types.SimpleTable(name=name, column=columns))
+            *path, last = name.rsplit(".", 2)
+            if path:
+                inner = functools.reduce(_inner, path, catalog)
+                inner.table.append(types.SimpleTable(name=last, column=columns))
         message = types.RegisterCatalogRequest(simple_catalog=catalog).to_proto()
         for name, cells in rows.items():
             content = message.table_content[name].table_data
@@ -238,6 +241,14 @@ class Catalog:
             sql=sql, options=_options(parameters), registered_catalog_id=self._id
         )
         return self._zetasql.call("PrepareQuery", request, types.PrepareQueryResponse).prepared
+
+
+def _inner(catalog: types.SimpleCatalog, name: str) -> types.SimpleCatalog:
+    for inner in catalog.catalog:
+        if inner.name == name:
+            return inner
+    catalog.catalog.append(types.SimpleCatalog(name=name))
+    return catalog.catalog[-1]
 
 
 def _options(parameters: Iterable[bigquery.ScalarQueryParameter]) -> Any:
