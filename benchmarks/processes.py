@@ -5,8 +5,8 @@
 
 The command runs as it is typed, JSON lines to Parquet and Parquet to Parquet, on few files and on many of one
 size. The difference of the two times is work alone, and gives the rate. The rest is start-up: imports, the
-model, and the worker processes. The cases take turns, and the shortest time of each counts: whatever else runs
-on the machine makes a time longer, never shorter.
+model, and the worker processes. The cases take turns, and the shortest time of each counts: other programs on
+the machine make a time longer, never shorter.
 """
 
 from __future__ import annotations
