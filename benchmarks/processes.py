@@ -5,8 +5,8 @@
 
 The command runs as it is typed, JSON lines to Parquet and Parquet to Parquet, on few files and on many of one
 size. The difference of the two times is work alone, and gives the rate. The rest is start-up: imports, the
-model, and the worker processes. The cases take turns, so that a noisy machine is noisy for all of them, and
-ratios are taken within a round.
+model, and the worker processes. The cases take turns, and the shortest time of each counts: other programs on
+the machine make a time longer, never shorter.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -35,22 +33,8 @@ from publisher.publish import publish, write_jsonl
 
 COPIES = {"jsonl": (2, 8), "parquet": (4, 24)}
 """Numbers of files, few and many: each process has a share, and the difference takes some seconds."""
+SIZES = "few", "many"
 NAMES = {"jsonl": "JSON lines to Parquet", "parquet": "Parquet to Parquet"}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One round of a case.
-
-    Attributes:
-      start: seconds of start-up.
-      work: seconds of work for the rows of all files.
-      rate: rows a second of the work.
-    """
-
-    start: float
-    work: float
-    rate: float
 
 
 def prepare(directory: Path, rows: int) -> None:
@@ -89,16 +73,6 @@ def seconds(directory: Path, pattern: str, rows: int, processes: int) -> float:
     return time
 
 
-def measure(directory: Path, suffix: str, rows: int, processes: int) -> Measured:
-    """Runs a case on few files and on many."""
-    few, many = COPIES[suffix]
-    short = seconds(directory, f"few-*.{suffix}", few * rows, processes)
-    long = seconds(directory, f"many-*.{suffix}", many * rows, processes)
-    rate = (many - few) * rows / max(long - short, 1e-9)
-    work = many * rows / rate
-    return Measured(long - work, work, rate)
-
-
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table."""
@@ -112,23 +86,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=3, help="rounds (default: %(default)s)")
     options = parser.parse_args(argv)
     cases = [(suffix, number) for suffix in COPIES for number in (1, options.processes)]
-    rounds: dict[tuple[str, int], list[Measured]] = {case: [] for case in cases}
+    times: dict[tuple[str, int, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         prepare(directory, options.rows)
-        for case in tqdm(cases * options.runs, unit="case", disable=not sys.stderr.isatty()):
-            rounds[case].append(measure(directory, case[0], options.rows, case[1]))
-    print("| | rows | processes | start-up, s | work, s | rows/s of the work | times one process, by round |")
-    print("|---|---:|---:|---:|---:|---:|---|")
+        for suffix, number in tqdm(cases * options.runs, unit="case", disable=not sys.stderr.isatty()):
+            for size, copies in zip(SIZES, COPIES[suffix], strict=True):
+                time = seconds(directory, f"{size}-*.{suffix}", copies * options.rows, number)
+                times.setdefault((suffix, number, size), []).append(time)
+    print(
+        "| | rows | processes | times, s | start-up, s | work, s | rows/s of the work | times one process |"
+    )
+    print("|---|---:|---:|---|---:|---:|---:|---:|")
+    rates: dict[tuple[str, int], float] = {}
     for suffix, number in cases:
-        found, alone = rounds[suffix, number], rounds[suffix, 1]
-        start, work, rate = (
-            statistics.median(getattr(one, field) for one in found) for field in ("start", "work", "rate")
-        )
-        ratios = [mine.rate / theirs.rate for mine, theirs in zip(found, alone, strict=True)]
-        times = "1" if number == 1 else ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
-        rows = COPIES[suffix][1] * options.rows
-        print(f"| {NAMES[suffix]} | {rows:,} | {number} | {start:.1f} | {work:.1f} | {rate:,.0f} | {times} |")
+        few, many = COPIES[suffix]
+        long = min(times[suffix, number, "many"])
+        rate = (many - few) * options.rows / (long - min(times[suffix, number, "few"]))
+        rates[suffix, number] = rate
+        work = many * options.rows / rate
+        every = ", ".join(f"{time:.1f}" for time in sorted(times[suffix, number, "many"]))
+        cells = [
+            NAMES[suffix],
+            f"{many * options.rows:,}",
+            number,
+            every,
+            f"{long - work:.1f}",
+            f"{work:.1f}",
+        ]
+        cells += [f"{rate:,.0f}", f"{rate / rates[suffix, 1]:.2f}"]
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
     return 0
 
 
