@@ -40,8 +40,9 @@ def is_loopback_address(address: str) -> bool:
 
 def urlopen(url: str, timeout: float) -> Any:
     """Opens a URL as `urllib.request.urlopen` does, and one of this machine without a proxy."""
-    open_url = _DIRECT.open if is_loopback_address(url) else request.urlopen
-    return open_url(url, timeout=timeout)
+    # An opener of its own: urllib's global one keeps the proxies of the moment when it is first used.
+    opener = _DIRECT if is_loopback_address(url) else request.build_opener()
+    return opener.open(url, timeout=timeout)
 
 
 def no_proxy_variables() -> dict[str, str]:

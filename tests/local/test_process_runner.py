@@ -100,6 +100,13 @@ def test_what_a_worker_knows(tmp_path, monkeypatch, caplog):
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
+def running_workers() -> list[psutil.Process]:
+    """The workers among the processes that the tests have started."""
+    family = psutil.Process().children(recursive=True)
+    alive = [process for process in family if process.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in alive if process.cmdline()[-1:] == [WORKER]]
+
+
 def end_the_process(element: int) -> None:
     """Ends the worker as the kernel does when the memory is full."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -114,7 +121,7 @@ def test_a_worker_that_ends_ends_the_job():
     with pytest.raises(WorkerEndedError, match=r"The worker process worker_\d+ has ended") as failed:
         run(end_the_process)
     assert "run fewer processes" in str(failed.value)
-    assert psutil.Process().children(recursive=True) == []
+    assert running_workers() == []
 
 
 @pytest.mark.integration
@@ -130,7 +137,7 @@ def test_a_step_that_fails_is_no_worker_that_has_ended():
     with pytest.raises(RuntimeError, match=r"ValueError: element \d is bad") as failed:
         run(fail)
     assert not isinstance(failed.value, WorkerEndedError)
-    assert psutil.Process().children(recursive=True) == []
+    assert running_workers() == []
 
 
 class FailOnce:
@@ -153,7 +160,7 @@ def test_a_step_that_fails_ends_the_job_while_others_are_busy(tmp_path):
     with pytest.raises(RuntimeError, match="ValueError: the first one is bad") as failed:
         run(FailOnce(tmp_path / "mark"), workers=3)
     assert not isinstance(failed.value, WorkerEndedError)
-    assert psutil.Process().children(recursive=True) == []
+    assert running_workers() == []
 
 
 @pytest.mark.integration

@@ -22,7 +22,7 @@ from transforms.score import PytorchHandler
 pytest_plugins = ("tests.model.serving.fixtures",)
 pytestmark = pytest.mark.integration
 
-ENDPOINT = "projects/p/locations/us-central1/endpoints/5"
+ENDPOINT = "projects/my-project/locations/us-central1/endpoints/5"
 SCORERS = ("pytorch", "vertex", "torchserve")
 
 
