@@ -25,10 +25,9 @@ from google.pubsub_v1.types import PublishRequest, PubsubMessage
 
 from common.connections import insecure_channel
 from common.names import TOPIC
+from common.pubsub import EMULATOR_VARIABLE
 from publisher.messages import Outgoing
 from publisher.sink import PublishError, Receipt
-
-EMULATOR_VARIABLE: Final = "PUBSUB_EMULATOR_HOST"
 
 MAX_REQUEST_MESSAGES: Final = 1_000
 MAX_REQUEST_BYTES: Final = 5_000_000

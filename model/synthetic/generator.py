@@ -75,20 +75,6 @@ class Transactions:
             kind_names=self.kind_names,
         )
 
-    def select(self, rows: npt.NDArray[np.int64]) -> Transactions:
-        """Takes the transactions at the positions `rows`."""
-        positions = rows.tolist()
-        return Transactions(
-            index=self.index[rows],
-            transaction_ids=[self.transaction_ids[i] for i in positions],
-            account_ids=[self.account_ids[i] for i in positions],
-            merchants=[self.merchants[i] for i in positions],
-            elapsed=self.elapsed[rows],
-            features=self.features[rows],
-            kind_codes=self.kind_codes[rows],
-            kind_names=self.kind_names,
-        )
-
 
 class TransactionGenerator:
     """An endless stream of synthetic transactions.

@@ -46,7 +46,7 @@ def test_rate_zero_is_as_fast_as_possible():
     peak=st.floats(0.1, 1e4),
     period=st.floats(0.5, 100),
     width=st.floats(0.1, 0.9),
-    end=st.floats(0.0, 300),
+    end=st.floats(0.0, 300, allow_subnormal=False),  # a step of a subnormal end would be rounded to 0
 )
 def test_due_is_the_integral_of_the_rate(name, rate, peak, period, width, end):
     pattern = patterns.make(name, rate, peak, period, width * period)
