@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         cases = file_cases(directory, options.batches)
         if not LocalStack.missing(pubsub_wanted=False, bigquery_wanted=True):
-            local = stack.enter_context(LocalStack(pubsub=False)).endpoints
+            local = stack.enter_context(LocalStack(pubsub="none")).endpoints
             stack.enter_context(beam_connectors(local, directory))
             cases += bigquery_cases(local, options.batches)
         for case in tqdm(cases, unit="case", disable=not sys.stderr.isatty()):

@@ -213,7 +213,7 @@ def test_a_stack_that_does_not_run_has_no_endpoints():
     with pytest.raises(LocalStackError, match="not running"):
         _ = LocalStack().endpoints
     with pytest.raises(LocalStackError, match="nothing to start"):
-        LocalStack(pubsub=False, bigquery=False).start()
+        LocalStack(pubsub="none", bigquery=False).start()
 
 
 # The emulators -------------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def test_two_stacks_side_by_side_and_the_death_of_one(local_stack):
 @needs_bigquery
 @pytest.mark.integration
 def test_a_stopped_stack_can_start_again():
-    stack = LocalStack(pubsub=False)
+    stack = LocalStack(pubsub="none")
     for _ in range(2):
         with stack:
             assert stack.endpoints.pubsub is None

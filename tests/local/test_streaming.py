@@ -169,7 +169,7 @@ def test_a_pubsub_that_cannot_be_asked_is_reported_at_launch(monkeypatch, model_
 
 @pytest.mark.integration
 def test_ctrl_c_is_heeded_while_bigquery_is_out(local_stack, channel, model_dir, start):
-    with LocalStack(pubsub=False) as other:
+    with LocalStack(pubsub="none") as other:
         client = BigQueryEndpoints(other.endpoints.bigquery, other.endpoints.bigquery_storage).client(
             "local-project"
         )
