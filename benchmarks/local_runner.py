@@ -5,9 +5,11 @@ Example:
 
 The servers take turns: the embedded one, and gcloud's where it is there. Each publishes and pulls messages of
 500 bytes, in requests as large as the server takes, and by Google's clients. Their start is from the command
-to the first answer. The runners read from the embedded server: each run drains a backlog of 500-byte messages: through one step that only counts them, through batches of one
-bundle each, and through batches that wait 50 ms for more (a step with state and a timer). Beam's runner takes
-a tenth of the messages, because it is that slow.
+to the first answer.
+
+The runners read from the embedded server. Each run drains a backlog: through one step that only counts the
+messages, through batches of one bundle each, and through batches that wait 50 ms for more (a step with state
+and a timer). Beam's runner takes a tenth of the messages, because it is that slow.
 """
 
 from __future__ import annotations
@@ -158,10 +160,6 @@ def _servers(runs: int, count: int) -> dict[str, dict[str, float]]:
     }
 
 
-def _digits(name: str) -> int:
-    return 2 if name.startswith("seconds") else 0
-
-
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print. Returns the exit status."""
@@ -193,9 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     print(f"median of {options.runs} runs; messages a second but for the start")
     for name in next(iter(servers.values())):
-        shown = "   ".join(
-            f"{kind} {figures[name]:10,.{_digits(name)}f}" for kind, figures in servers.items()
-        )
+        digits = 2 if name.startswith("seconds") else 0
+        shown = "   ".join(f"{kind} {figures[name]:10,.{digits}f}" for kind, figures in servers.items())
         print(f"  {name:28}{shown}")
     for step, found in rates.items():
         own, beams = (found[name] for name in RUNNERS)

@@ -10,7 +10,6 @@ DIR/ready.json. The message types are those of google-cloud-pubsub.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import itertools
 import operator
 import signal
@@ -38,7 +37,8 @@ from local.pubsub_rules import RefusalError, refuse
 MOST_BYTES: Final = 512 * 1024 * 1024
 """Default of the bytes of messages that are kept."""
 _LARGEST_FRAME: Final = 128 * 1024 * 1024
-_PULL_SECONDS: Final = 30.0
+_PULL_SECONDS: Final = 60.0
+_MARGIN_SECONDS: Final = 1.0
 _MOST_PULLED: Final = 1000
 
 
@@ -188,13 +188,20 @@ class Service:
         queue.wake()
         return Empty()
 
-    async def pull(self, request: Any) -> Any:
-        """Takes messages; waits for the first, unless the request says not to."""
+    async def pull(self, request: Any, seconds: float | None) -> Any:
+        """Takes messages; waits for the first, unless the request says not to.
+
+        Args:
+          request: of the client.
+          seconds: until the client's deadline. The answer comes before it, empty where nothing has come: an
+            error at the deadline would end Beam's direct runner.
+        """
         queue = self.queue(request.subscription)
         if request.max_messages < 1:
             raise refuse("max_messages", f"expected at least 1, got {request.max_messages}")
         most = min(request.max_messages, _MOST_PULLED)
-        end = self.clock() + (0 if request.return_immediately else _PULL_SECONDS)
+        wait = _PULL_SECONDS if seconds is None else min(_PULL_SECONDS, seconds - _MARGIN_SECONDS)
+        end = self.clock() + (0 if request.return_immediately else wait)
         while not (messages := queue.take(most)) and (left := end - self.clock()) > 0:
             await queue.wait(left)
             queue = self.queue(request.subscription)
@@ -311,8 +318,9 @@ async def _abort(context: Any, error: RefusalError) -> None:
 def _handler(service: Service, request_type: Any, method: Callable[..., Any]) -> grpc.RpcMethodHandler:
     async def unary(request: Any, context: Any) -> Any:
         try:
-            answer = method(service, request)
-            return await answer if inspect.isawaitable(answer) else answer
+            if method is Service.pull:
+                return await method(service, request, context.time_remaining())
+            return method(service, request)
         except RefusalError as error:
             await _abort(context, error)
 

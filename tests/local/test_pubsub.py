@@ -341,6 +341,9 @@ def test_a_message_that_comes_ends_the_wait_of_a_pull(channel):
 
 def test_an_empty_pull(channel):
     assert channel.pull() == []
+    request = types.PullRequest(subscription=channel.subscription, max_messages=1)
+    # Empty, and no error at the deadline, which would end Beam's direct runner.
+    assert not channel.subscriber.transport.pull(request, timeout=2).received_messages
     request = types.PullRequest(subscription=channel.subscription, max_messages=0)
     with pytest.raises(Exception, match="max_messages"):
         channel.subscriber.transport.pull(request, timeout=30)
