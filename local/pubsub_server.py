@@ -40,6 +40,7 @@ _LARGEST_FRAME: Final = 128 * 1024 * 1024
 _PULL_SECONDS: Final = 60.0
 _MARGIN_SECONDS: Final = 1.0
 _MOST_PULLED: Final = 1000
+_STOP_SECONDS: Final = 0.5
 
 
 @dataclass(eq=False)
@@ -245,10 +246,11 @@ class Service:
         try:
             while not reading.done():
                 if messages := queue.take(reader.room(_MOST_PULLED), reader):
-                    response = types.StreamingPullResponse.pb()(received_messages=messages)
                     exact = queue.settings.enable_exactly_once_delivery
-                    response.subscription_properties.exactly_once_delivery_enabled = exact
-                    yield response
+                    properties = {"exactly_once_delivery_enabled": exact}
+                    yield types.StreamingPullResponse.pb()(
+                        received_messages=messages, subscription_properties=properties
+                    )
                 else:
                     await queue.wait(_PULL_SECONDS)
                     self.queue(first.subscription)  # it may have been deleted
@@ -307,8 +309,9 @@ METHODS: Final[Mapping[str, Mapping[str, tuple[Any, Callable[..., Any]]]]] = {
 async def _abort(context: Any, error: RefusalError) -> None:
     trailers: tuple[tuple[str, bytes], ...] = ()
     if error.ack_ids:
-        # Google's clients read there which of the ids failed. Headers are limited to 8 KiB.
-        reasons = dict.fromkeys(error.ack_ids[:20], "PERMANENT_FAILURE_INVALID_ACK_ID")
+        # Google's clients read there which of the ids failed. Trailers are limited to 8 KiB.
+        named = [ack_id for ack_id in error.ack_ids if len(ack_id) < 400 and ack_id.isascii()][:10]
+        reasons = dict.fromkeys(named, "PERMANENT_FAILURE_INVALID_ACK_ID")
         status = Status(code=error.code.value[0], message=str(error))
         status.details.add().Pack(ErrorInfo(metadata=reasons))
         trailers = (("grpc-status-details-bin", status.SerializeToString()),)
@@ -361,7 +364,7 @@ async def _serve(options: ServerOptions) -> None:
     await server.start()
     write_ready(options.work_dir, pubsub=port)
     await stopped.wait()
-    await server.stop(0)
+    await server.stop(_STOP_SECONDS)
 
 
 @command
