@@ -20,6 +20,8 @@ from google.pubsub_v1 import types
 from local.pubsub_rules import invalid_ack_ids
 
 ReceivedMessage: Final[Any] = types.ReceivedMessage.pb()
+_OVERHEAD_BYTES: Final = 400
+"""Bytes of a message in memory besides its data, measured."""
 ANSWER_BYTES: Final = 3_500_000
 """Most bytes of messages in one answer, unless one alone is larger. Clients of an emulator refuse 4 MiB."""
 
@@ -32,6 +34,11 @@ class Message:
     data: bytes
     key: str
     published: float
+
+    @property
+    def size(self) -> int:
+        """The bytes of memory that the message takes in a subscription."""
+        return len(self.data) + _OVERHEAD_BYTES
 
 
 @dataclass(slots=True, eq=False)
@@ -120,7 +127,7 @@ class Queue:
         """Adds messages."""
         for message in messages:
             self._deliveries[message.number] = Delivery(message)
-            self.bytes += len(message.data)
+            self.bytes += message.size
             heapq.heappush(self._ready, message.number)
         self.wake()
 
@@ -214,7 +221,7 @@ class Queue:
             delivery = self._deliveries.get(self._acknowledged.popleft())
             if delivery is not None and delivery.acknowledged:
                 self._drop(delivery)
-                return len(delivery.message.data)
+                return delivery.message.size
         return 0
 
     def _find(self, ack_ids: Sequence[str]) -> dict[str, Delivery]:
@@ -254,7 +261,7 @@ class Queue:
 
     def _drop(self, delivery: Delivery) -> None:
         if self._deliveries.pop(delivery.message.number, None):
-            self.bytes -= len(delivery.message.data)
+            self.bytes -= delivery.message.size
 
     def _set_timer(self, delivery: Delivery, until: float) -> None:
         delivery.until = until

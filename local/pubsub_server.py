@@ -108,7 +108,7 @@ class Service:
             message.publish_time.CopyFrom(stamp)
             stored.append(Message(number, message.SerializeToString(), message.ordering_key, now))
         queues = self._queues_of(topic)
-        admit(sum(len(message.data) for message in stored) * len(queues))
+        admit(sum(message.size for message in stored) * len(queues))
         for queue in queues:
             queue.put(stored)
         return [str(message.number) for message in stored]
@@ -253,7 +253,8 @@ class Service:
                     )
                 else:
                     await queue.wait(_PULL_SECONDS)
-                    self.queue(first.subscription)  # it may have been deleted
+                    if self.queue(first.subscription) is not queue:  # deleted, and made anew
+                        return
             reading.result()
         finally:
             reading.cancel()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import tracemalloc
 
 import grpc
 import pytest
@@ -155,7 +156,7 @@ def test_a_dead_letter_topic_that_is_gone_loses_no_message():
 
 
 def test_what_is_full_refuses_and_says_what_to_do():
-    world = World(most_bytes=10_000)
+    world = World(most_bytes=14_000)
     world.publish(*[b"x" * 1_000] * 9)
     error = refusal(lambda: world.publish(b"x" * 1_000))
     assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -163,6 +164,21 @@ def test_what_is_full_refuses_and_says_what_to_do():
     world.acknowledge(*world.take(1))
     world.publish(b"x" * 1_000)
     assert len(world.take()) == 9
+
+
+def test_small_messages_count_with_the_memory_that_they_take():
+    world = World()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(10):
+            world.publish(*[b"x"] * 1_000)
+        world.take(10_000)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    held = after - before
+    assert 0.5 * held < world.queue.bytes < 2 * held
 
 
 def test_a_topic_that_nobody_reads_keeps_nothing():
@@ -176,7 +192,7 @@ def test_a_topic_that_nobody_reads_keeps_nothing():
 def test_acknowledged_messages_are_kept_for_a_seek_while_there_is_room(by):
     retention = {"message_retention_duration": Duration(seconds=86_400)}
     world = World(
-        most_bytes=10_000,
+        most_bytes=14_000,
         topic=retention if by == "topic" else None,
         retain_acked_messages=by == "subscription",
     )
@@ -184,7 +200,7 @@ def test_acknowledged_messages_are_kept_for_a_seek_while_there_is_room(by):
         world.now += 1
         world.publish(str(number).encode() + b"x" * 1_000)
         world.acknowledge(*world.take())
-    assert world.queue.bytes <= 10_000
+    assert world.queue.bytes <= 14_000
     world.seek(0)
     kept = data(world.take())
     assert 5 <= len(kept) < 10
@@ -199,7 +215,7 @@ def test_what_is_older_than_the_retention_is_dropped():
     world.publish(b"new")
     world.now += 201
     assert data(world.take()) == [b"new"]
-    assert world.queue.bytes < 100
+    assert world.queue.bytes < 600
 
 
 def test_an_answer_is_bounded_by_bytes():
