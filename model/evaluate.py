@@ -12,11 +12,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from common.command import MissingExtraError, Parser, command
 from common.options import OptionError, add_options, option, read_options
-from common.output import add_format, print_rows
+from common.output import add_format, print_rows, track
 from common.values import at_least
 from model import artifact, baselines, data, evaluation, fitting, metrics, plots, torchscript
 from model.thresholds import ScoreQuantiles, calibrate
@@ -164,7 +163,7 @@ def evaluate_repeatedly(
     from `dataset`, which is split anew for each seed. The picture is that of seed 0.
     """
     reports = []
-    for seed in tqdm(range(repeats), desc="Seeds", unit="model"):
+    for seed in track(range(repeats), "models"):
         source = train_data or dataset
         parts = data.split(source, seed)
         normal = source.is_normal

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.options import option
+from common.output import track
 from common.values import at_least
 from model import whitening
 from model.features import N_FEATURES, TIME_INDEX
@@ -119,8 +119,7 @@ def _train(
     optimizer = torch.optim.Adam(network.parameters(), lr=options.learning_rate, fused=True)
     best, best_epoch, best_weights = float("inf"), -1, copy.deepcopy(network.state_dict())
     losses: list[float] = []
-    bar = tqdm(range(options.epochs), desc="Training", unit="epoch", disable=not progress)
-    for epoch in bar:
+    for epoch in track(range(options.epochs), "epochs", is_quiet=not progress):
         network.train()
         for index in torch.randperm(len(targets), generator=order).split(options.batch_size):
             optimizer.zero_grad()
@@ -132,10 +131,8 @@ def _train(
             losses.append(float(_loss(network, held_out)))
         if losses[-1] < best:
             best, best_epoch, best_weights = losses[-1], epoch, copy.deepcopy(network.state_dict())
-        bar.set_postfix(validation_loss=f"{losses[-1]:.4f}", best=f"{best:.4f}")
         if epoch - best_epoch >= options.patience:
             break
-    bar.close()
     network.load_state_dict(best_weights)
     return {"epochs_run": len(losses), "best_epoch": best_epoch, "validation_losses": losses}
 
