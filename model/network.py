@@ -12,10 +12,10 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from model.features import AMOUNT_INDEX, N_FEATURES, TIME_INDEX
+from model.features import AMOUNT_INDEX, ENCODED_SIZE, N_FEATURES, TIME_INDEX
 from model.outputs import ANOMALY_SCORE, ENCODED
 
-LAYERS: Final = (N_FEATURES, 16, 8, 4)
+LAYERS: Final = (N_FEATURES, 16, 8, ENCODED_SIZE)
 """Sizes from the input to the bottleneck; the decoder mirrors them."""
 
 FLOAT32_MAX: Final = torch.finfo(torch.float32).max
