@@ -82,7 +82,7 @@ class Outgoing:
 
 
 class Source(Protocol):
-    """Where messages come from."""
+    """A source of messages."""
 
     def take(self, n: int) -> Outgoing:
         """The next `n` messages; fewer, and in the end none, where there are no more."""
