@@ -80,6 +80,7 @@ def test_a_message_without_event_time_keeps_the_time_of_its_rejection():
     for payload in (orjson.dumps(row), orjson.dumps(row | {"event_time": None}) + b" \r\n"):
         parsed = parse_messages(MessageColumns([with_event_time(payload, MOMENT)]), rules)
         assert parsed.transactions.column("event_time").to_pylist() == [MOMENT]
+        assert parsed.transactions.column("event_time_derived").to_pylist() == [True]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_the_statement_takes_a_part_or_a_pattern():
     }
     assert "STRPOS(errorMessage, @reason) > 0" in part
     assert "stage = @stage" in part
-    assert "NOT IN (SELECT letter FROM `my-project.anomaly.replayed_records`)" in part
+    assert "letter NOT IN (SELECT letter FROM `my-project.anomaly.replayed_records`)" in part
     pattern, _ = statement("my-project.anomaly", MOMENT, None, "payload%", noted=False)
     assert "errorMessage LIKE @reason" in pattern
     assert "replayed_records" not in pattern

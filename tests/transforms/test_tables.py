@@ -28,6 +28,7 @@ def score(transaction_id: str, value: float, minutes: int) -> dict:
         "transaction_id": transaction_id,
         "account_id": None,
         "event_time": T0,
+        "event_time_derived": False,
         "anomaly_score": value,
         "severity": "high",
         "encoded": [1.0, 2.0, 3.0, 4.0],
@@ -42,7 +43,7 @@ def test_scores_are_partitioned_by_event_day_and_clustered():
     assert table.full_table_id is None
     assert str(table.reference) == "p.d.scores"
     assert (table.time_partitioning.type_, table.time_partitioning.field) == ("DAY", "event_time")
-    assert table.clustering_fields == ["severity", "account_id", "transaction_id"]
+    assert table.clustering_fields == ["event_time_derived", "severity", "account_id", "transaction_id"]
 
 
 @pytest.mark.parametrize("spec", [*TABLES, scores_table(full=True)], ids=lambda spec: spec.view)
@@ -60,8 +61,11 @@ def test_every_table_and_column_is_described_and_its_keys_exist(spec):
 
 def test_view_keeps_the_latest_row_of_each_transaction():
     assert scores_table().view_sql("p.d") == (
-        "SELECT * FROM `p.d.scores` WHERE TRUE "
-        "QUALIFY ROW_NUMBER() OVER (PARTITION BY transaction_id, event_time ORDER BY scored_at DESC) = 1"
+        "SELECT * FROM `p.d.scores` WHERE event_time_derived IS NOT TRUE QUALIFY ROW_NUMBER() OVER "
+        "(PARTITION BY transaction_id, event_time ORDER BY scored_at DESC, event_time DESC) = 1"
+        " UNION ALL "
+        "SELECT * FROM `p.d.scores` WHERE event_time_derived QUALIFY ROW_NUMBER() OVER "
+        "(PARTITION BY transaction_id ORDER BY scored_at DESC, event_time DESC) = 1"
     )
 
 
@@ -109,7 +113,7 @@ class TestOnTheEmulator:
             }
         scores = bigquery_client.get_table(f"{full_name}.scores")
         assert scores.time_partitioning.field == "event_time"
-        assert scores.clustering_fields == ["severity", "account_id", "transaction_id"]
+        assert scores.clustering_fields == ["event_time_derived", "severity", "account_id", "transaction_id"]
         assert {field.name: field.mode for field in scores.schema} == {
             field.name: field.mode for field in to_bigquery(SCORES)
         }
