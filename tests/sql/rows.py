@@ -49,7 +49,22 @@ REASONS: Final = (
     *TEXTS,
 )
 PAYLOADS: Final = (b"", b"{}", b"\x00\xff\xfe", "é\n\"'".encode(), b"a" * 100)
-NUMBERS: Final = (-0.0, 0.0, 0.125, 0.5, 1.0, 2.25, -3.75, 12.3456, 99.999, 1e-9, 123456.789, 1e300)
+NUMBERS: Final = (
+    -0.0,
+    0.0,
+    0.125,
+    0.5,
+    1.0,
+    2.25,
+    -3.75,
+    12.3456,
+    12.3471,
+    12.3529,
+    99.999,
+    1e-9,
+    123456.789,
+    1e300,
+)
 TIMES: Final = (
     NOON,
     NOON + dt.timedelta(microseconds=1),
@@ -84,6 +99,7 @@ POOLS: Final[dict[str, Sequence[Any]]] = {
     "stage": ("parse", "score", "sink"),
 }
 """Columns with few values; others take any of their type."""
+_LETTER: Final = ("stage", "errorMessage", "attempt", "payloadBytes")
 
 
 class Rows:
@@ -108,7 +124,7 @@ class Rows:
             row |= {
                 name: value
                 for name, value in self._record(spec.schema).items()
-                if name not in _kept(row, spec)
+                if name not in _kept(row, spec.name)
             }
             if "attributes" in row:  # in the order of another process
                 row["attributes"] = self._random.sample(row["attributes"], len(row["attributes"]))
@@ -135,33 +151,33 @@ class Rows:
         return self._random.choice(POOLS.get(field.name) or self._values[kind])
 
 
+def key_of(row: Mapping[str, Any], table: str) -> tuple[Any, ...]:
+    """What copies of a row share: said here again, and not taken from the declaration of the table."""
+    match table:
+        case tables.SCORES_TABLE | tables.ALERTS_TABLE:
+            return row["transaction_id"], None if row["event_time_derived"] else row["event_time"]
+        case tables.ERRORS_TABLE:
+            pairs = sorted((repr(pair["key"]), repr(pair["value"])) for pair in row["attributes"])
+            return *(row[name] for name in _LETTER), tuple(pairs)
+        case tables.REPLAYED_TABLE:
+            return (row["letter"],)
+    raise LookupError(f"{table}: what tells its rows apart?")
+
+
 def identity(row: Mapping[str, Any], spec: tables.TableSpec) -> str:
     """What two rows share of which the view may show either: key and time."""
-    return repr([key_of(row, spec), *(row[column] for column in spec.latest)])
+    return repr([key_of(row, spec.name), *(row[column] for column in spec.latest)])
 
 
-def _kept(row: Mapping[str, Any], spec: tables.TableSpec) -> set[str]:
+def _kept(row: Mapping[str, Any], table: str) -> set[str]:
     """The columns that a copy has in common with a row."""
-    match spec.latest[0]:
-        case "scored_at":
+    match table:
+        case tables.SCORES_TABLE | tables.ALERTS_TABLE:
             names = {"transaction_id", "event_time_derived"}
-            return names if row["event_time_derived"] else names | {"event_time"}
-        case "timestamp":
-            return {"stage", "errorMessage", "attempt", "payloadBytes", "attributes"}
+            return names if row["event_time_derived"] else {*names, "event_time"}
+        case tables.ERRORS_TABLE:
+            return {*_LETTER, "attributes"}
     return {"letter"}
-
-
-def key_of(row: Mapping[str, Any], spec: tables.TableSpec) -> list[Any]:
-    """What copies of a row share, said again and in another language than the declaration of the table."""
-    match spec.latest[0]:
-        case "scored_at":
-            return [row["transaction_id"], "derived" if row["event_time_derived"] else row["event_time"]]
-        case "timestamp":
-            pairs = sorted((repr(pair["key"]), repr(pair["value"])) for pair in row["attributes"])
-            return [*(row[name] for name in ("stage", "errorMessage", "attempt", "payloadBytes")), pairs]
-        case "replayed_at":
-            return [row["letter"]]
-    raise LookupError(f"{spec.name}: what tells its rows apart?")
 
 
 def _same_where_equal(rows: list[dict[str, Any]], spec: tables.TableSpec) -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 
 import pyarrow as pa
 import pytest
 from google.cloud import bigquery
+from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
 
 from transforms.bigquery.append import Appender
 from transforms.bigquery.streams import default_stream
@@ -21,6 +23,7 @@ from transforms.tables import (
 )
 
 T0 = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+DAY = dt.timedelta(days=1)
 
 
 def score(transaction_id: str, value: float, minutes: int) -> dict:
@@ -36,6 +39,12 @@ def score(transaction_id: str, value: float, minutes: int) -> dict:
         "model_version": "1",
         "scored_at": T0 + dt.timedelta(minutes=minutes),
     }
+
+
+def append(client: BigQueryWriteClient, table: str, rows: list[dict], schema: pa.Schema) -> None:
+    appender = Appender(client, default_stream(table), schema)
+    assert appender.append([pa.RecordBatch.from_pylist(rows, schema)]).rows == len(rows)
+    appender.close()
 
 
 def test_scores_are_partitioned_by_event_day_and_clustered():
@@ -125,6 +134,32 @@ class TestOnTheEmulator:
         table = bigquery_client.get_table(f"{dataset}.scores")
         assert [field.name for field in table.schema] == SCORES_FULL.names
 
+    def test_a_table_of_an_earlier_version_gets_the_column_and_keeps_its_rows(
+        self, bigquery_client, write_client, dataset
+    ):
+        earlier = pa.schema([field for field in SCORES if field.name != "event_time_derived"])
+        spec = dataclasses.replace(scores_table(), schema=earlier, clustering=("severity",), parts=())
+        create_tables(
+            bigquery_client, dataset, [dataclasses.replace(spec, key=("transaction_id", "event_time"))]
+        )
+        name = f"{bigquery_client.project}.{dataset}.scores"
+        old = [score("a", 1.0, 0), score("a", 2.0, 5), score("a", 3.0, 0) | {"event_time": T0 - DAY}]
+        append(write_client, name, old, earlier)
+        create_tables(bigquery_client, dataset, [scores_table()])
+        new = [
+            score("b", float(i), i) | {"event_time": T0 + i * DAY, "event_time_derived": True} for i in (4, 5)
+        ]
+        append(write_client, name, [*new, score("a", 6.0, 6)], SCORES)
+        result = bigquery_client.query(
+            "SELECT transaction_id, event_time, event_time_derived, anomaly_score "
+            f"FROM {dataset}.scores_latest ORDER BY transaction_id, event_time"
+        ).result()
+        assert [tuple(row) for row in result] == [
+            ("a", T0 - DAY, None, 3.0),
+            ("a", T0, False, 6.0),
+            ("b", T0 + 5 * DAY, True, 5.0),
+        ]
+
     def test_a_table_that_cannot_take_the_rows_is_an_error_that_names_it(self, bigquery_client, dataset):
         full_name = f"{bigquery_client.project}.{dataset}"
         bigquery_client.create_table(
@@ -143,12 +178,7 @@ class TestOnTheEmulator:
     def test_the_view_of_scores_keeps_one_row_per_transaction(self, bigquery_client, write_client, dataset):
         create_tables(bigquery_client, dataset, [scores_table()])
         rows = [score("a", 1.0, 0), score("a", 2.0, 5), score("b", 3.0, 0), score("b", 3.0, 0)]
-        batch = pa.RecordBatch.from_pylist(rows, SCORES)
-        appender = Appender(
-            write_client, default_stream(f"{bigquery_client.project}.{dataset}.scores"), SCORES
-        )
-        assert appender.append([batch]).rows == 4
-        appender.close()
+        append(write_client, f"{bigquery_client.project}.{dataset}.scores", rows, SCORES)
         result = bigquery_client.query(
             f"SELECT transaction_id, anomaly_score FROM {dataset}.scores_latest ORDER BY transaction_id"
         ).result()
