@@ -21,9 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from model.features import N_FEATURES
+from model.features import ENCODED_SIZE, N_FEATURES
 from model.outputs import ANSWER_FIELDS, CONTRIBUTIONS, ENCODED, SCORE_FIELDS, VECTOR_OUTPUTS
-from transforms.schema import ENCODED_SIZE
 from transforms.scores import OutputDetail
 
 MIN_REQUEST_BYTES: Final = 4096
