@@ -1,5 +1,6 @@
 """The named queries over rows that come twice: scored again, delivered again, without a time of their own."""
 
+import dataclasses
 import datetime as dt
 
 import pyarrow as pa
@@ -32,6 +33,20 @@ def score(name, value, scored_at, event_time=NOON, **changes):
         "model_version": "v1",
         "scored_at": scored_at,
     } | changes
+
+
+def test_a_table_of_an_earlier_version_is_named_with_the_command_that_brings_it_up_to_date(
+    bigquery_emulator, bigquery_client, dataset, capsys
+):
+    spec = tables.scores_table()
+    earlier = pa.schema([field for field in SCORES if field.name != "event_time_derived"])
+    old = dataclasses.replace(spec, schema=earlier, clustering=("severity",))
+    bigquery_client.create_table(old.table(f"{bigquery_emulator.project}.{dataset}"))
+    argv = ["latency", f"--dataset={bigquery_emulator.project}.{dataset}", "--limit=1"]
+    assert query.main([*argv, f"--bigquery_endpoint={bigquery_emulator.bigquery}"]) == 1
+    said = capsys.readouterr().err
+    assert "scores is of an earlier version and lacks event_time_derived." in said
+    assert f"anomaly resources create --project {bigquery_emulator.project} --dataset {dataset}" in said
 
 
 @pytest.fixture
