@@ -32,10 +32,10 @@ from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from google.cloud.pubsub_v1.subscriber.message import Message
 from google.pubsub_v1 import PublisherClient as PlainPublisherClient
 from google.pubsub_v1.types import AcknowledgeRequest, PullRequest, PullResponse
-from tqdm import tqdm
 
 from benchmarks import local_runner_count as counting
 from common.command import command
+from common.output import track
 from common.pubsub import subscriber_client
 from local import pubsub, topics
 from local.pubsub import EmbeddedPubSub, GcloudPubSub, PubSubKind
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     servers = _servers(options.runs, options.messages)
     with LocalStack(pubsub="embedded", bigquery=False) as stack, stack.endpoints.activate() as endpoints:
         cases = [(step, runner) for step in STEPS for runner in RUNNERS]
-        for step, runner in tqdm(cases, unit="case", disable=not sys.stderr.isatty()):
+        for step, runner in track(cases, "cases"):
             own = runner == "LocalStreamingRunner"
             count = options.messages if own else max(500, options.messages // 10)
             seconds = [

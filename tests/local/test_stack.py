@@ -383,7 +383,7 @@ def test_up_reports_why_it_failed(tmp_path, bigquery_emulator):
 
 def test_up_says_what_is_missing(tmp_path):
     failed = local(
-        "up", "--no-bigquery", "--pubsub=gcloud", state_dir=tmp_path, environment={"PATH": str(tmp_path)}
+        "up", "--no_bigquery", "--pubsub=gcloud", state_dir=tmp_path, environment={"PATH": str(tmp_path)}
     )
     assert failed.returncode == 1
     assert "Google Cloud CLI" in failed.stderr
