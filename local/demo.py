@@ -38,6 +38,7 @@ from model import artifact
 from operations import query
 from pipelines import batch, streaming
 from transforms import metrics, tables
+from transforms.bigquery.sink import ROWS_WRITTEN
 from transforms.clients import BigQueryEndpoints
 
 EXAMPLES: Final = """\
@@ -294,24 +295,26 @@ def stream(
         progress(demo.options.count, "messages through the stream") as advance,
     ):
         shown = 0
+        seconds = 0.0
 
         def is_done() -> bool:
-            nonlocal shown
+            nonlocal shown, seconds
             totals = metrics.totals(result)
-            through = totals.get(metrics.ROWS_SCORED, 0) + totals.get(metrics.DEAD_LETTERS, 0)
-            advance(through - shown)
-            shown = through
+            written = sum(
+                totals.get(f"{name}.{ROWS_WRITTEN}", 0) for name in (tables.SCORES_TABLE, tables.ERRORS_TABLE)
+            )
+            if written > shown:
+                advance(written - shown)
+                shown, seconds = written, result.busy_seconds
             if publisher.poll() is None:
                 return False
             summary.published = summary.published or confirmed(publisher)
             # The counters count a message twice that was delivered twice; the views do not.
-            if through < summary.published or kept(client, dataset) < summary.published:
-                return False
-            summary.stream = Pace(summary.published, result.busy_seconds)
-            return True
+            return written >= summary.published and kept(client, dataset) >= summary.published
 
         run_until_drained(result, is_done, timeout=240)
     summary.counters = metrics.totals(result)
+    summary.stream = Pace(summary.published, seconds)
 
 
 def confirmed(publisher: subprocess.Popen[str]) -> int:
