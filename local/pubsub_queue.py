@@ -26,7 +26,7 @@ ANSWER_BYTES: Final = 3_500_000
 """Most bytes of messages in one answer, unless one alone is larger. Clients of an emulator refuse 4 MiB."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, eq=False)
 class Message:
     """A published message: its number, serialised form, ordering key, and time in seconds since 1970."""
 

@@ -136,10 +136,11 @@ def _check_message(message: Any) -> None:
         return
     if len(attributes) > 100:
         raise refuse("attributes", f"expected at most 100, got {len(attributes)}")
-    if any(not 0 < len(key.encode()) <= 256 or key.startswith("goog") for key in attributes):
-        raise refuse("attributes", "expected keys of 1 to 256 bytes that do not begin with goog")
-    if any(len(value.encode()) > 1024 for value in attributes.values()):
-        raise refuse("attributes", "expected values of at most 1024 bytes")
+    for key, value in attributes.items():
+        if not 0 < len(key.encode()) <= 256 or key.startswith("goog"):
+            raise refuse("attributes", "expected keys of 1 to 256 bytes that do not begin with goog")
+        if len(value.encode()) > 1024:
+            raise refuse("attributes", "expected values of at most 1024 bytes")
     if len(message.ordering_key.encode()) > 1024:
         raise refuse("ordering_key", "expected at most 1024 bytes")
 
