@@ -199,14 +199,13 @@ def test_predict_command_over_rest_and_grpc(torchserve, tmp_path, capsys):
         answers.append(json.loads(capsys.readouterr().out)["predictions"])
     assert answers[0] == answers[1] == answers[2]
     assert cli(torchserve, "predict", "--input", str(request), "--name", "nobody") == 1
-    capsys.readouterr()
+    assert "Model not found: nobody" in capsys.readouterr().err
     request.write_text('{"instances": [[1, 2]]}')
     for flags in ([], ["--grpc"]):
         assert cli(torchserve, "predict", "--input", str(request), *flags) == 1
         refusal = capsys.readouterr()
         assert refusal.out == ""
         assert "400 instances[0]: expected 30 numbers, got 2" in refusal.err
-    assert "Model not found: nobody" in capsys.readouterr().err
 
 
 def test_a_server_can_be_reached_by_its_addresses_and_key_file(torchserve, capsys):
