@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from google.cloud import dataflow_v1beta3 as dataflow
 
@@ -13,6 +14,7 @@ from cloud.request import JobRequest
 
 # Google's enums are typed as plain numbers where they are members, and the other way round where not.
 _PRIVATE: Any = dataflow.WorkerIPAddressConfiguration.WORKER_IP_PRIVATE
+_LABEL: Final = re.compile("labels?=([^={]+)=([^=]*)")
 _MODES: Any = {
     "at_least_once": dataflow.StreamingMode.STREAMING_MODE_AT_LEAST_ONCE,
     "exactly_once": dataflow.StreamingMode.STREAMING_MODE_EXACTLY_ONCE,
@@ -53,6 +55,7 @@ def launch_parameter(request: JobRequest) -> dataflow.LaunchFlexTemplateParamete
     job, workers, command = request.job, request.workers, request.pipeline
     values, rest = parameters(module(command.name).parser(), command.argv)
     experiments = [flag.partition("=")[2] for flag in rest if flag.startswith("experiments=")]
+    labels = {match[1]: match[2] for match in map(_LABEL.fullmatch, rest) if match}
     environment = dataflow.FlexTemplateRuntimeEnvironment(
         num_workers=workers.num_workers or 0,
         max_workers=workers.max_num_workers,
@@ -64,8 +67,10 @@ def launch_parameter(request: JobRequest) -> dataflow.LaunchFlexTemplateParamete
         subnetwork=workers.subnetwork or "",
         sdk_container_image=job.image or "",
         additional_experiments=[*workers.service_options, *experiments],
-        additional_pipeline_options=[flag for flag in rest if not flag.startswith("experiments=")],
-        additional_user_labels=request.labels,
+        additional_pipeline_options=[
+            flag for flag in rest if not (flag.startswith("experiments=") or _LABEL.fullmatch(flag))
+        ],
+        additional_user_labels={**labels, **request.labels},
     )
     if workers.no_use_public_ips:
         environment.ip_configuration = _PRIVATE

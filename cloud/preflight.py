@@ -14,7 +14,7 @@ from cloud import flex
 from cloud.checks import permissions, services, storage
 from cloud.checks.finding import Finding
 from cloud.pipeline import PIPELINES
-from cloud.request import JobRequest, add_launch_options, read_request
+from cloud.request import JobRequest, add_launch_options, read_update
 from cloud.resources.base import Clients
 from common.command import Parser, command
 from common.output import add_format, print_rows
@@ -114,8 +114,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("pipeline", choices=PIPELINES)
     add_launch_options(parser)
     add_format(parser)
-    args, rest = parser.parse_known_args(argv)
-    findings = run_checks(read_request(args.pipeline, args, rest), progress=sys.stderr.isatty())
+    words = sys.argv[1:] if argv is None else argv
+    args, rest = parser.parse_known_args(words)
+    request = read_update(args.pipeline, args, rest, words)
+    findings = run_checks(request, progress=sys.stderr.isatty())
     if args.format == "table":
         print(text(findings))  # commands to copy do not fit into a column
     else:

@@ -78,29 +78,29 @@ def build_image(gcloud: Gcloud, names: Names, image: str) -> None:
     )
 
 
-def write(directory: Path, image: str) -> list[Path]:
+def write(directory: Path, names: Names, image: str) -> list[Path]:
     """Writes PIPELINE.json for each pipeline into a directory, and makes the directory if it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
     files = []
     for pipeline in metadata.PARSERS:
         file = directory / f"{pipeline}.json"
-        file.write_text(spec.text(pipeline, image), encoding="utf-8")
+        file.write_text(spec.text(pipeline, image, names), encoding="utf-8")
         files.append(file)
     return files
 
 
-def upload(clients: Clients, bucket_url: str, image: str) -> list[str]:
-    """Uploads the specs to gs://BUCKET/templates and returns their names.
+def upload(clients: Clients, names: Names, image: str) -> list[str]:
+    """Uploads the specs to templates/ of the bucket and returns their names.
 
     Raises:
       CommandError: Cloud Storage refused.
     """
-    uploaded = []
+    uploaded, bucket_url = [], names.bucket_url
     try:
         bucket = clients.storage.bucket(bucket_url.removeprefix("gs://"))
         for pipeline in metadata.PARSERS:
             blob = bucket.blob(f"templates/{pipeline}.json")
-            blob.upload_from_string(spec.text(pipeline, image), content_type="application/json")
+            blob.upload_from_string(spec.text(pipeline, image, names), content_type="application/json")
             uploaded.append(f"{bucket_url}/{blob.name}")
     except google.ERRORS as error:
         raise _failure(error, clients.project, bucket_url) from error
@@ -131,16 +131,16 @@ def run(options: BuildOptions) -> None:
     )
     image = options.image or f"{names.image}:{options.tag or default_tag()}"
     try:
-        spec.container_spec("streaming", image)
+        spec.container_spec("streaming", image, names)
     except ValueError as error:
         raise OptionError(str(error)) from error
     if options.offline:
-        for file in write(options.offline, image):
+        for file in write(options.offline, names, image):
             print(f"Wrote {file}")
         return
     if not options.no_image:
         build_image(Gcloud(), names, image)
-    for uri in upload(Clients(options.project), names.bucket_url, image):
+    for uri in upload(Clients(options.project), names, image):
         print(f"Uploaded {uri}")
     print(f"Launch with: anomaly launch streaming --project {options.project} --region {options.region}")
 

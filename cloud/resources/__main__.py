@@ -16,7 +16,7 @@ from cloud.resources.changes import Change, create, delete, inspect_all
 from cloud.resources.declared import Names, declare
 from cloud.resources.gcloud import Gcloud
 from cloud.resources.storage import Bucket
-from common.command import Parser, command
+from common.command import Parser, command, confirm
 from common.options import OptionError, add_options, group, option, read_options
 from common.output import Format, add_format, print_rows
 from transforms.clients import BigQueryEndpoints, EndpointOptions
@@ -98,14 +98,6 @@ def report(changes: Sequence[Change], form: Format) -> None:
             }
         )
     print_rows(rows, form)
-
-
-def confirm(question: str) -> bool:
-    """Asks on the terminal; without a terminal the answer is no."""
-    if not sys.stdin.isatty():
-        _print_progress(f"{question} Nobody is there to answer: pass --yes.")
-        return False
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _print_progress(text: str) -> None:

@@ -17,6 +17,7 @@ from cloud.checks.finding import Finding
 from cloud.pipeline import PipelineName
 from cloud.request import JobRequest, add_launch_options, read_request
 from cloud.resources.base import Clients
+from cloud.resources.declared import Names
 from common.command import Parser
 from local import topics
 from local.endpoints import Endpoints
@@ -282,7 +283,7 @@ def test_templates(clients: Clients, google: Google):
         "does not exist",
         f"anomaly templates --project local-project --bucket {BUCKET}",
     )
-    build.upload(clients, f"gs://{BUCKET}", "h/p/r/i:1")
+    build.upload(clients, Names("local-project"), "h/p/r/i:1")
     assert only(storage.check_template(clients, uri, ["input"])).subject.endswith("image h/p/r/i:1")
     finding = only(storage.check_template(clients, uri, ["input", "new_option"]))
     assert finding.problem == "does not know new_option: it was built from another version"
@@ -343,7 +344,7 @@ def test_launch_goes_on_when_everything_is_there(
     google.storage.buckets[BUCKET] = {"name": BUCKET}
     for file in model_dir.iterdir():
         google.storage.put(BUCKET, f"model/{file.name}", file.read_bytes())
-    build.upload(Clients("local-project"), f"gs://{BUCKET}", "h/p/r/i:1")
+    build.upload(Clients("local-project"), Names("local-project"), "h/p/r/i:1")
     flags = ["--project=local-project", f"--dataset={dataset}", f"--subscription={channel.subscription}"]
     flags += [f"--alert_topic={channel.topic}", f"--dataflow_endpoint={google.url}"]
     flags += [f"--bigquery_endpoint={local_stack.bigquery}"]

@@ -7,6 +7,7 @@ from google.cloud import bigquery
 
 from cloud.checks import permissions
 from cloud.resources.base import Clients
+from cloud.resources.declared import Names
 from templates import build
 from tests.cloud.google_server import Google
 from tests.cloud.test_preflight import BUCKET, job, only
@@ -47,7 +48,7 @@ def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud,
     google.accounts.add(stream.account)
     google.storage.buckets[BUCKET] = {"name": BUCKET}
     image = "us-central1-docker.pkg.dev/local-project/anomaly/pipelines:v1"
-    build.upload(Clients("local-project"), f"gs://{BUCKET}", image)
+    build.upload(Clients("local-project"), Names("local-project"), image)
     google.policies["projects/local-project"] = {
         "bindings": [{"role": "roles/dataflow.worker", "members": [member]}]
     }
