@@ -40,6 +40,7 @@ class Google:
       storage: Cloud Storage.
       denied: "launch" refuses Flex launches.
       failures: answers to the next questions for a job, in place of the job.
+      built: of a build, once it is asked for the second time.
       course: states that a job goes through, one step each time it is asked for; the last one stays.
     """
 
@@ -57,6 +58,7 @@ class Google:
     course: tuple[str, ...] = ("JOB_STATE_RUNNING",)
     endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
     builds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    built: dict[str, Any] = field(default_factory=lambda: {"status": "SUCCESS"})
     denied: set[str] = field(default_factory=set)
     failures: list[Refusal] = field(default_factory=list)
     storage: Storage = field(default_factory=Storage)
@@ -140,7 +142,7 @@ class Google:
 
     def create_build(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         build_id = f"build-{len(self.builds) + 1}"
-        given = {"id": build_id, "status": "SUCCESS", "projectId": match["project"], "images": []}
+        given = {"id": build_id, "status": "WORKING", "projectId": match["project"], "images": []}
         times = {"createTime": "2026-01-01T00:00:00Z", "logUrl": "https://localhost/log"}
         self.builds[build_id] = {
             **body,
@@ -153,7 +155,9 @@ class Google:
         return {"name": f"operations/build/{match['project']}/1", "metadata": metadata}
 
     def get_build(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
-        return self.builds[match["id"]]
+        build = self.builds[match["id"]]
+        self.builds[match["id"]] = build | self.built
+        return build
 
     def get_endpoint(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         if match["name"] not in self.endpoints:
