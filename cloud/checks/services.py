@@ -9,7 +9,7 @@ from google.cloud import bigquery
 
 from cloud.checks.finding import BIGQUERY_PATIENCE, Finding, Lookup, project_of
 from cloud.endpoints import client_arguments
-from cloud.jobs import JobError
+from cloud.jobs import ENDING, JobError
 from cloud.request import JobRequest
 from cloud.resources.base import Clients
 from cloud.resources.tables import column_differences, table_differences
@@ -39,6 +39,9 @@ def check_job_name(request: JobRequest) -> list[Finding]:
             return [Finding(subject, "failed", f"not looked up: {error.problem}", fix, "disabled")]
         return [Finding(subject, "note", f"not looked up: {error}", f"anomaly launch list {place}")]
     running = next((job for job in active if job.name == name), None)
+    if running and running.state in ENDING:
+        problem = f"is {running.state} ({running.id}): wait for its end, or pass another --job_name"
+        return [Finding(subject, "failed", problem, f"anomaly launch status {name} {place} --wait")]
     if running and not request.job.update:
         end = "drain" if running.kind == "streaming" else "cancel"  # a batch job cannot be drained
         problem = f"runs already ({running.id}): pass --update, another --job_name, or {end} it"

@@ -160,7 +160,7 @@ class Table(Resource):
         self.create(clients)
         table = clients.bigquery.get_table(self.name)
         described = {field.name: field for field in to_bigquery(self.spec.schema)}
-        table.schema = [_described(field, described.get(field.name)) for field in table.schema]
+        table.schema = [with_description(field, described.get(field.name)) for field in table.schema]
         table.description = self.spec.description
         table.clustering_fields = list(self.spec.clustering)
         fields = ["schema", "description", "clustering_fields"]
@@ -259,9 +259,10 @@ def _labels(labels: Any) -> dict[str, Any]:
     return {f"label {key}": dict(labels).get(key) for key in LABEL}
 
 
-def _described(field: bigquery.SchemaField, declared: bigquery.SchemaField | None) -> bigquery.SchemaField:
+def with_description(
+    field: bigquery.SchemaField, declared: bigquery.SchemaField | None
+) -> bigquery.SchemaField:
+    """Returns the column with the declared description; policy tags, default, collation and rounding stay."""
     if declared is None:
         return field
-    return bigquery.SchemaField(
-        field.name, field.field_type, mode=field.mode, description=declared.description, fields=field.fields
-    )
+    return bigquery.SchemaField.from_api_repr({**field.to_api_repr(), "description": declared.description})

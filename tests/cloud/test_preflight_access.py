@@ -95,6 +95,12 @@ def test_a_name_that_a_running_job_has_is_for_update_alone(google: Google):
         "anomaly launch drain transaction-anomaly-streaming --project local-project --region us-central1"
     )
     assert only(services.check_job_name(updated)).status == "ok"
+    google.jobs["2026-01-01_00_00_00-1"]["currentState"] = "JOB_STATE_DRAINING"
+    for request in (launched, updated):
+        finding = only(services.check_job_name(request))
+        assert finding.problem.startswith("is DRAINING (2026-01-01_00_00_00-1): wait for its end, or pass")
+        place = "--project local-project --region us-central1"
+        assert finding.remedy == f"anomaly launch status transaction-anomaly-streaming {place} --wait"
     load = job("batch", flag, "--input=gs://b-1/x.parquet", "--job_name=load")
     google.add_job({"name": "load", "currentState": "JOB_STATE_RUNNING", "type": "JOB_TYPE_BATCH"})
     assert "launch cancel load --project" in only(services.check_job_name(load)).remedy
