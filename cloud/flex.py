@@ -14,6 +14,7 @@ from cloud.request import JobRequest
 
 # Google's enums are typed as plain numbers where they are members, and the other way round where not.
 _PRIVATE: Any = dataflow.WorkerIPAddressConfiguration.WORKER_IP_PRIVATE
+_KEY: Final = "dataflow_kms_key="
 _LABEL: Final = re.compile("labels?=([^={]+)=([^=]*)")
 _MODES: Any = {
     "at_least_once": dataflow.StreamingMode.STREAMING_MODE_AT_LEAST_ONCE,
@@ -54,6 +55,7 @@ def launch_parameter(request: JobRequest) -> dataflow.LaunchFlexTemplateParamete
     """Makes the message for flexTemplates:launch."""
     job, workers, command = request.job, request.workers, request.pipeline
     values, rest = parameters(module(command.name).parser(), command.argv)
+    keys = [flag.removeprefix(_KEY) for flag in rest if flag.startswith(_KEY)]
     experiments = [flag.partition("=")[2] for flag in rest if flag.startswith("experiments=")]
     labels = {match[1]: match[2] for match in map(_LABEL.fullmatch, rest) if match}
     environment = dataflow.FlexTemplateRuntimeEnvironment(
@@ -66,9 +68,10 @@ def launch_parameter(request: JobRequest) -> dataflow.LaunchFlexTemplateParamete
         network=workers.network or "",
         subnetwork=workers.subnetwork or "",
         sdk_container_image=job.image or "",
+        kms_key_name=keys[-1] if keys else "",
         additional_experiments=[*workers.service_options, *experiments],
         additional_pipeline_options=[
-            flag for flag in rest if not (flag.startswith("experiments=") or _LABEL.fullmatch(flag))
+            flag for flag in rest if not (flag.startswith(("experiments=", _KEY)) or _LABEL.fullmatch(flag))
         ],
         additional_user_labels={**labels, **request.labels},
     )

@@ -17,6 +17,7 @@ from cloud.resources.declared import Names, declare
 from cloud.resources.gcloud import Gcloud
 from cloud.resources.storage import Bucket
 from common.command import Parser, command, confirm
+from common.names import KMS_KEY
 from common.options import OptionError, add_options, group, option, read_options
 from common.output import Format, add_format, print_rows
 from transforms.clients import BigQueryEndpoints, EndpointOptions
@@ -40,6 +41,13 @@ class ResourceOptions(InstallationOptions):
 
     dataset_location: str = option("", metavar="LOCATION", help="such as EU (default: the region)")
     vertex: bool = option(False, action="store_true", help="also allow calls of Vertex AI endpoints")
+    kms_key: str = option(
+        "",
+        type=KMS_KEY,
+        metavar="KEY",
+        help="Cloud KMS key that encrypts bucket, repository, topics and dataset, in their region. Example: "
+        "projects/my-keys/locations/us-central1/keyRings/data/cryptoKeys/anomaly",
+    )
     full: bool = option(
         False,
         action="store_true",
@@ -80,7 +88,13 @@ class ResourceOptions(InstallationOptions):
     def names(self) -> Names:
         """The names of the resources."""
         names = super().names
-        return replace(names, dataset_location=self.dataset_location, vertex=self.vertex, full=self.full)
+        return replace(
+            names,
+            dataset_location=self.dataset_location,
+            vertex=self.vertex,
+            full=self.full,
+            kms_key=self.kms_key,
+        )
 
 
 def report(changes: Sequence[Change], form: Format) -> None:

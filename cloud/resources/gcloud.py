@@ -24,7 +24,7 @@ _MISSING: Final = re.compile(
 _DENIED: Final = re.compile(r"PERMISSION_DENIED|HTTPError 403\b|SERVICE_DISABLED")
 _SETTLING: Final = re.compile(
     r"has not been used|SERVICE_DISABLED|concurrent policy changes|\bABORTED\b|\betag\b"
-    r"|[Ss]ervice ?[Aa]ccount \S+ does not exist"
+    r"|[Ss]ervice ?[Aa]ccount \S+ does not exist|\bKMS\b"
 )
 
 

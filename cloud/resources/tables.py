@@ -31,6 +31,7 @@ class Dataset(Resource):
     Attributes:
       location: region or multi-region. It cannot be changed later.
       writer: e-mail address of the service account that may write and read its tables.
+      kms_key: full name of the key that encrypts new tables; Google's own when empty.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -40,9 +41,10 @@ class Dataset(Resource):
 
     location: str = "US"
     writer: str = ""
+    kms_key: str = ""
 
     def inspect(self, clients: Clients) -> State:
-        """Compares location, label and writer."""
+        """Compares location, label, key and writer."""
         try:
             dataset = clients.bigquery.get_dataset(self.name)
         except NotFound:
@@ -54,6 +56,10 @@ class Dataset(Resource):
         if self.writer:
             actual["writer"] = self.writer if may_write(dataset, self.writer) else None
             declared["writer"] = self.writer
+        if self.kms_key:
+            encryption = dataset.default_encryption_configuration
+            actual["key"] = encryption.kms_key_name if encryption else None
+            declared["key"] = self.kms_key
         return State.of(differences(actual, declared, fixed=("location",)))
 
     def create(self, clients: Clients) -> None:
@@ -62,18 +68,21 @@ class Dataset(Resource):
         dataset.description = "Scores, alerts and rejected messages of the transaction anomaly detection"
         dataset.location = self.location
         dataset.labels = LABEL
+        self._encrypt(dataset)
         created = clients.bigquery.create_dataset(dataset, exists_ok=True)
         if self.writer and not clients.local_bigquery:
             self._admit(clients, created)
 
     def repair(self, clients: Clients, state: State) -> None:
-        """Sets label and writer; a dataset keeps its location."""
+        """Sets label, key and writer; a dataset keeps its location, and a table its key."""
         dataset = clients.bigquery.get_dataset(self.name)
         state.refuse_fixed(
             f"dataset {self.name}", f"Pass --dataset_location={dataset.location}, or another --dataset."
         )
         dataset.labels = {**dataset.labels, **LABEL}
-        clients.bigquery.update_dataset(dataset, ["labels"])
+        self._encrypt(dataset)
+        fields = ["labels", *(["default_encryption_configuration"] if self.kms_key else [])]
+        clients.bigquery.update_dataset(dataset, fields)
         if self.writer and not may_write(dataset, self.writer):
             self._admit(clients, dataset)
 
@@ -92,6 +101,10 @@ class Dataset(Resource):
         for name in (notes.view, notes.name):
             clients.bigquery.delete_table(f"{self.name}.{name}", not_found_ok=True)
         clients.bigquery.delete_dataset(self.name, not_found_ok=True)
+
+    def _encrypt(self, dataset: bigquery.Dataset) -> None:
+        if self.kms_key:
+            dataset.default_encryption_configuration = bigquery.EncryptionConfiguration(self.kms_key)
 
     def _admit(self, clients: Clients, dataset: bigquery.Dataset) -> None:
         entry = bigquery.AccessEntry("WRITER", "userByEmail", self.writer)

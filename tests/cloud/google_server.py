@@ -36,6 +36,7 @@ class Google:
       requests: method, path and JSON body of every request but those to Cloud Storage, in order.
       display_names: of the accounts that were created here.
       labels: of the repositories that were created here.
+      keys: the same with their kmsKeyName, if any.
       granted: the permissions that testIamPermissions of projects answers; None grants all.
       storage: Cloud Storage.
       denied: "launch" refuses Flex launches.
@@ -51,6 +52,7 @@ class Google:
     display_names: dict[str, str] = field(default_factory=dict)
     repositories: set[str] = field(default_factory=set)
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
+    keys: dict[str, dict[str, str]] = field(default_factory=dict)
     policies: dict[str, dict[str, Any]] = field(default_factory=dict)
     granted: set[str] | None = None
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -65,7 +67,8 @@ class Google:
 
     def environment(self) -> dict[str, str]:
         """The variables that send gcloud here, without an account."""
-        apis = "SERVICEUSAGE IAM CLOUDRESOURCEMANAGER ARTIFACTREGISTRY CLOUDBUILD PUBSUB DATAFLOW STORAGE"
+        apis = "SERVICEUSAGE IAM CLOUDRESOURCEMANAGER ARTIFACTREGISTRY CLOUDBUILD CLOUDKMS PUBSUB DATAFLOW"
+        apis += " STORAGE"
         return {f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": f"{self.url}/" for api in apis.split()}
 
     def bodies(self, method: str, path: str) -> list[Any]:
@@ -128,12 +131,13 @@ class Google:
             raise not_found("repository")
         name = match[0].removeprefix("/v1/")
         times = dict.fromkeys(("createTime", "updateTime"), "2026-01-01T00:00:00Z")
-        labels = {"labels": self.labels.get(match["name"], {})}
-        return {"name": name, "format": "DOCKER", "sizeBytes": "0", **times, **labels}
+        given = {"labels": self.labels.get(match["name"], {}), **self.keys.get(match["name"], {})}
+        return {"name": name, "format": "DOCKER", "sizeBytes": "0", **times, **given}
 
     def create_repository(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         self.repositories.add(query["repositoryId"])
         self.labels[query["repositoryId"]] = body.get("labels", {})
+        self.keys[query["repositoryId"]] = {k: v for k, v in body.items() if k == "kmsKeyName"}
         return {"name": "projects/p/locations/l/operations/1", "done": True, "response": {}}
 
     def delete_repository(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:

@@ -252,10 +252,12 @@ def test_prime_names_no_machine_and_update_names_its_steps(google: Google, capsy
     assert "https://console.cloud.google.com/dataflow/jobs/" in capsys.readouterr().out
 
 
-def test_labels_go_with_the_job_and_not_to_the_pipeline(google: Google):
-    flags = ["--labels=team=fraud", "--label=cost=7", "--profile_cpu"]
+def test_labels_and_key_go_with_the_job_and_not_to_the_pipeline(google: Google):
+    key = "projects/my-keys/locations/europe-west1/keyRings/data/cryptoKeys/anomaly"
+    flags = ["--labels=team=fraud", "--label=cost=7", "--profile_cpu", f"--dataflow_kms_key={key}"]
     assert run(google, "batch", "--skip_preflight", "--input=gs://b/x.parquet", *flags) == 0
     environment = sent(google)["environment"]
+    assert environment["kmsKeyName"] == key
     assert environment["additionalPipelineOptions"] == ["profile_cpu"]
     assert environment["additionalUserLabels"] == {
         "team": "fraud",

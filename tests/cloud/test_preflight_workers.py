@@ -32,6 +32,11 @@ def test_the_workers_need_roles_for_what_the_job_touches_and_no_more():
         ("roles/bigquery.jobUser", "local-project", "local-project"),
         ("roles/artifactregistry.reader", "images", "other-project"),
     }
+    image = "--image=europe-west1-docker.pkg.dev/example.com/other-project/images/pipelines:1"
+    found = permissions.needed_roles(job("batch", "--input=gs://b-1/x.parquet", image))
+    assert [(r.target_name, r.project) for r in found if r.target == "repository"] == [
+        ("images", "example.com:other-project")
+    ]
 
 
 @pytest.mark.integration
