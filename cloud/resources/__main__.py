@@ -41,8 +41,8 @@ class ResourceOptions(InstallationOptions):
 
     dataset_location: str = option("", metavar="LOCATION", help="such as EU (default: the region)")
     vertex: bool = option(False, action="store_true", help="also allow calls of Vertex AI endpoints")
-    kms_key: str = option(
-        "",
+    kms_key: str | None = option(
+        None,
         type=KMS_KEY,
         metavar="KEY",
         help="Cloud KMS key that encrypts bucket, repository, topics and dataset, in their region. Example: "
@@ -93,7 +93,7 @@ class ResourceOptions(InstallationOptions):
             dataset_location=self.dataset_location,
             vertex=self.vertex,
             full=self.full,
-            kms_key=self.kms_key,
+            kms_key=self.kms_key or "",
         )
 
 

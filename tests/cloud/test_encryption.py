@@ -134,13 +134,3 @@ def test_gcloud_makes_the_repository_under_the_key_and_lets_the_agents_in(google
     assert state.differences == (Difference("kmsKeyName", KEY, OTHER, fixable=False),)
     with pytest.raises((ResourceError, GcloudError), match=r"kmsKeyName is .* it cannot be changed"):
         other.repair(clients, state)
-
-
-def test_a_project_of_a_domain_has_names_that_google_takes():
-    names = Names("example.com:my-project", "europe-west1", prefix="test-")
-    assert names.account == "test-anomaly-worker@my-project.example.com.iam.gserviceaccount.com"
-    assert names.bucket_url == "gs://test-example-com-my-project-anomaly"
-    assert names.image == "europe-west1-docker.pkg.dev/example.com/my-project/test-anomaly/pipelines"
-    assert names.dataset_name == "example.com:my-project.anomaly"
-    accounts = [r for r in declare(names) if r.kind == "service account"]
-    assert {account.project for account in accounts} == {"example.com:my-project"}  # type: ignore[attr-defined]

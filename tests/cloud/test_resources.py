@@ -75,10 +75,14 @@ def test_a_name_that_breaks_a_rule_is_refused_by_its_flag(flag, value, reason, c
     assert error.endswith(f"got {value!r}: {reason}\n")
 
 
-def test_the_bucket_of_a_project_of_a_domain_must_be_named():
-    with pytest.raises(OptionError, match=r"--bucket: .*'example.com:my-project-anomaly': it has ':'"):
-        Names("example.com:my-project")
-    assert Names("example.com:my-project", bucket="my-bucket").bucket_url == "gs://my-bucket"
+def test_a_project_of_a_domain_has_names_that_google_takes():
+    names = Names("example.com:my-project", "europe-west1", prefix="test-")
+    assert names.account == "test-anomaly-worker@my-project.example.com.iam.gserviceaccount.com"
+    assert names.bucket_url == "gs://test-example-com-my-project-anomaly"
+    assert names.image == "europe-west1-docker.pkg.dev/example.com/my-project/test-anomaly/pipelines"
+    assert names.dataset_name == "example.com:my-project.anomaly"
+    accounts = [r for r in declare(names) if r.kind == "service account"]
+    assert {account.project for account in accounts} == {"example.com:my-project"}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
