@@ -216,8 +216,8 @@ def start_from(
             f"--update: expected a job that names its options, got {running.name}, which an earlier version "
             f"launched: pass all options that it needs, and --reset={ALL}"
         )
-    given = {word.partition("=")[0].removeprefix("--").removeprefix("no-") for word in words}
-    given |= {*namespace.reset}
+    flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+    given = {flag.removeprefix("--").removeprefix("no-") for flag in flags} | {*namespace.reset}
     if given & _SOURCES:
         given |= _SOURCES
     launch = {name: value for name, value in running.launch.items() if name not in given}

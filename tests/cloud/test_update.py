@@ -67,9 +67,12 @@ def sent(google: Google) -> dict[str, Any]:
 def test_an_update_keeps_the_options_that_it_does_not_name(installation: Google, capsys):
     start(installation, *OPTIONS, *WORKERS, *BEAMS)
     capsys.readouterr()
-    assert run(installation, "--update", "--max_num_workers=9", "--yes") == 0
+    # A value that is the name of another option does not stand for it.
+    flags = ["--max_num_workers", "9", "--event_time_attribute", "topic"]
+    assert run(installation, "--update", "--yes", *flags) == 0
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if line.startswith("  --")] == [
+        "  --event_time_attribute: none -> topic",
         f"  --image: {IMAGE}:v1 -> that of gs://{BUCKET}/templates/streaming.json",
         "  --max_num_workers: 8 -> 9",
     ]
@@ -84,6 +87,7 @@ def test_an_update_keeps_the_options_that_it_does_not_name(installation: Google,
         "high_threshold": "40.5",
         "batch_millis": "50",
         "create_tables": "false",
+        "event_time_attribute": "topic",
     }
     environment = body["environment"]
     assert environment["maxWorkers"] == 9
