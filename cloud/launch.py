@@ -122,21 +122,31 @@ def show(request: JobRequest) -> str:
 
 def _show_update(request: JobRequest, running: RunningJob) -> str:
     """Formats what an update changes: the options, and the graph as this version builds it."""
-    image = request.job.image or ""
-    if not image and request.job.via == "flex":
-        image = storage.template_image(Clients(request.installation.project), request.template)
-    changes = update.changes(running, request, image)
+    changes = update.changes(running, request, _image(request))
     lines = [f"Update of {running.name} ({running.id}). Options that change:"]
     lines += [f"  --{change.option}: {change.now} -> {change.after}" for change in changes] or ["  none"]
     if not running.steps:
         return "\n".join([*lines, "The job does not name its steps: the graphs cannot be compared."])
-    steps = pipeline.steps(request.pipeline, request.temp_location)
+    try:
+        steps = pipeline.steps(request.pipeline, request.temp_location)
+    except OptionError as error:
+        return "\n".join([*lines, f"The graphs cannot be compared: {error}"])
     gone, added = update.step_changes(running, steps, request.job.renamed_steps)
     if not (gone or added):
         return "\n".join([*lines, "The graph has the same steps."])
     lines.append("The graph differs. Dataflow refuses an update that loses a step with state, unless")
     lines.append("--transform_name_mapping=OLD=NEW names the step that takes its place:")
     return "\n".join([*lines, *(f"  - {step}" for step in gone), *(f"  + {step}" for step in added)])
+
+
+def _image(request: JobRequest) -> str:
+    """The image that the workers of a request get, or words for it."""
+    if request.job.image:
+        return request.job.image
+    if request.job.via == "direct":
+        return "Beam's, and this checkout as a package"
+    clients = Clients(request.installation.project)
+    return storage.template_image(clients, request.template) or f"that of {request.template}"
 
 
 def launch(request: JobRequest, options: LaunchOptions, form: Format) -> int:

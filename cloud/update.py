@@ -41,21 +41,13 @@ _OWN_EXPERIMENTS: Final = {
     "use_unified_worker",
 }
 LAUNCHED: Final = {
-    *(
-        "project",
-        "region",
-        "runner",
-        "streaming",
-        "job_name",
-        "job_record",
-        "update",
-        "enable_streaming_engine",
-    ),
-    *("temp_location", "staging_location", "template_location", "dataflow_endpoint", "save_main_session"),
-    *("setup_file", "requirements_file", "sdk_location", "sdk_container_image"),
-    *("worker_harness_container_image", "transform_name_mapping", "service_account_email"),
-    *("num_workers", "max_num_workers", "machine_type", "network", "subnetwork", "use_public_ips"),
-    *("experiments", "dataflow_service_options", "labels", "beam_plugins", "pickle_library"),
+    *("project", "region", "runner", "streaming", "job_name", "job_record", "update"),
+    *("transform_name_mapping", "enable_streaming_engine"),
+    *("temp_location", "staging_location", "template_location"),
+    *("dataflow_endpoint", "save_main_session", "setup_file", "requirements_file", "sdk_location"),
+    *("sdk_container_image", "worker_harness_container_image", "service_account_email", "num_workers"),
+    *("max_num_workers", "machine_type", "network", "subnetwork", "use_public_ips", "experiments"),
+    *("dataflow_service_options", "labels", "beam_plugins", "pickle_library"),
 }
 """Options of Beam that a launch, the launcher of a template, or Beam's runner sets."""
 
@@ -158,7 +150,7 @@ def _launch(job: dataflow.Job, beam: Mapping[str, Any], settings: Collection[str
         "streaming_mode": "at_least_once" if at_least_once else "exactly_once",
         "prime": "enable_prime" in settings,
         "gpu": f"{gpu[1]}:{gpu[2]}" if gpu else None,
-        "image": beam.get("sdk_container_image") or pool.worker_harness_container_image,
+        "image": beam.get("sdk_container_image"),  # Beam's own, which a job without one gets, is no choice
         "temp_location": _given_location(beam, "temp_location"),
         "staging_location": _given_location(beam, "staging_location"),
     }
@@ -262,7 +254,7 @@ def changes(running: RunningJob, request: JobRequest, image: str) -> list[Change
     Args:
       running: the job.
       request: for the job that replaces it.
-      image: of the new workers; "" where it is not known.
+      image: of the new workers, or words for it.
     """
     command, workers = request.pipeline, request.workers
     options = {} if running.options is None else running.options
@@ -274,7 +266,7 @@ def changes(running: RunningJob, request: JobRequest, image: str) -> list[Change
         "streaming_mode": request.streaming_mode,
         "temp_location": request.temp_location,
         "staging_location": request.staging_location,
-        "image": image or f"that of {request.template}",
+        "image": image,
     }
     beams = pipeline.parsers(command.name)[1]
     parsed = vars(beams.parse_known_args(command.argv)[0])

@@ -11,6 +11,7 @@ from cloud import launch, update, versions
 from cloud.resources.base import Clients
 from cloud.resources.declared import Names
 from cloud.update import RunningJob
+from pipelines.record import JobRecord
 from templates import build, spec
 from templates import main as template
 from tests.cloud.google_server import Google
@@ -200,6 +201,30 @@ def test_a_gpu_keeps_its_image_and_another_gpu_gets_another_machine(installation
     environment = sent(installation)["environment"]
     assert environment["sdkContainerImage"] == "docker.io/us/cuda:1"
     assert environment["machineType"] == "g2-standard-24"
+
+
+def test_an_image_of_beams_is_no_choice(google: Google):
+    """A job that was submitted from a checkout without an image has Beam's, without the package."""
+    options = {"job_record": JobRecord({"model": f"gs://{BUCKET}/model"}, ("A",)).text()}
+    pool = {"workerHarnessContainerImage": "gcr.io/cloud-dataflow/v1beta3/beam_python3.11_sdk:2.77.0"}
+    google.add_job(
+        {
+            "name": NAME,
+            "currentState": "JOB_STATE_RUNNING",
+            "environment": {"sdkPipelineOptions": {"options": options}, "workerPools": [pool]},
+        }
+    )
+    flags = [f"--output_dataset={PROJECT}.anomaly", "--topic=projects/my-project/topics/cards"]
+    assert run(google, "--update", "--yes", *flags) == 0
+    assert "sdkContainerImage" not in sent(google)["environment"]
+
+
+def test_a_model_that_cannot_be_read_leaves_the_graphs_alone(installation: Google, capsys):
+    start(installation)
+    for name in installation.storage.names(BUCKET, "model/"):
+        del installation.storage.objects[BUCKET, name]
+    assert run(installation, "--update", "--yes") == 0
+    assert "The graphs cannot be compared: --model: " in capsys.readouterr().err
 
 
 def test_of_steps_that_go_together_the_outermost_is_named():
