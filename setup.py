@@ -57,7 +57,6 @@ setup(
         "rich>=14,<16",
         "tenacity>=9,<10",
         "torch>=2.4,<3",
-        "tqdm>=4.66,<5",
         "urllib3>=2,<3",
         "zstandard>=0.23,<1",
     ],

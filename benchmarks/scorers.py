@@ -21,10 +21,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 import requests
-from tqdm import tqdm
 
 from benchmarks.serving import CONTAINER, TORCHSERVE, Target, serve
 from common.command import command
+from common.output import track
 from model.artifact import Artifact
 from tests.model.serving.artifacts import build_artifact, transactions
 from transforms.remote import Limits, RemoteHandler
@@ -98,7 +98,7 @@ def run(runs: int, rows: int, repeats: int) -> list[Result]:
     results = []
     with TemporaryDirectory() as directory:
         found = build_artifact(Path(directory) / "model")
-        for name, detail in tqdm(cases, disable=None):
+        for name, detail in track(cases, "cases"):
             with _scorer(name, found, detail) as score:
                 for _ in range(3):
                     score(batch)

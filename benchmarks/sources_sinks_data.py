@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from transforms.schema import ENCODED_SIZE, SCORES, TOP_FEATURES
+from model.features import ENCODED_SIZE
+from transforms.schema import SCORES, TOP_FEATURES
 
 BATCH_ROWS = 4096
 _NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from cloud import pipeline
 from cloud.jobs import DATASET_LABEL, ENDING, PIPELINE_LABEL, JobError, Jobs
 from cloud.resources.base import LABEL
-from common.options import OptionError, flags_of, option_values
+from common.options import NO, OptionError, flags_of, option_values
 
 if TYPE_CHECKING:
     from cloud.request import JobRequest
@@ -209,7 +209,8 @@ def start_from(
             f"launched: pass all options that it needs, and --reset={ALL}"
         )
     flags = [word.partition("=")[0] for word in words if word.startswith("--")]
-    given = {flag.removeprefix("--").removeprefix("no-") for flag in flags} | {*namespace.reset}
+    given = {flag.removeprefix(NO).removeprefix("--") for flag in flags} | {*namespace.reset}
+    given |= {flag.removeprefix("--") for flag in flags}  # --no_use_public_ips is the name of an option
     if given & _SOURCES:
         given |= _SOURCES
     launch = {name: value for name, value in running.launch.items() if name not in given}

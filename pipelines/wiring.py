@@ -130,7 +130,7 @@ def with_environment(options: _Job, beam_options: PipelineOptions) -> _Job:
 
 
 def create_tables(options: JobOptions) -> None:
-    """Creates the missing tables and views of --output_dataset, unless --no-create_tables was given.
+    """Creates the missing tables and views of --output_dataset, unless --no_create_tables was given.
 
     Raises:
       OptionError: BigQuery does not answer, or refuses.

@@ -21,9 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from model.features import N_FEATURES
+from model.features import ENCODED_SIZE, N_FEATURES
 from model.outputs import ANSWER_FIELDS, CONTRIBUTIONS, ENCODED, SCORE_FIELDS, VECTOR_OUTPUTS
-from transforms.schema import ENCODED_SIZE
 from transforms.scores import OutputDetail
 
 MIN_REQUEST_BYTES: Final = 4096
@@ -61,6 +60,10 @@ class TransientError(Exception):
 
 class RejectedError(Exception):
     """The server refused these rows, or its answer is no score."""
+
+
+class MalformedError(RejectedError):
+    """The answer is no score, which need not be the fault of the rows."""
 
 
 class Response(NamedTuple):
@@ -153,22 +156,23 @@ class Contract:
 
         Raises:
           TransientError: the status says that the same request may work later.
-          RejectedError: the status is another one, or the body is no answer for `n` rows: not JSON, another
-            number of predictions, a field missing, of the wrong shape or not a finite number.
+          RejectedError: the status is another one.
+          MalformedError: the body is no answer for `n` rows: not JSON, another number of predictions, a field
+            missing, of the wrong shape or not a finite number.
         """
         check_status(response)
         try:
             body = _decoder(self.fields)(response.body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise RejectedError(f"malformed answer: {error}: {_excerpt(response.body)}") from None
+            raise MalformedError(f"malformed answer: {error}: {_excerpt(response.body)}") from None
         if len(body.predictions) != n:
-            raise RejectedError(f"malformed answer: {len(body.predictions)} predictions for {n} instances")
+            raise MalformedError(f"malformed answer: {len(body.predictions)} predictions for {n} instances")
         outputs = {}
         for name in self.fields:
             with np.errstate(over="ignore"):
                 values = np.array([getattr(row, name) for row in body.predictions], np.float32)
             if not np.isfinite(values).all():
-                raise RejectedError(f"malformed answer: {name} is not a finite float32")
+                raise MalformedError(f"malformed answer: {name} is not a finite float32")
             outputs[name] = values
         version = body.metadata and body.metadata.model_version
         deployed = response.headers.get("x-vertex-ai-deployed-model-id") or body.deployedModelId

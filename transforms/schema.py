@@ -16,7 +16,6 @@ from model.features import N_FEATURES
 from model.outputs import SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
 from model.thresholds import SEVERITIES
 
-ENCODED_SIZE: Final = 4
 TOP_FEATURES: Final = 3
 
 _TIMESTAMP = pa.timestamp("us", tz="UTC")

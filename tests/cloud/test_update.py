@@ -23,7 +23,7 @@ NAME = "transaction-anomaly-streaming"
 IMAGE = f"europe-west1-docker.pkg.dev/{PROJECT}/anomaly/pipelines"
 LAUNCHES = rf"/v1b3/projects/{PROJECT}/locations/europe-west1/flexTemplates:launch"
 OPTIONS = [
-    *("--high_threshold=40.5", "--batch_millis=50", "--no-create_tables"),
+    *("--high_threshold=40.5", "--batch_millis=50", "--no_create_tables"),
     "--subscription=projects/other-project/subscriptions/cards",
 ]
 WORKERS = [
@@ -50,7 +50,7 @@ def run(google: Google, *argv: str) -> int:
 
 def start(google: Google, *argv: str) -> dict[str, Any]:
     """Has the real DataflowRunner submit a stream; returns the job as it was posted."""
-    assert run(google, "--via=direct", f"--image={IMAGE}:v1", "--no-create_tables", *argv) == 0
+    assert run(google, "--via=direct", f"--image={IMAGE}:v1", "--no_create_tables", *argv) == 0
     return running(google)
 
 
