@@ -87,7 +87,6 @@ setup(
         # Servers of the model: the FastAPI container and TorchServe, which needs pyyaml and does not say so.
         "serve": [
             "fastapi>=0.115,<1",
-            "httptools>=0.6,<1",
             "psutil>=6,<8",
             "pyyaml>=6,<7",
             "starlette>=0.50,<2",

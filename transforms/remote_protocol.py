@@ -21,8 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from model.features import ENCODED_SIZE, N_FEATURES
-from model.outputs import ANSWER_FIELDS, CONTRIBUTIONS, ENCODED, SCORE_FIELDS, VECTOR_OUTPUTS
+from model.outputs import ANSWER_FIELDS, SCORE_FIELDS, width
 from transforms.scores import OutputDetail
 
 MIN_REQUEST_BYTES: Final = 4096
@@ -40,8 +39,6 @@ _SERVER_STATES: Final = _OVERLOAD_STATES | {
 """Google's names of errors that no content of a row can cause. One of them, FAILED_PRECONDITION, comes with
 HTTP 400 as a bad row does: an endpoint without a traffic split, for example."""
 _TEXT_LIMIT: Final = 300
-_NAME_BYTES: Final = 4  # quotes, colon, comma or bracket
-_NUMBER_BYTES: Final = 14  # a float32 in its fewest digits, with a comma and perhaps a blank; 12 on average
 
 
 class TransientError(Exception):
@@ -117,11 +114,6 @@ class Contract:
     def fields(self) -> tuple[str, ...]:
         """The fields that are asked for and that every prediction must have."""
         return ANSWER_FIELDS if self.detail == "full" else SCORE_FIELDS
-
-    @property
-    def answer_bytes(self) -> int:
-        """Bytes of one row's prediction, estimated high: half a kilobyte, and 2.6 with every field."""
-        return sum(len(name) + _NAME_BYTES + _NUMBER_BYTES * (_width(name) or 1) for name in self.fields)
 
     def encode(self, features: npt.NDArray[np.float32]) -> bytes:
         """The body for raw features [n, 30], each number in the fewest digits that give the same float32."""
@@ -233,20 +225,13 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _kind(name: str) -> Any:
-    width = _width(name)
-    if width is None:
+    size = width(name)
+    if size is None:
         return float
-    return Annotated[list[float], msgspec.Meta(min_length=width, max_length=width)]
+    return Annotated[list[float], msgspec.Meta(min_length=size, max_length=size)]
 
 
 _DECODERS: Final[dict[Sequence[str], Any]] = {}
-
-
-def _width(name: str) -> int | None:
-    """Returns how many numbers a field has; None for a single one."""
-    if name == ENCODED:
-        return ENCODED_SIZE
-    return N_FEATURES if name == CONTRIBUTIONS or name.endswith(VECTOR_OUTPUTS) else None
 
 
 def _decoder(fields: tuple[str, ...]) -> Any:
