@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -48,6 +49,8 @@ _REASONS: Final[dict[Kind, str]] = {
     "refused": "the request is refused",
     "failed": "the request failed",
 }
+_QUOTA: Final = ("quotaExceeded", "rateLimitExceeded")
+"""Reasons of BigQuery's that come with the status of a missing permission."""
 _DISABLED: Final = ("SERVICE_DISABLED", "has not been used in project")
 _SERVICE: Final = re.compile(r"\b([a-z][a-z0-9-]*\.googleapis\.com)\b")
 
@@ -85,6 +88,8 @@ def explain(error: BaseException) -> GoogleProblem:
         if any(mark in details for mark in _DISABLED):
             service = _SERVICE.search(details.replace("type.googleapis.com", ""))
             return GoogleProblem("disabled", text, service[1] if service else "")
+        if any(isinstance(item, dict) and item.get("reason") in _QUOTA for item in error.errors):
+            return GoogleProblem("failed", text)
         return GoogleProblem("forbidden", text)
     if isinstance(error, NotFound):
         return GoogleProblem("missing", text)
@@ -112,3 +117,29 @@ def remedy(problem: GoogleProblem, project: str, *, create: str = "", grant: str
         "credentials": LOGIN,
         "unreachable": "check the network and https://status.cloud.google.com, and run this again",
     }.get(problem.kind, "")
+
+
+def grant_on_project(project: str, role: str, member: str) -> str:
+    """Makes the command that grants a role on a project.
+
+    >>> grant_on_project("my-project", "roles/bigquery.jobUser", "user:me@example.com").split()[3:]
+    ['my-project', '--member=user:me@example.com', '--role=roles/bigquery.jobUser', '--condition=None']
+    """
+    # Where the policy has conditional bindings, gcloud asks without --condition.
+    return (
+        f"gcloud projects add-iam-policy-binding {project} --member={member} --role={role} --condition=None"
+    )
+
+
+def grant_on_dataset(dataset: str, role: str, member: str) -> str:
+    """Makes the command that grants a role on a dataset, "PROJECT.DATASET"."""
+    return f"bq query --use_legacy_sql=false {shlex.quote(grant_sql(dataset, role, member))}"
+
+
+def grant_sql(dataset: str, role: str, member: str) -> str:
+    """Makes the statement that grants a role on a dataset.
+
+    >>> grant_sql("my-project.anomaly", "roles/bigquery.dataViewer", "user:me@example.com")
+    'GRANT `roles/bigquery.dataViewer` ON SCHEMA `my-project.anomaly` TO "user:me@example.com"'
+    """
+    return f'GRANT `{role}` ON SCHEMA `{dataset}` TO "{member}"'

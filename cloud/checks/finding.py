@@ -99,10 +99,7 @@ class Lookup:
 
 def grant(project: str, role: str) -> str:
     """Makes the command that grants the caller a role on a project."""
-    # Where the policy has conditional bindings, gcloud asks without --condition.
-    return (
-        f"gcloud projects add-iam-policy-binding {project} --member={member()} --role={role} --condition=None"
-    )
+    return google_errors.grant_on_project(project, role, member())
 
 
 def grant_on_bucket(bucket: str, role: str) -> str:

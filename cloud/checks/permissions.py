@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import shlex
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -201,14 +200,9 @@ def _check_dataset(clients: Clients, request: JobRequest) -> list[Finding]:
     finding = _check_role(clients, on_project)
     if finding.status != "failed":
         return [Finding(subject, finding.status, finding.problem)]
-    grant = shlex.quote(grant_sql(role, dataset, account))
     problem = "is not granted there, nor a wider one on the project"
-    return [Finding(subject, "failed", problem, f"bq query --use_legacy_sql=false {grant}")]
-
-
-def grant_sql(role: str, dataset: str, account: str) -> str:
-    """The statement that gives a service account a role on a dataset."""
-    return f'GRANT `{role}` ON SCHEMA `{dataset}` TO "serviceAccount:{account}"'
+    grant = google.grant_on_dataset(dataset, role, f"serviceAccount:{account}")
+    return [Finding(subject, "failed", problem, grant)]
 
 
 def _check_role(clients: Clients, role: Role) -> Finding:

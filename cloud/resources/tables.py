@@ -148,7 +148,7 @@ class Table(Resource):
         except tables.TableError as error:
             raise ResourceError(str(error)) from error
         if not clients.local_bigquery:
-            # The view needs no label: `delete` removes it with its table, and every job replaces it.
+            # The view needs no label: `delete` removes it with its table.
             table = clients.bigquery.get_table(self.name)
             if not has_label(table.labels):
                 table.labels = {**table.labels, **LABEL}
@@ -191,15 +191,10 @@ class Table(Resource):
             table = clients.bigquery.get_table(f"{self.dataset}.{self.spec.view}")
         except NotFound:
             return [Difference(view, None, "a view")]
-        # The emulator does not return the query of a view.
-        if clients.local_bigquery:
-            return []
+        settings = tables.view_settings(table, self.spec, self.dataset)
         return differences(
-            {f"query of {view}": table.view_query, f"description of {view}": table.description},
-            {
-                f"query of {view}": self.spec.view_sql(self.dataset),
-                f"description of {view}": self.spec.view_description,
-            },
+            {f"{name} of {view}": actual for name, (actual, _) in settings.items()},
+            {f"{name} of {view}": declared for name, (_, declared) in settings.items()},
         )
 
 
