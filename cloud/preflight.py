@@ -17,6 +17,7 @@ from cloud.pipeline import PIPELINES
 from cloud.request import JobRequest, add_launch_options, read_request
 from cloud.resources.base import Clients
 from common.command import Parser, command
+from common.google import use_quota_project
 from common.output import add_format, print_rows
 
 EXAMPLES: Final = """
@@ -52,7 +53,7 @@ def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
     for name in filter(None, (command.topic, command.alert_topic)):
         yield partial(services.check_topic, clients, name)
     if command.input:
-        yield partial(storage.check_files, project, command.input, "--input")
+        yield partial(storage.check_files, clients, command.input, "--input")
     if command.input_table:
         yield partial(services.check_input_table, clients, command.input_table)
     if command.input_query:
@@ -61,7 +62,8 @@ def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
         yield location(command.output, "--output")
     if command.output_dataset:
         is_full = command.output_detail == "full"
-        options = (command.output_dataset, is_full, command.create_tables, region)
+        by_caller = request.job.via == "direct"
+        options = (command.output_dataset, is_full, command.create_tables, region, by_caller)
         yield partial(services.check_dataset, clients, *options)
     if command.scorer == "vertex" and command.vertex_endpoint:
         yield partial(services.check_vertex, command.vertex_endpoint, command.vertex_api_endpoint)
@@ -77,6 +79,7 @@ def run_checks(request: JobRequest, progress: bool = True) -> list[Finding]:
       request: the job to be launched.
       progress: whether to show a bar on stderr.
     """
+    use_quota_project(request.installation.project)
     clients = Clients(request.installation.project, request.pipeline.bigquery)
     try:
         bar = track(

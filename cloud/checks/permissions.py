@@ -85,7 +85,7 @@ def check_act_as(request: JobRequest) -> list[Finding]:
         return [_note_unreachable(lookup.failure(error))]
     if answer.status_code != 200:
         problem = google.explain(from_http_response(answer))
-        if problem.kind == "disabled":
+        if problem.is_setup:
             return [lookup.failure(from_http_response(answer))]
         # A missing account has a check of its own.
         return [Finding(subject, "note", f"not checked: IAM answers {answer.status_code}")]
@@ -172,7 +172,8 @@ def check_worker(clients: Clients, request: JobRequest) -> list[Finding]:
         try:
             state = ServiceAccount(account).inspect(clients)
         except GcloudError as error:
-            return [Finding(subject, "note", f"not checked: {error}", "gcloud auth login")]
+            problem = f"not checked, nor its roles: {str(error).splitlines()[0]}"
+            return [Finding(subject, "note", problem, "gcloud auth login")]
     if state.status == "missing":
         return [Finding(subject, "failed", "does not exist", f"anomaly resources create --project {project}")]
     if state.status == "drift":

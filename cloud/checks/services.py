@@ -33,10 +33,9 @@ def check_job_name(request: JobRequest) -> list[Finding]:
     try:
         active = installation.jobs().listing(active=True)
     except JobError as error:
-        is_disabled = error.problem is not None and error.problem.kind == "disabled"
-        if error.problem and is_disabled:
+        if error.problem and error.problem.is_setup:
             fix = remedy(error.problem, installation.project)
-            return [Finding(subject, "failed", f"not looked up: {error.problem}", fix, "disabled")]
+            return [Finding(subject, "failed", f"not looked up: {error.problem}", fix, error.problem.kind)]
         return [Finding(subject, "note", f"not looked up: {error}", f"anomaly launch list {place}")]
     running = next((job for job in active if job.name == name), None)
     if running and not request.job.update:
@@ -92,9 +91,14 @@ def check_subscription(clients: Clients, name: str, topic: str) -> list[Finding]
 
 
 def check_dataset(
-    clients: Clients, dataset: str, full: bool, create: bool, region: str = "us-central1"
+    clients: Clients,
+    dataset: str,
+    full: bool,
+    create: bool,
+    region: str = "us-central1",
+    by_caller: bool = False,
 ) -> list[Finding]:
-    """Checks the dataset, and its tables with their columns.
+    """Checks the dataset, its tables with their columns, and its views.
 
     Args:
       clients: Google's clients.
@@ -102,6 +106,7 @@ def check_dataset(
       full: whether the scores table has every output of the model.
       create: whether the launch makes the missing tables.
       region: for a dataset that has to be made.
+      by_caller: whether the launch makes them with the rights of the caller, not with those of the workers.
     """
     project, _, name = dataset.rpartition(".")
     command = f"anomaly resources create --project {project} --region {region} --dataset {name}"
@@ -110,28 +115,52 @@ def check_dataset(
     if failed:
         return failed
     findings = [Finding(lookup.subject)]
+    roles = f"takes roles/bigquery.dataEditor on {dataset} and roles/bigquery.jobUser"
+    make = f"the launch does so{f', which {roles} of yours' if by_caller else ''}" if create else ""
     for spec in (tables.scores_table(full=full), *tables.TABLES[1:]):
-        findings += _check_table(clients, f"{dataset}.{spec.name}", spec, create, command)
+        found = _check_table(clients, f"{dataset}.{spec.name}", spec, make, command)
+        findings += found
+        if all(finding.status == "ok" for finding in found):
+            findings += _check_view(clients, dataset, spec, make, command)
     return findings
 
 
+def _check_view(
+    clients: Clients, dataset: str, spec: tables.TableSpec, make: str, command: str
+) -> list[Finding]:
+    """Looks for a view that queries would miss; a job needs none."""
+    name = f"{dataset}.{spec.view}"
+    lookup = Lookup(f"view {name}", command, "bigquery.tables.get", _METADATA_ROLE, project_of(name))
+    view, failed = lookup.run(lambda: clients.bigquery.get_table(name, **BIGQUERY_PATIENCE))
+    if view is None and failed[0].cause != "missing":
+        return failed
+    settings = tables.view_settings(view, spec, dataset)
+    differing = [setting for setting, (actual, declared) in settings.items() if actual != declared]
+    if not differing:
+        return []
+    problem = (
+        "does not exist: make it" if view is None else f"{', '.join(differing)}: not as declared, replace it"
+    )
+    return [Finding(lookup.subject, "note", f"{problem}; {make}" if make else problem, command)]
+
+
 def _check_table(
-    clients: Clients, name: str, spec: tables.TableSpec, create: bool, command: str
+    clients: Clients, name: str, spec: tables.TableSpec, make: str, command: str
 ) -> list[Finding]:
     subject = f"table {name}"
     lookup = Lookup(subject, command, "bigquery.tables.get", _METADATA_ROLE, project_of(name))
     table, failed = lookup.run(lambda: clients.bigquery.get_table(name, **BIGQUERY_PATIENCE))
     if table is None:
-        if create and failed[0].cause == "missing":
-            return [Finding(subject, "note", "does not exist; the launch creates it")]
+        if make and failed[0].cause == "missing":
+            return [Finding(subject, "note", f"does not exist: make it; {make}", command)]
         return failed
     columns = column_differences(table, spec)
     conflicts = "; ".join(str(difference) for difference in columns if not difference.fixable)
     if conflicts:
         return [Finding(subject, "failed", conflicts, "pass another --output_dataset")]
     missing = "; ".join(map(str, columns))
-    if missing and create:
-        return [Finding(subject, "note", f"{missing}; the launch adds it")]
+    if missing and make:
+        return [Finding(subject, "note", f"{missing}: add it; {make}", command)]
     if missing:
         return [Finding(subject, "failed", missing, command)]
     differences = table_differences(table, spec)

@@ -72,7 +72,7 @@ def check_location(clients: Clients, uri: str, flag: str, region: str = "us-cent
     return failed or lookup.missing_permissions(wanted, held or [])
 
 
-def check_files(project: str, pattern: str, flag: str) -> list[Finding]:
+def check_files(clients: Clients, pattern: str, flag: str) -> list[Finding]:
     """Checks that a pattern matches files."""
     from apache_beam.io.filesystems import FileSystems
 
@@ -80,7 +80,11 @@ def check_files(project: str, pattern: str, flag: str) -> list[Finding]:
     if not pattern.startswith("gs://"):
         return [_local(subject)]
     show = f"gcloud storage ls '{pattern}'"
-    lookup = Lookup(subject, show, "storage.objects.list", READER, project, bucket_of(pattern))
+    lookup = Lookup(subject, show, "storage.objects.list", READER, clients.project, bucket_of(pattern))
+    # Without credentials Beam tries for a minute, with a traceback each time, and goes on as nobody.
+    _, failed = lookup.run(lambda: clients.storage)
+    if failed:
+        return failed
     try:
         files = FileSystems.match([pattern])[0].metadata_list
     except google.ERRORS as error:

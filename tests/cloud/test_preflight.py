@@ -261,17 +261,16 @@ def test_locations(clients: Clients, google: Google):
     )
 
 
-def test_input_files(google: Google):
+def test_input_files(clients: Clients, google: Google):
     google.storage.buckets[BUCKET] = {"name": BUCKET}
     google.storage.put(BUCKET, "in/a.parquet", b"x" * 2**20)
-    assert only(
-        storage.check_files("local-project", f"gs://{BUCKET}/in/*.parquet", "--input")
-    ).subject.endswith("1 files, 1.0 MiB")
-    assert (
-        only(storage.check_files("local-project", f"gs://{BUCKET}/in/*.json", "--input")).problem
-        == "matches no file"
+    assert only(storage.check_files(clients, f"gs://{BUCKET}/in/*.parquet", "--input")).subject.endswith(
+        "1 files, 1.0 MiB"
     )
-    assert only(storage.check_files("local-project", "in/*.json", "--input")).status == "failed"
+    assert (
+        only(storage.check_files(clients, f"gs://{BUCKET}/in/*.json", "--input")).problem == "matches no file"
+    )
+    assert only(storage.check_files(clients, "in/*.json", "--input")).status == "failed"
 
 
 def test_templates(clients: Clients, google: Google):

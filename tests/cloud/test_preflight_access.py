@@ -8,7 +8,7 @@ import pytest
 from google.api_core import exceptions
 from requests.exceptions import ConnectTimeout
 
-from cloud import endpoints, preflight
+from cloud import endpoints, launch, preflight
 from cloud.checks import finding, permissions, services, storage
 from cloud.resources.base import Clients
 from tests.cloud import google_server, storage_server
@@ -22,22 +22,52 @@ def clients(google: Google) -> Clients:
     return Clients("local-project")
 
 
-def test_without_credentials_every_check_says_how_to_sign_in(monkeypatch, capsys):
+@pytest.fixture
+def nobody(monkeypatch):
+    """Sends nothing to a local server, and signs nobody in."""
     for name in (
         *("STORAGE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST", "BIGQUERY_EMULATOR_HOST"),
         *(endpoints.RESOURCE_MANAGER_VARIABLE, endpoints.IAM_VARIABLE),
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/key.json")
+
+
+def test_without_credentials_every_check_says_how_to_sign_in(nobody, monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nonexistent")
     endpoint = "projects/local-project/locations/us-central1/endpoints/77"
     flags = ["--input_table=local-project.d.t", "--scorer=vertex", f"--vertex_endpoint={endpoint}"]
     findings = preflight.run_checks(job("batch", *flags), progress=False)
     failed = [finding for finding in findings if finding.status == "failed"]
     noted = [finding.subject.split()[0] for finding in findings if finding.status == "note"]
-    assert noted == ["job", "service"]  # Dataflow is not asked, and there is no gcloud
-    assert len(failed) == 9
+    assert noted == ["service"]  # there is no gcloud
+    assert len(failed) == 10
     assert {finding.remedy for finding in failed} == {"gcloud auth application-default login"}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("signed_in", [False, True])
+@pytest.mark.parametrize(
+    "flags", [["streaming"], ["batch", "--input=gs://b-1/x.parquet"], ["batch", "--input_query=SELECT 1"]]
+)
+def test_where_gcloud_is_there_and_nobody_is_signed_in(
+    flags, signed_in, gcloud, google: Google, nobody, monkeypatch, caplog, capsys
+):
+    if signed_in:  # in gcloud, whose answers come from the local server, and not in the clients
+        for name, value in google.environment().items():
+            monkeypatch.setenv(name, value)
+        google.accounts.add("anomaly-worker@local-project.iam.gserviceaccount.com")
+    else:
+        monkeypatch.delenv("CLOUDSDK_AUTH_DISABLE_CREDENTIALS")
+    assert launch.main([*flags, "--project=local-project"]) == 1
+    said = capsys.readouterr().err
+    assert said.rstrip().endswith("error: not launched: fix the checks that failed, or pass --skip_preflight")
+    assert "gcloud auth application-default login" in said
+    assert "Traceback" not in said + caplog.text
+    assert (
+        "roles/dataflow.worker on project local-project for the workers: is not granted" in said
+    ) is signed_in
+    assert ("gcloud auth login" in said) is not signed_in
 
 
 @pytest.mark.parametrize(
