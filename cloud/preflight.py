@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cloud import flex
-from cloud.checks import permissions, services, storage
+from cloud.checks import permissions, places, services, storage
 from cloud.checks.finding import Finding
 from cloud.pipeline import PIPELINES
 from cloud.request import JobRequest, add_launch_options, read_request
@@ -43,6 +43,9 @@ def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
     yield partial(permissions.check_act_as, request)
     yield location(request.temp_location, "--temp_location")
     yield location(request.staging_location, "--staging_location")
+    yield partial(places.check_regions, clients, request)
+    yield partial(places.check_machine, request)
+    yield partial(places.check_network, request)
     if request.job.via == "flex":
         parameters = flex.launch_parameter(request).parameters
         yield partial(storage.check_template, clients, request.template, tuple(parameters))

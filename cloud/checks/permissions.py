@@ -6,9 +6,10 @@ import dataclasses
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 from google.api_core.exceptions import MethodNotImplemented, from_http_response
+from google.cloud import bigquery
 
 from cloud.checks.finding import BIGQUERY_PATIENCE, Finding, Lookup, bucket_of, member
 from cloud.checks.storage import template_image
@@ -17,8 +18,9 @@ from cloud.request import JobRequest
 from cloud.resources.accounts import Role, ServiceAccount, Target
 from cloud.resources.base import Clients
 from cloud.resources.gcloud import Gcloud, GcloudError
-from cloud.resources.tables import may_write
+from cloud.resources.tables import READ_ROLES, may_read, may_write
 from common import google
+from common.bigquery import table_reference
 from common.retry import LOOK_SECONDS
 
 _ACT_AS: Final = "iam.serviceAccounts.actAs"
@@ -30,6 +32,10 @@ _WIDER: Final = {
     "roles/storage.objectAdmin": ("roles/storage.admin",),
     "roles/storage.objectViewer": ("roles/storage.objectAdmin", "roles/storage.admin"),
     "roles/bigquery.dataEditor": ("roles/bigquery.dataOwner", "roles/bigquery.admin"),
+    "roles/bigquery.dataViewer": (
+        *("roles/bigquery.dataEditor", "roles/bigquery.dataOwner", "roles/bigquery.admin"),
+        "roles/viewer",  # datasets let the viewers of their project read, unless somebody took that away
+    ),
     "roles/bigquery.jobUser": ("roles/bigquery.user", "roles/bigquery.admin"),
     "roles/bigquery.readSessionUser": ("roles/bigquery.user", "roles/bigquery.admin"),
     "roles/artifactregistry.reader": ("roles/artifactregistry.writer", "roles/artifactregistry.admin"),
@@ -179,7 +185,7 @@ def check_worker(clients: Clients, request: JobRequest) -> list[Finding]:
     if state.status == "drift":
         enable = f"gcloud iam service-accounts enable {account} --project={project}"
         return [Finding(subject, "failed", "is disabled", enable), *roles]
-    return [Finding(subject), *roles, *_check_dataset(clients, request)]
+    return [Finding(subject), *roles, *_check_dataset(clients, request), *_check_sources(clients, request)]
 
 
 def _check_dataset(clients: Clients, request: JobRequest) -> list[Finding]:
@@ -194,16 +200,66 @@ def _check_dataset(clients: Clients, request: JobRequest) -> list[Finding]:
             return [Finding(subject)]
     except google.ERRORS:
         return []  # services.check_dataset reports it
+    return [_check_on_project(clients, subject, role, dataset, account)]
+
+
+def _check_sources(clients: Clients, request: JobRequest) -> list[Finding]:
+    """Checks that the account may read the tables of --input_table and --input_query.
+
+    That is said by the access list of the dataset, by the policy of the table, or by a role on the project.
+    """
+    command, role = request.pipeline, "roles/bigquery.dataViewer"
+    if clients.local_bigquery:
+        return []
+    try:
+        found = [table_reference(command.input_table)] if command.input_table else []
+        if command.input_query:
+            config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
+            found = list(clients.bigquery.query(command.input_query, job_config=config).referenced_tables)
+    except google.ERRORS:
+        return []  # services.check_input_query reports it
+    findings = []
+    for table in found:
+        name = f"{table.project}.{table.dataset_id}"
+        subject = f"{role} on table {name}.{table.table_id} for the workers"
+        try:
+            if may_read(
+                clients.bigquery.get_dataset(name, **BIGQUERY_PATIENCE), request.account
+            ) or _in_policy(clients.bigquery.get_iam_policy(table, **BIGQUERY_PATIENCE), request.account):
+                findings.append(Finding(subject))
+                continue
+        except google.ERRORS as error:
+            # Whoever launches need not be allowed to look at the policies of somebody else's tables.
+            findings.append(Finding(subject, "note", f"not checked: {google.explain(error)}"))
+            continue
+        findings.append(_check_on_project(clients, subject, role, name, request.account))
+    return findings
+
+
+def _in_policy(policy: Any, account: str) -> bool:
+    """Tells whether the policy of a table lets a service account read it."""
+    members = (f"serviceAccount:{account}", "allUsers", "allAuthenticatedUsers")
+    return any(
+        binding["role"] in READ_ROLES
+        and "condition" not in binding
+        and set(members) & set(binding["members"])
+        for binding in policy.bindings
+    )
+
+
+def _check_on_project(clients: Clients, subject: str, role: str, dataset: str, account: str) -> Finding:
+    """Looks for a role on the project of a dataset, whose access list does not have it."""
     project = dataset.rpartition(".")[0]
     on_project = Role(
         role, member=f"serviceAccount:{account}", target="project", target_name=project, project=project
     )
     finding = _check_role(clients, on_project)
     if finding.status != "failed":
-        return [Finding(subject, finding.status, finding.problem)]
+        return Finding(subject, finding.status, finding.problem)
     problem = "is not granted there, nor a wider one on the project"
-    grant = google.grant_on_dataset(dataset, role, f"serviceAccount:{account}")
-    return [Finding(subject, "failed", problem, grant)]
+    return Finding(
+        subject, "failed", problem, google.grant_on_dataset(dataset, role, f"serviceAccount:{account}")
+    )
 
 
 def _check_role(clients: Clients, role: Role) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from google.api_core.exceptions import NotFound
 from google.cloud import bigquery
@@ -99,12 +99,23 @@ class Dataset(Resource):
         clients.bigquery.update_dataset(dataset, ["access_entries"])
 
 
+WRITE_ROLES: Final = ("WRITER", "OWNER", "roles/bigquery.dataEditor", "roles/bigquery.dataOwner")
+READ_ROLES: Final = (*WRITE_ROLES, "READER", "roles/bigquery.dataViewer", "roles/bigquery.admin")
+
+
 def may_write(dataset: bigquery.Dataset, account: str) -> bool:
     """Returns whether the access list of the dataset lets a service account write its tables."""
     return any(
-        entry.entity_type == "userByEmail"
-        and entry.entity_id == account
-        and entry.role in ("WRITER", "OWNER", "roles/bigquery.dataEditor", "roles/bigquery.dataOwner")
+        entry.entity_type == "userByEmail" and entry.entity_id == account and entry.role in WRITE_ROLES
+        for entry in dataset.access_entries
+    )
+
+
+def may_read(dataset: bigquery.Dataset, account: str) -> bool:
+    """Returns whether the access list of the dataset lets a service account read its tables."""
+    everybody = ("allAuthenticatedUsers", "allUsers")  # as special group, or as member of IAM
+    return any(
+        entry.role in READ_ROLES and (entry.entity_id in everybody or entry.entity_id == account)
         for entry in dataset.access_entries
     )
 

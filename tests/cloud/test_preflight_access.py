@@ -27,7 +27,7 @@ def nobody(monkeypatch):
     """Sends nothing to a local server, and signs nobody in."""
     for name in (
         *("STORAGE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST", "BIGQUERY_EMULATOR_HOST"),
-        *(endpoints.RESOURCE_MANAGER_VARIABLE, endpoints.IAM_VARIABLE),
+        *(endpoints.RESOURCE_MANAGER_VARIABLE, endpoints.IAM_VARIABLE, endpoints.COMPUTE_VARIABLE),
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/key.json")
@@ -41,7 +41,7 @@ def test_without_credentials_every_check_says_how_to_sign_in(nobody, monkeypatch
     failed = [finding for finding in findings if finding.status == "failed"]
     noted = [finding.subject.split()[0] for finding in findings if finding.status == "note"]
     assert noted == ["service"]  # there is no gcloud
-    assert len(failed) == 10
+    assert len(failed) == 12
     assert {finding.remedy for finding in failed} == {"gcloud auth application-default login"}
 
 
