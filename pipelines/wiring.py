@@ -131,8 +131,10 @@ def with_environment(options: _Job, beam_options: PipelineOptions) -> _Job:
     return dataclasses.replace(options, endpoints=completed)
 
 
-def create_tables(options: JobOptions) -> None:
+def create_tables(options: JobOptions, beam_options: PipelineOptions) -> None:
     """Creates the missing tables and views of --output_dataset, unless --no-create_tables was given.
+
+    A missing dataset is made in the job's region.
 
     Raises:
       OptionError: BigQuery does not answer, or refuses.
@@ -144,7 +146,8 @@ def create_tables(options: JobOptions) -> None:
     scores = tables.scores_table(full=options.detection.output_detail == "full")
     try:
         client = options.endpoints.endpoints().client(project)
-        tables.create_tables(client, dataset, (scores, *tables.TABLES[1:]))
+        region = beam_options.view_as(GoogleCloudOptions).region
+        tables.create_tables(client, dataset, (scores, *tables.TABLES[1:]), region)
     except tables.NoAnswerError as error:
         raise OptionError(
             f"{clients.REST_FLAG}: {error}; is the address right, and does the server run?"

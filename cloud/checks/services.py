@@ -7,7 +7,7 @@ import urllib.request
 
 from google.cloud import bigquery
 
-from cloud.checks.finding import BIGQUERY_PATIENCE, Finding, Lookup, project_of
+from cloud.checks.finding import BIGQUERY_PATIENCE, Finding, Lookup, left_to_the_workers, project_of
 from cloud.endpoints import client_arguments
 from cloud.jobs import JobError
 from cloud.request import JobRequest
@@ -175,12 +175,12 @@ def check_input_table(clients: Clients, name: str) -> list[Finding]:
         f"table {name}",
         "pass another --input_table",
         "bigquery.tables.get",
-        "roles/bigquery.dataViewer",
+        _METADATA_ROLE,
         project_of(name),
     )
     table, failed = lookup.run(lambda: clients.bigquery.get_table(name, **BIGQUERY_PATIENCE))
     if table is None:
-        return failed
+        return left_to_the_workers(failed)
     columns = {field.name.lower() for field in table.schema}
     missing = [feature for feature in FEATURES if feature.lower() not in columns]
     if missing and "features" not in columns:
@@ -202,11 +202,7 @@ def check_input_query(clients: Clients, sql: str) -> list[Finding]:
     config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
     job, failed = lookup.run(lambda: clients.bigquery.query(sql, job_config=config))
     if job is None:
-        if failed[0].cause == "forbidden":
-            # The job runs the query: the person who launches it may lack the right to read the tables.
-            problem = f"not checked, the workers must be able to run it: {failed[0].problem}"
-            return [Finding(lookup.subject, "note", problem)]
-        return failed
+        return left_to_the_workers(failed)
     return [Finding(f"--input_query, scans {(job.total_bytes_processed or 0) / 1024**2:,.1f} MiB")]
 
 

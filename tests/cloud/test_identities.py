@@ -234,6 +234,18 @@ def test_a_dataset_that_is_not_there_is_not_made_by_those_who_may_not(
     assert f"anomaly resources create --project={PROJECT} --dataset={names.dataset}" in said
 
 
+def test_who_may_makes_the_dataset_in_the_region_of_the_job(
+    run_as: As, names: Names, bigquery_client: bigquery.Client, model_dir: Path
+):
+    bigquery_client.delete_dataset(names.dataset_name)
+    run_as(Identity([("roles/bigquery.admin", f"projects/{PROJECT}")]))
+    (lines := model_dir.parent / f"{uuid.uuid4().hex}.jsonl").write_text("{}\n")
+    flags = [f"--model={model_dir}", f"--output_dataset={names.dataset_name}", "--region=europe-west1"]
+    assert launcher.main([f"--input={lines}", *flags]) == 0
+    assert bigquery_client.get_dataset(names.dataset_name).location == "europe-west1"
+    assert rows(bigquery_client, names.dataset, "error_records").num_rows == 1
+
+
 def letters(client: bigquery.Client, dataset: str) -> None:
     row = {
         "timestamp": "2026-01-01T00:00:00Z",

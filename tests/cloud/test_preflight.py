@@ -23,8 +23,9 @@ from local.endpoints import Endpoints
 from model import artifact
 from model.features import FEATURES
 from templates import build
+from tests.cloud import storage_server
 from tests.cloud.google_server import Google
-from tests.http_server import Raw, serve
+from tests.http_server import Raw, Refusal, serve
 from transforms import tables
 from transforms.clients import BigQueryEndpoints
 
@@ -271,6 +272,24 @@ def test_input_files(clients: Clients, google: Google):
         only(storage.check_files(clients, f"gs://{BUCKET}/in/*.json", "--input")).problem == "matches no file"
     )
     assert only(storage.check_files(clients, "in/*.json", "--input")).status == "failed"
+
+
+def test_what_the_workers_alone_read_and_write_is_a_note_to_who_may_not(
+    clients: Clients, google: Google, monkeypatch
+):
+    def refuse(*_: object) -> None:
+        raise Refusal(403, "PERMISSION_DENIED", "storage.objects.list is missing")
+
+    reroute(monkeypatch, storage_server, r"/storage/v1/b/[^/]+/o", refuse)
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    google.storage.granted = set()
+    found = [
+        only(storage.check_location(clients, f"gs://{BUCKET}/out", "--output")),
+        only(storage.check_files(clients, f"gs://{BUCKET}/in/*.json", "--input")),
+    ]
+    assert [finding.status for finding in found] == ["note", "note"], found
+    assert all("not checked, the workers must be able to: you lack storage." in f.problem for f in found)
+    assert all("--role=roles/storage.object" in finding.remedy for finding in found)
 
 
 def test_templates(clients: Clients, google: Google):
