@@ -71,6 +71,7 @@ _DISABLED: Final = ("SERVICE_DISABLED", "has not been used in project")
 _QUOTA_DENIED: Final = "USER_PROJECT_DENIED"
 SIGN_IN_PROJECT: Final = "764086051850"
 """Number of Google's own project, whose quota a person's requests use where the sign-in names no other."""
+QUOTA_ROLE: Final = "roles/serviceusage.serviceUsageConsumer"
 _CONSUMER: Final = re.compile(r"\bprojects?[ /](\d+)\b")
 _SERVICE: Final = re.compile(r"\b([a-z][a-z0-9-]*\.googleapis\.com)\b")
 
@@ -148,9 +149,7 @@ def remedy(problem: GoogleProblem, project: str, *, create: str = "", grant: str
         "forbidden": grant,
         "credentials": LOGIN,
         "no_quota_project": f"gcloud auth application-default set-quota-project {project or 'PROJECT'}",
-        "quota_denied": grant_on_project(
-            project or "PROJECT", "roles/serviceusage.serviceUsageConsumer", "user:EMAIL"
-        ),
+        "quota_denied": grant_on_project(project or "PROJECT", QUOTA_ROLE, "user:EMAIL"),
         "unreachable": "check the network and https://status.cloud.google.com, and run this again",
     }.get(problem.kind, "")
 

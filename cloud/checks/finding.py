@@ -78,10 +78,12 @@ class Lookup:
         }.get(problem.kind, str(problem))
         if problem.kind == "refused":
             remedy = self.create
+        elif problem.kind == "forbidden":  # the caller's name may cost a call of gcloud
+            remedy = self._grant()
+        elif problem.kind == "quota_denied":
+            remedy = grant(self.project, google_errors.QUOTA_ROLE)
         else:
-            # The caller's name may cost a call of gcloud.
-            grant = self._grant() if problem.kind == "forbidden" else ""
-            remedy = google_errors.remedy(problem, self.project, create=self.create, grant=grant)
+            remedy = google_errors.remedy(problem, self.project, create=self.create)
         return Finding(self.subject, "failed", text, remedy, problem.kind)
 
     def missing_permissions(self, wanted: list[str], held: list[str]) -> list[Finding]:

@@ -18,7 +18,7 @@ from common.retry import LOOK_SECONDS
 
 _ROLE: Final = "roles/compute.networkViewer"
 _SUBNETWORK: Final = re.compile(
-    r"(?:https://www\.googleapis\.com/compute/v1/projects/(?P<project>[a-z0-9.:-]+)/)?"
+    r"(?:https://(?:www|compute)\.googleapis\.com/compute/v1/projects/(?P<project>[a-z0-9.:-]+)/)?"
     r"regions/(?P<region>[a-z0-9-]+)/subnetworks/(?P<name>[a-z](?:[a-z0-9-]*[a-z0-9])?)"
 )
 _IMAGE_HOST: Final = re.compile(r"([a-z0-9-]+)-docker\.pkg\.dev/")

@@ -18,6 +18,7 @@ from cloud.resources.tables import Dataset
 from local import topics
 from local.endpoints import Endpoints
 from local.runner import LocalStreamingRunner, run_until_drained
+from model.bigquery_table import read_table
 from model.features import FEATURES
 from operations import query, replay
 from pipelines import streaming
@@ -27,6 +28,7 @@ from tests.cloud.google_server import Google
 from tests.cloud.guard import Identity, guarded
 from tests.pipelines.test_end_to_end import rows
 from transforms import metrics, tables
+from transforms.clients import BigQueryEndpoints
 
 pytestmark = pytest.mark.integration
 
@@ -85,15 +87,16 @@ def worker(names: Names) -> Identity:
     return Identity([*grants, ("roles/bigquery.dataEditor", _dataset(names))])
 
 
-def person(names: Names, task: str) -> Identity:
-    """Somebody with the roles that the page gives for a task."""
+def person(names: Names, task: str, with_options: bool = False) -> Identity:
+    """Somebody with the roles that the page gives for a task; behind a semicolon are those of an option."""
     (row,) = re.findall(rf"^\| {task} \| (.+) \|$", PAGE, re.M)
-    granted = re.findall(
-        r"`(roles/[\w.]+)`(?: on (?:(the \w+)|topic `([\w-]+)`|(`[\w-]+`)))?", row.partition(";")[0]
-    )
+    row = row if with_options else row.partition(";")[0]
+    granted = re.findall(r"`(roles/[\w.]+)`(?: on (?:(the \w+)|topic `([\w-]+)`|(`[\w-]+`)))?", row)
     grants = []
     for role, thing, topic, account in granted:
-        place = names.topic(topic) if topic else _dataset(names) if thing == "the dataset" else ""
+        place = (
+            names.topic(topic) if topic else _dataset(names) if thing in ("the dataset", "the table") else ""
+        )
         if not (account or thing == "the bucket"):
             grants.append((role, place or f"projects/{PROJECT}"))
     assert grants
@@ -267,6 +270,17 @@ def test_a_person_who_looks(run_as: As, installed: Names, bigquery_client: bigqu
         assert query.main([name, *flags]) == 0
     assert replay.main([*flags, f"--topic={installed.topic('transactions')}", "--dry_run"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["would_send"] == 1
+    assert identity.denied == []
+
+
+def test_a_person_who_trains_on_a_table(run_as: As, names: Names, bigquery_client: bigquery.Client):
+    source = f"{names.dataset_name}.source"
+    bigquery_client.create_table(bigquery.Table(source, [bigquery.SchemaField("V1", "FLOAT64")]))
+    bigquery_client.insert_rows_json(source, [{"V1": 1.0}])
+    identity = person(names, "train into the bucket", with_options=True)
+    stack = run_as(identity)
+    client = BigQueryEndpoints(stack.bigquery, stack.bigquery_storage).read_client()
+    assert read_table(source, ["V1"], client=client, billing_project=PROJECT).num_rows == 1
     assert identity.denied == []
 
 

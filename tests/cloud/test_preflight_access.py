@@ -11,6 +11,7 @@ from requests.exceptions import ConnectTimeout
 from cloud import endpoints, launch, preflight
 from cloud.checks import finding, permissions, services, storage
 from cloud.resources.base import Clients
+from common.google import SIGN_IN_PROJECT
 from tests.cloud import google_server, storage_server
 from tests.cloud.google_server import Google
 from tests.cloud.test_preflight import BUCKET, CALLER, check_model, job, only, reroute
@@ -147,19 +148,19 @@ def test_the_documented_roles_are_enough_to_launch(clients: Clients, google: Goo
     assert only(permissions.check_act_as(job("streaming"))).status == "ok"
 
 
-def disabled(service: str, details: bool):
-    """A route that answers as Google does where an API is not enabled."""
-    page = f"https://console.developers.google.com/apis/api/{service}/overview?project=123456"
+def disabled(service: str, details: bool, consumer: str = "123456", reason: str = "SERVICE_DISABLED"):
+    """A route that answers as Google does where an API is not enabled in the project `consumer`."""
+    page = f"https://console.developers.google.com/apis/api/{service}/overview?project={consumer}"
     refusal = Refusal(
         403,
         "PERMISSION_DENIED",
-        "Some API has not been used in project 123456 before or it is disabled."
+        f"Some API has not been used in project {consumer} before or it is disabled."
         + ("" if details else f" Enable it by visiting {page} then retry."),
     )
     if details:
         kind = "type.googleapis.com/google.rpc.ErrorInfo"
-        names = {"service": service, "consumer": "projects/123456"}
-        info = {"@type": kind, "reason": "SERVICE_DISABLED", "domain": "googleapis.com", "metadata": names}
+        names = {"service": service, "consumer": f"projects/{consumer}"}
+        info = {"@type": kind, "reason": reason, "domain": "googleapis.com", "metadata": names}
         refusal.body["error"]["details"] = [info]
 
     def route(*_: object) -> None:
@@ -191,6 +192,31 @@ def test_an_api_that_is_not_enabled_is_named_with_the_command(
         f"gcloud services enable {name}.googleapis.com --project=local-project"
         for name in ("storage", "storage", "cloudresourcemanager", "iam", "dataflow")
     ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "consumer", "remedy"),
+    [
+        (
+            *("SERVICE_DISABLED", SIGN_IN_PROJECT),
+            "gcloud auth application-default set-quota-project local-project",
+        ),
+        (
+            *("USER_PROJECT_DENIED", "local-project"),
+            f"gcloud projects add-iam-policy-binding local-project --member={CALLER} "
+            "--role=roles/serviceusage.serviceUsageConsumer --condition=None",
+        ),
+    ],
+)
+def test_a_sign_in_without_a_usable_quota_project_is_told_from_an_api_that_is_off(
+    reason, consumer, remedy, google: Google, monkeypatch
+):
+    for pattern in (r"/v3/projects/[^/:]+:testIamPermissions", r"/v1/projects/-/serviceAccounts/.+"):
+        refuse = disabled("iam.googleapis.com", True, consumer, reason)
+        reroute(monkeypatch, google_server, pattern, refuse)
+    found = [*permissions.check_project("local-project"), *permissions.check_act_as(job("streaming"))]
+    assert [(one.status, one.remedy) for one in found] == [("failed", remedy)] * 2
+    assert not any("not enabled" in one.problem for one in found)
 
 
 def test_remedies_name_who_is_signed_in(google: Google, tmp_path, monkeypatch):
