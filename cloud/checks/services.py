@@ -115,18 +115,18 @@ def check_dataset(
     if failed:
         return failed
     findings = [Finding(lookup.subject)]
-    roles = f"takes roles/bigquery.dataEditor on {dataset} and roles/bigquery.jobUser"
-    make = f"the launch does so{f', which {roles} of yours' if by_caller else ''}" if create else ""
+    rights = f", for which you need roles/bigquery.dataEditor on {dataset} and roles/bigquery.jobUser"
+    launch = f"{{}} it{rights if by_caller else ''}" if create else ""
     for spec in (tables.scores_table(full=full), *tables.TABLES[1:]):
-        found = _check_table(clients, f"{dataset}.{spec.name}", spec, make, command)
+        found = _check_table(clients, f"{dataset}.{spec.name}", spec, launch, command)
         findings += found
         if all(finding.status == "ok" for finding in found):
-            findings += _check_view(clients, dataset, spec, make, command)
+            findings += _check_view(clients, dataset, spec, launch, command)
     return findings
 
 
 def _check_view(
-    clients: Clients, dataset: str, spec: tables.TableSpec, make: str, command: str
+    clients: Clients, dataset: str, spec: tables.TableSpec, launch: str, command: str
 ) -> list[Finding]:
     """Looks for a view that queries would miss; a job needs none."""
     name = f"{dataset}.{spec.view}"
@@ -135,32 +135,38 @@ def _check_view(
     if view is None and failed[0].cause != "missing":
         return failed
     settings = tables.view_settings(view, spec, dataset)
-    differing = [setting for setting, (actual, declared) in settings.items() if actual != declared]
+    differing = ", ".join(setting for setting, (actual, declared) in settings.items() if actual != declared)
     if not differing:
         return []
-    problem = (
-        "does not exist: make it" if view is None else f"{', '.join(differing)}: not as declared, replace it"
-    )
-    return [Finding(lookup.subject, "note", f"{problem}; {make}" if make else problem, command)]
+    if view is None:
+        return [_to_be_made(lookup.subject, "does not exist", launch.format("makes"), command)]
+    problem = f"{differing}: not as declared"
+    return [_to_be_made(lookup.subject, problem, launch.format("replaces"), command)]
+
+
+def _to_be_made(subject: str, problem: str, step: str, command: str) -> Finding:
+    """Notes a difference, and that the launch takes a step to remove it, where it does."""
+    return Finding(subject, "note", f"{problem}; the launch {step}" if step else problem, command)
 
 
 def _check_table(
-    clients: Clients, name: str, spec: tables.TableSpec, make: str, command: str
+    clients: Clients, name: str, spec: tables.TableSpec, launch: str, command: str
 ) -> list[Finding]:
+    """Checks one table; `launch` is what the launch does to a difference, with a place for the verb."""
     subject = f"table {name}"
     lookup = Lookup(subject, command, "bigquery.tables.get", _METADATA_ROLE, project_of(name))
     table, failed = lookup.run(lambda: clients.bigquery.get_table(name, **BIGQUERY_PATIENCE))
     if table is None:
-        if make and failed[0].cause == "missing":
-            return [Finding(subject, "note", f"does not exist: make it; {make}", command)]
+        if launch and failed[0].cause == "missing":
+            return [_to_be_made(subject, "does not exist", launch.format("makes"), command)]
         return failed
     columns = column_differences(table, spec)
     conflicts = "; ".join(str(difference) for difference in columns if not difference.fixable)
     if conflicts:
         return [Finding(subject, "failed", conflicts, "pass another --output_dataset")]
     missing = "; ".join(map(str, columns))
-    if missing and make:
-        return [Finding(subject, "note", f"{missing}: add it; {make}", command)]
+    if missing and launch:
+        return [_to_be_made(subject, missing, launch.format("adds"), command)]
     if missing:
         return [Finding(subject, "failed", missing, command)]
     differences = table_differences(table, spec)

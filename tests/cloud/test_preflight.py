@@ -217,6 +217,16 @@ def test_dataset_and_tables(tables_clients: Clients, dataset: str, bigquery_clie
     found = services.check_dataset(tables_clients, name, full=True, create=True)
     assert found[1].status == "note"
 
+    bigquery_client.query_and_wait(f"CREATE OR REPLACE VIEW `{name}.scores_latest` AS SELECT 1 AS one")
+    bigquery_client.delete_table(f"{name}.alerts_latest")
+    found = services.check_dataset(tables_clients, name, full=False, create=True, by_caller=True)
+    rights = f", for which you need roles/bigquery.dataEditor on {name} and roles/bigquery.jobUser"
+    assert [finding.problem for finding in found if finding.status == "note"] == [
+        f"query, description, missing columns: not as declared; the launch replaces it{rights}",
+        f"does not exist; the launch makes it{rights}",
+    ]
+    tables.create_tables(bigquery_client, name)
+
     bigquery_client.delete_table(f"{name}.alerts")
     bigquery_client.create_table(
         bigquery.Table(f"{name}.alerts", [bigquery.SchemaField("anomaly_score", "STRING")])
