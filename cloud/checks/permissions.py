@@ -213,9 +213,7 @@ def _check_sources(clients: Clients, request: JobRequest) -> list[Finding]:
         return []
     try:
         found = [table_reference(command.input_table)] if command.input_table else []
-        if command.input_query:
-            config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
-            found = list(clients.bigquery.query(command.input_query, job_config=config).referenced_tables)
+        found += _tables_of(clients, command.input_query) if command.input_query else []
     except google.ERRORS:
         return []  # services.check_input_query reports it
     findings = []
@@ -234,6 +232,12 @@ def _check_sources(clients: Clients, request: JobRequest) -> list[Finding]:
             continue
         findings.append(_check_on_project(clients, subject, role, name, request.account))
     return findings
+
+
+def _tables_of(clients: Clients, sql: str) -> list[bigquery.TableReference]:
+    """Lists the tables that a query reads, by a dry run, which is free."""
+    config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
+    return list(clients.bigquery.query(sql, job_config=config).referenced_tables)
 
 
 def _in_policy(policy: Any, account: str) -> bool:
