@@ -41,6 +41,11 @@ ROLES: Final[dict[str, tuple[str, ...]]] = {
         *(*_EDIT, "bigquery.datasets.update", "bigquery.datasets.delete", "bigquery.jobs.create"),
         *("bigquery.readsessions.create", "bigquery.readsessions.getData"),
     ),
+    "roles/pubsub.admin": tuple(
+        f"pubsub.{things}.{verb}"
+        for things in ("topics", "subscriptions")
+        for verb in ("create", "get", "update", "delete", "publish", "consume", "attachSubscription")
+    ),
     "roles/pubsub.viewer": ("pubsub.topics.get", "pubsub.subscriptions.get"),
     "roles/pubsub.publisher": ("pubsub.topics.publish",),
     "roles/pubsub.subscriber": ("pubsub.subscriptions.consume",),
@@ -81,6 +86,13 @@ RPCS: Final[dict[str, tuple[str, Any, str]]] = {
     ),
     "BigQueryRead/ReadRows": ("bigquery.readsessions.getData", storage.ReadRowsRequest, "read_stream"),
     "Publisher/GetTopic": ("pubsub.topics.get", pubsub.GetTopicRequest, "topic"),
+    "Publisher/CreateTopic": ("pubsub.topics.create", pubsub.Topic, "name"),
+    "Publisher/DeleteTopic": ("pubsub.topics.delete", pubsub.DeleteTopicRequest, "topic"),
+    "Subscriber/CreateSubscription": ("pubsub.subscriptions.create", pubsub.Subscription, "name"),
+    "Subscriber/DeleteSubscription": (
+        *("pubsub.subscriptions.delete", pubsub.DeleteSubscriptionRequest),
+        "subscription",
+    ),
     "Publisher/Publish": ("pubsub.topics.publish", pubsub.PublishRequest, "topic"),
     "Subscriber/GetSubscription": (
         *("pubsub.subscriptions.get", pubsub.GetSubscriptionRequest),
@@ -194,6 +206,8 @@ def rpc_needs(method: str, body: bytes) -> list[Need]:
     needs = [(permission, getattr(request, name))]
     if kind is storage.CreateReadSessionRequest:
         needs.append(("bigquery.tables.getData", request.read_session.table))
+    if method == "Subscriber/CreateSubscription":
+        needs.append(("pubsub.topics.attachSubscription", request.topic))
     return needs
 
 

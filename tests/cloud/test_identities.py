@@ -13,6 +13,7 @@ import pytest
 from google.cloud import bigquery
 
 from cloud import launch
+from cloud.resources import __main__ as resources
 from cloud.resources.declared import Names, declare, roles
 from cloud.resources.tables import Dataset
 from local import topics
@@ -247,6 +248,20 @@ def test_who_may_makes_the_dataset_in_the_region_of_the_job(
     assert launcher.main([f"--input={lines}", *flags]) == 0
     assert bigquery_client.get_dataset(names.dataset_name).location == "europe-west1"
     assert rows(bigquery_client, names.dataset, "error_records").num_rows == 1
+
+
+def test_a_person_who_makes_and_removes_the_resources(
+    run_as: As, names: Names, bigquery_client: bigquery.Client, capsys
+):
+    made = Names(PROJECT, dataset=f"{names.dataset}_made", prefix=f"m{uuid.uuid4().hex[:8]}-")
+    identity = person(made, "create and delete the resources")
+    run_as(identity)
+    flags = [f"--project={PROJECT}", "--emulators", f"--dataset={made.dataset}", f"--prefix={made.prefix}"]
+    assert [resources.main([action, *flags]) for action in ("create", "status")] == [0, 0]
+    listed = {table.table_id for table in bigquery_client.list_tables(made.dataset_name)}
+    assert listed == {name for spec in tables.TABLES for name in (spec.name, spec.view)}
+    assert resources.main(["delete", *flags, "--yes"]) == 0
+    assert identity.denied == []
 
 
 def letters(client: bigquery.Client, dataset: str) -> None:
