@@ -17,6 +17,7 @@ from cloud.pipeline import PipelineCommand, PipelineName
 from cloud.resources.base import LABEL
 from cloud.resources.declared import Names
 from cloud.update import RunningJob
+from common.google import use_quota_project
 from common.names import GCS, GPU, JOB
 from common.options import OptionError, add_options, option, read_options
 from common.values import at_least
@@ -293,6 +294,7 @@ def read_update(
     if not namespace.update or name == "batch":
         return read_request(name, namespace, rest)
     installation = read_options(InstallationOptions, namespace)
+    use_quota_project(installation.project)
     running = update.find(installation.jobs(), read_options(JobOptions, namespace).job_name or _STREAM)
     completed, flags = update.start_from(running, namespace, rest, words, installation.names.image)
     # The default of the launch is not taken for a choice: another GPU needs another machine.

@@ -118,6 +118,7 @@ def run(options: BuildOptions) -> None:
         return
     if not options.no_image:
         build_image(Gcloud(), names, image, options.builder)
+    google.use_quota_project(options.project)
     for uri in upload(Clients(options.project), names, image):
         print(f"Uploaded {uri}")
     print(f"Launch with: anomaly launch streaming --project {options.project} --region {options.region}")

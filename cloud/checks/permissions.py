@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import shlex
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 from google.api_core.exceptions import MethodNotImplemented, from_http_response
+from google.cloud import bigquery
 
 from cloud.checks.finding import BIGQUERY_PATIENCE, Finding, Lookup, bucket_of, member
 from cloud.checks.storage import template_image
@@ -18,8 +18,9 @@ from cloud.request import JobRequest
 from cloud.resources.accounts import Role, ServiceAccount, Target
 from cloud.resources.base import Clients
 from cloud.resources.gcloud import Gcloud, GcloudError
-from cloud.resources.tables import may_write
+from cloud.resources.tables import READ_ROLES, may_read, may_write
 from common import google
+from common.bigquery import table_reference
 from common.retry import LOOK_SECONDS
 
 _ACT_AS: Final = "iam.serviceAccounts.actAs"
@@ -31,6 +32,10 @@ _WIDER: Final = {
     "roles/storage.objectAdmin": ("roles/storage.admin",),
     "roles/storage.objectViewer": ("roles/storage.objectAdmin", "roles/storage.admin"),
     "roles/bigquery.dataEditor": ("roles/bigquery.dataOwner", "roles/bigquery.admin"),
+    "roles/bigquery.dataViewer": (
+        *("roles/bigquery.dataEditor", "roles/bigquery.dataOwner", "roles/bigquery.admin"),
+        "roles/viewer",  # datasets let the viewers of their project read, unless somebody took that away
+    ),
     "roles/bigquery.jobUser": ("roles/bigquery.user", "roles/bigquery.admin"),
     "roles/bigquery.readSessionUser": ("roles/bigquery.user", "roles/bigquery.admin"),
     "roles/artifactregistry.reader": ("roles/artifactregistry.writer", "roles/artifactregistry.admin"),
@@ -86,7 +91,7 @@ def check_act_as(request: JobRequest) -> list[Finding]:
         return [_note_unreachable(lookup.failure(error))]
     if answer.status_code != 200:
         problem = google.explain(from_http_response(answer))
-        if problem.kind == "disabled":
+        if problem.is_setup:
             return [lookup.failure(from_http_response(answer))]
         # A missing account has a check of its own.
         return [Finding(subject, "note", f"not checked: IAM answers {answer.status_code}")]
@@ -173,13 +178,14 @@ def check_worker(clients: Clients, request: JobRequest) -> list[Finding]:
         try:
             state = ServiceAccount(account).inspect(clients)
         except GcloudError as error:
-            return [Finding(subject, "note", f"not checked: {error}", "gcloud auth login")]
+            problem = f"not checked, nor its roles: {str(error).splitlines()[0]}"
+            return [Finding(subject, "note", problem, "gcloud auth login")]
     if state.status == "missing":
         return [Finding(subject, "failed", "does not exist", f"anomaly resources create --project {project}")]
     if state.status == "drift":
         enable = f"gcloud iam service-accounts enable {account} --project={project}"
         return [Finding(subject, "failed", "is disabled", enable), *roles]
-    return [Finding(subject), *roles, *_check_dataset(clients, request)]
+    return [Finding(subject), *roles, *_check_dataset(clients, request), *_check_sources(clients, request)]
 
 
 def _check_dataset(clients: Clients, request: JobRequest) -> list[Finding]:
@@ -194,21 +200,70 @@ def _check_dataset(clients: Clients, request: JobRequest) -> list[Finding]:
             return [Finding(subject)]
     except google.ERRORS:
         return []  # services.check_dataset reports it
+    return [_check_on_project(clients, subject, role, dataset, account)]
+
+
+def _check_sources(clients: Clients, request: JobRequest) -> list[Finding]:
+    """Checks that the account may read the tables of --input_table and --input_query.
+
+    That is said by the access list of the dataset, by the policy of the table, or by a role on the project.
+    """
+    command, role = request.pipeline, "roles/bigquery.dataViewer"
+    if clients.local_bigquery:
+        return []
+    try:
+        found = [table_reference(command.input_table)] if command.input_table else []
+        found += _tables_of(clients, command.input_query) if command.input_query else []
+    except google.ERRORS:
+        return []  # services.check_input_query reports it
+    findings = []
+    for table in found:
+        name = f"{table.project}.{table.dataset_id}"
+        subject = f"{role} on table {name}.{table.table_id} for the workers"
+        try:
+            if may_read(
+                clients.bigquery.get_dataset(name, **BIGQUERY_PATIENCE), request.account
+            ) or _in_policy(clients.bigquery.get_iam_policy(table, **BIGQUERY_PATIENCE), request.account):
+                findings.append(Finding(subject))
+                continue
+        except google.ERRORS as error:
+            # Whoever launches need not be allowed to look at the policies of somebody else's tables.
+            findings.append(Finding(subject, "note", f"not checked: {google.explain(error)}"))
+            continue
+        findings.append(_check_on_project(clients, subject, role, name, request.account))
+    return findings
+
+
+def _tables_of(clients: Clients, sql: str) -> list[bigquery.TableReference]:
+    """Lists the tables that a query reads, by a dry run, which is free."""
+    config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
+    return list(clients.bigquery.query(sql, job_config=config).referenced_tables)
+
+
+def _in_policy(policy: Any, account: str) -> bool:
+    """Tells whether the policy of a table lets a service account read it."""
+    members = (f"serviceAccount:{account}", "allUsers", "allAuthenticatedUsers")
+    return any(
+        binding["role"] in READ_ROLES
+        and "condition" not in binding
+        and set(members) & set(binding["members"])
+        for binding in policy.bindings
+    )
+
+
+def _check_on_project(clients: Clients, subject: str, role: str, dataset: str, account: str) -> Finding:
+    """Looks for a role on the project of a dataset, whose access list does not have it."""
     project = dataset.rpartition(".")[0]
     on_project = Role(
         role, member=f"serviceAccount:{account}", target="project", target_name=project, project=project
     )
     finding = _check_role(clients, on_project)
     if finding.status != "failed":
-        return [Finding(subject, finding.status, finding.problem)]
-    grant = shlex.quote(grant_sql(role, dataset, account))
+        return Finding(subject, finding.status, finding.problem)
     problem = "is not granted there, nor a wider one on the project"
-    return [Finding(subject, "failed", problem, f"bq query --use_legacy_sql=false {grant}")]
-
-
-def grant_sql(role: str, dataset: str, account: str) -> str:
-    """The statement that gives a service account a role on a dataset."""
-    return f'GRANT `{role}` ON SCHEMA `{dataset}` TO "serviceAccount:{account}"'
+    return Finding(
+        subject, "failed", problem, google.grant_on_dataset(dataset, role, f"serviceAccount:{account}")
+    )
 
 
 def _check_role(clients: Clients, role: Role) -> Finding:

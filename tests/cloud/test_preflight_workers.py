@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from google.api_core.exceptions import Forbidden
+from google.api_core.iam import Policy
 from google.cloud import bigquery
 
 from cloud.checks import permissions
 from cloud.resources.base import Clients
 from cloud.resources.declared import Names
+from common.bigquery import table_reference
 from templates import build
 from tests.cloud.google_server import Google
 from tests.cloud.test_preflight import BUCKET, job, only
@@ -114,5 +119,79 @@ def test_the_workers_must_be_able_to_write_the_dataset(google: Google, gcloud, m
     assert check(bigquery.AccessEntry("WRITER", "userByEmail", account)).status == "ok"
     google.policies["projects/local-project"] = {
         "bindings": [{"role": "roles/bigquery.admin", "members": [f"serviceAccount:{account}"]}]
+    }
+    assert check().status == "ok"
+
+
+class Sources:
+    """BigQuery with one table of somebody else's: its dataset's access list, its own policy."""
+
+    def __init__(
+        self, entries: list[bigquery.AccessEntry], bindings: list[dict], denied: bool = False
+    ) -> None:
+        self.dataset = bigquery.Dataset("other-project.history")
+        self.dataset.access_entries = entries
+        self.policy = Policy()
+        self.policy.bindings = bindings
+        self.denied = denied
+
+    def get_dataset(self, name: str, **patience: object) -> bigquery.Dataset:
+        assert name == "other-project.history"
+        if self.denied:
+            raise Forbidden("Access Denied: Permission bigquery.datasets.get denied")
+        return self.dataset
+
+    def get_iam_policy(self, table: bigquery.TableReference, **patience: object) -> Policy:
+        assert str(table) == "other-project.history.transactions"
+        return self.policy
+
+    def query(self, sql: str, job_config: bigquery.QueryJobConfig) -> object:
+        assert job_config.dry_run
+        return SimpleNamespace(referenced_tables=[table_reference("other-project.history.transactions")])
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--input_table=other-project.history.transactions",
+        "--input_query=SELECT * FROM `other-project.history.transactions`",
+    ],
+)
+def test_the_workers_must_be_able_to_read_the_source(flag, google: Google, gcloud, monkeypatch):
+    monkeypatch.delenv("BIGQUERY_EMULATOR_HOST", raising=False)
+    batch = job("batch", flag)
+    account = batch.account
+
+    def check(entries=(), bindings=(), denied=False):
+        clients = Clients("local-project")
+        clients.bigquery = Sources(list(entries), list(bindings), denied)
+        return only(permissions._check_sources(clients, batch))
+
+    other = bigquery.AccessEntry("READER", "userByEmail", "somebody@example.com")
+    found = check([other], [{"role": "roles/bigquery.dataEditor", "members": ["user:somebody@example.com"]}])
+    assert found.subject == (
+        "roles/bigquery.dataViewer on table other-project.history.transactions for the workers"
+    )
+    assert (found.status, found.problem) == (
+        "failed",
+        "is not granted there, nor a wider one on the project",
+    )
+    assert found.remedy == (
+        "bq query --use_legacy_sql=false 'GRANT `roles/bigquery.dataViewer` ON SCHEMA "
+        f'`other-project.history` TO "serviceAccount:{account}"\''
+    )
+    for entry in (
+        bigquery.AccessEntry("READER", "userByEmail", account),
+        bigquery.AccessEntry("READER", "specialGroup", "allAuthenticatedUsers"),
+        bigquery.AccessEntry("roles/bigquery.dataViewer", "iamMember", "allUsers"),
+    ):
+        assert check([entry]).status == "ok"
+    bound = {"role": "roles/bigquery.dataViewer", "members": [f"serviceAccount:{account}"]}
+    assert check([], [bound]).status == "ok"
+    assert check([], [{**bound, "condition": {"expression": "false"}}]).status == "failed"
+    assert (check(denied=True).status, "not checked" in check(denied=True).problem) == ("note", True)
+    google.policies["projects/other-project"] = {
+        "bindings": [{"role": "roles/bigquery.dataViewer", "members": [f"serviceAccount:{account}"]}]
     }
     assert check().status == "ok"
