@@ -1,4 +1,4 @@
-"""Checks of the workers' service account: its roles, and its rights on the tables that it writes and reads."""
+"""Checks of the workers' service account: its roles, and its rights on the tables it writes and reads."""
 
 from __future__ import annotations
 
