@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cloud import flex
-from cloud.checks import permissions, places, services, storage
+from cloud.checks import permissions, places, services, storage, workers
 from cloud.checks.finding import Finding
 from cloud.pipeline import PIPELINES
 from cloud.request import JobRequest, add_launch_options, read_update
@@ -72,7 +72,7 @@ def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
         yield partial(services.check_vertex, command.vertex_endpoint, command.vertex_api_endpoint)
     if command.scorer == "torchserve" and command.torchserve_url:
         yield partial(services.check_torchserve, command.torchserve_url)
-    yield partial(permissions.check_worker, clients, request)
+    yield partial(workers.check_worker, clients, request)
 
 
 def run_checks(request: JobRequest, progress: bool = True) -> list[Finding]:

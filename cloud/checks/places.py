@@ -10,6 +10,7 @@ from google.api_core.exceptions import from_http_response
 
 from cloud.checks.finding import BIGQUERY_PATIENCE, Finding, Lookup, bucket_of
 from cloud.checks.storage import template_image
+from cloud.checks.workers import IMAGE
 from cloud.endpoints import compute_session
 from cloud.request import JobRequest
 from cloud.resources.base import Clients
@@ -21,7 +22,6 @@ _SUBNETWORK: Final = re.compile(
     r"(?:https://(?:www|compute)\.googleapis\.com/compute/v1/projects/(?P<project>[a-z0-9.:-]+)/)?"
     r"regions/(?P<region>[a-z0-9-]+)/subnetworks/(?P<name>[a-z](?:[a-z0-9-]*[a-z0-9])?)"
 )
-_IMAGE_HOST: Final = re.compile(r"([a-z0-9-]+)-docker\.pkg\.dev/")
 _AREAS: Final = {"us": "us-", "eu": "europe-", "europe": "europe-", "asia": "asia-"}
 """Multi-regions, and the start of the names of their regions."""
 
@@ -166,8 +166,8 @@ def check_regions(clients: Clients, request: JobRequest) -> list[Finding]:
     image = request.job.image or ""
     if not image and request.job.via == "flex":
         image = template_image(clients, request.template)
-    host = _IMAGE_HOST.match(image)
-    locations[f"image {image}"] = host[1] if host else ""
+    parts = IMAGE.fullmatch(image)
+    locations[f"image {image}"] = parts["region"] if parts else ""
     for subject, location in locations.items():
         if location and not covers(location, region):
             problem = f"is in {location}, the job in {region}: what passes between them is billed"

@@ -9,7 +9,7 @@ from google.api_core.exceptions import Forbidden
 from google.api_core.iam import Policy
 from google.cloud import bigquery
 
-from cloud.checks import permissions
+from cloud.checks import workers
 from cloud.resources.base import Clients
 from cloud.resources.declared import Names
 from common.bigquery import table_reference
@@ -19,7 +19,7 @@ from tests.cloud.test_preflight import BUCKET, job, only
 
 
 def test_the_workers_need_roles_for_what_the_job_touches_and_no_more():
-    needed = {(r.name, r.target, r.target_name) for r in permissions.needed_roles(job("streaming"))}
+    needed = {(r.name, r.target, r.target_name) for r in workers.needed_roles(job("streaming"))}
     assert needed == {
         ("roles/dataflow.worker", "project", "local-project"),
         ("roles/pubsub.subscriber", "subscription", "transactions-pipeline"),
@@ -29,7 +29,7 @@ def test_the_workers_need_roles_for_what_the_job_touches_and_no_more():
         ("roles/storage.objectAdmin", "bucket", f"gs://{BUCKET}"),
     }
     image = "--image=europe-west1-docker.pkg.dev/other-project/images/pipelines:1"
-    found = permissions.needed_roles(job("batch", "--input_query=SELECT 1", "--model=gs://models/m", image))
+    found = workers.needed_roles(job("batch", "--input_query=SELECT 1", "--model=gs://models/m", image))
     needed = {(r.name, r.target_name, r.project) for r in found}
     assert needed >= {
         ("roles/storage.objectViewer", "gs://models", "local-project"),
@@ -38,7 +38,7 @@ def test_the_workers_need_roles_for_what_the_job_touches_and_no_more():
         ("roles/artifactregistry.reader", "images", "other-project"),
     }
     image = "--image=europe-west1-docker.pkg.dev/example.com/other-project/images/pipelines:1"
-    found = permissions.needed_roles(job("batch", "--input=gs://b-1/x.parquet", image))
+    found = workers.needed_roles(job("batch", "--input=gs://b-1/x.parquet", image))
     assert [(r.target_name, r.project) for r in found if r.target == "repository"] == [
         ("images", "example.com:other-project")
     ]
@@ -50,7 +50,7 @@ def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud,
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:1")
     stream = job("streaming")
     member = f"serviceAccount:{stream.account}"
-    finding = only(permissions.check_worker(Clients("local-project"), stream))
+    finding = only(workers.check_worker(Clients("local-project"), stream))
     assert (finding.problem, finding.remedy) == (
         "does not exist",
         "anomaly resources create --project local-project",
@@ -66,7 +66,7 @@ def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud,
     google.policies["projects/local-project/topics/alerts"] = {
         "bindings": [{"role": "roles/pubsub.publisher", "members": ["serviceAccount:other"]}]
     }
-    found = {f.subject: f for f in permissions.check_worker(Clients("local-project"), stream)}
+    found = {f.subject: f for f in workers.check_worker(Clients("local-project"), stream)}
     assert found.pop("roles/dataflow.worker on project local-project for the workers").status == "ok"
     assert found.pop(f"roles/storage.objectAdmin on bucket gs://{BUCKET} for the workers").status == "ok"
     assert found.pop(f"service account {stream.account}").status == "ok"
@@ -80,7 +80,7 @@ def test_roles_of_the_workers_are_read_from_the_policies(google: Google, gcloud,
 
 def test_without_gcloud_the_roles_are_not_checked_and_that_is_said(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
-    finding = only(permissions.check_worker(Clients("local-project"), job("streaming")))
+    finding = only(workers.check_worker(Clients("local-project"), job("streaming")))
     assert (finding.status, "no gcloud on the PATH" in finding.problem) == ("note", True)
 
 
@@ -105,7 +105,7 @@ def test_the_workers_must_be_able_to_write_the_dataset(google: Google, gcloud, m
     def check(*entries: bigquery.AccessEntry):
         clients = Clients("local-project")
         clients.bigquery = Datasets(*entries)
-        return only(permissions._check_dataset(clients, stream))
+        return only(workers._check_dataset(clients, stream))
 
     found = check(bigquery.AccessEntry("READER", "userByEmail", account))
     assert (found.status, found.problem) == (
@@ -166,7 +166,7 @@ def test_the_workers_must_be_able_to_read_the_source(flag, google: Google, gclou
     def check(entries=(), bindings=(), denied=False):
         clients = Clients("local-project")
         clients.bigquery = Sources(list(entries), list(bindings), denied)
-        return only(permissions._check_sources(clients, batch))
+        return only(workers._check_sources(clients, batch))
 
     other = bigquery.AccessEntry("READER", "userByEmail", "somebody@example.com")
     found = check([other], [{"role": "roles/bigquery.dataEditor", "members": ["user:somebody@example.com"]}])
