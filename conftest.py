@@ -1,5 +1,6 @@
 """Settings and fixtures that hold for every test."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,10 @@ from common.loopback import bypass_proxies
 
 # Tests talk to servers on this machine, by Google's clients, too, and in child processes.
 bypass_proxies()
+
+# `make test PYTHON=...` tells it to every make below; a test that runs make means the defaults.
+for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON", "TORCH", "VENV"):
+    os.environ.pop(name, None)
 
 # A busy machine is no failure: no deadlines, and the same examples in every run of CI.
 settings.register_profile(

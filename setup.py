@@ -57,7 +57,6 @@ setup(
         "rich>=14,<16",
         "tenacity>=9,<10",
         "torch>=2.4,<3",
-        "tqdm>=4.66,<5",
         "urllib3>=2,<3",
         "zstandard>=0.23,<1",
     ],
@@ -88,7 +87,6 @@ setup(
         # Servers of the model: the FastAPI container and TorchServe, which needs pyyaml and does not say so.
         "serve": [
             "fastapi>=0.115,<1",
-            "httptools>=0.6,<1",
             "psutil>=6,<8",
             "pyyaml>=6,<7",
             "starlette>=0.50,<2",

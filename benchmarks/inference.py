@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from common.command import command
+from common.output import track
 from model import artifact, package, torchscript
 from model.features import N_FEATURES
 from model.network import TransactionAutoencoder
@@ -121,7 +121,7 @@ def measure(engines: list[str], batches: list[int], repeats: int, seconds: float
     network = TransactionAutoencoder().eval()
     runners, left_out = {}, {}
     with tempfile.TemporaryDirectory() as name:
-        for engine in tqdm(engines, desc="Preparing", unit="engine"):
+        for engine in track(engines, "engines"):
             directory = Path(name) / engine
             directory.mkdir()
             try:
@@ -132,7 +132,7 @@ def measure(engines: list[str], batches: list[int], repeats: int, seconds: float
                 runners.pop(engine, None)
         found: dict[str, dict[int, list[float]]] = {engine: {n: [] for n in batches} for engine in runners}
         # Engines take turns, so that a slow moment of the machine does not fall on one of them.
-        for _ in tqdm(range(repeats), desc="Measuring", unit="round"):
+        for _ in track(range(repeats), "rounds"):
             for n in batches:
                 rows = np.random.default_rng(n).normal(size=(n, N_FEATURES)).astype(np.float32)
                 for engine, run in runners.items():

@@ -25,10 +25,10 @@ from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.runner import PipelineState
 from google.cloud.pubsub_v1 import PublisherClient
 from google.pubsub_v1 import PublisherClient as PlainPublisherClient
-from tqdm import tqdm
 
 from benchmarks import local_runner_count as counting
 from common.command import command
+from common.output import track
 from local import topics
 from local.runner import LocalStreamingRunner
 from local.stack import LocalStack
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rates: dict[str, dict[str, float]] = {step: {} for step in STEPS}
     with LocalStack(bigquery=False) as stack, stack.endpoints.activate() as endpoints:
         cases = [(step, runner) for step in STEPS for runner in RUNNERS]
-        for step, runner in tqdm(cases, unit="case", disable=not sys.stderr.isatty()):
+        for step, runner in track(cases, "cases"):
             own = runner == "LocalStreamingRunner"
             count = options.messages if own else max(500, options.messages // 10)
             seconds = [

@@ -21,10 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from benchmarks.sampling import timed
 from common.command import command
+from common.output import track
 from model.serving.options import usable_cores
 from model.synthetic.generator import TransactionGenerator
 from publisher.files import ParquetFile
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         prepare(directory, options.rows)
-        for suffix, number in tqdm(cases * options.runs, unit="case", disable=not sys.stderr.isatty()):
+        for suffix, number in track(cases * options.runs, "cases"):
             for size, copies in zip(SIZES, COPIES[suffix], strict=True):
                 time = seconds(directory, f"{size}-*.{suffix}", copies * options.rows, number)
                 times.setdefault((suffix, number, size), []).append(time)

@@ -24,9 +24,9 @@ from tempfile import TemporaryDirectory
 
 from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.types import BatchSettings
-from tqdm import tqdm
 
 from common.command import command
+from common.output import progress
 from local import topics
 from local.stack import LocalStack
 from model.synthetic.generator import TransactionGenerator
@@ -116,10 +116,9 @@ def measure(directory: Path, topic: str | None, runs: int, count: int) -> dict[s
     """Median messages per second by case. The cases take turns, so that a slow minute hits all of them."""
     listed = cases(directory, topic)
     rates: dict[str, list[float]] = {name: [] for name in listed}
-    with tqdm(total=(runs + 1) * len(listed), unit="run", file=sys.stderr, disable=None) as bar:
+    with progress((runs + 1) * len(listed), "runs") as advance:
         for run in range(runs + 1):
             for name, (case, alone) in listed.items():
-                bar.set_postfix_str(name)
                 started = time.perf_counter()
                 if alone:
                     with one_core():
@@ -128,7 +127,7 @@ def measure(directory: Path, topic: str | None, runs: int, count: int) -> dict[s
                     case(count, run)
                 if run > 0:  # the first round warms up
                     rates[name].append(count / (time.perf_counter() - started))
-                bar.update()
+                advance(1)
     return {name: statistics.median(values) for name, values in rates.items()}
 
 

@@ -21,10 +21,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 import requests
-from tqdm import tqdm
 
 from benchmarks.serving import CONTAINER, TORCHSERVE, Target, serve
 from common.command import command
+from common.output import track
 from model.artifact import Artifact
 from tests.model.serving.artifacts import build_artifact, transactions
 from transforms.remote import Limits, RemoteHandler
@@ -66,6 +66,7 @@ def _batch(features: np.ndarray) -> pa.RecordBatch:
         pa.array([f"t-{i}" for i in range(n)]),
         pa.nulls(n, pa.string()),
         pa.array([dt.datetime(2026, 3, 1, tzinfo=dt.UTC)] * n, time_type),
+        pa.repeat(False, n),
         pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1]),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS)
@@ -98,7 +99,7 @@ def run(runs: int, rows: int, repeats: int) -> list[Result]:
     results = []
     with TemporaryDirectory() as directory:
         found = build_artifact(Path(directory) / "model")
-        for name, detail in tqdm(cases, disable=None):
+        for name, detail in track(cases, "cases"):
             with _scorer(name, found, detail) as score:
                 for _ in range(3):
                     score(batch)

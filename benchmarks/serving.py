@@ -18,11 +18,11 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import orjson
-from tqdm import tqdm
 
 from benchmarks.http_load import Load, http_request, measure
 from common.command import command
 from common.loopback import urlopen
+from common.output import progress
 from local.process import HOST, ServerProcess, free_port
 from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
 from model.serving.torchserve import process as torchserve_process
@@ -156,18 +156,17 @@ def run(runs: int, seconds: float, names: Sequence[str]) -> list[Result]:
     """Measures the cases of the named servers, each server alone on the machine."""
     results = []
     cases = [case for case in CASES if case.server in names]
-    with TemporaryDirectory() as directory, tqdm(total=len(cases) * runs, disable=None) as progress:
+    with TemporaryDirectory() as directory, progress(len(cases) * runs, "runs") as advance:
         model = build_artifact(Path(directory) / "model").uri
         for name in dict.fromkeys(case.server for case in cases):
             with serve(name, model) as target:
                 for case in (case for case in cases if case.server == name):
-                    progress.set_description(f"{name}, {case.instances} instances, {case.answer}")
                     request = http_request(target.path, _body(case), target.headers)
                     measure(target.port, request, case.connections, 0.5)
                     loads = []
                     for _ in range(runs):
                         loads.append(measure(target.port, request, case.connections, seconds))
-                        progress.update()
+                        advance(1)
                     results.append(_summary(case, loads))
     return results
 

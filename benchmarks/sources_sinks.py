@@ -28,11 +28,11 @@ import apache_beam as beam
 import pyarrow as pa
 from google.cloud.bigquery_storage_v1 import types
 from google.cloud.bigquery_storage_v1.writer import AppendRowsStream
-from tqdm import tqdm
 
 from benchmarks import sources_sinks_data as data
 from benchmarks.beam_connectors import beam_connectors
 from common.command import command
+from common.output import track
 from local.endpoints import Endpoints
 from local.stack import LocalStack
 from transforms.bigquery import ReadBatches, WriteBatches
@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             local = stack.enter_context(LocalStack(pubsub=False)).endpoints
             stack.enter_context(beam_connectors(local, directory))
             cases += bigquery_cases(local, options.batches)
-        for case in tqdm(cases, unit="case", disable=not sys.stderr.isatty()):
+        for case in track(cases, "cases"):
             rates[case.name] = case.rows / statistics.median(timed(case.run) for _ in range(options.runs))
     if options.format == "json":
         print(json.dumps({"runs": options.runs, "rows_per_second": rates}, indent=2))

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from transforms.schema import ENCODED_SIZE, SCORES, TOP_FEATURES
+from model.features import ENCODED_SIZE
+from transforms.schema import SCORES, TOP_FEATURES
 
 BATCH_ROWS = 4096
 _NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
@@ -37,6 +38,7 @@ def _scores(number: int) -> pa.RecordBatch:
         "transaction_id": pa.array([f"transaction-{number * n + i:012d}" for i in range(n)]),
         "account_id": pa.nulls(n, pa.string()),
         "event_time": pa.array([_NOW] * n, pa.timestamp("us", tz="UTC")),
+        "event_time_derived": pa.repeat(False, n),
         "anomaly_score": pa.array(rng.gamma(2.0, size=n)),
         "severity": pa.array(["normal"] * n),
         "encoded": _lists(pa.array(rng.normal(size=ENCODED_SIZE * n)), ENCODED_SIZE),

@@ -10,6 +10,7 @@ from google.cloud import dataflow_v1beta3 as dataflow
 
 from cloud.pipeline import module
 from cloud.request import JobRequest
+from common.options import NO, SwitchAction
 
 # Google's enums are typed as plain numbers where they are members, and the other way round where not.
 _PRIVATE: Any = dataflow.WorkerIPAddressConfiguration.WORKER_IP_PRIVATE
@@ -37,8 +38,8 @@ def parameters(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[di
     while remaining:
         flag, given, value = remaining.pop(0).partition("=")
         action = parser._option_string_actions.get(flag)
-        if isinstance(action, argparse.BooleanOptionalAction):
-            values[action.dest] = "false" if flag.startswith("--no-") else "true"
+        if isinstance(action, SwitchAction):
+            values[action.dest] = "false" if flag.startswith(NO) else "true"
         elif action is not None:
             values[action.dest] = value if given else remaining.pop(0)
         elif flag.startswith("--"):

@@ -305,6 +305,8 @@ IMAGE: Final = Name(
     },
 )
 LABEL: Final = Name(["KEY=VALUE"], {"KEY": Rule(1, 63, _LABEL, first=_LOWER), "VALUE": Rule(0, 63, _LABEL)})
+MODEL: Final = Name(["NAME"], {"NAME": Rule(1, 63, _TAG, first=_LETTER_DIGIT)}, "pytorch_autoencoder")
+"""The name or the version of a model, which becomes part of the names of files."""
 STACK: Final = Name(["NAME"], {"NAME": Rule(1, 63, _TAG, first=_LETTER_DIGIT)}, "default")
 """The name of a local stack, which becomes the name of files."""
 

@@ -9,7 +9,7 @@
     sinks = read_options(SinkOptions, parser.parse_args())
 
 A flag has the name of its field. The type of the field says how its text is read: str, int, float, bool
-(--flag and --no-flag), Literal (choices), each of them `| None` as well. Other types name a `type`.
+(--flag and --no_flag), Literal (choices), each of them `| None` as well. Other types name a `type`.
 A field made by `group` holds the options of one concern.
 """
 
@@ -18,11 +18,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 _FLAG: Final = "flag"
 _GROUP: Final = "group"
+NO: Final = "--no_"
+"""Begins the flag that switches off."""
 _T = TypeVar("_T")
 
 
@@ -93,6 +95,24 @@ def add_options(
             flags.add_argument(f"--{field.name}", **settings)
 
 
+class SwitchAction(argparse.Action):
+    """Makes --name and --no_name of a field of type bool; argparse's own action would spell --no-name."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
+        (flag,) = option_strings
+        super().__init__([flag, f"{NO}{flag.removeprefix('--')}"], dest, nargs=0, **settings)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """See argparse.Action."""
+        setattr(namespace, self.dest, option_string == self.option_strings[0])
+
+
 def read_options(options: type[_T], namespace: argparse.Namespace, **more: Any) -> _T:
     """Makes the dataclass from what argparse has read. This is where a Namespace ends.
 
@@ -119,5 +139,5 @@ def _settings(hint: Any) -> dict[str, Any]:
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
     if hint is bool:
-        return {"action": argparse.BooleanOptionalAction}
+        return {"action": SwitchAction}
     return {"type": hint} if hint in (int, float) else {}

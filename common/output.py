@@ -9,8 +9,8 @@ import datetime as dt
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+_T = TypeVar("_T")
 Format = Literal["table", "json", "csv"]
 FORMATS: Final[tuple[Format, ...]] = ("table", "json", "csv")
 
@@ -102,6 +103,14 @@ def progress(total: int | None, unit: str, is_quiet: bool = False) -> Iterator[C
     with Progress(*columns, console=console) as bars:
         task = bars.add_task(unit, total=total)
         yield lambda number: bars.advance(task, number)
+
+
+def track(items: Collection[_T], unit: str, is_quiet: bool = False) -> Iterator[_T]:
+    """Gives the items one by one and shows progress, as `progress` does."""
+    with progress(len(items), unit, is_quiet) as advance:
+        for item in items:
+            yield item
+            advance(1)
 
 
 class _Lines:

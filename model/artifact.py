@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from common.command import CommandError
+from common.names import MODEL
 from model.features import FEATURES
 from model.thresholds import ScoreQuantiles, check_thresholds
 
@@ -33,6 +34,7 @@ MODEL_FILE: Final = "final_model_traced.pt"
 ARCHIVE_FILE: Final = "pytorch_autoencoder.mar"
 MODEL_NAME: Final = "pytorch_autoencoder"
 FORMAT: Final = 1
+MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
 
 
 class ArtifactError(CommandError, ValueError):
@@ -129,6 +131,10 @@ class Manifest:
         for name in self.files:
             if Path(name).name != name or name in ("", ".", "..", MANIFEST_FILE):
                 raise ArtifactError(f"{MANIFEST_FILE}: {name!r} is not a plain file name")
+        # They become names of files, of models at servers, and labels.
+        for field_name, value in (("model_name", self.model_name), ("model_version", self.model_version)):
+            if problem := MODEL.problem(value):
+                raise ArtifactError(f"{MANIFEST_FILE}: {field_name}: {problem}")
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,8 @@ class Artifact:
         """Loads the TorchScript module in eval mode; see `model.torchscript.load`.
 
         Raises:
-          ArtifactError: the file is no TorchScript module with `forward` and `score`.
+          ArtifactError: the file is no TorchScript module with `forward` and `score`, or one that does more
+        than the network of this package: an artifact is code, and a foreign one could read files.
         """
         # Deferred: reading a manifest must not cost the import of torch.
         from model import torchscript
@@ -162,8 +169,14 @@ class Artifact:
         try:
             # Frozen below: the error of freezing a module without `score` names no cause.
             module = torchscript.load(self.model_path, freeze=False, device=device)
-        except RuntimeError as e:
-            raise ArtifactError(f"{self.uri}: {MODEL_FILE} is no TorchScript module: {e}") from e
+        except Exception as e:  # torch's errors, and those of the pickle inside
+            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+            raise ArtifactError(f"{self.uri}: {MODEL_FILE} is no TorchScript module: {reason}") from e
+        if foreign := torchscript.foreign_operators(module):
+            raise ArtifactError(
+                f"{self.uri}: {MODEL_FILE} uses {', '.join(foreign)}, which no model of this package does; "
+                "it is not loaded. Train it with anomaly train"
+            )
         missing = [name for name in torchscript.METHODS if not hasattr(module, name)]
         if missing:
             raise ArtifactError(
@@ -197,7 +210,7 @@ def read(uri: str | Path) -> Artifact:
     path = local_dir / MANIFEST_FILE
     if not path.is_file():
         raise ArtifactError(f"No {MANIFEST_FILE} in {uri}; train a model with anomaly train --output {uri}")
-    manifest = Manifest.from_json(path.read_bytes())
+    manifest = _read_manifest(path, uri)
     for name, expected in manifest.files.items():
         file = local_dir / name
         if not file.is_file():
@@ -208,6 +221,15 @@ def read(uri: str | Path) -> Artifact:
                 f"{uri}: {name} has sha256 {actual}, {MANIFEST_FILE} says {expected}; copy or train it again"
             )
     return Artifact(uri=uri, manifest=manifest, local_dir=local_dir)
+
+
+def _read_manifest(path: Path, uri: str) -> Manifest:
+    size = path.stat().st_size
+    if size > MAX_MANIFEST_BYTES:
+        raise ArtifactError(
+            f"{uri}: {MANIFEST_FILE} has {size:,} bytes, expected at most {MAX_MANIFEST_BYTES:,}"
+        )
+    return Manifest.from_json(path.read_bytes())
 
 
 def verify(uri: str | Path) -> Manifest:
@@ -345,7 +367,7 @@ def _download(uri: str) -> Path:
                 raise ArtifactError(f"{uri}: {name} is missing") from e
 
         fetch(MANIFEST_FILE)
-        for name in Manifest.from_json((local_dir / MANIFEST_FILE).read_bytes()).files:
+        for name in _read_manifest(local_dir / MANIFEST_FILE, uri).files:
             fetch(name)
     return local_dir
 

@@ -84,13 +84,28 @@ def available(quick: bool = False) -> tuple[tuple[str, Detector], ...]:
 @one_thread()
 def scores(
     train: Rows, rows: Rows, detectors: Iterable[tuple[str, Detector]], seed: int = 0
-) -> dict[str, Scores]:
-    """Scores raw features `rows` [m, 30] by each detector, fitted to the normals `train` [n, 30]."""
+) -> tuple[dict[str, Scores], dict[str, str]]:
+    """Scores raw features `rows` [m, 30] by each detector, fitted to the normals `train` [n, 30].
+
+    Returns:
+      scores: [m] by name.
+      left_out: the reason of each detector that cannot run on this data. It must not cost the model.
+    """
     fitted, prepared = _prepare(train), _prepare(rows)
     mean, std = fitted.mean(axis=0), fitted.std(axis=0)
     std = np.where(std > 0, std, 1.0)
     fitted, prepared = (fitted - mean) / std, (prepared - mean) / std
-    return {name: detector(fitted, prepared, seed) for name, detector in detectors}
+    done: dict[str, Scores] = {}
+    left_out: dict[str, str] = {}
+    for name, detector in detectors:
+        try:
+            values = detector(fitted, prepared, seed)
+            if not np.isfinite(values).all():
+                raise ValueError("its scores are not finite")
+            done[name] = values
+        except Exception as error:
+            left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return done, left_out
 
 
 def _prepare(rows: Rows) -> Scores:

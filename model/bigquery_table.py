@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 from google.cloud.bigquery_storage import BigQueryReadClient
@@ -17,8 +17,7 @@ SCHEME = "bigquery://"
 
 def read_table(
     name: str,
-    columns: Sequence[str],
-    optional: str | None = None,
+    choose: Callable[[Sequence[str]], Sequence[str]],
     client: BigQueryReadClient | None = None,
     billing_project: str | None = None,
 ) -> pa.Table:
@@ -26,14 +25,13 @@ def read_table(
 
     Args:
       name: project.dataset.table.
-      columns: required columns.
-      optional: one more column, read where the table has it.
+      choose: gets the names of the columns that are there, and returns those to read.
       client: of the Storage Read API; from the environment's credentials when None.
       billing_project: the project that pays for the read. When None, it is the environment's default
         project, or without one that of the table. A public table needs one of yours.
 
     Raises:
-      ValueError: `name` breaks a rule, a column is missing, or BigQuery refuses the read.
+      ValueError: `name` breaks a rule, `choose` refuses the columns, or BigQuery refuses the read.
     """
     project = TABLE.split(TABLE.check(name, f"{SCHEME}{name}"))["PROJECT"]
     payer = billing_project or os.environ.get("GOOGLE_CLOUD_PROJECT") or project
@@ -42,11 +40,7 @@ def read_table(
         client = client or BigQueryReadClient()
         # A session without a selection answers the schema; it costs nothing as long as nobody reads from it.
         present = session_schema(open_session(client, path, payer, max_streams=1)).names
-        missing = [column for column in columns if column not in present]
-        if missing:
-            raise ValueError(f"{SCHEME}{name}: column(s) missing: {', '.join(missing)}")
-        wanted = [*columns, *([optional] if optional and optional in present else [])]
-        session = open_session(client, path, payer, wanted, max_streams=1)
+        session = open_session(client, path, payer, choose(present), max_streams=1)
         schema = session_schema(session)
         batches = [batch for stream in session.streams for batch in read_stream(client, stream.name, schema)]
         return pa.Table.from_batches(batches, schema)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,11 @@ SYNTHETIC_ROWS: Final = 40_000
 SYNTHETIC_FRAUD_SHARE: Final = 0.01
 SPLIT_SHARES: Final = (0.6, 0.2, 0.2)
 """Training, validation (early stopping, thresholds) and test."""
+SplitBy = Literal["random", "time"]
+RESEMBLE_LABEL: Final = frozenset(
+    {"class", "fraud", "isfraud", "label", "fraudlabel", "target", "isfraudulent"}
+)
+"""Names under which people keep the label, in lower case without underscores."""
 MIN_NORMALS: Final = 5_000
 """A fifth of the normals calibrates the thresholds; fewer than 1,000 cannot place a budget of 0.1 %."""
 
@@ -41,6 +47,12 @@ class DataOptions:
         metavar="SOURCE",
         help="CSV or Parquet file in the ULB layout (Time, V1..V28, Amount, and Class where it is labelled), "
         f"{BIGQUERY_SCHEME}project.dataset.table, or {SYNTHETIC} (default: %(default)s)",
+    )
+    label_column: str = option(
+        LABEL,
+        metavar="NAME",
+        help="column with 1 or true for a fraud; empty to train as if nothing were labelled "
+        "(default: %(default)s)",
     )
     rows: int = option(
         SYNTHETIC_ROWS, type=at_least(1), metavar="N", help="synthetic rows to draw (default: %(default)s)"
@@ -77,11 +89,17 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of the three disjoint parts."""
+    """Row numbers of the three disjoint parts.
+
+    Attributes:
+      train, validation, test: the row numbers.
+      copies: rows that are equal to another one, beyond the first.
+    """
 
     train: npt.NDArray[np.intp]
     validation: npt.NDArray[np.intp]
     test: npt.NDArray[np.intp]
+    copies: int = 0
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -98,7 +116,7 @@ def fingerprint(dataset: Dataset) -> str:
     return hashlib.sha256(ordered.tobytes()).hexdigest()
 
 
-def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0) -> Dataset:
+def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0, label_column: str = LABEL) -> Dataset:
     """Loads transactions.
 
     >>> dataset = load("synthetic", rows=1_000, seed=7)
@@ -109,6 +127,7 @@ def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0) -> Dataset:
       source: a CSV or Parquet file in the ULB layout, `bigquery://project.dataset.table`, or `synthetic`.
       rows: how many synthetic transactions to draw; other sources are read whole.
       seed: of the synthetic generator.
+      label_column: as in `from_arrow`.
 
     Raises:
       DataError: no such source, a column missing, a value that is not a finite number.
@@ -120,11 +139,15 @@ def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0) -> Dataset:
         from model.bigquery_table import read_table
 
         try:
-            table = read_table(source.removeprefix(BIGQUERY_SCHEME), FEATURES, LABEL)
+            table = read_table(
+                source.removeprefix(BIGQUERY_SCHEME), lambda names: used_columns(names, source, label_column)
+            )
+        except DataError:
+            raise
         except ValueError as e:
             raise DataError(f"--data {e}") from e
-        return from_arrow(table, source)
-    return from_arrow(_read_file(source), source)
+        return from_arrow(table, source, label_column)
+    return from_arrow(_read_file(source), source, label_column)
 
 
 def _synthetic(rows: int, seed: int) -> Dataset:
@@ -136,7 +159,13 @@ def _synthetic(rows: int, seed: int) -> Dataset:
     return Dataset(
         np.asarray(features, dtype=np.float32),
         np.asarray(labels, dtype=np.int8),
-        {"source": SYNTHETIC, "rows": rows, "seed": seed, "fraud_share": SYNTHETIC_FRAUD_SHARE},
+        {
+            "source": SYNTHETIC,
+            "rows": rows,
+            "seed": seed,
+            "fraud_share": SYNTHETIC_FRAUD_SHARE,
+            "frauds": int(labels.sum()),
+        },
     )
 
 
@@ -165,29 +194,72 @@ def _read_file(source: str) -> pa.Table:
     raise DataError(f"--data: expected a name that ends in .csv or .parquet, got {source!r}")
 
 
-def from_arrow(table: pa.Table, source: str) -> Dataset:
-    """Makes a dataset of a table in the ULB layout: Time, V1..V28, Amount, and Class where it is labelled.
+def from_arrow(table: pa.Table, source: str, label_column: str = LABEL) -> Dataset:
+    """Makes a dataset of a table in the ULB layout: Time, V1..V28, Amount, and a label where there is one.
+
+    Rows without a label, in a table that has labels, are left out: nobody knows yet what they are.
+
+    Args:
+      table: the columns.
+      source: its name, for errors.
+      label_column: holds the labels; empty for none. The table need not have the column LABEL, any other that
+        is named here it must have.
 
     Raises:
       DataError: a column is missing, there twice, or not numeric, a value is null, NaN or infinite, a label
-        not 0 or 1.
+        not 0 or 1; there is no label column, and another column is called as one.
     """
-    missing = [name for name in FEATURES if name not in table.column_names]
+    used = used_columns(table.column_names, source, label_column)
+    provenance: dict[str, Any] = {"source": source, "rows": table.num_rows}
+    if unused := [name for name in table.column_names if name not in used]:
+        provenance["columns_not_used"] = unused
+    labels = None
+    if label_column in used:
+        labels, is_known = _labels(table, label_column, source)
+        if not is_known.all():
+            table = table.filter(pa.array(is_known))
+            provenance["rows_without_label"] = int((~is_known).sum())
+        provenance["frauds"] = int(labels.sum())
+    features = np.empty((table.num_rows, N_FEATURES), dtype=np.float32)
+    for i, name in enumerate(FEATURES):
+        features[:, i] = _column(table, name, source)
+    return Dataset(features, labels, provenance)
+
+
+def used_columns(names: Sequence[str], source: str, label_column: str = LABEL) -> Sequence[str]:
+    """Chooses the columns of a table that are read: the features, and the label where there is one.
+
+    Raises:
+      DataError: a column is missing or there twice, or another column is called as a label; see `from_arrow`.
+    """
+    missing = [name for name in FEATURES if name not in names]
     if missing:
         raise DataError(
             f"{source}: column(s) missing: {', '.join(missing)}; needed are Time, V1..V28, Amount"
         )
-    twice = [name for name in (*FEATURES, LABEL) if table.column_names.count(name) > 1]
+    is_labelled = bool(label_column) and _has_label(names, label_column, source)
+    used = (*FEATURES, label_column) if is_labelled else FEATURES
+    twice = [name for name in used if names.count(name) > 1]
     if twice:
         raise DataError(f"{source}: column(s) there more than once: {', '.join(twice)}; keep one of each")
-    features = np.empty((table.num_rows, N_FEATURES), dtype=np.float32)
-    for i, name in enumerate(FEATURES):
-        features[:, i] = _column(table, name, source)
-    labels = _labels(table, source) if LABEL in table.column_names else None
-    provenance: dict[str, Any] = {"source": source, "rows": table.num_rows}
-    if labels is not None:
-        provenance["frauds"] = int(labels.sum())
-    return Dataset(features, labels, provenance)
+    return used
+
+
+def _has_label(names: Sequence[str], label_column: str, source: str) -> bool:
+    if label_column in names:
+        return True
+    alike = [name for name in names if name.lower().replace("_", "") in RESEMBLE_LABEL]
+    if label_column != LABEL:
+        raise DataError(
+            f"{source}: --label_column: there is no column {label_column!r}; "
+            f"{'one is called ' + repr(alike[0]) if alike else 'the columns are ' + ', '.join(names[-8:])}"
+        )
+    if alike:
+        raise DataError(
+            f"{source}: there is no column {LABEL}, and {alike[0]!r} may be the label: pass "
+            f"--label_column={alike[0]}, or --label_column= to train as if nothing were labelled"
+        )
+    return False
 
 
 def _column(table: pa.Table, name: str, source: str) -> npt.NDArray[np.float64]:
@@ -205,11 +277,21 @@ def _column(table: pa.Table, name: str, source: str) -> npt.NDArray[np.float64]:
     return values
 
 
-def _labels(table: pa.Table, source: str) -> npt.NDArray[np.int8]:
-    labels = _column(table, LABEL, source)
-    if not np.isin(labels, (0, 1)).all():
-        raise DataError(f"{source}: column {LABEL} must hold 0 (normal) and 1 (fraud) only")
-    return labels.astype(np.int8)
+def _labels(table: pa.Table, name: str, source: str) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
+    """Reads the labels that are known, int8 [m], and which rows have one, bool [n]."""
+    column = table[name]
+    try:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            # Arrow reads "0", "1", "true" and "false", in any case.
+            column = pc.cast(pc.utf8_trim_whitespace(column), pa.bool_())
+        values = pc.cast(column, pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
+        raise DataError(f"{source}: column {name} must hold 0 or 1, true or false: {e}") from e
+    is_known = pc.is_valid(values).to_numpy().astype(bool)
+    known = values.drop_null().to_numpy()
+    if not np.isin(known, (0, 1)).all():
+        raise DataError(f"{source}: column {name} must hold 0 (normal) and 1 (fraud) only")
+    return known.astype(np.int8), is_known
 
 
 def check_enough(dataset: Dataset) -> None:
@@ -232,10 +314,16 @@ def check_enough(dataset: Dataset) -> None:
         )
 
 
-def split(dataset: Dataset, seed: int) -> Split:
-    """Splits a dataset by label in SPLIT_SHARES; the same rows, in any order, and seed give the same split.
+def split(dataset: Dataset, seed: int, by: SplitBy = "random") -> Split:
+    """Splits a dataset in SPLIT_SHARES; the same rows, in any order, and seed give the same split.
 
     Equal rows stay together, so that no row of the test part has its copy in the training part.
+
+    Args:
+      dataset: the rows.
+      seed: of a random split.
+      by: "random" splits frauds and normals each by themselves; "time" trains on the earliest rows and tests
+        on the latest.
 
     Raises:
       DataError: fewer than MIN_NORMALS normal transactions, equal ones only, or so many copies that fewer
@@ -243,14 +331,18 @@ def split(dataset: Dataset, seed: int) -> Split:
     """
     check_enough(dataset)
     rng = np.random.default_rng(seed)
-    _, group = np.unique(dataset.features, axis=0, return_inverse=True)
-    part_of_group = np.full(group.max() + 1, -1, dtype=np.int8)
-    for stratum in (dataset.is_normal, ~dataset.is_normal):
+    different, group = np.unique(dataset.features, axis=0, return_inverse=True)
+    part_of_group = np.full(len(different), -1, dtype=np.int8)
+    every = np.ones(len(group), dtype=bool)
+    for stratum in (dataset.is_normal, ~dataset.is_normal) if by == "random" else (every,):
         groups = np.unique(group[stratum])
         groups = groups[part_of_group[groups] < 0]
         bounds = np.cumsum(SPLIT_SHARES[:2]) * len(groups)
         parts = np.searchsorted(bounds, np.arange(len(groups)), side="right").astype(np.int8)
-        part_of_group[groups] = rng.permutation(parts)
+        if by == "random":
+            part_of_group[groups] = rng.permutation(parts)
+        else:
+            part_of_group[groups[np.argsort(different[groups, TIME_INDEX], kind="stable")]] = parts
     part = part_of_group[group]
     train, validation, test = (np.flatnonzero(part == i) for i in range(3))
     n_calibration = int(dataset.is_normal[validation].sum())
@@ -260,4 +352,4 @@ def split(dataset: Dataset, seed: int) -> Split:
             f"{MIN_CALIBRATION_ROWS} are needed: equal rows stay together in a split, and there are only "
             f"{len(part_of_group)} different ones; use more data or remove the copies"
         )
-    return Split(train, validation, test)
+    return Split(train, validation, test, copies=len(group) - len(different))

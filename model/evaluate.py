@@ -12,11 +12,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from common.command import MissingExtraError, Parser, command
 from common.options import OptionError, add_options, option, read_options
-from common.output import add_format, print_rows
+from common.output import add_format, print_rows, track
 from common.values import at_least
 from model import artifact, baselines, data, evaluation, fitting, metrics, plots, torchscript
 from model.thresholds import ScoreQuantiles, calibrate
@@ -97,13 +96,14 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
     known = [d for d in trained_on if data.fingerprint(d) == manifest.provenance.get("fingerprint")]
     if known:
         split_seed = int(manifest.training["seed"])
-        parts = data.split(known[0], split_seed)
+        by: data.SplitBy = "time" if manifest.training["split"] == "time" else "random"
+        parts = data.split(known[0], split_seed, by)
         fit = parts.train[labels[parts.train] == 0]
         return Rows(
             dataset.features[fit],
             dataset.features[parts.test],
             labels[parts.test],
-            f"test part (seed {split_seed}) of the data that the model was trained on",
+            f"test part ({by} split, seed {split_seed}) of the data that the model was trained on",
         )
     n_normal = int((labels == 0).sum())
     if n_normal < MIN_NORMALS:
@@ -164,7 +164,7 @@ def evaluate_repeatedly(
     from `dataset`, which is split anew for each seed. The picture is that of seed 0.
     """
     reports = []
-    for seed in tqdm(range(repeats), desc="Seeds", unit="model"):
+    for seed in track(range(repeats), "models"):
         source = train_data or dataset
         parts = data.split(source, seed)
         normal = source.is_normal
@@ -214,13 +214,16 @@ def heading(report: dict[str, Any]) -> str:
 
 
 def _evaluate(options: EvaluateOptions, source: data.DataOptions) -> dict[str, Any]:
-    dataset = data.load(source.data, source.rows, source.seed)
+    dataset = data.load(source.data, source.rows, source.seed, source.label_column)
     required_labels(dataset)
     if options.model:
         return evaluate_model(
             artifact.read(options.model), dataset, options.prevalence, source.seed, options.png
         )
-    train_data = data.load(options.train_data, source.rows) if options.train_data else None
+    label = source.label_column
+    train_data = (
+        data.load(options.train_data, source.rows, label_column=label) if options.train_data else None
+    )
     return evaluate_repeatedly(train_data, dataset, options.repeat or 1, options.prevalence, options.png)
 
 
@@ -246,6 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = evaluation.figure_rows(report)
     if args.format == "table":
         print(heading(report))
+        for name, reason in report["left_out"].items():
+            print(f"{name} cannot run on this data and is left out: {reason}")
         rows = evaluation.with_deviations(rows)
     print_rows(rows, args.format)
     return 0

@@ -51,10 +51,12 @@ def compare(
       seed: of the baselines.
 
     Returns:
-      report: rows, prevalence, and per score the figures of `model.metrics.figures`.
+      report: rows, prevalence, per score the figures of `model.metrics.figures`, and why a baseline is
+        left out.
       scores: per score its values [m].
     """
-    scores = own_scores(module, rows) | baselines.scores(fit_rows, rows, detectors, seed)
+    fitted, left_out = baselines.scores(fit_rows, rows, detectors, seed)
+    scores = own_scores(module, rows) | fitted
     report = {
         "rows": {
             "normals": int((labels == 0).sum()),
@@ -63,6 +65,7 @@ def compare(
         },
         "prevalence": prevalence,
         "scores": {name: metrics.figures(values, labels, prevalence) for name, values in scores.items()},
+        "left_out": left_out,
     }
     return report, scores
 
@@ -73,7 +76,9 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     The deviations stand under `spread`, which is empty for a single report.
     """
     first = reports[0]
-    by_name = {name: [report["scores"][name] for report in reports] for name in first["scores"]}
+    left_out = {name: reason for report in reports for name, reason in report["left_out"].items()}
+    names = [name for name in first["scores"] if name not in left_out]
+    by_name = {name: [report["scores"][name] for report in reports] for name in names}
     deviation = partial(np.std, ddof=1)
     return {
         "repeats": len(reports),
@@ -84,6 +89,7 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "spread": {name: _over_seeds(values, deviation) for name, values in by_name.items()}
         if len(reports) > 1
         else {},
+        "left_out": left_out,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -10,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from common.options import option
-from common.values import at_least
+from common.options import OptionError, option
+from common.output import track
+from common.values import SHARE, at_least
 from model import whitening
-from model.features import N_FEATURES, TIME_INDEX
-from model.network import INPUT_REACH, TransactionAutoencoder
+from model.data import SplitBy
+from model.features import FEATURES, N_FEATURES
+from model.network import TransactionAutoencoder
 from model.threads import one_thread
+from model.thresholds import ALERT_BUDGETS
 
 UNLABELLED_TRIM: Final = 0.01
 """Share of the rows left out of the second fit where no label marks the frauds."""
@@ -36,6 +39,8 @@ class TrainingOptions:
       seed: of the initial weights and the order of rows.
       trim: share of the rows that are left out after a first fit, the ones that it scores highest; the
         network is then fitted again. For data without labels, whose frauds would otherwise be learnt.
+      split: how rows come into the three parts, see `model.data.split`.
+      medium_budget, high_budget: shares of normals that may reach each severity.
     """
 
     epochs: int = option(
@@ -49,6 +54,35 @@ class TrainingOptions:
     learning_rate: float = 3e-3
     seed: int = 0
     trim: float = 0.0
+    split: SplitBy = option(
+        "random",
+        help="how rows come into the training, validation and test parts: time trains on the earliest rows "
+        "and tests on the latest (default: %(default)s)",
+    )
+    medium_budget: float = option(
+        ALERT_BUDGETS["medium"],
+        type=SHARE,
+        metavar="SHARE",
+        help="share of normal transactions that may reach severity medium (default: %(default)s)",
+    )
+    high_budget: float = option(
+        ALERT_BUDGETS["high"],
+        type=SHARE,
+        metavar="SHARE",
+        help="share of normal transactions that may reach severity high (default: %(default)s)",
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.high_budget < self.medium_budget < 1:
+            raise OptionError(
+                "--high_budget, --medium_budget: expected shares above 0 and below 1, the first the smaller, "
+                f"got {self.high_budget} and {self.medium_budget}"
+            )
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """The alert budget of each severity."""
+        return {"medium": self.medium_budget, "high": self.high_budget}
 
     def suited_to(self, labelled: bool) -> TrainingOptions:
         """Adds a share to trim where no label marks the frauds."""
@@ -101,9 +135,15 @@ def _fit_once(
     std, mean = torch.std_mean(rows.double(), dim=0)
     # A constant feature would divide by zero; any scale serves it.
     network.set_normalisation(mean, torch.where(std > 0, std, 1.0))
+    is_constant = rows.amin(dim=0) == rows.amax(dim=0)
+    network.leave_out(is_constant)
     history = _train(network, rows, held_out, options, progress)
+    if progress:
+        count = min(len(rows), whitening.FIT_ROWS)
+        print(f"Fitting the covariances of the score to {count:,} rows", file=sys.stderr, flush=True)
     _whiten(network, rows, options.seed)
-    return network, history
+    constant = [name for name, is_constant in zip(FEATURES, is_constant.tolist(), strict=True) if is_constant]
+    return network, {**history, "constant_features": constant}
 
 
 def _scores(network: TransactionAutoencoder, rows: Tensor) -> Tensor:
@@ -119,8 +159,7 @@ def _train(
     optimizer = torch.optim.Adam(network.parameters(), lr=options.learning_rate, fused=True)
     best, best_epoch, best_weights = float("inf"), -1, copy.deepcopy(network.state_dict())
     losses: list[float] = []
-    bar = tqdm(range(options.epochs), desc="Training", unit="epoch", disable=not progress)
-    for epoch in bar:
+    for epoch in track(range(options.epochs), "epochs", is_quiet=not progress):
         network.train()
         for index in torch.randperm(len(targets), generator=order).split(options.batch_size):
             optimizer.zero_grad()
@@ -132,16 +171,14 @@ def _train(
             losses.append(float(_loss(network, held_out)))
         if losses[-1] < best:
             best, best_epoch, best_weights = losses[-1], epoch, copy.deepcopy(network.state_dict())
-        bar.set_postfix(validation_loss=f"{losses[-1]:.4f}", best=f"{best:.4f}")
         if epoch - best_epoch >= options.patience:
             break
-    bar.close()
     network.load_state_dict(best_weights)
     return {"epochs_run": len(losses), "best_epoch": best_epoch, "validation_losses": losses}
 
 
 def _targets(network: TransactionAutoencoder, rows: Tensor) -> Tensor:
-    return network.normalize(rows).clamp(-INPUT_REACH, INPUT_REACH)
+    return network.visible(network.normalize(rows))
 
 
 def _loss(network: TransactionAutoencoder, targets: Tensor) -> Tensor:
@@ -154,7 +191,7 @@ def _whiten(network: TransactionAutoencoder, rows: Tensor, seed: int) -> None:
     with torch.no_grad():
         normalized = network.normalize(rows)
         residual = network.score_residual(rows, normalized, network.reconstruct(normalized)[1])
-    used = [i for i in range(N_FEATURES) if i != TIME_INDEX]
+    used = network.is_scored.nonzero()[:, 0].numpy()
     scale = whitening.fit(residual.double().numpy()[:, used], seed=seed)
     center, weight = np.zeros(N_FEATURES), np.zeros(N_FEATURES)
     matrix = np.zeros((N_FEATURES, N_FEATURES))

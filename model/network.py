@@ -12,10 +12,10 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from model.features import AMOUNT_INDEX, N_FEATURES, TIME_INDEX
+from model.features import AMOUNT_INDEX, ENCODED_SIZE, N_FEATURES, TIME_INDEX
 from model.outputs import ANOMALY_SCORE, ENCODED
 
-LAYERS: Final = (N_FEATURES, 16, 8, 4)
+LAYERS: Final = (N_FEATURES, 16, 8, ENCODED_SIZE)
 """Sizes from the input to the bottleneck; the decoder mirrors them."""
 
 FLOAT32_MAX: Final = torch.finfo(torch.float32).max
@@ -34,10 +34,13 @@ class TransactionAutoencoder(nn.Module):
     batch. Every finite input has finite outputs: what leaves the range of float32 saturates at its largest
     number.
 
-    The score is taken of the residual: a row minus its reconstruction, the amount on a log scale, Time left
-    out. Its absolute size, feature by feature, orders ordinary transactions; the squared length of the
-    whitened residual grows past it for rows that leave the planes which normals keep to. Both parts are sums
-    of non-negative shares of the features, and these are the contributions; `model.whitening` fits them.
+    Time, and every feature that was constant in training, is hidden from the encoder and left out of the
+    score: neither changes with it. Its reconstruction is about its mean.
+
+    The score is taken of the residual: a row minus its reconstruction, the amount on a log scale. Its
+    absolute size, feature by feature, orders ordinary transactions; the squared length of the whitened
+    residual grows past it for rows that leave the planes which normals keep to. Both parts are sums of
+    non-negative shares of the features, and these are the contributions; `model.whitening` fits them.
     """
 
     mean: Tensor
@@ -57,7 +60,7 @@ class TransactionAutoencoder(nn.Module):
         self.register_buffer("center", torch.zeros(N_FEATURES))
         self.register_buffer("whitening", torch.eye(N_FEATURES))
         self.register_buffer("absolute_weight", torch.zeros(N_FEATURES))
-        # Constants: which features enter the score as they are, and which one on a log scale.
+        # Which features enter the score as they are, and which one on a log scale.
         position = torch.arange(N_FEATURES)
         self.register_buffer("plain", ((position != TIME_INDEX) & (position != AMOUNT_INDEX)).float())
         self.register_buffer("is_amount", (position == AMOUNT_INDEX).float())
@@ -66,6 +69,11 @@ class TransactionAutoencoder(nn.Module):
         """Sets the mean and the standard deviation [30] of the raw features; `std` must be positive."""
         self.mean.copy_(mean)
         self.std.copy_(std)
+
+    def leave_out(self, mask: Tensor) -> None:
+        """Leaves features out of encoder and score, as Time is; `mask` is bool [30]."""
+        self.plain[mask] = 0.0
+        self.is_amount[mask] = 0.0
 
     def set_whitening(self, center: Tensor, whitening: Tensor, absolute_weight: Tensor | None = None) -> None:
         """Sets the scale of the score; see `model.whitening.ScoreScale`.
@@ -79,19 +87,28 @@ class TransactionAutoencoder(nn.Module):
         self.whitening.copy_(whitening)
         self.absolute_weight.copy_(torch.zeros(N_FEATURES) if absolute_weight is None else absolute_weight)
 
+    @property
+    def is_scored(self) -> Tensor:
+        """1 for each feature that is in the score and that the encoder sees, 0 for the others; [30]."""
+        return self.plain + self.is_amount
+
     def normalize(self, x: Tensor) -> Tensor:
         """(x - mean) / std, [n, 30]."""
         return _saturate((x - self.mean) / self.std)
 
     def reconstruct(self, normalized: Tensor) -> tuple[Tensor, Tensor]:
         """Bottleneck [n, 4] and normalised reconstruction [n, 30] of normalised features."""
-        encoded = self.encoder(normalized.clamp(-INPUT_REACH, INPUT_REACH))
+        encoded = self.encoder(self.visible(normalized))
         return encoded, self.decoder(encoded)
+
+    def visible(self, normalized: Tensor) -> Tensor:
+        """Normalised features [n, 30] as the encoder sees them: clamped, 0 for one that is left out."""
+        return normalized.clamp(-INPUT_REACH, INPUT_REACH) * self.is_scored
 
     def score_residual(self, x: Tensor, normalized: Tensor, reconstruction: Tensor) -> Tensor:
         """The quantity that the score measures, [n, 30]: the normalised residual within +-RESIDUAL_REACH.
 
-        The residual of the amount is taken on a log scale, and that of Time is zero.
+        The residual of the amount is taken on a log scale, and that of a feature that is left out is zero.
         """
         i = AMOUNT_INDEX
         amount = _log_amount(x[:, i]) - _log_amount(reconstruction[:, i] * self.std[i] + self.mean[i])

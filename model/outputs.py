@@ -1,11 +1,14 @@
-"""Names of the model's outputs. It imports nothing, so that every room can take the names from here.
+"""Names and sizes of the model's outputs. Light, so that every package can take them from here.
 
 `model.handler` repeats them: the archive of TorchServe holds no other module than that and `model.features`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
+
+from model.features import ENCODED_SIZE, N_FEATURES
 
 ANOMALY_SCORE: Final = "anomaly_score"
 ENCODED: Final = "encoded"
@@ -29,3 +32,22 @@ ANSWER_FIELDS: Final[tuple[str, ...]] = (*FIELDS, CONTRIBUTIONS)
 """All outputs: what a request to a server may name."""
 DEFAULT_FIELDS: Final[tuple[str, ...]] = (ANOMALY_SCORE, ENCODED)
 """The fields of an answer where a request names none."""
+
+_NAME_BYTES: Final = 4  # quotes, colon, comma or bracket
+_NUMBER_BYTES: Final = 14  # a float32 in its fewest digits, with a comma and perhaps a blank; 12 on average
+
+
+def width(name: str) -> int | None:
+    """Returns how many numbers a field has; None for a single one.
+
+    >>> width("contributions"), width("anomaly_score")
+    (30, None)
+    """
+    if name == ENCODED:
+        return ENCODED_SIZE
+    return N_FEATURES if name == CONTRIBUTIONS or name.endswith(VECTOR_OUTPUTS) else None
+
+
+def answer_bytes(fields: Iterable[str]) -> int:
+    """Estimates the bytes of one row's prediction in JSON, on the high side: 2.6 kB with every field."""
+    return sum(len(name) + _NAME_BYTES + _NUMBER_BYTES * (width(name) or 1) for name in fields)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
+from typing import Final
 
 import torch
 
@@ -18,6 +19,31 @@ from model.features import N_FEATURES
 from model.network import TransactionAutoencoder
 
 METHODS = ("forward", "score")
+
+OPERATORS: Final = frozenset(
+    f"aten::{name}"
+    for name in [
+        "abs",
+        "add",
+        "clamp",
+        "clamp_min",
+        "div",
+        "linear",
+        "log1p",
+        "matmul",
+        "mul",
+        "numpy_T",
+        "relu",
+        "select",
+        "slice",
+        "sqrt",
+        "square",
+        "sub",
+        "sum",
+        "unsqueeze",
+    ]
+)
+"""The operators of the network. TorchScript has others that read files, such as aten::from_file."""
 
 
 @contextlib.contextmanager
@@ -58,6 +84,13 @@ def load(path: str | os.PathLike[str], freeze: bool = True, device: str = "cpu")
     with _quiet():
         module = torch.jit.load(os.fspath(path), map_location=device).eval()
     return frozen(module) if freeze else module
+
+
+def foreign_operators(module: torch.jit.ScriptModule) -> list[str]:
+    """Lists the operators of a loaded module, and of the modules inside it, that the network does not use."""
+    with _quiet():
+        names = torch.jit.export_opnames(module)
+    return sorted({name.partition(".")[0] for name in names} - OPERATORS)
 
 
 def frozen(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:

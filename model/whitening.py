@@ -20,6 +20,9 @@ QUADRATIC_SHARE: Final = 0.01
 """Weight of the squared distance from the core of the normals beside the absolute residual. It decides the
 ranking of strong anomalies, the absolute part that of weak ones; the figures hardly change between 0.003 and
 0.03."""
+FIT_ROWS: Final = 100_000
+"""At most this many rows, drawn at random, make the covariances: the time of the fit grows with them, the
+precision of 29 x 29 numbers hardly."""
 OUTER_SHARE: Final = 0.01
 """Share of the training rows that make the second covariance: those farthest from the core, which leave the
 planes and are normal all the same."""
@@ -68,7 +71,7 @@ def corr_max(covariance: Matrix, floor: float = EIGENVALUE_FLOOR) -> Matrix:
 
 
 def fit(residuals: Matrix, seed: int = 0) -> ScoreScale:
-    """Fits the scale of the score to residuals [n, k] of normal transactions.
+    """Fits the scale of the score to residuals [n, k] of normal transactions, at most FIT_ROWS of them.
 
     Let d = r - center, and s the standard deviations of r. Q is the squared Mahalanobis distance of d under
     the minimum covariance determinant (Rousseeuw 1984; scikit-learn's FastMCD, before its reweighting step,
@@ -85,6 +88,8 @@ def fit(residuals: Matrix, seed: int = 0) -> ScoreScale:
     from scipy.stats import chi2
     from sklearn.covariance import MinCovDet
 
+    if len(residuals) > FIT_ROWS:
+        residuals = residuals[np.random.default_rng(seed).choice(len(residuals), FIT_ROWS, replace=False)]
     k = residuals.shape[1]
     spread = residuals.std(axis=0)
     # A constant residual has no scale of its own, and would make the covariance singular.

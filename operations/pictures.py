@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from common.output import safe_text
+
 if TYPE_CHECKING:  # drawing is an extra
     from matplotlib.figure import Figure
 
@@ -52,6 +54,14 @@ def draw(rows: Sequence[dict[str, Any]], picture: Picture, heading: str) -> Figu
       picture: what stands where.
       heading: wrapped to the width of the figure.
     """
+    from matplotlib import rc_context
+
+    # The text comes from messages: "$" begins no formula.
+    with rc_context({"text.parse_math": False}):
+        return _draw(rows, picture, heading)
+
+
+def _draw(rows: Sequence[dict[str, Any]], picture: Picture, heading: str) -> Figure:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
@@ -101,4 +111,4 @@ def _is_number(rows: Sequence[dict[str, Any]], name: str) -> bool:
 
 
 def _label(value: Any) -> str:
-    return "(none)" if value is None else str(value).strip()
+    return "(none)" if value is None else safe_text(str(value).strip())

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeVar
 
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from google.api_core import exceptions
 from google.api_core.retry import Retry
@@ -21,9 +22,11 @@ from common.google import ERRORS, explain, remedy
 from common.options import OptionError
 from common.pubsub import EMULATOR_VARIABLE, publisher_client, subscriber_client
 from common.retry import LOOK_SECONDS
+from transforms import file_kinds
 from transforms.bigquery.source import arrow_schema
 from transforms.clients import BigQueryEndpoints
 from transforms.columnar import SourceColumnsError, check_columns
+from transforms.compressed import CompressedFileError, compression, decompressed
 from transforms.files import FileColumnsError, parquet_schema
 from transforms.sinks import output_files
 
@@ -32,10 +35,10 @@ _T = TypeVar("_T")
 
 
 def check_local_files(pattern: str, parquet: bool) -> None:
-    """Checks that --input matches files, and that Parquet files have the columns of a transaction.
+    """Checks that --input matches files: Parquet with the columns of a transaction, or lines of text.
 
     Raises:
-      OptionError: a file is missing, cannot be read, or lacks a column.
+      OptionError: a file is missing, cannot be read, lacks a column, or is of another kind.
     """
     flag = f"--input={pattern}"
     paths = [file.path for file in FileSystems.match([pattern])[0].metadata_list]
@@ -49,12 +52,25 @@ def check_local_files(pattern: str, parquet: bool) -> None:
         try:
             if parquet:
                 check_columns(parquet_schema(path))
+            elif problem := file_kinds.problem(_head(path)):
+                raise OptionError(f"{flag}: {path} {problem}")
         except SourceColumnsError as error:
             raise OptionError(f"{flag}: {path}: {error}") from error
         except FileColumnsError as error:
             raise OptionError(f"{flag}: {error}; pass --input_format=jsonl where it is JSON lines") from error
         except OSError as error:
             raise OptionError(f"{flag}: {path} cannot be read: {error}") from error
+
+
+def _head(path: str) -> bytes:
+    """The first bytes of a file, decompressed; none of one that is damaged, which the job names."""
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        if not compression(path):
+            return bytes(file.read(file_kinds.HEAD_BYTES))
+        try:
+            return next(decompressed(file, path, file_kinds.HEAD_BYTES), b"")
+        except CompressedFileError:
+            return b""
 
 
 def check_table(name: str, project: str | None, endpoints: BigQueryEndpoints) -> None:

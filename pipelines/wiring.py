@@ -132,7 +132,7 @@ def with_environment(options: _Job, beam_options: PipelineOptions) -> _Job:
 
 
 def create_tables(options: JobOptions, beam_options: PipelineOptions) -> None:
-    """Creates the missing tables and views of --output_dataset, unless --no-create_tables was given.
+    """Creates the missing tables and views of --output_dataset, unless --no_create_tables was given.
 
     A missing dataset is made in the job's region.
 

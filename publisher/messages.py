@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +25,8 @@ PLANTED_KIND: Final = "planted_kind"
 MALFORMED_KIND: Final = "malformed_kind"
 
 _MALFORMED_STREAM: Final = 4
+_OF_ANY: Final = ("transaction_id", PLANTED_KIND, MALFORMED_KIND)
+"""What is asked about a message of a file; nobody knows it, so it is null."""
 
 
 ABOUT: Final = pa.schema(
@@ -74,6 +79,42 @@ class Outgoing:
         if kinds.null_count == len(self):
             return self
         return self.take(np.flatnonzero(kinds.is_null().to_numpy(zero_copy_only=False)).tolist())
+
+
+class Source(Protocol):
+    """A source of messages."""
+
+    def take(self, n: int) -> Outgoing:
+        """The next `n` messages; fewer, and in the end none, where there are no more."""
+
+
+class FileSource:
+    """The lines of a file, each a message; empty lines are passed over.
+
+    Args:
+      path: JSON lines, or any other lines; a name that ends in .gz is decompressed.
+
+    Raises:
+      OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Open until the source is gone, as the messages are taken one portion after another.
+        file = path.open("rb")
+        lines = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+        self._lines = (line for line in map(bytes.rstrip, lines) if line)
+        self._taken = 0
+
+    def take(self, n: int) -> Outgoing:
+        """The next `n` messages, fewer at the end of the file."""
+        payloads = list(itertools.islice(self._lines, n))
+        index = np.arange(self._taken, self._taken + len(payloads))
+        self._taken += len(payloads)
+        about = pa.RecordBatch.from_arrays(
+            [pa.array(index), *[pa.nulls(len(payloads), ABOUT.field(name).type) for name in _OF_ANY]],
+            schema=pa.schema([ABOUT.field(name) for name in ("index", *_OF_ANY)]),
+        )
+        return Outgoing(payloads, [{}] * len(payloads), about)
 
 
 class MessageSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from model.synthetic import frauds
 from model.synthetic.generator import CYCLE_TRANSACTIONS, FRAUD_SHARE, TransactionGenerator
 from publisher import malformed, patterns
 from publisher.files import JsonLinesFile, ParquetFile
-from publisher.messages import MessageSource, default_start_time
+from publisher.messages import FileSource, MessageSource, Source, default_start_time
 from publisher.patterns import Pattern
 from publisher.pubsub import PubSubTopic
 from publisher.sink import Sink
@@ -37,6 +38,7 @@ _EXAMPLES: Final = """\
       --peak_rate 2000 --period 120
   anomaly publish --jsonl out/messages.jsonl --count 100000 --fraud_share 0.01 --malformed_share 0.01 \\
       --labels out/labels.parquet
+  anomaly publish --topic projects/my-project/topics/transactions --input my-messages.jsonl.gz --rate 1000
   anomaly publish --parquet out/transactions.parquet --count 1000000 --start_time 2026-01-01T00:00:00Z
 
 exit status: 0 done; 1 messages could not be published; 2 wrong options; 130 ended by Ctrl-C, 143 by SIGTERM
@@ -133,8 +135,15 @@ class DestinationOptions:
 
 @dataclass(frozen=True)
 class ContentOptions:
-    """The messages themselves."""
+    """The messages themselves: synthetic ones, or the lines of a file."""
 
+    input: Path | None = option(
+        None,
+        type=Path,
+        metavar="FILE",
+        help="with --topic: send the lines of this file, each as a message, in place of synthetic ones; "
+        ".gz is decompressed",
+    )
     seed: int = option(0, type=at_least(0), metavar="N", help="default: %(default)s")
     fraud_share: float = option(
         FRAUD_SHARE,
@@ -177,8 +186,13 @@ class ContentOptions:
         for word in ("fraud", "malformed"):
             if getattr(self, f"{word}_kinds") is not None and not getattr(self, f"{word}_share"):
                 raise OptionError(f"--{word}_kinds: expected --{word}_share above 0, got 0")
+        if self.input:
+            synthetic = dataclasses.fields(self)[1:]
+            given = [f"--{field.name}" for field in synthetic if getattr(self, field.name) != field.default]
+            if given:
+                raise OptionError(f"--input: its lines are sent as they are: leave out {', '.join(given)}")
 
-    def source(self, is_simulated: bool, count: int | None) -> MessageSource:
+    def source(self, is_simulated: bool, count: int | None) -> Source:
         """Makes the source of messages.
 
         Args:
@@ -187,7 +201,10 @@ class ContentOptions:
 
         Raises:
           ValueError: an option is out of its range, or a kind is unknown.
+          OSError: --input cannot be read.
         """
+        if self.input:
+            return FileSource(self.input)
         is_simulated = is_simulated if self.event_time is None else self.event_time == "simulated"
         if self.start_time and not is_simulated:
             raise OptionError("--start_time: expected --event_time simulated, got now")
@@ -261,6 +278,8 @@ class PublishOptions:
     quiet: bool
 
     def __post_init__(self) -> None:
+        if self.content.input and not self.destination.topic:
+            raise OptionError("--input: expected --topic, to which its lines are sent")
         if not self.destination.topic and self.load.count is None and self.load.duration is None:
             raise OptionError("a file needs an end: pass --count or --duration")
 

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 
 from publisher.files import JsonLinesFile, LabelsFile
-from publisher.messages import MALFORMED_KIND, PLANTED_KIND, MessageSource, Outgoing
+from publisher.messages import MALFORMED_KIND, PLANTED_KIND, MessageSource, Outgoing, Source
 from publisher.patterns import Constant, Pattern
 from publisher.sink import Receipt, Sink
 
@@ -105,7 +105,7 @@ class Summary:
 
 
 def publish(
-    source: MessageSource,
+    source: Source,
     sink: Sink,
     *,
     pattern: Pattern | None = None,
@@ -118,6 +118,8 @@ def publish(
     clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
     """Send messages from `source` to `sink` until the first of the given ends is reached, then flush.
+
+    The end of the source is an end as well.
 
     A destination that is slower than the pattern is waited for; the run then catches up as fast as it can.
 
@@ -179,8 +181,11 @@ def publish(
                 stop.wait(TICK_SECONDS)
                 receipts = sink.poll()
             else:
-                summary.sent += due
-                receipts = sink.send(source.take(due))
+                messages = source.take(due)
+                if not len(messages):
+                    break
+                summary.sent += len(messages)
+                receipts = sink.send(messages)
             if (receipts or due >= 1) and settle(receipts):
                 summary.stopped_by = "failures"
                 break

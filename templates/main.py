@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from common.command import command
-from common.options import OptionError
+from common.options import NO, OptionError, SwitchAction
 from pipelines import batch, streaming
 
 _STREAM_FLAGS = ("--subscription", "--topic")
@@ -28,7 +28,7 @@ def command_line(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[s
     """Makes command-line flags from template parameters.
 
     The launcher passes everything as --name=value. A parameter that the console's form left empty goes, and a
-    switch becomes --name or --no-name.
+    switch becomes --name or --no_name.
     """
     flags = []
     for word in argv:
@@ -36,10 +36,10 @@ def command_line(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[s
         action = parser._option_string_actions.get(flag)
         if action is not None and equals and not value:
             continue
-        if isinstance(action, argparse.BooleanOptionalAction) and equals:
+        if isinstance(action, SwitchAction) and equals:
             if value.lower() not in (*_TRUE, *_FALSE):
                 raise OptionError(f"{flag}: expected true or false, got {value!r}")
-            flags.append(flag if value.lower() in _TRUE else f"--no-{flag.removeprefix('--')}")
+            flags.append(flag if value.lower() in _TRUE else f"{NO}{flag.removeprefix('--')}")
         else:
             flags.append(word)
     return flags

@@ -19,6 +19,7 @@ import jsonschema
 
 from common.command import CommandError, Parser, command
 from common.names import SUBSCRIPTION, TOPIC, Name
+from common.options import SwitchAction
 from common.values import Number
 from pipelines import batch, streaming
 from transforms.bigquery.methods import METHODS, NEEDS
@@ -114,7 +115,7 @@ def _parameter(action: argparse.Action, group: str) -> dict[str, Any]:
 
 def param_type(action: argparse.Action) -> str:
     """Returns the template's type for an option."""
-    if isinstance(action, argparse.BooleanOptionalAction):
+    if isinstance(action, SwitchAction):
         return "BOOLEAN"
     if action.choices:
         return "ENUM"

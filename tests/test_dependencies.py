@@ -17,7 +17,6 @@ TESTS = ("hypothesis", "packaging", "pytest", "pytest-timeout", "pytest-xdist", 
 TOOLS = {"mypy", "ruff", "vulture", *TESTS}
 """Run by `make`, or imported by tests alone."""
 NOT_IMPORTED = {
-    "httptools": "uvicorn takes it by name",
     "uvloop": "uvicorn takes it by name",
     "torchserve": "started as a process",
     "onnxscript": "torch.onnx takes it by name",

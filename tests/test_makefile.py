@@ -36,12 +36,11 @@ def machine(tmp_path: Path):
                 '/bin/chmod +x "$4/bin/python"'
             )
             write(programs / name, f'[ "$1" = -c ] && echo {version} && exit\n{venv}')
-        environment = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "MAKEFLAGS")}
         command = [str(MAKE), "setup", f"VENV={tmp_path / 'venv'}", *arguments]
         return subprocess.run(
             command,
             cwd=ROOT,
-            env=environment | {"PATH": str(programs)},
+            env=os.environ | {"PATH": str(programs)},
             capture_output=True,
             text=True,
             check=False,

@@ -31,6 +31,7 @@ from apache_beam.ml.inference.base import ModelHandler
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.retry import Patience
 from model.features import N_FEATURES
+from model.outputs import answer_bytes
 from transforms import metrics
 from transforms.remote_http import Connection, TorchServeConnection, VertexConnection
 from transforms.remote_protocol import MIN_REQUEST_BYTES, Answer, Contract, RejectedError
@@ -141,7 +142,7 @@ class RemoteModel:
         limit = self.connection.answer_limit
         if limit is None:
             return self._limits.rows
-        return max(1, min(self._limits.rows, limit // self.contract.answer_bytes))
+        return max(1, min(self._limits.rows, limit // answer_bytes(self.contract.fields)))
 
     def _ask(self, features: npt.NDArray[np.float32]) -> Answer:
         return self._send(self.contract.encode(features), len(features))

@@ -21,9 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from model.features import N_FEATURES
-from model.outputs import ANSWER_FIELDS, CONTRIBUTIONS, ENCODED, SCORE_FIELDS, VECTOR_OUTPUTS
-from transforms.schema import ENCODED_SIZE
+from model.outputs import ANSWER_FIELDS, SCORE_FIELDS, width
 from transforms.scores import OutputDetail
 
 MIN_REQUEST_BYTES: Final = 4096
@@ -41,8 +39,6 @@ _SERVER_STATES: Final = _OVERLOAD_STATES | {
 """Google's names of errors that no content of a row can cause. One of them, FAILED_PRECONDITION, comes with
 HTTP 400 as a bad row does: an endpoint without a traffic split, for example."""
 _TEXT_LIMIT: Final = 300
-_NAME_BYTES: Final = 4  # quotes, colon, comma or bracket
-_NUMBER_BYTES: Final = 14  # a float32 in its fewest digits, with a comma and perhaps a blank; 12 on average
 
 
 class TransientError(Exception):
@@ -61,6 +57,10 @@ class TransientError(Exception):
 
 class RejectedError(Exception):
     """The server refused these rows, or its answer is no score."""
+
+
+class MalformedError(RejectedError):
+    """The answer is no score, which need not be the fault of the rows."""
 
 
 class Response(NamedTuple):
@@ -115,11 +115,6 @@ class Contract:
         """The fields that are asked for and that every prediction must have."""
         return ANSWER_FIELDS if self.detail == "full" else SCORE_FIELDS
 
-    @property
-    def answer_bytes(self) -> int:
-        """Bytes of one row's prediction, estimated high: half a kilobyte, and 2.6 with every field."""
-        return sum(len(name) + _NAME_BYTES + _NUMBER_BYTES * (_width(name) or 1) for name in self.fields)
-
     def encode(self, features: npt.NDArray[np.float32]) -> bytes:
         """The body for raw features [n, 30], each number in the fewest digits that give the same float32."""
         body: dict[str, Any]
@@ -153,22 +148,23 @@ class Contract:
 
         Raises:
           TransientError: the status says that the same request may work later.
-          RejectedError: the status is another one, or the body is no answer for `n` rows: not JSON, another
-            number of predictions, a field missing, of the wrong shape or not a finite number.
+          RejectedError: the status is another one.
+          MalformedError: the body is no answer for `n` rows: not JSON, another number of predictions, a field
+            missing, of the wrong shape or not a finite number.
         """
         check_status(response)
         try:
             body = _decoder(self.fields)(response.body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise RejectedError(f"malformed answer: {error}: {_excerpt(response.body)}") from None
+            raise MalformedError(f"malformed answer: {error}: {_excerpt(response.body)}") from None
         if len(body.predictions) != n:
-            raise RejectedError(f"malformed answer: {len(body.predictions)} predictions for {n} instances")
+            raise MalformedError(f"malformed answer: {len(body.predictions)} predictions for {n} instances")
         outputs = {}
         for name in self.fields:
             with np.errstate(over="ignore"):
                 values = np.array([getattr(row, name) for row in body.predictions], np.float32)
             if not np.isfinite(values).all():
-                raise RejectedError(f"malformed answer: {name} is not a finite float32")
+                raise MalformedError(f"malformed answer: {name} is not a finite float32")
             outputs[name] = values
         version = body.metadata and body.metadata.model_version
         deployed = response.headers.get("x-vertex-ai-deployed-model-id") or body.deployedModelId
@@ -229,20 +225,13 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _kind(name: str) -> Any:
-    width = _width(name)
-    if width is None:
+    size = width(name)
+    if size is None:
         return float
-    return Annotated[list[float], msgspec.Meta(min_length=width, max_length=width)]
+    return Annotated[list[float], msgspec.Meta(min_length=size, max_length=size)]
 
 
 _DECODERS: Final[dict[Sequence[str], Any]] = {}
-
-
-def _width(name: str) -> int | None:
-    """Returns how many numbers a field has; None for a single one."""
-    if name == ENCODED:
-        return ENCODED_SIZE
-    return N_FEATURES if name == CONTRIBUTIONS or name.endswith(VECTOR_OUTPUTS) else None
 
 
 def _decoder(fields: tuple[str, ...]) -> Any:

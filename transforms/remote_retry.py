@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import threading
@@ -11,13 +12,19 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from common.retry import Patience
-from transforms.remote_protocol import RejectedError, TransientError
+from transforms.remote_protocol import MalformedError, RejectedError, TransientError
 
 Result = TypeVar("Result")
 
 
 PATIENCE: Final = Patience(seconds=math.inf, first=0.5, longest=30.0, tries=8, steady=0.5)
 """A quota of a server refills within minutes. No wait is short, so that a throttled server recovers."""
+
+MALFORMED_TRIES: Final = 3
+"""How often a single row is asked for whose answer is no score, before the row is blamed."""
+_LOG: Final = logging.getLogger(__name__)
+_LOG_SECONDS: Final = 30.0
+"""At most one line about failing calls in this time, in a process."""
 
 MAX_RETRY_AFTER: Final = 60.0
 """Seconds of the longest Retry-After that is obeyed."""
@@ -92,13 +99,38 @@ class Caller:
                 asked = min(error.retry_after or 0.0, self.max_retry_after)
                 seconds = max(self.patience.wait(attempt, self.draw), asked)
                 stats.add(retries=1, waited=seconds, throttled=seconds if error.throttled else 0.0)
+                _tell(f"remote scorer: {error} (attempt {attempt} of {self.patience.tries})")
             attempt += 1
             self.sleep(seconds)
+
+    def _ask_again(
+        self,
+        start: int,
+        stop: int,
+        call: Callable[[int, int], Result],
+        stats: CallStats,
+        error: RejectedError,
+    ) -> Part[Result]:
+        """Asks for a single row once more where its answer was broken, and gives up on it otherwise."""
+        for attempt in range(1, MALFORMED_TRIES):
+            if not isinstance(error, MalformedError):
+                break
+            seconds = self.patience.wait(attempt, self.draw)
+            stats.add(retries=1, waited=seconds)
+            self.sleep(seconds)
+            try:
+                return Part(start, stop, self.retry(lambda: call(start, stop), stats))
+            except RejectedError as again:
+                stats.add(rejected=1)
+                error = again
+        return Part(start, stop, None, str(error))
 
     def bisect(
         self, start: int, stop: int, call: Callable[[int, int], Result], stats: CallStats
     ) -> Iterator[Part[Result]]:
         """Scores rows start to stop; a request that is refused is halved until the rows at fault stand alone.
+
+        A row alone whose answer is no score is asked for MALFORMED_TRIES times: a proxy may have spoken.
 
         The parts come in order and cover every row once.
 
@@ -117,8 +149,22 @@ class Caller:
         except RejectedError as error:
             stats.add(rejected=1)
             if stop - start <= 1:
-                yield Part(start, stop, None, str(error))
+                yield self._ask_again(start, stop, call, stats, error)
                 return
         middle = (start + stop) // 2
         yield from self.bisect(start, middle, call, stats)
         yield from self.bisect(middle, stop, call, stats)
+
+
+_told_at = -math.inf
+_TELLING: Final = threading.Lock()
+
+
+def _tell(text: str) -> None:
+    """Logs that calls fail, so that an outage is seen before its last attempt."""
+    global _told_at
+    with _TELLING:
+        if time.monotonic() - _told_at < _LOG_SECONDS:
+            return
+        _told_at = time.monotonic()
+    _LOG.warning("%s; trying again", text)

@@ -39,7 +39,7 @@ _WIDER: Final = {
 _THREADS: Final = 4
 _BROAD: Final = ("roles/editor", "roles/owner")
 IMAGE: Final = re.compile(
-    r"(?P<region>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>[^/]+)/(?P<repository>[^/]+)/.+"
+    r"(?P<region>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>([^/]+\.[^/]+/)?[^/]+)/(?P<repository>[^/]+)/.+"
 )
 
 
@@ -93,7 +93,7 @@ def needed_roles(request: JobRequest, image: str = "") -> list[Role]:
     for name in {request.job.image or image, image}:  # the launcher pulls the template's in any case
         parts = IMAGE.fullmatch(name)
         if parts:
-            repository = (parts["repository"], parts["project"], parts["region"])
+            repository = (parts["repository"], parts["project"].replace("/", ":"), parts["region"])
             need("artifactregistry.reader", "repository", *repository)
     return list(roles.values())
 

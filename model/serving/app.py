@@ -4,7 +4,7 @@
     POST $AIP_PREDICT_ROUTE, /v1/endpoints/E/deployedModels/D:predict   predictions
 
 Flags win over the environment variables AIP_STORAGE_URI, AIP_HTTP_PORT, AIP_HEALTH_ROUTE, AIP_PREDICT_ROUTE,
-MAX_BODY_BYTES and WEB_CONCURRENCY.
+MAX_BODY_BYTES, MAX_ANSWER_BYTES, CLIENT_SECONDS, LAME_DUCK_SECONDS and WEB_CONCURRENCY.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ among its imports."""
 KEEP_ALIVE_SECONDS: Final = 620
 """Google's load balancers keep connections for 600 s; a server that closes first makes them answer 502."""
 DRAIN_SECONDS: Final = 30
-WORKER_SILENCE_SECONDS: Final = 120
-"""uvicorn kills a worker process that is silent for longer. A new one is slow to answer while it imports
-torch, and uvicorn's own 5 s are not enough where several start on busy cores: none would ever get through."""
 
 
 @command
@@ -48,22 +45,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     options = ServerOptions.from_env(**{name: getattr(args, name) for name in FLAGS})
     try:
-        import uvicorn
+        from model.serving import supervisor
     except ImportError as error:
         raise MissingExtraError("anomaly serve", "serve", error) from error
     os.environ.update(options.to_env())
-    uvicorn.run(
+    config = supervisor.Config(
         APP,
-        factory=True,
+        options.client_seconds,
+        options.lame_duck_seconds,
+        workers=options.workers,
         host=args.host,
         port=options.port,
-        workers=options.workers,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
-        timeout_worker_healthcheck=WORKER_SILENCE_SECONDS,
     )
-    return 0
+    return supervisor.run(config)
 
 
 if __name__ == "__main__":

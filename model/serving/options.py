@@ -18,6 +18,9 @@ DEFAULT_HEALTH_ROUTE: Final = "/health"
 DEFAULT_PREDICT_ROUTE: Final = "/predict"
 DEFAULT_MAX_BODY_BYTES: Final = 10_000_000
 """The limit of a dedicated endpoint of Vertex AI; a shared one stops at 1.5 MB before the container."""
+DEFAULT_MAX_ANSWER_BYTES: Final = 64_000_000
+DEFAULT_CLIENT_SECONDS: Final = 30
+DEFAULT_LAME_DUCK_SECONDS: Final = 5
 
 ENV_MODEL: Final = "AIP_STORAGE_URI"
 VARIABLES: Final[Mapping[str, str]] = {
@@ -26,11 +29,21 @@ VARIABLES: Final[Mapping[str, str]] = {
     "health_route": "AIP_HEALTH_ROUTE",
     "predict_route": "AIP_PREDICT_ROUTE",
     "max_body_bytes": "MAX_BODY_BYTES",
+    "max_answer_bytes": "MAX_ANSWER_BYTES",
+    "client_seconds": "CLIENT_SECONDS",
+    "lame_duck_seconds": "LAME_DUCK_SECONDS",
     "workers": "WEB_CONCURRENCY",
 }
 """The environment variable of each option."""
-NUMBERS: Final = {"port": at_least(1, 65535), "max_body_bytes": at_least(1), "workers": at_least(1)}
-FLAGS: Final = ("model", "port", "workers", "max_body_bytes")
+NUMBERS: Final = {
+    "port": at_least(1, 65535),
+    "max_body_bytes": at_least(1),
+    "max_answer_bytes": at_least(1),
+    "client_seconds": at_least(1),
+    "lame_duck_seconds": at_least(0),
+    "workers": at_least(1),
+}
+FLAGS: Final = ("model", *NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,10 @@ class ServerOptions:
       health_route: path of the health check, beside Vertex AI's default one.
       predict_route: path of predictions, beside Vertex AI's default one.
       max_body_bytes: longer request bodies are refused with 413.
+      max_answer_bytes: requests whose answer would be longer, by estimate, are refused with 413.
+      client_seconds: after this time, or twice as much, a client is cut that has not sent all of its
+        request, or not read all of its answer.
+      lame_duck_seconds: the server goes on for this time after SIGTERM, with health 503.
       workers: server processes; each loads the model and runs it on one thread.
     """
 
@@ -58,6 +75,24 @@ class ServerOptions:
         DEFAULT_MAX_BODY_BYTES,
         type=NUMBERS["max_body_bytes"],
         help=f"longer bodies are refused with 413 (default: MAX_BODY_BYTES, or {DEFAULT_MAX_BODY_BYTES})",
+    )
+    max_answer_bytes: int = option(
+        DEFAULT_MAX_ANSWER_BYTES,
+        type=NUMBERS["max_answer_bytes"],
+        help="requests with a longer answer, by estimate, are refused with 413 (default: MAX_ANSWER_BYTES, "
+        f"or {DEFAULT_MAX_ANSWER_BYTES})",
+    )
+    client_seconds: int = option(
+        DEFAULT_CLIENT_SECONDS,
+        type=NUMBERS["client_seconds"],
+        help="a client that needs longer, or twice as long, to send a request or to read an answer loses its "
+        f"connection (default: CLIENT_SECONDS, or {DEFAULT_CLIENT_SECONDS})",
+    )
+    lame_duck_seconds: int = option(
+        DEFAULT_LAME_DUCK_SECONDS,
+        type=NUMBERS["lame_duck_seconds"],
+        help="seconds for which the server goes on after SIGTERM, with its health check at 503, so that a "
+        f"load balancer turns away (default: LAME_DUCK_SECONDS, or {DEFAULT_LAME_DUCK_SECONDS})",
     )
     workers: int = option(
         1, type=NUMBERS["workers"], help="server processes (default: WEB_CONCURRENCY, or one a core)"

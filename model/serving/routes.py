@@ -12,13 +12,15 @@ from typing import Any, Final
 import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from model.features import N_FEATURES
 from model.inference import use_one_thread
-from model.outputs import ANSWER_FIELDS
+from model.outputs import ANSWER_FIELDS, answer_bytes
 from model.serving.loader import Loader
 from model.serving.options import ServerOptions
 from model.serving.request import BadRequestError, parse_request
+from model.serving.supervisor import draining
 
 JSON: Final = "application/json"
 VERTEX_ROUTE: Final = "/v1/endpoints/{endpoint}/deployedModels/{deployed_model}"
@@ -86,6 +88,8 @@ def create_app(options: ServerOptions | None = None) -> FastAPI:
 
     async def health(request: Request) -> Response:
         """Answers 200 when the model is loaded and verified, 503 before and when it cannot be."""
+        if draining.is_set():
+            return error_response(503, "ending")
         if loader.predictor is None:
             return error_response(503, loader.status)
         version = loader.predictor.manifest.model_version
@@ -100,7 +104,15 @@ def create_app(options: ServerOptions | None = None) -> FastAPI:
             if loader.predictor is None:
                 return error_response(503, loader.status)
             features, fields = parse_request(body)
+            if len(features) > (most := max(1, options.max_answer_bytes // answer_bytes(fields))):
+                return error_response(
+                    413,
+                    f"the answer to {len(features)} instances would be longer than "
+                    f"{options.max_answer_bytes} bytes; send at most {most} at once, or ask for fewer fields",
+                )
             return Response(loader.predictor.answer(features, fields), media_type=JSON)
+        except ClientDisconnect:
+            return Response(status_code=400)  # which nobody reads
         except _TooLongError:
             return error_response(413, f"the body is longer than {limit} bytes; send fewer instances at once")
         except BadRequestError as error:

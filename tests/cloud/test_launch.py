@@ -48,7 +48,7 @@ def sent(google: Google) -> dict:
 def test_flags_become_parameters_and_the_rest_is_beams():
     parser = streaming.parser()
     words = ["--subscription", "projects/my-project/subscriptions/transactions", "--model=gs://b/m"]
-    words += ["--no-create_tables", "--batch_rows=3", "--experiments=a", "--num_x", "4", "--flag"]
+    words += ["--no_create_tables", "--batch_rows=3", "--experiments=a", "--num_x", "4", "--flag"]
     parameters, rest = flex.parameters(parser, words)
     assert parameters == {
         "subscription": "projects/my-project/subscriptions/transactions",

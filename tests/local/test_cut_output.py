@@ -78,7 +78,7 @@ def test_a_stream_whose_log_is_cut_takes_its_subscription_away(channel, local_st
         f"--topic={channel.topic}",
         f"--model={model_dir}",
         f"--output_dataset={local_stack.project}.nowhere",  # which a worker finds, and logs
-        "--no-create_tables",
+        "--no_create_tables",
         *local_stack.pipeline_args(),
     ]
     process = start(tmp_path, "pipelines.streaming", *flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -331,7 +331,7 @@ def test_up_status_down(tmp_path):
 @needs_bigquery
 @pytest.mark.integration
 def test_a_killed_stack_is_stale_and_can_be_started_again(tmp_path):
-    started = local("up", "--no-pubsub", state_dir=tmp_path)
+    started = local("up", "--no_pubsub", state_dir=tmp_path)
     assert f"`anomaly local down --state_dir={tmp_path}` stops it." in started.stderr
     first = json.loads(local("status", "--format=json", state_dir=tmp_path).stdout)
     os.kill(first["pid"], signal.SIGKILL)
@@ -341,7 +341,7 @@ def test_a_killed_stack_is_stale_and_can_be_started_again(tmp_path):
     assert stale.stdout.split() == ["running", "False"]
     assert f"Start it with `anomaly local up --state_dir={tmp_path}`" in stale.stderr
     assert not (tmp_path / "default.json").exists()
-    assert local("up", "--no-pubsub", state_dir=tmp_path).returncode == 0
+    assert local("up", "--no_pubsub", state_dir=tmp_path).returncode == 0
     second = json.loads(local("status", "--format=json", state_dir=tmp_path).stdout)
     assert second["pid"] != first["pid"]
     assert local("down", state_dir=tmp_path).stdout == "The local stack has stopped.\n"
@@ -364,14 +364,14 @@ def test_stale_state_never_names_a_process_to_kill(tmp_path):
 @pytest.mark.integration
 def test_up_reports_why_it_failed(tmp_path, bigquery_emulator):
     port = bigquery_emulator.bigquery.rsplit(":", 1)[1]
-    failed = local("up", "--no-pubsub", f"--bigquery_port={port}", state_dir=tmp_path)
+    failed = local("up", "--no_pubsub", f"--bigquery_port={port}", state_dir=tmp_path)
     assert failed.returncode == 1
     assert f"--bigquery_port: port {port} on 127.0.0.1 is in use" in failed.stderr
     assert failed.stdout == ""
 
 
 def test_up_says_what_is_missing(tmp_path):
-    failed = local("up", "--no-bigquery", state_dir=tmp_path, environment={"PATH": str(tmp_path)})
+    failed = local("up", "--no_bigquery", state_dir=tmp_path, environment={"PATH": str(tmp_path)})
     assert failed.returncode == 1
     assert "Google Cloud CLI" in failed.stderr
 

@@ -200,7 +200,7 @@ def test_a_stream_that_fails_ends_with_1(local_stack, channel, model_dir, start)
         f"--subscription={channel.subscription}",
         f"--model={model_dir}",
         "--output_dataset=local-project.nowhere",
-        "--no-create_tables",
+        "--no_create_tables",
     )
     assert process.wait(timeout=120) == 1, log.read_text()
     assert "nowhere" in log.read_text()

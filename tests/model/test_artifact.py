@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import pickle
 import shutil
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -87,6 +90,8 @@ def test_a_directory_without_manifest_says_how_to_train(tmp_path):
         ({"thresholds": {"medium": 1.0, "high": int("9" * 400)}}, "too large"),
         ({"format": 99}, "format 1"),
         ({"model_version": None}, "'model_version' is missing"),
+        ({"model_name": "../../x"}, "model_name: expected NAME .*, got '../../x'"),
+        ({"model_version": "a" * 64}, "model_version: .* has 64 characters"),
     ],
 )
 def test_a_wrong_manifest_is_refused(copy, changes, text):
@@ -100,6 +105,56 @@ def test_a_manifest_that_is_not_an_object_is_refused(copy, text):
     (copy / MANIFEST_FILE).write_bytes(text)
     with pytest.raises(ArtifactError, match=MANIFEST_FILE):
         artifact.read(copy)
+
+
+def test_a_manifest_that_is_far_too_large_is_not_read(copy):
+    with (copy / MANIFEST_FILE).open("ab") as f:
+        f.truncate(600 * 1024**2)
+    with pytest.raises(ArtifactError, match=r"has 629,145,600 bytes, expected at most 16,777,216"):
+        artifact.read(copy)
+
+
+class _ReadsFiles(torch.nn.Module):
+    """A model that maps a file of the machine that loads it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.from_file("/etc/hostname", False, 1, dtype=torch.uint8)
+
+    def score(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
+def test_a_model_that_does_more_than_score_is_not_loaded(trained, tmp_path):
+    """Whoever can write the files can write their sha256 too."""
+    example = {"forward": torch.zeros(1, 30), "score": torch.zeros(1, 30)}
+    torch.jit.save(torch.jit.trace_module(_ReadsFiles(), example), tmp_path / MODEL_FILE)
+    written = artifact.write(tmp_path / "out", trained.manifest, [tmp_path / MODEL_FILE])
+    with pytest.raises(ArtifactError, match=r"final_model_traced.pt uses aten::from_file, which no model"):
+        written.load_model()
+
+
+def test_a_pickle_inside_the_archive_is_not_run(trained, tmp_path):
+    """The archive of a module holds data.pkl, which could name any function."""
+    source = trained.model_path
+    with zipfile.ZipFile(source) as whole, zipfile.ZipFile(tmp_path / MODEL_FILE, "w") as spoiled:
+        for entry in whole.namelist():
+            content = whole.read(entry)
+            if entry.endswith("data.pkl"):
+                content = pickle.dumps(_Runs(tmp_path / "run"), protocol=2)
+            spoiled.writestr(entry, content)
+    written = artifact.write(tmp_path / "out", trained.manifest, [tmp_path / MODEL_FILE])
+    with pytest.raises(ArtifactError, match=f"{MODEL_FILE} is no TorchScript module"):
+        written.load_model()
+    assert not (tmp_path / "run").exists()
+
+
+@dataclasses.dataclass
+class _Runs:
+    path: Path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.path}",)
 
 
 def test_a_file_that_is_no_module_is_named(trained, tmp_path):

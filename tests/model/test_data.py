@@ -104,6 +104,55 @@ def test_a_column_that_is_there_twice_is_named(tmp_path, suffix, name):
         data.load(str(path))
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([0, 1, None] * 20),
+        pa.array([0.0, 1.0, None] * 20),
+        pa.array([False, True, None] * 20),
+        pa.array(["0", "1", None] * 20),
+        pa.array(["false", " True", None] * 20),
+    ],
+)
+def test_labels_are_read_in_every_form_and_rows_without_one_are_left_out(values):
+    content = table(60, label=False).append_column("isFraud", values)
+    read = data.from_arrow(content, "rows.parquet", "isFraud")
+    assert read.labels.tolist() == [0, 1] * 20
+    kept = np.delete(content["V7"].to_numpy(), np.arange(2, 60, 3)).astype(np.float32)
+    np.testing.assert_array_equal(read.features[:, FEATURES.index("V7")], kept)
+    assert read.provenance["rows_without_label"] == 20
+    assert read.provenance["frauds"] == 20
+
+
+@pytest.mark.parametrize("name", ["class", "isFraud", "is_fraud", "Label"])
+def test_a_label_under_another_name_is_not_passed_over(name):
+    content = table().rename_columns([*FEATURES, name])
+    with pytest.raises(
+        DataError, match=f"no column Class, and '{name}' may be the label: pass --label_column={name}"
+    ):
+        data.from_arrow(content, "rows.parquet")
+    assert data.from_arrow(content, "rows.parquet", name).provenance["frauds"] == 5
+    unlabelled = data.from_arrow(content, "rows.parquet", "")
+    assert unlabelled.labels is None
+    assert unlabelled.provenance["columns_not_used"] == [name]
+
+
+def test_a_label_column_that_is_not_there_is_named():
+    with pytest.raises(DataError, match="--label_column: there is no column 'fraud'; one is called 'Class'"):
+        data.from_arrow(table(), "rows.parquet", "fraud")
+
+
+def test_a_split_by_time_tests_on_the_latest_rows():
+    rows = rows_of()
+    rows.features[5_000:] = rows.features[:5_000]
+    parts = data.split(rows, seed=0, by="time")
+    times = rows.features[:, 0]
+    assert times[parts.train].max() < times[parts.validation].min()
+    assert times[parts.validation].max() < times[parts.test].min()
+    assert len(parts.test) == 2_000
+    assert parts.copies == 5_000
+
+
 def test_equal_rows_are_refused():
     rows = np.ones((6_000, 30), np.float32)
     rows[:, 0] = np.arange(6_000)
@@ -187,7 +236,7 @@ def test_a_refused_read_says_which_project_pays_and_how_to_change_it(monkeypatch
 
     monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
     with pytest.raises(ValueError, match=r"denied.*projects/public: set GOOGLE_CLOUD_PROJECT"):
-        read_table("public.some.table", FEATURES, client=Refusing())
+        read_table("public.some.table", lambda names: FEATURES, client=Refusing())
 
 
 @pytest.mark.integration
@@ -206,11 +255,12 @@ def test_a_bigquery_table_is_read_through_the_storage_api(
     name = f"{bigquery_emulator.project}.{dataset}.rows"
     bigquery_client.query(f"CREATE TABLE `{name}` ({columns})").result()
     bigquery_client.query(f"INSERT INTO `{name}` ({', '.join(names)}) VALUES {rows}").result()
-    found = data.from_arrow(read_table(name, FEATURES, LABEL, client=read_client), name)
+    table = read_table(name, lambda names: data.used_columns(names, name), client=read_client)
+    found = data.from_arrow(table, name)
     order = np.argsort(found.features[:, 0])
     np.testing.assert_array_equal(found.features[order], np.arange(5)[:, None] * 100.0 + np.arange(30))
     assert (found.labels is not None) is label
-    with pytest.raises(ValueError, match=r"column\(s\) missing: V29"):
-        read_table(name, [*FEATURES, "V29"], client=read_client)
+    with pytest.raises(DataError, match=r"--label_column: there is no column 'V29'"):
+        read_table(name, lambda names: data.used_columns(names, name, "V29"), client=read_client)
     with pytest.raises(ValueError, match="bigquery://"):
-        read_table(f"{name}_not_there", FEATURES, client=read_client)
+        read_table(f"{name}_not_there", lambda names: FEATURES, client=read_client)

@@ -179,7 +179,7 @@ def test_baselines_rank_a_gross_outlier_first(name, detector, normals):
         pytest.importorskip("pyod", reason="PyOD is an extra: pip install pyod")
     rows = normals[1000:1200].copy()
     rows[17, 1:29] = 60.0
-    scores = baselines.scores(normals[:1000], rows, [(name, detector)])[name]
+    scores = baselines.scores(normals[:1000], rows, [(name, detector)])[0][name]
     assert scores.shape == (200,)
     assert np.argmax(scores) == 17
 

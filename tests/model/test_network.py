@@ -27,7 +27,9 @@ def reference(network: TransactionAutoencoder, x: np.ndarray) -> dict[str, np.nd
         return h
 
     z = (x - p["mean"]) / p["std"]
-    encoded = layers("encoder", np.clip(z, -INPUT_REACH, INPUT_REACH))
+    visible = np.clip(z, -INPUT_REACH, INPUT_REACH)
+    visible[:, TIME_INDEX] = 0
+    encoded = layers("encoder", visible)
     z_recon = layers("decoder", encoded)
     recon = z_recon * p["std"] + p["mean"]
     fields = {"encoded": encoded}

@@ -41,9 +41,9 @@ def test_the_score_finds_frauds_that_it_never_saw(real):
 
 
 def test_thresholds_hold_on_test_normals(real):
-    shares = real.manifest.figures["alert_share_of_test_normals"]
-    assert shares["medium"] == pytest.approx(0.005, abs=0.004)
-    assert shares["high"] == pytest.approx(0.001, abs=0.0015)
+    at = real.manifest.figures["at_thresholds"]
+    assert at["medium"]["share_of_normals"] == pytest.approx(0.005, abs=0.004)
+    assert at["high"]["share_of_normals"] == pytest.approx(0.001, abs=0.0015)
 
 
 def test_the_score_is_sound_in_float32(real, rows, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import threadpoolctl
 import torch
 from pyarrow import parquet
 
-from model import artifact, data, evaluation, fitting, package, torchscript, train
+from model import artifact, baselines, data, evaluation, fitting, package, torchscript, train
 from model.features import FEATURES, LABEL
 from model.network import TransactionAutoencoder
 from model.synthetic.generator import TransactionGenerator
@@ -99,6 +100,53 @@ def test_a_constant_feature_does_not_break_training(normals, value):
     assert np.median(scores) < 5
 
 
+def test_time_and_constant_features_never_change_a_score(normals):
+    """A feed goes on for weeks after the training; a field that was always 0 is used one day."""
+    rows = normals[:600].copy()
+    hidden = [FEATURES.index(name) for name in ("Time", "V13", "Amount")]
+    rows[:, hidden[1:]] = 0.0
+    fitted = fitting.fit(rows[:500], rows[500:], fitting.TrainingOptions(epochs=1), progress=False)
+    assert fitted.history["constant_features"] == ["V13", "Amount"]
+    later = rows.copy()
+    later[:, hidden] += [30 * 86_400, 5.0, 1e4]
+    with torch.no_grad():
+        now, then = (fitted.network.score(torch.from_numpy(x)) for x in (rows, later))
+    assert all(torch.equal(a, b) for a, b in zip(now, then, strict=True))
+    assert (now[2][:, hidden] == 0).all()
+
+
+def test_a_baseline_that_cannot_run_does_not_cost_the_model(tmp_path, capsys, monkeypatch):
+    def broken(*args: object) -> None:
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr(baselines, "QUICK", (*baselines.QUICK, ("broken", broken)))
+    path = write(tmp_path / "a.parquet", 5_500)
+    assert train.main(["--data", path, "--output", str(tmp_path / "model"), "--epochs", "1"]) == 0
+    manifest = artifact.verify(tmp_path / "model")
+    assert manifest.figures["left_out"] == {"broken": "LinAlgError: Singular matrix"}
+    assert "PCA" in manifest.figures["scores"]
+    assert "broken cannot run on this data and is left out: LinAlgError" in capsys.readouterr().out
+
+
+def test_budgets_split_and_prevalence_are_those_that_were_asked_for(tmp_path, capsys):
+    path = write(tmp_path / "a.parquet", 6_000)
+    flags = ["--medium_budget=0.05", "--high_budget=0.01", "--split=time", "--prevalence=0.02", "--epochs=1"]
+    assert train.main(["--data", path, "--output", str(tmp_path / "model"), *flags]) == 0
+    read = artifact.read(tmp_path / "model")
+    assert read.manifest.training["split"] == "time"
+    assert read.manifest.figures["prevalence"] == 0.02
+    dataset = data.load(path)
+    held_out = data.split(dataset, 0, "time").validation
+    scores = evaluation.anomaly_scores(
+        read.load_model(), dataset.features[held_out[dataset.is_normal[held_out]]]
+    )
+    for name, budget in (("medium", 0.05), ("high", 0.01)):
+        assert (scores >= read.manifest.thresholds[name]).mean() == pytest.approx(budget, abs=2e-3)
+    assert "Read 6,000 rows" in capsys.readouterr().out
+    assert train.main(["--output", str(tmp_path / "m"), "--medium_budget=0.01", "--high_budget=0.02"]) == 2
+    assert "--high_budget, --medium_budget: expected" in capsys.readouterr().err
+
+
 def test_training_keeps_to_one_thread_and_gives_the_others_back(monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -122,9 +170,11 @@ def test_training_keeps_to_one_thread_and_gives_the_others_back(monkeypatch):
 
 def test_thresholds_hold_on_the_test_part(trained):
     """2,400 test normals: 0.5 % of them are 12."""
-    shares = trained.manifest.figures["alert_share_of_test_normals"]
-    assert shares["high"] <= shares["medium"] <= 0.015
-    assert shares["medium"] > 0
+    at = trained.manifest.figures["at_thresholds"]
+    assert at["high"]["share_of_normals"] <= at["medium"]["share_of_normals"] <= 0.015
+    assert at["medium"]["share_of_normals"] > 0
+    assert at["medium"]["alerts"] >= at["high"]["alerts"] > 0
+    assert 0 < at["high"]["recall"] <= at["medium"]["recall"] <= 1
 
 
 def test_thresholds_are_quantiles_of_the_validation_scores(trained, module):
@@ -141,7 +191,7 @@ def test_the_summary_names_version_thresholds_and_figures(trained, capsys):
     train.print_summary(trained)
     printed = capsys.readouterr().out
     assert f"Wrote {trained.uri}: model pytorch_autoencoder version test-1" in printed
-    assert f"high {trained.manifest.thresholds['high']:.4g}" in printed
+    assert re.search(rf"high +{trained.manifest.thresholds['high']:.4g} +0.1 %", printed)
     assert all(f"\n{name}  " in printed for name in trained.manifest.figures["scores"])
 
 

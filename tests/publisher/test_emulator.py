@@ -1,5 +1,6 @@
 """Publishing to the real Pub/Sub emulator."""
 
+import gzip
 import json
 import os
 import signal
@@ -65,6 +66,39 @@ def test_everything_arrives_as_it_was_made(channel, tmp_path):
     assert kinds == Counter(pq.read_table(labels)["malformed_kind"].to_pylist())
     good = [message for message in received if "malformed_kind" not in message.attributes]
     assert all(json.loads(m.data)["event_time"] == m.attributes["event_time"] for m in good)
+
+
+@pytest.mark.parametrize("name", ["own.jsonl", "own.jsonl.gz"])
+def test_the_lines_of_a_file_arrive_as_they_are(channel, tmp_path, name):
+    lines = [b'{"transaction_id": "%d"}' % i for i in range(2_500)] + ["not JSON, and ünïcode".encode()]
+    with (gzip.open if name.endswith(".gz") else open)(tmp_path / name, "wb") as file:
+        file.write(b"\r\n".join([lines[0], b"", *lines[1:]]))
+    process = start("--topic", channel.topic, "--input", tmp_path / name)
+    output, errors = process.communicate(timeout=90)
+    assert process.returncode == 0, errors
+    summary = json.loads(output)
+    assert (summary["sent"], summary["confirmed"], summary["stopped_by"]) == (2_501, 2_501, "count")
+    received = pull_all(channel.subscription, 2_501)
+    assert Counter(message.data for message in received) == Counter(lines)
+
+
+def test_a_file_is_sent_as_it_is_or_not_at_all(channel, tmp_path):
+    (tmp_path / "own.jsonl").write_text("{}\n")
+    for flags, reason in (
+        (
+            ["--topic", channel.topic, "--seed=3", "--malformed_share=0.1"],
+            "leave out --seed, --malformed_share",
+        ),
+        (["--jsonl", tmp_path / "copy.jsonl"], "--input: expected --topic"),
+    ):
+        process = start(*flags, "--input", tmp_path / "own.jsonl")
+        _, errors = process.communicate(timeout=90)
+        assert process.returncode == 2
+        assert reason in errors
+    process = start("--topic", channel.topic, "--input", tmp_path / "none.jsonl")
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "No such file or directory" in errors
 
 
 def test_ctrl_c_loses_nothing(channel, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import replace
 
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.retry import Patience
-from transforms.remote_protocol import RejectedError, TransientError
+from transforms import remote_retry
+from transforms.remote_protocol import MalformedError, RejectedError, TransientError
 from transforms.remote_retry import PATIENCE, Caller, CallStats
 
 
@@ -51,6 +53,32 @@ def test_after_the_last_attempt_the_error_is_raised_with_their_number():
     with pytest.raises(TransientError, match=r"HTTP 503: busy \(after 3 attempts\)"):
         caller(waits, tries=3).retry(script, CallStats())
     assert len(waits) == 2
+
+
+def test_a_broken_answer_to_one_row_is_asked_for_again_before_the_row_is_blamed():
+    waits: list[float] = []
+    script = Script(MalformedError("malformed answer: <html>"), MalformedError("malformed answer"), "scored")
+    stats = CallStats()
+    (part,) = caller(waits).bisect(4, 5, lambda start, stop: script(), stats)
+    assert part == (4, 5, "scored", None)
+    assert (stats.calls, stats.retries, stats.rejected) == (3, 2, 2)
+    assert waits == [0.5, 1.0]
+    always = Script(*[MalformedError("malformed answer: null")] * 3)
+    (part,) = caller([]).bisect(4, 5, lambda start, stop: always(), CallStats())
+    assert part == (4, 5, None, "malformed answer: null")
+
+
+def test_a_row_that_is_refused_is_not_asked_for_again():
+    script = Script(RejectedError("HTTP 400: no"))
+    (part,) = caller([]).bisect(0, 1, lambda start, stop: script(), CallStats())
+    assert part == (0, 1, None, "HTTP 400: no")
+
+
+def test_an_outage_is_told_at_the_first_attempt_and_not_at_each(caplog, monkeypatch):
+    monkeypatch.setattr(remote_retry, "_told_at", -math.inf)
+    script = Script(*[TransientError("HTTP 503: busy")] * 5, "scored")
+    caller([]).retry(script, CallStats())
+    assert caplog.messages == ["remote scorer: HTTP 503: busy (attempt 1 of 8); trying again"]
 
 
 def test_a_refusal_is_not_repeated():

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
-from typing import Final
 
 from model import artifact
 from model.serving.torchserve.config import Layout, TorchServeError
-
-_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def add_archive(source: str, layout: Layout) -> str:
@@ -39,7 +35,7 @@ def add_archive(source: str, layout: Layout) -> str:
                 f"{source}: the artifact has no {artifact.ARCHIVE_FILE}; install torch-model-archiver and "
                 "train it again"
             )
-        name = f"{packed.manifest.model_name}-{_UNSAFE.sub('_', packed.manifest.model_version)}.mar"
+        name = f"{packed.manifest.model_name}-{packed.manifest.model_version}.mar"
     if not path.is_file():
         raise TorchServeError(f"{source}: no such archive")
     target = layout.model_store / name

@@ -206,7 +206,9 @@ def render(
     outside = "https" if uses_tls(properties) else "http"
     # A certificate names the host by which others call, which is not this machine's loopback.
     inside = "http" if is_loopback(management) else outside
-    patterns = [f"file://{re.escape(str(layout.model_store))}/.*", *allowed_urls]
+    # TorchServe matches the URL as it came and decodes it afterwards: no % and no further / may be in it.
+    archives_of_store = rf"file://{re.escape(str(layout.model_store))}/[A-Za-z0-9_-][A-Za-z0-9._-]*\.mar"
+    patterns = [archives_of_store, *allowed_urls]
     for pattern in patterns:
         try:
             re.compile(pattern)

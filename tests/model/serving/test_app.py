@@ -12,11 +12,9 @@ import numpy as np
 import orjson
 import pytest
 import requests
-import uvicorn
 
 from model.artifact import MODEL_FILE
 from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
-from model.serving.app import main
 from model.serving.predictor import Predictor
 from tests.model.serving.artifacts import VERSION, transactions
 from tests.model.serving.gcs import gcs_server
@@ -214,16 +212,6 @@ def test_a_wrong_option_ends_the_program_with_its_name(flags, environment, text)
     )
     assert done.returncode == 2
     assert text in done.stderr
-
-
-def test_a_worker_has_time_to_import_torch(monkeypatch):
-    """With uvicorn's own 5 s, workers that start together on busy cores are killed again and again."""
-    given = {}
-    monkeypatch.setattr(uvicorn, "run", lambda *_, **options: given.update(options))
-    monkeypatch.setattr(os, "environ", {})
-    assert main(["--model", "m", "--workers", "2"]) == 0
-    assert given["timeout_worker_healthcheck"] >= 60
-    assert given["workers"] == 2
 
 
 def test_the_process_that_watches_over_the_workers_does_without_torch():

@@ -18,6 +18,9 @@ def test_every_variable_is_obeyed_and_written_back():
         "AIP_HEALTH_ROUTE": "/v1/endpoints/1/deployedModels/2",
         "AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict",
         "MAX_BODY_BYTES": "1500000",
+        "MAX_ANSWER_BYTES": "64000000",
+        "CLIENT_SECONDS": "30",
+        "LAME_DUCK_SECONDS": "5",
         "WEB_CONCURRENCY": "3",
     }
     options = ServerOptions.from_env(env)

@@ -178,7 +178,8 @@ def test_a_model_comes_only_from_allowed_urls(torchserve, served_artifact, tmp_p
     shutil.copyfile(served_artifact.local_dir / "pytorch_autoencoder.mar", outside)
     models = f"{torchserve.server.management}/models"
     headers = torchserve.server.headers("management")
-    for url in ("http://127.0.0.1:9/x.mar", outside.as_uri()):
+    climbing = f"{torchserve.layout.model_store.as_uri()}/%2e%2e/%2e%2e{outside}"
+    for url in ("http://127.0.0.1:9/x.mar", outside.as_uri(), climbing):
         refused = requests.post(models, params={"url": url}, headers=headers, timeout=60)
         assert "does not match any allowed URL" in refused.json()["message"]
     # As tests/model/serving/fixtures.py allows it; without workers, which would only take time.

@@ -55,6 +55,9 @@ def test_both_serve_prometheus_metrics_and_restrict_urls(profile, tmp_path):
     pattern = values["allowed_urls"].replace("\\\\", "\\")
     assert re.fullmatch(pattern, "file:///srv/ts/model_store/x.mar")
     assert not re.fullmatch(pattern, "file:///etc/x.mar")
+    # TorchServe decodes the URL after it has matched it.
+    for outside in ("../x.mar", "%2e%2e/x.mar", "%2E%2E%2Fx.mar", "a/x.mar", ".x.mar", "x"):
+        assert not re.fullmatch(pattern, f"file:///srv/ts/model_store/{outside}")
     assert not re.fullmatch(pattern, "https://example.com/x.mar")
 
 

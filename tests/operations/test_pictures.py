@@ -1,0 +1,23 @@
+"""Pictures of rows whose text a stranger wrote."""
+
+from __future__ import annotations
+
+import pytest
+
+from operations.pictures import PICTURES, draw
+
+pytest.importorskip("matplotlib", reason="drawing needs the extra local")
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "a$b$c", "\x1b[31mred", "a\u202eb"])
+def test_a_hostile_account_is_drawn_as_it_is_written(tmp_path, name):
+    rows = [{"account_id": name, "alerts": 2, "high": 1, "max_score": 3.0}]
+    figure = draw(rows, PICTURES["anomalies_by_account"], "Alerts by account")
+    figure.savefig(tmp_path / "x.png")
+    (label,) = figure.axes[0].get_yticklabels()
+    assert label.get_text() == name.replace("\x1b", r"\x1b").replace("\u202e", r"\u202e")
+
+
+def test_a_hostile_reason_is_drawn_in_the_legend_too(tmp_path):
+    rows = [{"reason": r"$\sqrt$", "messages": 2, "stage": "$parse"}]
+    draw(rows, PICTURES["dead_letters"], "Dead letters").savefig(tmp_path / "x.png")
