@@ -66,6 +66,7 @@ def _batch(features: np.ndarray) -> pa.RecordBatch:
         pa.array([f"t-{i}" for i in range(n)]),
         pa.nulls(n, pa.string()),
         pa.array([dt.datetime(2026, 3, 1, tzinfo=dt.UTC)] * n, time_type),
+        pa.repeat(False, n),
         pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1]),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS)

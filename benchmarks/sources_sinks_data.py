@@ -38,6 +38,7 @@ def _scores(number: int) -> pa.RecordBatch:
         "transaction_id": pa.array([f"transaction-{number * n + i:012d}" for i in range(n)]),
         "account_id": pa.nulls(n, pa.string()),
         "event_time": pa.array([_NOW] * n, pa.timestamp("us", tz="UTC")),
+        "event_time_derived": pa.repeat(False, n),
         "anomaly_score": pa.array(rng.gamma(2.0, size=n)),
         "severity": pa.array(["normal"] * n),
         "encoded": _lists(pa.array(rng.normal(size=ENCODED_SIZE * n)), ENCODED_SIZE),

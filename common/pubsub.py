@@ -14,6 +14,10 @@ from common.connections import insecure_channel
 EMULATOR_VARIABLE: Final = "PUBSUB_EMULATOR_HOST"
 
 
+_NO_LIMIT: Final = (("grpc.max_receive_message_length", -1),)
+"""A message has up to 10 MB, and gRPC refuses answers of more than 4 MB unless it is told otherwise."""
+
+
 def publisher_client() -> PublisherClient:
     """Makes a client of topics, for the emulator where PUBSUB_EMULATOR_HOST is set."""
     address = os.environ.get(EMULATOR_VARIABLE)
@@ -27,6 +31,5 @@ def subscriber_client() -> SubscriberClient:
     address = os.environ.get(EMULATOR_VARIABLE)
     if not address:
         return SubscriberClient()
-    return SubscriberClient(
-        transport=SubscriberGrpcTransport(host=address, channel=insecure_channel(address))
-    )
+    channel = insecure_channel(address, _NO_LIMIT)
+    return SubscriberClient(transport=SubscriberGrpcTransport(host=address, channel=channel))

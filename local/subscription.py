@@ -105,7 +105,7 @@ class Subscription:
             self._failing_since = self._failing_since or time.monotonic()
             if time.monotonic() - self._failing_since > _OUTAGE_SECONDS:
                 raise
-            _LOGGER.warning("Pub/Sub does not answer, will try again: %s", error)
+            _LOGGER.warning("A pull failed, will try again: %s", error)
             self._closed.wait(0.5)
             return ()
         self._failing_since = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +25,7 @@ _CUT: Final = re.compile(r"\(payload cut from \d+ bytes\)$")
 
 @dataclass(frozen=True)
 class Letter:
-    """A dead letter: a row of error_records_latest, and the hash that is noted once it is sent."""
+    """A dead letter: the first of its rows in error_records, and the hash that is noted once it is sent."""
 
     key: str
     timestamp: dt.datetime
@@ -67,7 +67,8 @@ def with_event_time(payload: bytes, moment: dt.datetime) -> bytes:
 
     A message without one takes its publish time, which would be that of the replay. The letter's timestamp,
     when the message was rejected, comes closest to the time at which it was first published. It is added at
-    the end, for the last of two equal keys counts: the message may have `"event_time": null`.
+    the end, for the last of two equal keys counts: the message may have `"event_time": null`. It is marked as
+    derived, so that the views take the transaction for the one that another message without a time holds.
     """
     try:
         document = orjson.loads(payload)
@@ -75,13 +76,17 @@ def with_event_time(payload: bytes, moment: dt.datetime) -> bytes:
         return payload
     if not isinstance(document, dict) or not document or document.get("event_time") is not None:
         return payload
-    return payload.rstrip()[:-1] + b',"event_time":"' + moment.isoformat().encode() + b'"}'
+    time = orjson.dumps({"event_time": moment.isoformat(), "event_time_derived": True})
+    return payload.rstrip()[:-1] + b"," + time[1:]
 
 
 def statement(
     dataset: str, since: dt.datetime, stage: str | None, reason: str | None, noted: bool
 ) -> tuple[str, list[bigquery.ScalarQueryParameter]]:
     """Makes the query of the letters that were not sent yet, the oldest first, and its parameters.
+
+    It reads the table: no bound on the time passes through the window of the view, so that BigQuery would
+    read all days.
 
     Args:
       dataset: "PROJECT.DATASET".
@@ -91,7 +96,6 @@ def statement(
       noted: whether there is a table of the letters that were sent.
     """
     spec = tables.error_records_table()
-    columns = ", ".join(f"{column} AS key_{i}" for i, column in enumerate(spec.key))
     wanted = ["timestamp >= @since"]
     parameters = [bigquery.ScalarQueryParameter("since", "TIMESTAMP", since)]
     if stage is not None:
@@ -101,18 +105,31 @@ def statement(
         wanted.append("errorMessage LIKE @reason" if "%" in reason else "STRPOS(errorMessage, @reason) > 0")
         parameters.append(bigquery.ScalarQueryParameter("reason", "STRING", reason))
     replayed = f"`{dataset}.{tables.REPLAYED_TABLE}`"
+    # Version 0.1.0 noted the hash of the attributes in the order in which the letter holds them.
+    unsent = f"""\
+letter NOT IN (SELECT letter FROM {replayed})
+  AND letter NOT IN (
+    SELECT copy.letter FROM letters AS copy JOIN {replayed} AS note ON note.letter = copy.as_stored
+  )"""  # noqa: S608 - the form of the dataset is checked
     text = f"""\
 WITH letters AS (
   SELECT
-    TO_HEX(SHA256(TO_JSON_STRING(STRUCT({columns})))) AS letter,
+    {_hash(spec.key)} AS letter,
+    {_hash((*spec.key[:-1], "TO_JSON_STRING(attributes)"))} AS as_stored,
     timestamp, stage, errorMessage, attempt, payloadBytes, attributes
-  FROM `{dataset}.{spec.view}`
+  FROM `{dataset}.{spec.name}`
   WHERE {" AND ".join(wanted)}
 )
 SELECT * FROM letters
-{f"WHERE letter NOT IN (SELECT letter FROM {replayed})" if noted else ""}
+WHERE {unsent if noted else "TRUE"}
+QUALIFY ROW_NUMBER() OVER (PARTITION BY letter ORDER BY timestamp) = 1
 ORDER BY timestamp, letter"""  # noqa: S608 - the form of the dataset is checked, values are parameters
     return text, parameters
+
+
+def _hash(key: Sequence[str]) -> str:
+    columns = ", ".join(f"{column} AS key_{i}" for i, column in enumerate(key))
+    return f"TO_HEX(SHA256(TO_JSON_STRING(STRUCT({columns}))))"
 
 
 def to_letters(rows: Iterable[bigquery.Row]) -> Iterator[Letter]:

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from google.api_core.exceptions import BadRequest
 from google.cloud import bigquery
 
 from common import google
@@ -21,7 +22,7 @@ from common.output import add_format, print_rows
 from common.retry import LOOK_SECONDS
 from common.values import at_least, moment
 from operations.pictures import PICTURES, draw
-from transforms import clients
+from transforms import clients, tables
 
 EXAMPLES: Final = """\
   anomaly query top_anomalies --dataset my-project.anomaly --since 24h --limit 10
@@ -190,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _ask(name: str, statement: str, options: QueryOptions, endpoint: str | None) -> list[dict[str, Any]]:
     """Asks BigQuery for the rows, unless they cost more than --max_bytes allows."""
     dataset = options.dataset or ""
+    client = None
     try:
         client = clients.BigQueryEndpoints(endpoint).client(dataset.rpartition(".")[0])
         scans = scanned_bytes(client, statement)
@@ -201,7 +203,26 @@ def _ask(name: str, statement: str, options: QueryOptions, endpoint: str | None)
             )
         return run(client, statement, options.max_bytes or None)
     except (*google.ERRORS, ValueError) as error:
-        raise CommandError(explain(error, dataset, endpoint)) from error
+        outdated = _outdated(client, dataset) if client and isinstance(error, BadRequest) else None
+        raise CommandError(outdated or explain(error, dataset, endpoint)) from error
+
+
+def _outdated(client: bigquery.Client, dataset: str) -> str | None:
+    """Names the columns that a table of an earlier version lacks, and the command that adds them."""
+    spec = tables.scores_table()
+    try:
+        table = client.get_table(f"{dataset}.{spec.name}", retry=RETRY)
+        missing = tables.missing_columns(table.schema, spec.schema)
+    except (*google.ERRORS, tables.TableError):
+        return None
+    if not missing:
+        return None
+    project, _, name = dataset.rpartition(".")
+    names = ", ".join(field.name for field in missing)
+    return (
+        f"{dataset}.{spec.name} is of an earlier version and lacks {names}.\nThe next launch adds what is "
+        f"missing, and so does: anomaly resources create --project {project} --dataset {name}"
+    )
 
 
 def _plot(path: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -43,8 +43,8 @@ def to_transactions(
     - `transaction_id`, string or integer. Null or absent: derived from features, `event_time` and
       `account_id`, so that reading again gives the same id, and equal rows count as one.
     - `account_id`, string or integer; may be null or absent.
-    - `event_time`, timestamp, UTC where it has no zone. Null or absent: `default_event_time`. A
-      time further from that than `rules` allow is a dead letter.
+    - `event_time`, timestamp, UTC where it has no zone. Null or absent: `default_event_time`, marked as
+      derived. A time further from that than `rules` allow is a dead letter.
 
     >>> row = {name: [1.0] for name in FEATURES} | {"transaction_id": ["t-1"]}
     >>> parsed = to_transactions(pa.RecordBatch.from_pydict(row), dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
@@ -87,7 +87,7 @@ def to_transactions(
     default = pa.scalar(default_event_time, _EVENT_TIME)
     features = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), N_FEATURES)
     transactions = pa.RecordBatch.from_arrays(
-        [ids, accounts, pc.fill_null(times, default), features], schema=TRANSACTIONS
+        [ids, accounts, pc.fill_null(times, default), times.is_null(), features], schema=TRANSACTIONS
     )
     if not reasons:
         return Parsed(transactions, empty(ERROR_RECORDS))

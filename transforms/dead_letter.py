@@ -67,7 +67,8 @@ def dead_letters(
         pa.array([_text(payload) for payload in kept], pa.string()),
         pa.array(kept, pa.binary()),
         pa.array(
-            [[{"key": key, "value": value} for key, value in row.items()] for row in attributes],
+            # In one order, whatever that of the client's map: copies of a letter are equal.
+            [[{"key": key, "value": value} for key, value in sorted(row.items())] for row in attributes],
             ERROR_RECORDS.field("attributes").type,
         ),
         pa.array(messages, pa.string()),

@@ -19,7 +19,9 @@ The rules, each with a test under the same name:
 | no `transaction_id` | derived from the payload and the message id |
 | `event_time` that is not RFC 3339 with an offset | rejected |
 | `event_time` over `max_lead` ahead of the publish time, or over `max_age` behind it | rejected |
-| no `event_time` | the publish time (for a file, the time at which the job was launched) |
+| no `event_time` | the publish time (for a file, the time at which the job was launched), marked as derived |
+| `event_time_derived`: true beside `event_time` | the time is marked as derived; a replay says so |
+| `event_time_derived` that is neither a boolean nor null | rejected |
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class Transaction(msgspec.Struct, gc=False):
     transaction_id: Identifier | None = None
     account_id: Identifier | None = None
     event_time: EventTime | None = None
+    event_time_derived: bool | None = None
 
 
 NamedFeatures: Any = msgspec.defstruct("NamedFeatures", [(name, float) for name in FEATURES], gc=False)
@@ -153,8 +156,9 @@ def parse_messages(messages: MessageColumns, rules: MessageRules) -> Parsed:
             moment = row.event_time
             if time_attribute and time_attribute in attributes[i]:
                 moment = _attribute_time(time_attribute, attributes[i])
+                row.event_time_derived = False
             if moment is None:
-                row.event_time = published
+                row.event_time, row.event_time_derived = published, True
             elif earliest <= moment <= latest:
                 row.event_time = moment
             else:
@@ -293,6 +297,7 @@ def _transactions(rows: Sequence[Transaction], matrix: npt.NDArray[np.float32]) 
         pa.array([row.transaction_id for row in rows], pa.string()),
         pa.array([row.account_id for row in rows], pa.string()),
         pa.array([row.event_time for row in rows], TRANSACTIONS.field("event_time").type),
+        pa.array([row.event_time_derived is True for row in rows], pa.bool_()),
         features,
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS)

@@ -24,10 +24,12 @@ def counter(name: str) -> Metrics.DelegatingCounter:
 
 
 def totals(result: PipelineResult) -> dict[str, int]:
-    """Sums the project's counters over the steps. They are attempted values, so current while a job runs."""
+    """Sums the project's counters over the steps.
+
+    They are of committed bundles, each once, where the runner reports these, and otherwise of all attempts.
+    """
     sums: dict[str, int] = {}
     for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
         name = metric.key.metric.name
-        # Beam's embedded job server reports committed values alone.
-        sums[name] = sums.get(name, 0) + (metric.attempted or metric.committed or 0)
+        sums[name] = sums.get(name, 0) + (metric.result or 0)
     return sums

@@ -25,14 +25,20 @@ def _field(name: str, kind: pa.DataType, description: str, nullable: bool = True
     return pa.field(name, kind, nullable=nullable, metadata={"description": description})
 
 
-_KEY_FIELDS = (
+KEY_FIELDS: Final = (
     _field("transaction_id", pa.string(), "Identifier of the transaction; the deduplication key", False),
     _field("account_id", pa.string(), "Account that made the transaction, when the message names one"),
     _field("event_time", _TIMESTAMP, "When the transaction took place", False),
+    _field(
+        "event_time_derived",
+        pa.bool_(),
+        "True where the message named no event time: event_time is then the time of its publication, of the "
+        "job's launch or of a rejection. Null in rows of an earlier version",
+    ),
 )
 
 TRANSACTIONS: Final = pa.schema(
-    [*_KEY_FIELDS, _field("features", pa.list_(pa.float32(), N_FEATURES), "Raw features", False)]
+    [*KEY_FIELDS, _field("features", pa.list_(pa.float32(), N_FEATURES), "Raw features", False)]
 )
 """A parsed batch: `features` holds one row of 30 raw float32 values, in the order of model.features."""
 
@@ -48,7 +54,7 @@ _SCORED_AT_FIELD = _field("scored_at", _TIMESTAMP, "When the row was scored", Fa
 
 SCORES: Final = pa.schema(
     [
-        *_KEY_FIELDS,
+        *KEY_FIELDS,
         _SCORE_FIELD,
         _SEVERITY_FIELD,
         _field("encoded", pa.list_(pa.float64()), "The 4 values of the autoencoder's bottleneck"),
@@ -72,7 +78,7 @@ SCORES_FULL: Final = pa.schema([*SCORES, *_full_fields()])
 
 ALERTS: Final = pa.schema(
     [
-        *_KEY_FIELDS,
+        *KEY_FIELDS,
         _SCORE_FIELD,
         _SEVERITY_FIELD,
         _field("threshold", pa.float64(), "The threshold of this severity, which the score reached", False),
@@ -101,6 +107,7 @@ ERROR_RECORDS: Final = pa.schema(
 """Dead letters: the columns of Google's own Dataflow templates, with stage and attempt."""
 
 _BIGQUERY_TYPES: Final = {
+    pa.bool_(): "BOOL",
     pa.string(): "STRING",
     pa.binary(): "BYTES",
     pa.int64(): "INT64",

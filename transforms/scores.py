@@ -16,11 +16,7 @@ from model.features import FEATURES, N_FEATURES
 from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
 from model.thresholds import SEVERITIES, severity_codes
 from transforms.dead_letter import dead_letters
-from transforms.schema import (
-    SCORES,
-    SCORES_FULL,
-    TOP_FEATURES,
-)
+from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES
 
 OutputDetail = Literal["compact", "full"]
 
@@ -97,7 +93,7 @@ def assemble_scores(
         names=["feature", "contribution"],
     )
     columns = [
-        *(transactions.column(name) for name in ("transaction_id", "account_id", "event_time")),
+        *(transactions.column(field.name) for field in KEY_FIELDS),
         pa.array(score),
         _SEVERITY_NAMES.take(pa.array(codes)),
         _lists(np.asarray(outputs[ENCODED])),

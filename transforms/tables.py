@@ -34,9 +34,25 @@ REPLAYED_RECORDS: Final = pa.schema(
     ]
 )
 
-PARTITION_KEY: Final = "event_time"
-"""Part of a row's key, though the id alone would do: copies of a row have the same event time, and BigQuery
-prunes partitions through the view only for a column that the view partitions its window by."""
+TRANSACTION_KEY: Final = ("transaction_id", "IF(event_time_derived, NULL, event_time)")
+"""Equal for the copies of a transaction. The id alone would do where the event time is the transaction's own,
+for copies then have the same; where it was derived, each publication and each job has given another."""
+TRANSACTION_PARTS: Final = (
+    ("event_time_derived IS NOT TRUE", ("transaction_id", "event_time")),
+    ("event_time_derived", ("transaction_id",)),
+)
+"""TRANSACTION_KEY in two parts, each a condition and its key. BigQuery prunes partitions through a view only
+for a column that the view partitions its window by: the first part prunes, the second reads all days."""
+LETTER_KEY: Final = (
+    "stage",
+    "errorMessage",
+    "attempt",
+    "payloadBytes",
+    # Two equal messages differ in their attributes, which hold the message id. A redelivered message may have
+    # them in another order.
+    "TO_JSON_STRING(ARRAY(SELECT pair FROM UNNEST(attributes) AS pair ORDER BY pair.key, pair.value))",
+)
+"""Equal for the copies of a dead letter."""
 
 
 _CALL_SECONDS: Final = 60.0
@@ -84,7 +100,8 @@ class TableSpec:
       view: name of the view that keeps one of each row.
       view_description: shown in BigQuery.
       key: SQL expressions that are equal for copies of a row.
-      latest: column of which the view keeps the copy with the greatest value.
+      latest: columns of which the view keeps the copy with the greatest values, the first column first.
+      parts: conditions that part the rows, each with the key of its rows; all rows with `key` when empty.
     """
 
     name: str
@@ -95,7 +112,8 @@ class TableSpec:
     view: str
     view_description: str
     key: tuple[str, ...]
-    latest: str
+    latest: tuple[str, ...]
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def table(self, dataset: str) -> bigquery.Table:
         """The table as the BigQuery client creates it; `dataset` is "PROJECT.DATASET"."""
@@ -109,9 +127,11 @@ class TableSpec:
 
     def view_sql(self, dataset: str) -> str:
         """The query of the view: one row per key, the latest."""
-        return (
-            f"SELECT * FROM `{dataset}.{self.name}` WHERE TRUE "  # noqa: S608 - names are validated
-            f"QUALIFY ROW_NUMBER() OVER (PARTITION BY {', '.join(self.key)} ORDER BY {self.latest} DESC) = 1"
+        order = ", ".join(f"{column} DESC" for column in self.latest)
+        return " UNION ALL ".join(
+            f"SELECT * FROM `{dataset}.{self.name}` WHERE {condition} "  # noqa: S608 - names are validated
+            f"QUALIFY ROW_NUMBER() OVER (PARTITION BY {', '.join(key)} ORDER BY {order}) = 1"
+            for condition, key in self.parts or (("TRUE", self.key),)
         )
 
     def create_view_sql(self, dataset: str) -> str:
@@ -129,11 +149,12 @@ def scores_table(full: bool = False, name: str = SCORES_TABLE) -> TableSpec:
         schema=SCORES_FULL if full else SCORES,
         description="Anomaly scores of card transactions, one row for each time a transaction was scored",
         partition_field="event_time",
-        clustering=("severity", "account_id", "transaction_id"),
+        clustering=("event_time_derived", "severity", "account_id", "transaction_id"),
         view=f"{name}_latest",
         view_description="The latest score of each transaction",
-        key=("transaction_id", PARTITION_KEY),
-        latest="scored_at",
+        key=TRANSACTION_KEY,
+        latest=("scored_at", "event_time"),
+        parts=TRANSACTION_PARTS,
     )
 
 
@@ -144,11 +165,12 @@ def alerts_table(name: str = ALERTS_TABLE) -> TableSpec:
         schema=ALERTS,
         description="Transactions whose anomaly score reached a threshold",
         partition_field="event_time",
-        clustering=("severity", "account_id"),
+        clustering=("event_time_derived", "severity", "account_id"),
         view=f"{name}_latest",
-        view_description="The latest alert of each transaction",
-        key=("transaction_id", PARTITION_KEY),
-        latest="scored_at",
+        view_description="The latest alert of each transaction, also where a later score is normal",
+        key=TRANSACTION_KEY,
+        latest=("scored_at", "event_time"),
+        parts=TRANSACTION_PARTS,
     )
 
 
@@ -162,9 +184,8 @@ def error_records_table(name: str = ERRORS_TABLE) -> TableSpec:
         clustering=("stage",),
         view=f"{name}_latest",
         view_description="Each rejected message once for each stage, reason and attempt",
-        # Two equal messages differ in their attributes, which hold the message id.
-        key=("stage", "errorMessage", "attempt", "payloadBytes", "TO_JSON_STRING(attributes)"),
-        latest="timestamp",
+        key=LETTER_KEY,
+        latest=("timestamp",),
     )
 
 
@@ -179,7 +200,7 @@ def replayed_records_table(name: str = REPLAYED_TABLE) -> TableSpec:
         view=f"{name}_latest",
         view_description="The latest replay of each dead letter",
         key=("letter",),
-        latest="replayed_at",
+        latest=("replayed_at",),
     )
 
 

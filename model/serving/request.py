@@ -58,7 +58,16 @@ class _Rows(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     parameters: _Parameters | None = None
 
 
+_Named: Any = msgspec.defstruct("_Named", [(name, float) for name in FEATURES], gc=False)
+
+
+class _NamedRows(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    instances: list[_Named]
+    parameters: _Parameters | None = None
+
+
 _decode_rows = msgspec.json.Decoder(_Rows).decode
+_decode_named = msgspec.json.Decoder(_NamedRows).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
@@ -72,18 +81,24 @@ def parse_request(body: bytes) -> PredictRequest:
     Raises:
       BadRequestError: the body is not JSON, or breaks a rule; it names the instance and the field.
     """
-    try:
-        rows = _decode_rows(body)
-        features = _matrix(rows.instances)
-    except (msgspec.MsgspecError, ValueError, UnicodeDecodeError, RecursionError):
-        return _parse_slowly(body)
-    if not len(features) or not np.isfinite(features).all():
-        return _parse_slowly(body)
-    return PredictRequest(features, _fields(rows.parameters and rows.parameters.fields))
+    for decode, values in ((_decode_rows, None), (_decode_named, _values)):
+        try:
+            rows = decode(body)
+            features = _matrix(list(map(values, rows.instances)) if values else rows.instances)
+        except (msgspec.MsgspecError, ValueError, UnicodeDecodeError, RecursionError):
+            continue
+        if np.isfinite(features).all():
+            return PredictRequest(features, _fields(rows.parameters and rows.parameters.fields))
+        break
+    return _parse_mixed(body)
 
 
-def _parse_slowly(body: bytes) -> PredictRequest:
-    """Takes also instances by name, and finds the fault of a request and its place."""
+def _values(named: Any) -> list[float]:
+    return list(msgspec.structs.astuple(named))
+
+
+def _parse_mixed(body: bytes) -> PredictRequest:
+    """Takes instances of both forms in one request, and finds the fault of a request and its place."""
     request = _decode_json(body)
     if not isinstance(request, dict):
         raise BadRequestError('the body must be a JSON object such as {"instances": [[...]]}')
@@ -96,7 +111,13 @@ def _parse_slowly(body: bytes) -> PredictRequest:
         raise BadRequestError("expected a list of at least one instance", field="instances")
     fields = _fields(_wanted(request.get("parameters")))
     rows = [_row(instance, i) for i, instance in enumerate(instances)]
-    return PredictRequest(_matrix(rows), fields)
+    features = _matrix(rows)
+    wrong = np.argwhere(~np.isfinite(features))
+    if len(wrong):
+        index, position = (int(number) for number in wrong[0])
+        value = rows[index][position]
+        raise BadRequestError(f"{value!r:.40} is not a finite float32", index, FEATURES[position])
+    return PredictRequest(features, fields)
 
 
 def _decode_json(body: bytes) -> Any:
@@ -124,6 +145,20 @@ def _matrix(rows: list[list[float]]) -> npt.NDArray[np.float32]:
 
 
 def _row(instance: Any, index: int) -> list[float]:
+    """The values of one instance; in C where nothing is wrong, in Python to say what is."""
+    try:
+        if isinstance(instance, list):
+            values: list[float] = msgspec.convert(instance, list[float])
+            if len(values) == N_FEATURES:
+                return values
+        else:
+            return _values(msgspec.convert(instance, _Named))
+    except msgspec.ValidationError:
+        pass
+    return _checked(instance, index)
+
+
+def _checked(instance: Any, index: int) -> list[float]:
     if isinstance(instance, dict):
         missing = [name for name in FEATURES if name not in instance]
         if missing:

@@ -1,4 +1,17 @@
--- The accounts with the most alerts.
+-- The accounts with the most alerts by the latest scores; transactions without an account are left out.
+WITH latest AS (
+  SELECT
+    account_id, event_time, anomaly_score, severity
+  FROM
+    `anomaly.scores`
+  WHERE
+    event_time >= TIMESTAMP '2020-01-01 00:00:00+00' /* since */
+  QUALIFY
+    ROW_NUMBER() OVER (
+      PARTITION BY transaction_id, IF(event_time_derived, NULL, event_time)
+      ORDER BY scored_at DESC, event_time DESC
+    ) = 1
+)
 SELECT
   account_id,
   COUNT(*) AS alerts,
@@ -7,12 +20,12 @@ SELECT
   MIN(event_time) AS first_alert,
   MAX(event_time) AS last_alert
 FROM
-  `anomaly.alerts_latest`
+  latest
 WHERE
-  event_time >= TIMESTAMP '2020-01-01 00:00:00+00' /* since */
+  severity IN ('medium', 'high') AND account_id IS NOT NULL
 GROUP BY
   account_id
 ORDER BY
-  alerts DESC, max_score DESC, account_id
+  alerts DESC, MAX(anomaly_score) DESC, account_id
 LIMIT
   20 /* limit */

@@ -1,4 +1,15 @@
 -- Dead letters by stage and reason; positions inside a message are folded, so that like reasons count together.
+WITH letters AS (  -- a message that is delivered again is rejected again
+  SELECT
+    stage, errorMessage, MIN(timestamp) AS first_seen, MAX(timestamp) AS last_seen
+  FROM
+    `anomaly.error_records`
+  WHERE
+    timestamp >= TIMESTAMP '2020-01-01 00:00:00+00' /* since */
+  GROUP BY
+    stage, errorMessage, attempt, payloadBytes,
+    TO_JSON_STRING(ARRAY(SELECT pair FROM UNNEST(attributes) AS pair ORDER BY pair.key, pair.value))
+)
 SELECT
   stage,
   REGEXP_REPLACE(
@@ -6,12 +17,10 @@ SELECT
     r'([ \[])-?[0-9][-0-9:.+eT]*', r'\1N'
   ) AS reason,
   COUNT(*) AS messages,
-  MIN(timestamp) AS first_seen,
-  MAX(timestamp) AS last_seen
+  MIN(first_seen) AS first_seen,
+  MAX(last_seen) AS last_seen
 FROM
-  `anomaly.error_records_latest`
-WHERE
-  timestamp >= TIMESTAMP '2020-01-01 00:00:00+00' /* since */
+  letters
 GROUP BY
   stage, reason
 ORDER BY

@@ -159,7 +159,7 @@ def test_every_difference_of_a_table_is_found():
     assert table_differences(found, spec) == [
         Difference("column severity", None, "STRING"),
         Difference("partitioning", None, "event_time by DAY", fixable=False),
-        Difference("clustering", "account_id", "severity, account_id"),
+        Difference("clustering", "account_id", "event_time_derived, severity, account_id"),
         Difference("description of column transaction_id", "something else", description),
     ]
 

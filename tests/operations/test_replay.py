@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import datetime as dt
+import hashlib
 import json
 
 import orjson
@@ -16,8 +17,11 @@ from operations.dead_letters import Letter, message, reason_to_keep, statement, 
 from pipelines import streaming
 from publisher.messages import MessageSource
 from transforms import metrics, tables
+from transforms.bigquery.append import Appender
+from transforms.bigquery.streams import default_stream
 from transforms.dead_letter import MAX_PAYLOAD_BYTES, dead_letters
 from transforms.message import MessageColumns, MessageRules, parse_messages
+from transforms.schema import ERROR_RECORDS
 
 MOMENT = dt.datetime(2026, 3, 8, 12, 0, 0, 250_000, tzinfo=dt.UTC)
 
@@ -80,6 +84,7 @@ def test_a_message_without_event_time_keeps_the_time_of_its_rejection():
     for payload in (orjson.dumps(row), orjson.dumps(row | {"event_time": None}) + b" \r\n"):
         parsed = parse_messages(MessageColumns([with_event_time(payload, MOMENT)]), rules)
         assert parsed.transactions.column("event_time").to_pylist() == [MOMENT]
+        assert parsed.transactions.column("event_time_derived").to_pylist() == [True]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +113,7 @@ def test_the_statement_takes_a_part_or_a_pattern():
     }
     assert "STRPOS(errorMessage, @reason) > 0" in part
     assert "stage = @stage" in part
-    assert "NOT IN (SELECT letter FROM `my-project.anomaly.replayed_records`)" in part
+    assert "letter NOT IN (SELECT letter FROM `my-project.anomaly.replayed_records`)" in part
     pattern, _ = statement("my-project.anomaly", MOMENT, None, "payload%", noted=False)
     assert "errorMessage LIKE @reason" in pattern
     assert "replayed_records" not in pattern
@@ -216,6 +221,67 @@ def test_no_letter_is_sent_twice(
     )
     assert sorted(note["attempt"] for note in notes) == [1, 1, 1, 2]
     assert {note["topic"] for note in notes} == {channel.topic}
+
+
+@pytest.mark.integration
+def test_every_portion_of_a_large_replay_is_noted(
+    local_stack, dataset, channel, bigquery_client, write_client, capsys
+):
+    count = 2 * replay.PORTION_LETTERS + 1
+    name = f"{local_stack.project}.{dataset}"
+    tables.create_tables(bigquery_client, name)
+    payloads = [b"{%d" % i for i in range(count)]
+    batch = dead_letters(payloads, ["payload: not JSON"] * count, "parse")
+    appender = Appender(write_client, default_stream(f"{name}.error_records"), ERROR_RECORDS)
+    assert appender.append([batch]).rows == count
+    appender.close()
+    argv = options_of(local_stack, dataset, channel.topic)
+    first = summary_of(capsys, argv)
+    assert (first["read"], first["sent"], first["left"]) == (count, count, 0)
+    assert summary_of(capsys, argv)["read"] == 0
+    assert sorted(text for text, _ in pulled(channel.subscription)) == sorted(map(bytes.decode, payloads))
+
+
+@pytest.mark.integration
+def test_a_letter_is_one_whatever_the_order_of_its_attributes(
+    local_stack, dataset, channel, bigquery_client, capsys
+):
+    """A message that was delivered twice, to two processes, by a version that kept the order of the map."""
+    name = f"{local_stack.project}.{dataset}"
+    tables.create_tables(bigquery_client, name)
+    first = dt.datetime.now(dt.UTC).replace(microsecond=0) - dt.timedelta(hours=3)
+    pairs = [{"key": "type", "value": "card"}, {"key": "message_id", "value": "1"}]
+    rows = [
+        row_of('{"a":1}', moment=first) | {"attributes": pairs},
+        row_of('{"a":1}', moment=first + dt.timedelta(hours=1)) | {"attributes": pairs[::-1]},
+    ]
+    assert bigquery_client.insert_rows_json(f"{name}.error_records", rows) == []
+    assert len(stored(bigquery_client, dataset, "error_records_latest")) == 1
+    argv = options_of(local_stack, dataset, channel.topic)
+    assert summary_of(capsys, argv)["sent"] == 1
+    assert summary_of(capsys, argv)["read"] == 0
+    ((text, attributes),) = pulled(channel.subscription)
+    assert json.loads(text)["event_time"] == first.isoformat()  # of the first rejection
+    assert attributes == {"type": "card", "original_message_id": "1", "dead_letter_attempt": "1"}
+
+
+@pytest.mark.integration
+def test_what_an_earlier_version_has_noted_is_not_sent_again(
+    local_stack, dataset, channel, bigquery_client, capsys
+):
+    """Its hash was of the attributes as the letter has them, of one of two copies."""
+    name = f"{local_stack.project}.{dataset}"
+    tables.create_tables(bigquery_client, name, [*tables.TABLES, tables.replayed_records_table()])
+    pairs = [{"key": "type", "value": "card"}, {"key": "message_id", "value": "1"}]
+    row = row_of("{") | {"attributes": pairs}
+    copy = row_of("{") | {"attributes": pairs[::-1]}
+    assert bigquery_client.insert_rows_json(f"{name}.error_records", [row, copy]) == []
+    key = ["parse", "payload: not JSON", 0, "ew==", json.dumps(pairs, separators=(",", ":"))]
+    columns = json.dumps({f"key_{i}": part for i, part in enumerate(key)}, separators=(",", ":"))
+    now = dt.datetime.now(dt.UTC).isoformat()
+    noted = {"letter": hashlib.sha256(columns.encode()).hexdigest(), "attempt": 1, "topic": "t"}
+    assert bigquery_client.insert_rows_json(f"{name}.replayed_records", [noted | {"replayed_at": now}]) == []
+    assert summary_of(capsys, options_of(local_stack, dataset, channel.topic))["read"] == 0
 
 
 @pytest.mark.integration

@@ -230,3 +230,42 @@ def test_parquet_and_json_lines_give_the_same_scores(model_dir, tmp_path):
         tables.append(report.read_parquet(list(output.glob("scores-*.parquet"))))
     assert report.compare(*tables).equal
     assert "normalized_MAE" in tables[0].column_names
+
+
+def test_a_transaction_without_event_time_is_one_row_of_the_views(
+    local_stack, channel, dataset, bigquery_client, model_dir, tmp_path
+):
+    """A batch job twice over a file, and a stream in which each message was published twice."""
+    payloads = [
+        json.dumps({"transaction_id": f"tx-{i}", "account_id": "a", "features": [1e4 * i] * 30}).encode()
+        for i in range(3)
+    ]
+    lines = tmp_path / "messages.jsonl"
+    lines.write_bytes(b"\n".join(payloads))
+    common = [
+        f"--model={model_dir}",
+        f"--output_dataset={local_stack.project}.{dataset}",
+        *low_thresholds(model_dir),
+        *endpoints(local_stack),
+    ]
+    for _ in range(2):
+        assert run_batch([f"--input={lines}", *common])[metrics.ROWS_SCORED] == 3
+    result = streaming.run([f"--subscription={channel.subscription}", *common], runner=LocalStreamingRunner())
+    publisher = pubsub_v1.PublisherClient()
+    for payload in [*payloads, *payloads]:
+        publisher.publish(channel.topic, payload).result()
+    run_until_drained(result, lambda: metrics.totals(result).get(metrics.ROWS_SCORED, 0) >= 6, timeout=120)
+
+    stored = rows(bigquery_client, dataset, "scores").to_pylist()
+    assert len(stored) >= 12
+    assert len({row["event_time"] for row in stored}) > 3  # the clock of each
+    assert {row["event_time_derived"] for row in stored} == {True}
+    latest = rows(bigquery_client, dataset, "scores_latest").to_pylist()
+    assert sorted(row["transaction_id"] for row in latest) == ["tx-0", "tx-1", "tx-2"]
+    newest = {
+        name: max(row["scored_at"] for row in stored if row["transaction_id"] == name)
+        for name in ("tx-0", "tx-1", "tx-2")
+    }
+    assert {row["transaction_id"]: row["scored_at"] for row in latest} == newest
+    alerts = rows(bigquery_client, dataset, "alerts_latest").column("transaction_id").to_pylist()
+    assert len(alerts) == len(set(alerts)) > 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -50,7 +49,22 @@ REASONS: Final = (
     *TEXTS,
 )
 PAYLOADS: Final = (b"", b"{}", b"\x00\xff\xfe", "é\n\"'".encode(), b"a" * 100)
-NUMBERS: Final = (-0.0, 0.0, 0.125, 0.5, 1.0, 2.25, -3.75, 12.3456, 99.999, 1e-9, 123456.789, 1e300)
+NUMBERS: Final = (
+    -0.0,
+    0.0,
+    0.125,
+    0.5,
+    1.0,
+    2.25,
+    -3.75,
+    12.3456,
+    12.3471,
+    12.3529,
+    99.999,
+    1e-9,
+    123456.789,
+    1e300,
+)
 TIMES: Final = (
     NOON,
     NOON + dt.timedelta(microseconds=1),
@@ -71,6 +85,7 @@ MOMENT: Final = pa.timestamp("us", tz="UTC")
 VALUES: Final[dict[pa.DataType, Sequence[Any]]] = {
     pa.string(): TEXTS,
     pa.binary(): PAYLOADS,
+    pa.bool_(): (False, True),
     pa.int64(): range(4),
     pa.float64(): NUMBERS,
     MOMENT: TIMES,
@@ -84,6 +99,7 @@ POOLS: Final[dict[str, Sequence[Any]]] = {
     "stage": ("parse", "score", "sink"),
 }
 """Columns with few values; others take any of their type."""
+_LETTER: Final = ("stage", "errorMessage", "attempt", "payloadBytes")
 
 
 class Rows:
@@ -104,9 +120,14 @@ class Rows:
         """Rows: two thirds new, some of them again as they are, some again scored anew, at another time."""
         made = [self._record(spec.schema) for _ in range(2 * count // 3)]
         copies = [dict(row) for row in self._random.choices(made, k=len(made) // 2)] if made else []
-        key = _key_columns(spec)
         for row in copies[: len(copies) // 2]:
-            row |= {name: value for name, value in self._record(spec.schema).items() if name not in key}
+            row |= {
+                name: value
+                for name, value in self._record(spec.schema).items()
+                if name not in _kept(row, spec.name)
+            }
+            if "attributes" in row:  # in the order of another process
+                row["attributes"] = self._random.sample(row["attributes"], len(row["attributes"]))
         stored = [*made, *copies]
         self._random.shuffle(stored)
         return stored if self._ambiguous else _same_where_equal(stored, spec)
@@ -130,14 +151,33 @@ class Rows:
         return self._random.choice(POOLS.get(field.name) or self._values[kind])
 
 
+def key_of(row: Mapping[str, Any], table: str) -> tuple[Any, ...]:
+    """What copies of a row share: said here again, and not taken from the declaration of the table."""
+    match table:
+        case tables.SCORES_TABLE | tables.ALERTS_TABLE:
+            return row["transaction_id"], None if row["event_time_derived"] else row["event_time"]
+        case tables.ERRORS_TABLE:
+            pairs = sorted((repr(pair["key"]), repr(pair["value"])) for pair in row["attributes"])
+            return *(row[name] for name in _LETTER), tuple(pairs)
+        case tables.REPLAYED_TABLE:
+            return (row["letter"],)
+    raise LookupError(f"{table}: what tells its rows apart?")
+
+
 def identity(row: Mapping[str, Any], spec: tables.TableSpec) -> str:
     """What two rows share of which the view may show either: key and time."""
-    return repr([row[column] for column in (*_key_columns(spec), spec.latest)])
+    return repr([key_of(row, spec.name), *(row[column] for column in spec.latest)])
 
 
-def _key_columns(spec: tables.TableSpec) -> list[str]:
-    # A part of the key is a column, or TO_JSON_STRING(column).
-    return [re.sub(r"\w+\((\w+)\)", r"\1", part) for part in spec.key]
+def _kept(row: Mapping[str, Any], table: str) -> set[str]:
+    """The columns that a copy has in common with a row."""
+    match table:
+        case tables.SCORES_TABLE | tables.ALERTS_TABLE:
+            names = {"transaction_id", "event_time_derived"}
+            return names if row["event_time_derived"] else {*names, "event_time"}
+        case tables.ERRORS_TABLE:
+            return {*_LETTER, "attributes"}
+    return {"letter"}
 
 
 def _same_where_equal(rows: list[dict[str, Any]], spec: tables.TableSpec) -> list[dict[str, Any]]:

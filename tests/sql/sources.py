@@ -164,8 +164,13 @@ def holders(literals: Literals) -> dict[str, list[str]]:
     return {
         name: strings
         for name, strings in literals.strings.items()
-        if any(_SQL.search(text) and not list(examples(text, name)) for text in strings)
+        if any(is_sql(text) and not list(examples(text, name)) for text in strings)
     }
+
+
+def is_sql(text: str) -> bool:
+    """Whether a string holds words of SQL."""
+    return _SQL.search(text) is not None
 
 
 def examples(text: str, where: str) -> Iterator[Example]:

@@ -87,7 +87,12 @@ def sites() -> dict[str, list[str]]:
 
 def statements() -> list[Statement]:
     """Every statement."""
-    return [statement for site in sites() for statement in variants(site)]
+    return [statement for site in sites() if not is_module(site) for statement in variants(site)]
+
+
+def is_module(site: str) -> bool:
+    """Whether the SQL of a site is a constant, which is a part of statements that functions build."""
+    return site in {sources.module_name(path) for path in sources.product_files(".py")}
 
 
 def examples() -> list[sources.Example]:

@@ -21,7 +21,7 @@ from typing import Any, Final
 import pytest
 
 from operations import query
-from tests.sql import rows, statements, worlds, zeta
+from tests.sql import answers, rows, statements, worlds, zeta
 from tests.sql.worlds import World, plain
 from transforms import tables
 
@@ -128,6 +128,27 @@ def test_both_engines_give_the_same_rows(world_of, name, statement):
     if not is_ordered(sql):
         expected, actual = sorted(expected, key=repr), sorted(actual, key=repr)
     assert actual == expected
+
+
+QUERIES: Final = [case for case in CASES if case.values[1].site == "operations.query.sql"]
+
+
+@pytest.mark.parametrize(("name", "statement"), QUERIES)
+def test_a_query_gives_what_the_rows_say(world_of, name, statement):
+    """The local stack gives the same rows: see above."""
+    world = world_of(name, SETTINGS[name])
+    assert world.expected(*statement.sql(world.dataset)) == answers.answer(
+        stored=world.stored, **statement.arguments
+    )
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_view_shows_what_the_rows_say(world_of, name):
+    world = world_of(name, SETTINGS[name])
+    for spec in SETTINGS[name].specs:
+        shown = world.expected(f"SELECT * FROM `{world.dataset}.{spec.view}`")
+        expected = answers.view(spec.name, world.stored[spec.name])
+        assert sorted(map(repr, map(plain, shown))) == sorted(map(repr, map(plain, expected)))
 
 
 def test_every_query_is_executed_in_every_world():

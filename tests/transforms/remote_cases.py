@@ -86,6 +86,7 @@ def batch_of(features: np.ndarray, first: int = 0) -> pa.RecordBatch:
         pa.array([f"t-{first + i}" for i in range(n)]),
         pa.array(["account"] * n),
         pa.array([TIME] * n, TRANSACTIONS.field("event_time").type),
+        pa.repeat(False, n),
         pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), 30),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS)

@@ -57,6 +57,7 @@ class TestConform:
     def test_the_tables_of_the_project_use_only_types_that_the_service_takes(self, schema):
         """The list of docs.cloud.google.com/bigquery/docs/supported-data-types, for Arrow."""
         taken = {
+            pa.bool_(),
             pa.string(),
             pa.binary(),
             pa.int64(),

@@ -34,6 +34,7 @@ def score(transaction_id: str | None, **changes) -> dict:
         "transaction_id": transaction_id,
         "account_id": "account",
         "event_time": T0,
+        "event_time_derived": False,
         "anomaly_score": 3.25,
         "severity": "high",
         "encoded": [1.0, 2.0, 3.0, 4.0],

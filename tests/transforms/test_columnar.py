@@ -44,9 +44,12 @@ class TestToTransactions:
         )
         assert parsed.transactions.schema == TRANSACTIONS
         assert parsed.transactions.to_pylist() == [
-            {"transaction_id": "a", "account_id": "x", "event_time": EARLIER, "features": features(0)},
-            {"transaction_id": "b", "account_id": None, "event_time": NOW, "features": features(1)},
-            {"transaction_id": "c", "account_id": "z", "event_time": NOW, "features": features(2)},
+            dict(zip(TRANSACTIONS.names, row, strict=True))
+            for row in (
+                ("a", "x", EARLIER, False, features(0)),
+                ("b", None, NOW, True, features(1)),
+                ("c", "z", NOW, False, features(2)),
+            )
         ]
         assert parsed.dead_letters.schema == ERROR_RECORDS
         assert parsed.dead_letters.num_rows == 0

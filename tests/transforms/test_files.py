@@ -231,6 +231,7 @@ class TestWriteParquet:
             "transaction_id": "a",
             "account_id": None,
             "event_time": dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
+            "event_time_derived": True,
             "anomaly_score": 3.5,
             "severity": "high",
             "threshold": 3.0,

@@ -56,6 +56,7 @@ def test_a_message_becomes_a_row():
         "transaction_id": "tx-1",
         "account_id": "acc-1",
         "event_time": dt.datetime(2026, 3, 1, 11, 0, tzinfo=dt.UTC),
+        "event_time_derived": False,
         "features": VALUES,
     }
 
@@ -131,6 +132,7 @@ def test_a_list_wins_over_named_features():
         (message(transaction_id="x" * 257), "Expected `str` of length <= 256 - at `$.transaction_id`"),
         (message(transaction_id=12), "Expected `str | null`, got `int` - at `$.transaction_id`"),
         (message(account_id=12), "Expected `str | null`, got `int` - at `$.account_id`"),
+        (message(event_time_derived=1), "Expected `bool | null`, got `int` - at `$.event_time_derived`"),
         (message(event_time=12), "Expected `datetime | null`, got `int` - at `$.event_time`"),
         (message(event_time="yesterday"), "Invalid RFC3339 encoded datetime - at `$.event_time`"),
         (message(event_time="2026-03-01T11:00:00"), "with a timezone component - at `$.event_time`"),
@@ -197,6 +199,25 @@ def test_no_event_time_takes_the_publish_time_then_the_default():
     payload = message(event_time=...)
     assert accepted(payload, publish_times=[published])["event_time"] == published
     assert accepted(payload, publish_times=[None])["event_time"] == NOW
+
+
+@pytest.mark.parametrize(
+    ("changes", "attributes", "derived"),
+    [
+        ({}, {}, False),
+        ({}, {"ts": "1772361000000"}, False),
+        ({"event_time": ...}, {"ts": "1772361000000"}, False),
+        ({"event_time": ...}, {}, True),
+        ({"event_time": None}, {}, True),
+        ({"event_time": ..., "event_time_derived": False}, {}, True),
+        ({"event_time_derived": True}, {}, True),  # as a replay sends it
+        ({"event_time_derived": None}, {}, False),
+        ({"event_time_derived": True}, {"ts": "1772361000000"}, False),
+    ],
+)
+def test_a_row_says_whether_its_event_time_is_its_own(changes, attributes, derived):
+    rules = MessageRules(NOW, event_time_attribute="ts")
+    assert accepted(message(**changes), rules, attributes=[attributes])["event_time_derived"] is derived
 
 
 def test_bounds_of_event_time_count_from_the_publish_time():

@@ -23,6 +23,7 @@ def transactions(n):
             "transaction_id": f"tx-{i}",
             "account_id": None if i % 2 else f"acc-{i}",
             "event_time": TIME,
+            "event_time_derived": i % 2 == 0,
             "features": [float(i)] * 30,
         }
         for i in range(n)
@@ -56,6 +57,7 @@ def test_literal_rows():
         | {
             "transaction_id": "tx-0",
             "account_id": "acc-0",
+            "event_time_derived": True,
             "anomaly_score": 9.5,
             "severity": "normal",
             "encoded": [0.0, 1.0, 2.0, 3.0],
@@ -64,6 +66,7 @@ def test_literal_rows():
         | {
             "transaction_id": "tx-1",
             "account_id": None,
+            "event_time_derived": False,
             "anomaly_score": 20.0,
             "severity": "high",
             "encoded": [4.0, 5.0, 6.0, 7.0],
@@ -119,7 +122,7 @@ def test_feature_matrix_of_a_slice():
 def test_transactions_as_messages_survive_the_parser():
     batch = transactions(3)
     messages = transaction_messages(batch)
-    assert set(json.loads(messages[0])) == {"transaction_id", "account_id", "event_time", "features"}
+    assert list(json.loads(messages[0])) == batch.schema.names
     assert "account_id" not in json.loads(messages[1])
     assert parse_messages(MessageColumns(messages), MessageRules(TIME)).transactions.equals(batch)
     assert len(FEATURES) == batch.schema.field("features").type.list_size

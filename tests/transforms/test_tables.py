@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 
 import pyarrow as pa
 import pytest
 from google.cloud import bigquery
+from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
 
 from transforms.bigquery.append import Appender
 from transforms.bigquery.streams import default_stream
@@ -21,6 +23,7 @@ from transforms.tables import (
 )
 
 T0 = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+DAY = dt.timedelta(days=1)
 
 
 def score(transaction_id: str, value: float, minutes: int) -> dict:
@@ -28,6 +31,7 @@ def score(transaction_id: str, value: float, minutes: int) -> dict:
         "transaction_id": transaction_id,
         "account_id": None,
         "event_time": T0,
+        "event_time_derived": False,
         "anomaly_score": value,
         "severity": "high",
         "encoded": [1.0, 2.0, 3.0, 4.0],
@@ -37,12 +41,18 @@ def score(transaction_id: str, value: float, minutes: int) -> dict:
     }
 
 
+def append(client: BigQueryWriteClient, table: str, rows: list[dict], schema: pa.Schema) -> None:
+    appender = Appender(client, default_stream(table), schema)
+    assert appender.append([pa.RecordBatch.from_pylist(rows, schema)]).rows == len(rows)
+    appender.close()
+
+
 def test_scores_are_partitioned_by_event_day_and_clustered():
     table = scores_table().table("p.d")
     assert table.full_table_id is None
     assert str(table.reference) == "p.d.scores"
     assert (table.time_partitioning.type_, table.time_partitioning.field) == ("DAY", "event_time")
-    assert table.clustering_fields == ["severity", "account_id", "transaction_id"]
+    assert table.clustering_fields == ["event_time_derived", "severity", "account_id", "transaction_id"]
 
 
 @pytest.mark.parametrize("spec", [*TABLES, scores_table(full=True)], ids=lambda spec: spec.view)
@@ -60,8 +70,11 @@ def test_every_table_and_column_is_described_and_its_keys_exist(spec):
 
 def test_view_keeps_the_latest_row_of_each_transaction():
     assert scores_table().view_sql("p.d") == (
-        "SELECT * FROM `p.d.scores` WHERE TRUE "
-        "QUALIFY ROW_NUMBER() OVER (PARTITION BY transaction_id, event_time ORDER BY scored_at DESC) = 1"
+        "SELECT * FROM `p.d.scores` WHERE event_time_derived IS NOT TRUE QUALIFY ROW_NUMBER() OVER "
+        "(PARTITION BY transaction_id, event_time ORDER BY scored_at DESC, event_time DESC) = 1"
+        " UNION ALL "
+        "SELECT * FROM `p.d.scores` WHERE event_time_derived QUALIFY ROW_NUMBER() OVER "
+        "(PARTITION BY transaction_id ORDER BY scored_at DESC, event_time DESC) = 1"
     )
 
 
@@ -109,7 +122,7 @@ class TestOnTheEmulator:
             }
         scores = bigquery_client.get_table(f"{full_name}.scores")
         assert scores.time_partitioning.field == "event_time"
-        assert scores.clustering_fields == ["severity", "account_id", "transaction_id"]
+        assert scores.clustering_fields == ["event_time_derived", "severity", "account_id", "transaction_id"]
         assert {field.name: field.mode for field in scores.schema} == {
             field.name: field.mode for field in to_bigquery(SCORES)
         }
@@ -123,6 +136,32 @@ class TestOnTheEmulator:
         view = bigquery_client.get_table(f"{dataset}.scores_latest")
         assert [field.name for field in view.schema] == SCORES_FULL.names
         assert list(bigquery_client.query_and_wait(f"SELECT * FROM {dataset}.scores_latest")) == []
+
+    def test_a_table_of_an_earlier_version_gets_the_column_and_keeps_its_rows(
+        self, bigquery_client, write_client, dataset
+    ):
+        earlier = pa.schema([field for field in SCORES if field.name != "event_time_derived"])
+        spec = dataclasses.replace(scores_table(), schema=earlier, clustering=("severity",), parts=())
+        create_tables(
+            bigquery_client, dataset, [dataclasses.replace(spec, key=("transaction_id", "event_time"))]
+        )
+        name = f"{bigquery_client.project}.{dataset}.scores"
+        old = [score("a", 1.0, 0), score("a", 2.0, 5), score("a", 3.0, 0) | {"event_time": T0 - DAY}]
+        append(write_client, name, old, earlier)
+        create_tables(bigquery_client, dataset, [scores_table()])
+        new = [
+            score("b", float(i), i) | {"event_time": T0 + i * DAY, "event_time_derived": True} for i in (4, 5)
+        ]
+        append(write_client, name, [*new, score("a", 6.0, 6)], SCORES)
+        result = bigquery_client.query(
+            "SELECT transaction_id, event_time, event_time_derived, anomaly_score "
+            f"FROM {dataset}.scores_latest ORDER BY transaction_id, event_time"
+        ).result()
+        assert [tuple(row) for row in result] == [
+            ("a", T0 - DAY, None, 3.0),
+            ("a", T0, False, 6.0),
+            ("b", T0 + 5 * DAY, True, 5.0),
+        ]
 
     def test_a_table_that_cannot_take_the_rows_is_an_error_that_names_it(self, bigquery_client, dataset):
         full_name = f"{bigquery_client.project}.{dataset}"
@@ -142,12 +181,7 @@ class TestOnTheEmulator:
     def test_the_view_of_scores_keeps_one_row_per_transaction(self, bigquery_client, write_client, dataset):
         create_tables(bigquery_client, dataset, [scores_table()])
         rows = [score("a", 1.0, 0), score("a", 2.0, 5), score("b", 3.0, 0), score("b", 3.0, 0)]
-        batch = pa.RecordBatch.from_pylist(rows, SCORES)
-        appender = Appender(
-            write_client, default_stream(f"{bigquery_client.project}.{dataset}.scores"), SCORES
-        )
-        assert appender.append([batch]).rows == 4
-        appender.close()
+        append(write_client, f"{bigquery_client.project}.{dataset}.scores", rows, SCORES)
         result = bigquery_client.query(
             f"SELECT transaction_id, anomaly_score FROM {dataset}.scores_latest ORDER BY transaction_id"
         ).result()

@@ -1,0 +1,241 @@
+"""The answers of the named queries, computed from the rows in plain Python: no part is taken from the SQL."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
+from operator import itemgetter
+from typing import Any, Final
+
+import pytest
+
+from tests.sql import rows
+
+Row = dict[str, Any]
+Rows = list[Row]
+
+DEFAULT_SINCE: Final = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+ALERTING: Final = ("medium", "high")
+_SCORED: Final = ("scored_at", "event_time")
+"""A transaction with a time of its own has one event time; of derived times the later counts."""
+FOLDED: Final = {
+    "payload: not JSON (Input data was truncated)": "payload: not JSON",
+    "payload: not JSON (JSON is malformed: invalid character (byte 17))": "payload: not JSON",
+    "payload: 70000 bytes, over the limit of 65536": "payload: N bytes, over the limit of N",
+    "payload: 80000 bytes, over the limit of 65536": "payload: N bytes, over the limit of N",
+    "features: 29 values instead of 30": "features: N values instead of N",
+    "features[3]: 1e+99, which is not finite": "features[N]: N finite",
+    "event_time: 2026-03-08T12:00:00+00:00, which is in_the_future": "event_time: N",
+}
+"""Reasons of `rows.REASONS` as the query shows them; it shows the others as they are."""
+
+
+def answer(name: str, stored: dict[str, Rows], since: dt.datetime | None, limit: int | None) -> Rows:
+    """The rows of a query, over the rows of the tables by name."""
+    compute, table, moment, most = _QUERIES[name]
+    wanted = [row for row in stored[table] if row[moment] >= (since or DEFAULT_SINCE)]
+    return compute(wanted, most if limit is None else limit)
+
+
+def _groups(found: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, Rows]:
+    groups: dict[Any, Rows] = defaultdict(list)
+    for row in found:
+        groups[key(row)].append(row)
+    return groups
+
+
+def _copies(found: Rows, table: str = "scores") -> Collection[Rows]:
+    return _groups(found, lambda row: rows.key_of(row, table)).values()
+
+
+def _latest(found: Rows, table: str = "scores", *order: str) -> Rows:
+    return [max(copies, key=itemgetter(*(order or _SCORED))) for copies in _copies(found, table)]
+
+
+def _about(value: float | None, digits: int) -> Any:
+    """A number that the query rounds. Rounding itself is the business of the engine."""
+    return None if value is None else pytest.approx(value, rel=1e-9, abs=0.5000001 * 10**-digits)
+
+
+def _percentile(values: Iterable[Any], percent: int) -> Any:
+    ordered = sorted(values)
+    return ordered[max(1, math.ceil(percent * len(ordered) / 100)) - 1]
+
+
+def _last(shown: Rows, limit: int, *columns: str) -> Rows:
+    """The last rows of a course, in its order."""
+    shown.sort(key=lambda row: [row[column] for column in columns])
+    return shown[max(0, len(shown) - limit) :]
+
+
+def _alert_percent(found: Rows) -> Any:
+    return _about(100 * sum(row["severity"] in ALERTING for row in found) / len(found), 3)
+
+
+def _top(row: Row, index: int) -> Row:
+    tops = row["top_features"]
+    return tops[index] if index < len(tops) else {"feature": None, "contribution": None}
+
+
+def anomalies_by_account(scores: Rows, limit: int) -> Rows:
+    """Accounts by the number of alerts, then by the highest score."""
+    alerts = [row for row in _latest(scores) if row["severity"] in ALERTING and row["account_id"] is not None]
+    ranked = sorted(
+        _groups(alerts, lambda row: row["account_id"]).items(),
+        key=lambda group: (-len(group[1]), -max(row["anomaly_score"] for row in group[1]), group[0]),
+    )
+    return [
+        {
+            "account_id": account,
+            "alerts": len(found),
+            "high": sum(row["severity"] == "high" for row in found),
+            "max_score": _about(max(row["anomaly_score"] for row in found), 2),
+            "first_alert": min(row["event_time"] for row in found),
+            "last_alert": max(row["event_time"] for row in found),
+        }
+        for account, found in ranked[:limit]
+    ]
+
+
+def anomalies_by_feature(scores: Rows, limit: int) -> Rows:
+    """Features by the number of alerts that they explain most."""
+    alerts = [row for row in _latest(scores) if row["severity"] in ALERTING]
+    named = [row for row in alerts if _top(row, 0)["feature"] is not None]
+    shown = []
+    for feature, found in _groups(named, lambda row: _top(row, 0)["feature"]).items():
+        parts = [part for row in found if (part := _top(row, 0)["contribution"]) is not None]
+        shown.append(
+            {
+                "feature": feature,
+                "alerts": len(found),
+                "high": sum(row["severity"] == "high" for row in found),
+                "mean_contribution": _about(math.fsum(parts) / len(parts) if parts else None, 2),
+            }
+        )
+    return sorted(shown, key=lambda row: (-row["alerts"], row["feature"]))[:limit]
+
+
+def anomalies_by_hour(scores: Rows, limit: int) -> Rows:
+    """Transactions and alerts of each hour."""
+    hours = _groups(_latest(scores), lambda row: row["event_time"].replace(minute=0, second=0, microsecond=0))
+    shown = [
+        {
+            "hour": hour,
+            "transactions": len(found),
+            "medium": sum(row["severity"] == "medium" for row in found),
+            "high": sum(row["severity"] == "high" for row in found),
+            "alert_percent": _alert_percent(found),
+        }
+        for hour, found in hours.items()
+    ]
+    return _last(shown, limit, "hour")
+
+
+def dead_letters(letters: Rows, limit: int) -> Rows:
+    """Messages by stage and reason; copies of a letter count once, and all of them have been seen."""
+
+    shown = []
+    grouped = _groups(
+        letters, lambda row: (row["stage"], FOLDED.get(row["errorMessage"], row["errorMessage"]))
+    )
+    for (stage, reason), found in grouped.items():
+        shown.append(
+            {
+                "stage": stage,
+                "reason": reason,
+                "messages": len(_copies(found, "error_records")),
+                "first_seen": min(row["timestamp"] for row in found),
+                "last_seen": max(row["timestamp"] for row in found),
+            }
+        )
+    return sorted(shown, key=lambda row: (-row["messages"], row["reason"], row["stage"]))[:limit]
+
+
+def latency(scores: Rows, limit: int) -> Rows:
+    """Percentiles by minute, from the event to the first time at which it was scored."""
+    first = [min(copies, key=itemgetter(*_SCORED)) for copies in _copies(scores)]
+
+    def waited(row: Row) -> int:
+        micros = (row["scored_at"] - row["event_time"]) // dt.timedelta(microseconds=1)
+        return abs(micros) // 1000 * (1 if micros > 0 else -1)  # whole milliseconds, towards 0
+
+    minutes = _groups(first, lambda row: row["scored_at"].replace(second=0, microsecond=0))
+    shown = [
+        {
+            "minute": minute,
+            "transactions": len(found),
+            "p50_ms": _percentile(map(waited, found), 50),
+            "p99_ms": _percentile(map(waited, found), 99),
+            "max_ms": max(map(waited, found)),
+        }
+        for minute, found in minutes.items()
+    ]
+    return _last(shown, limit, "minute")
+
+
+def score_drift(scores: Rows, limit: int) -> Rows:
+    """Each model's latest scores, by the day of the transaction's first event time."""
+    days = defaultdict(list)
+    for copies in _copies(scores):
+        day = min(row["event_time"] for row in copies).replace(hour=0, minute=0, second=0, microsecond=0)
+        for version, scored in _groups(copies, lambda row: row["model_version"]).items():
+            days[day, version].append(max(scored, key=itemgetter(*_SCORED)))
+    shown = [
+        {
+            "day": day,
+            "model_version": version,
+            "transactions": len(found),
+            "alert_percent": _alert_percent(found),
+            "score_p50": _about(_percentile((row["anomaly_score"] for row in found), 50), 3),
+            "score_p99": _about(_percentile((row["anomaly_score"] for row in found), 99), 3),
+        }
+        for (day, version), found in days.items()
+    ]
+    return _last(shown, limit, "day", "model_version")
+
+
+def top_anomalies(scores: Rows, limit: int) -> Rows:
+    """The transactions with the highest scores; of equal scores, by id, time, and its derivation."""
+    derived = (None, False, True)
+    ranked = sorted(
+        _latest(scores),
+        key=lambda row: (
+            -row["anomaly_score"],
+            row["transaction_id"],
+            row["event_time"],
+            derived.index(row["event_time_derived"]),
+        ),
+    )
+    return [
+        {
+            **{name: row[name] for name in ("transaction_id", "account_id", "event_time")},
+            "anomaly_score": _about(row["anomaly_score"], 2),
+            "severity": row["severity"],
+            "feature_1": _top(row, 0)["feature"],
+            "contribution_1": _about(_top(row, 0)["contribution"], 2),
+            "feature_2": _top(row, 1)["feature"],
+            "contribution_2": _about(_top(row, 1)["contribution"], 2),
+        }
+        for row in ranked[:limit]
+    ]
+
+
+_QUERIES: Final[dict[str, tuple[Callable[[Rows, int], Rows], str, str, int]]] = {
+    "anomalies_by_account": (anomalies_by_account, "scores", "event_time", 20),
+    "anomalies_by_feature": (anomalies_by_feature, "scores", "event_time", 30),
+    "anomalies_by_hour": (anomalies_by_hour, "scores", "event_time", 1000),
+    "dead_letters": (dead_letters, "error_records", "timestamp", 50),
+    "latency": (latency, "scores", "event_time", 1000),
+    "score_drift": (score_drift, "scores", "event_time", 1000),
+    "top_anomalies": (top_anomalies, "scores", "event_time", 20),
+}
+"""Function, table, the column that --since bounds, and the most rows."""
+
+
+def view(table: str, stored: Rows) -> Rows:
+    """The rows of the view over a table: the latest of the copies, in no order."""
+    times = {"error_records": ("timestamp",), "replayed_records": ("replayed_at",)}
+    order = times.get(table, ("scored_at", "event_time"))
+    return _latest(stored, table, *order)
