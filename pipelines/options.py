@@ -181,18 +181,19 @@ def parse_options(
       OptionError: the options do not fit, or neither side knows a flag. Beam alone would drop it.
     """
     namespace, rest = parser.parse_known_args(argv)
-    beam_parser = _beam_parser()
-    _, unknown = beam_parser.parse_known_args(rest)
+    beams = beam_parser()
+    _, unknown = beams.parse_known_args(rest)
     flags = [flag for flag in unknown if flag.startswith("-")] or unknown
     if flags:
-        names = [*parser._option_string_actions, *beam_parser._option_string_actions]
+        names = [*parser._option_string_actions, *beams._option_string_actions]
         name = flags[0].split("=", 1)[0]
         near = difflib.get_close_matches(name, names, 1)
         raise OptionError(f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else ""))
     return read_options(options, namespace), PipelineOptions(rest)
 
 
-def _beam_parser() -> argparse.ArgumentParser:
+def beam_parser() -> argparse.ArgumentParser:
+    """Makes a parser of all options of Beam."""
     # Beam's own class of parser is private, and insists on its own help.
     parser: Any = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for options in PipelineOptions.__subclasses__():

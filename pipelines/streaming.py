@@ -18,7 +18,7 @@ from common.names import SUBSCRIPTION, TOPIC
 from common.options import OptionError, add_options, group, option
 from common.values import at_least
 from model.artifact import Manifest
-from pipelines import lookups, wiring
+from pipelines import lookups, record, wiring
 from pipelines.options import RequiredTableOptions, parse_options
 from transforms.parse import BatchMessages, Parse
 from transforms.sinks import PublishAlerts
@@ -172,10 +172,11 @@ def run(
         ):
             if name:
                 lookups.check_pubsub(flag, name)
-    wiring.create_tables(options)
+    wiring.create_tables(options, beam_options)
     beam_options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(runner=runner, options=beam_options)
     build(pipeline, options, manifest)
+    record.attach(pipeline, options)
     return pipeline.run()
 
 
