@@ -161,7 +161,7 @@ class Clients:
 
     @property
     def local_bigquery(self) -> bool:
-        """Returns whether BigQuery is an emulator, which keeps no locations, accounts or queries of views."""
+        """Returns whether BigQuery is an emulator, which has one place and no accounts."""
         rest = self.endpoints.rest or os.environ.get("BIGQUERY_EMULATOR_HOST", "")
         return self.emulators or is_loopback_address(rest)
 
