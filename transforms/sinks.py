@@ -150,7 +150,7 @@ def unstored(reason: str, payload: bytes) -> str:
     A log is no place for transactions, and Cloud Logging takes 256 KB an entry: no payload, no attributes.
 
     >>> unstored("timestamp: bad", b'{"stage":"parse","attributes":[{"key":"message_id","value":"7"}]}')
-    'timestamp: bad (stage parse, message id 7, 66 bytes)'
+    'timestamp: bad (stage parse, message id 7, 65 bytes)'
 
     Args:
       reason: BigQuery's.
