@@ -17,6 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from common.limits import MAX_BATCH_BYTES
 from common.parquet import ROW_GROUP_ROWS
 from transforms.columnar import BATCH_ROWS, rebatch
 from transforms.compressed import compression, decompressed
@@ -27,6 +28,9 @@ SPLIT_BYTES: Final = 32 * 1024 * 1024
 """Bytes of a file that one worker reads in one go."""
 
 BLOCK_BYTES: Final = 1024 * 1024
+
+_DECODE_BYTES: Final = 4 * MAX_BATCH_BYTES
+"""Bytes of a Parquet file that are decoded in one go: many small decodings take a fifth longer."""
 
 
 class FileColumnsError(ValueError):
@@ -61,7 +65,8 @@ class ReadJsonLines(beam.PTransform):
 
     Attributes:
       pattern: path or glob, local or gs://. No match is an error.
-      rows: lines of a list; the last ones of a share of a file may be shorter.
+      rows: lines of a list. The last list of a share of a file may be shorter, and so is one that would have
+        more than MAX_BATCH_BYTES.
       split_bytes: size of the shares.
       max_line_bytes: a longer line is cut to this length, so that it does not fill the memory;
         transforms.message rejects a line of this length.
@@ -94,7 +99,8 @@ class ReadParquetBatches(beam.PTransform):
       pattern: path or glob, local or gs://. No match is an error.
       columns: names of the columns to read; empty reads all.
       optional: whether a file may lack some of `columns`; otherwise that is an error.
-      batch_rows: rows of a batch; the last of a share of a file may have fewer.
+      batch_rows: rows of a batch. The last of a share of a file may have fewer, and so has one that would be
+        larger than MAX_BATCH_BYTES.
       split_bytes: size of the shares, which are whole row groups.
     """
 
@@ -172,7 +178,11 @@ def split_lines(file: FileMetadata, split_bytes: int = SPLIT_BYTES) -> list[Rang
 
 
 def read_lines(
-    share: Range, rows: int = 4096, max_line_bytes: int = MAX_LINE_BYTES, block_bytes: int = BLOCK_BYTES
+    share: Range,
+    rows: int = 4096,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    block_bytes: int = BLOCK_BYTES,
+    max_bytes: int = MAX_BATCH_BYTES,
 ) -> Iterator[list[bytes]]:
     """Reads the lines that begin within the share, in lists of `rows`; empty lines also count.
 
@@ -182,12 +192,14 @@ def read_lines(
     ...     list(read_lines(Range(file.name, 0, 18)))
     [[b'{"a": 1}', b'{"a": 2}']]
 
-    A share that does not begin at 0 leaves a line that has begun before it to the share before.
+    A share that does not begin at 0 leaves a line that has begun before it to the share before. A list has
+    fewer lines where they would have more than `max_bytes`, or than a block where that is larger.
 
     Raises:
       CompressedFileError: the file is compressed, and cut off or damaged.
     """
     held: list[bytes] = []
+    held_bytes = 0
     # Beam's own decompression takes a file that was cut off for a whole one.
     with FileSystems.open(share.path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
         if compression(share.path):
@@ -197,10 +209,17 @@ def read_lines(
         if share.start == 0:
             blocks = _without_mark(blocks)
         for lines in _lines(blocks, max_line_bytes):
+            size = sum(map(len, lines))
+            if held and held_bytes + size > max_bytes:
+                yield held
+                held, held_bytes = [], 0
             held += lines
-            while len(held) >= rows:
-                yield held[:rows]
-                del held[:rows]
+            held_bytes += size
+            if len(held) >= rows:
+                while len(held) >= rows:
+                    yield held[:rows]
+                    del held[:rows]
+                held_bytes = sum(map(len, held))
     if held:
         yield held
 
@@ -249,18 +268,33 @@ def split_row_groups(
 def read_row_groups(
     share: RowGroups, columns: Sequence[str] = (), batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """Reads some row groups in batches of `batch_rows`. Of `columns` it reads those that the file has."""
+    """Reads some row groups, in batches of `batch_rows`. Of `columns` it reads those that the file has."""
     with FileSystems.open(share.path, compression_type=CompressionTypes.UNCOMPRESSED) as source:
         file = pq.ParquetFile(source)
         names = [name for name in columns if name in file.schema_arrow.names]
-        # Decoded in large pieces, which are then cut: many small decodings take a fifth longer.
+        # Decoded in large pieces, which are then cut.
+        rows = _DECODE_BYTES // _row_bytes(file.metadata, share.numbers, names)
         batches = file.iter_batches(
-            max(batch_rows, ROW_GROUP_ROWS),
+            max(1, min(rows, max(batch_rows, ROW_GROUP_ROWS))),
             row_groups=share.numbers,
             columns=names or None,
             use_threads=False,
         )
         yield from rebatch(batches, batch_rows)
+
+
+def _row_bytes(metadata: pq.FileMetaData, groups: Sequence[int], names: Sequence[str]) -> int:
+    """Returns the bytes of a row, decompressed: the mean of the row group where it is largest."""
+    largest = 1
+    for group in map(metadata.row_group, groups):
+        columns = map(group.column, range(group.num_columns))
+        size = sum(
+            column.total_uncompressed_size
+            for column in columns
+            if not names or column.path_in_schema.partition(".")[0] in names
+        )
+        largest = max(largest, size // max(1, group.num_rows))
+    return largest
 
 
 def _blocks(file: BinaryIO, share: Range, block_bytes: int) -> Iterator[bytes]:
