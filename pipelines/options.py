@@ -72,7 +72,9 @@ class DetectionOptions:
 
     model: str = option(
         metavar="DIR",
-        help="artifact directory of the trained model, local or gs://. Example: gs://my-bucket/model",
+        help="artifact directory of the trained model, local or gs://. A job scores with the model that is "
+        "there at launch; its workers refuse one that was trained into the same directory since, so train a "
+        "new one into a new directory. Example: gs://my-bucket/model",
     )
     output_detail: Literal["compact", "full"] = option(
         "compact",
