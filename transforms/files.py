@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
@@ -17,7 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from common.limits import MAX_BATCH_BYTES
+from common.limits import MAX_BATCH_BYTES, MAX_SHARES
 from common.parquet import ROW_GROUP_ROWS
 from transforms.columnar import BATCH_ROWS, rebatch
 from transforms.compressed import compression, decompressed
@@ -25,7 +25,7 @@ from transforms.message import MAX_LINE_BYTES
 from transforms.parquet_sink import ParquetSink
 
 SPLIT_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of a file that one worker reads in one go."""
+"""Bytes of a file that one worker reads in one go; more where there are more than MAX_SHARES of them."""
 
 BLOCK_BYTES: Final = 1024 * 1024
 
@@ -50,6 +50,9 @@ class RowGroups(NamedTuple):
 
     path: str
     numbers: tuple[int, ...]
+
+
+_Share = TypeVar("_Share", Range, RowGroups)
 
 
 @dataclass
@@ -83,9 +86,9 @@ class ReadJsonLines(beam.PTransform):
             begin
             | "Match" >> MatchFiles(self.pattern, EmptyMatchTreatment.DISALLOW)
             | "Split" >> beam.FlatMap(split_lines, self.split_bytes)
-            | "Spread" >> beam.Reshuffle()
+            | "Spread" >> _Spread()
             | "Read"
-            >> beam.FlatMap(read_lines, self.rows, self.max_line_bytes).with_output_types(list[bytes])
+            >> beam.FlatMap(_read, read_lines, self.rows, self.max_line_bytes).with_output_types(list[bytes])
         )
 
 
@@ -113,14 +116,43 @@ class ReadParquetBatches(beam.PTransform):
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
         """Files to row groups, spread over the workers, to record batches."""
         required = () if self.optional else tuple(self.columns)
-        read = beam.FlatMap(read_row_groups, tuple(self.columns), self.batch_rows)
+        read = beam.FlatMap(_read, read_row_groups, tuple(self.columns), self.batch_rows)
         return (
             begin
             | "Match" >> MatchFiles(self.pattern, EmptyMatchTreatment.DISALLOW)
             | "Split" >> beam.FlatMap(split_row_groups, required, self.split_bytes)
-            | "Spread" >> beam.Reshuffle()
+            | "Spread" >> _Spread()
             | "Read" >> read.with_output_types(pa.RecordBatch)
         )
+
+
+class _Spread(beam.PTransform):
+    """Spreads shares over the workers, several together where there are more than MAX_SHARES.
+
+    The bundles behind it are no more than its elements, and each bundle of a batch job takes streams of
+    BigQuery, whose number is limited.
+    """
+
+    def expand(self, shares: beam.PCollection) -> beam.PCollection:
+        """Shares to lists of shares."""
+        gathered = shares | "Gather" >> beam.combiners.ToList()
+        return gathered | "Group" >> beam.FlatMap(group_shares) | "Spread" >> beam.Reshuffle()
+
+
+def group_shares(shares: Iterable[_Share], most: int = MAX_SHARES) -> list[list[_Share]]:
+    """Divides shares into `most` lists at most, of neighbours.
+
+    >>> group_shares([Range("b", 0, 8), Range("a", 8, 16), Range("a", 0, 8)], most=2)[1]
+    [Range(path='b', start=0, stop=8)]
+    """
+    ordered = sorted(shares, key=lambda share: share[:2])
+    length = max(1, -(-len(ordered) // most))
+    return [ordered[start : start + length] for start in range(0, len(ordered), length)]
+
+
+def _read(shares: Iterable[Any], read: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:
+    for share in shares:
+        yield from read(share, *args)
 
 
 @dataclass

@@ -34,7 +34,8 @@ class WriteTables(beam.PTransform):
 
     Detected  ->  scores, alerts, error_records; rows that BigQuery refuses join the error records
 
-    A batch job commits the three tables when all of them are written, each of them at once.
+    A batch job commits the three tables when all of them are written, each of them at once: first the scores,
+    then the alerts, which are of no use without them, then the error records.
 
     Attributes:
       dataset: "PROJECT.DATASET"; its tables must exist, see transforms.tables.
@@ -59,7 +60,9 @@ class WriteTables(beam.PTransform):
         _ = last.dead_letters | "Log" >> beam.ParDo(_LogFn())
         if self._commits_at_the_end:
             streams = (scores.streams, alerts.streams, last.streams) | "Streams" >> beam.Flatten()
-            _ = streams | "Commit" >> Commit(self.endpoints)
+            names = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE)
+            order = [f"{self.dataset}.{name}" for name in names]
+            _ = streams | "Commit" >> Commit(self.endpoints, order)
 
     @property
     def _commits_at_the_end(self) -> bool:

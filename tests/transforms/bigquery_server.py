@@ -73,6 +73,8 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
       name_rows: False answers INVALID_ARGUMENT without naming rows.
       finalize_off_by: added to the row count that finalizing answers.
       lose_commit_answers: so many commits take place and answer UNAVAILABLE.
+      is_slow: the rows of a finalized stream are gone with the next request, as if hours had passed.
+      refuse_commits: tables of which no stream is found.
       requests: all AppendRows requests.
       streams: by name.
     """
@@ -86,6 +88,8 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
         self.name_rows = True
         self.finalize_off_by = 0
         self.lose_commit_answers = 0
+        self.is_slow = False
+        self.refuse_commits: set[str] = set()
         self.commits: list[list[str]] = []
         self.requests: list[Request] = []
         self.streams: dict[str, Stream] = {}
@@ -173,6 +177,9 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
         stream = self.streams.get(name)
         if stream is None and name.endswith("/_default") and _table(name) in self.parents:
             stream = self.streams[name] = Stream()
+        if self.is_slow:
+            kept = {name: s for name, s in self.streams.items() if s.committed or not s.finalized}
+            self.streams = kept
         if stream is None or stream.finalized:
             return _error(name, code_pb2.NOT_FOUND, "no such open stream")
         if offset is not None and offset < len(stream.rows):
@@ -204,7 +211,9 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
         return types.WriteStream.serialize(types.WriteStream(name=name))
 
     def _finalize(self, data: bytes, context: grpc.ServicerContext) -> bytes:
-        stream = self.streams[types.FinalizeWriteStreamRequest.deserialize(data).name]
+        stream = self.streams.get(types.FinalizeWriteStreamRequest.deserialize(data).name)
+        if stream is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such stream")
         stream.finalized = True
         count = len(stream.rows) + self.finalize_off_by
         return types.FinalizeWriteStreamResponse.serialize(types.FinalizeWriteStreamResponse(row_count=count))
@@ -228,7 +237,7 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
 
     def _problem(self, name: str) -> int:
         stream = self.streams.get(name)
-        if stream is None:
+        if stream is None or _table(name) in self.refuse_commits:
             return _CODES.STREAM_NOT_FOUND
         if stream.committed:
             return _CODES.STREAM_ALREADY_COMMITTED
