@@ -17,7 +17,7 @@ from transforms.bigquery.append import (
     TransientAppendError,
 )
 from transforms.bigquery.rows import SchemaMismatchError
-from transforms.bigquery.streams import CommitError, PendingStream, commit_streams, default_stream
+from transforms.bigquery.streams import CommitError, Finished, PendingStream, commit_streams, default_stream
 from transforms.clients import BigQueryEndpoints
 
 SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("values", pa.list_(pa.float64()))])
@@ -342,7 +342,7 @@ def test_whatever_fails_a_pending_stream_has_every_good_row_once_and_in_order(
         stream = PendingStream(client, TABLE, SCHEMA, options)
         try:
             result = stream.append([batch(*names)])
-            name = stream.finalize()
+            finished = stream.finish()
         except TransientAppendError:
             return  # the bundle is run again, on a new stream
         except AppendError:
@@ -352,17 +352,17 @@ def test_whatever_fails_a_pending_stream_has_every_good_row_once_and_in_order(
         finally:
             stream.close()
             client.transport.close()
-        stored = ids(server.streams[name].rows) if name else []
+        stored = ids(server.streams[finished.name].rows) if finished else []
     assert stored == [n for n in names if n.startswith("good")]
     assert [n for n, _ in refused(result)] == [n for n in names if n.startswith("bad")]
     assert result.rows == len(stored)
 
 
 class TestPendingStreams:
-    def write(self, client, *batches: pa.RecordBatch) -> str | None:
+    def write(self, client, *batches: pa.RecordBatch) -> Finished | None:
         stream = PendingStream(client, TABLE, SCHEMA)
         stream.append(batches)
-        return stream.finalize()
+        return stream.finish()
 
     def test_rows_are_visible_after_the_commit_and_not_before(self, server, client):
         names = [self.write(client, batch("a", "b")), self.write(client, batch("c"))]
@@ -393,7 +393,7 @@ class TestPendingStreams:
         good = self.write(client, batch("a"))
         gone = f"{server.parent}/streams/gone"
         with pytest.raises(CommitError, match=rf"nothing was committed.*{gone}: STREAM_NOT_FOUND"):
-            commit_streams(client, [good, gone])
+            commit_streams(client, [good, Finished(gone, 1)])
         assert server.visible == []
 
     def test_a_stream_committed_by_somebody_else_is_an_error(self, server, client):
@@ -406,7 +406,7 @@ class TestPendingStreams:
     def test_more_streams_than_one_commit_takes_are_an_error_before_anything_is_committed(
         self, server, client
     ):
-        names = [f"{server.parent}/streams/{i}" for i in range(10_001)]
+        names = [Finished(f"{server.parent}/streams/{i}", 1) for i in range(10_001)]
         with pytest.raises(CommitError, match="10001 streams, BigQuery commits 10000 at once"):
             commit_streams(client, names)
         assert server.commits == []
@@ -414,7 +414,8 @@ class TestPendingStreams:
     def test_a_row_count_that_differs_is_an_error(self, server, client):
         server.finalize_off_by = -1
         with pytest.raises(AppendError, match="2 rows were appended, BigQuery counts 1"):
-            self.write(client, batch("a", "b"))
+            commit_streams(client, [self.write(client, batch("a", "b"))])
+        assert server.commits == []
 
     def test_a_table_that_does_not_exist_is_named(self, client):
         with pytest.raises(AppendError, match="projects/p/datasets/d/tables/other"):
