@@ -7,6 +7,7 @@ import pytest
 from google.cloud import bigquery
 
 from transforms.bigquery.append import Appender
+from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
 from transforms.dead_letter import dead_letters
 from transforms.schema import ERROR_RECORDS, SCORES, SCORES_FULL, to_bigquery
@@ -141,7 +142,9 @@ class TestOnTheEmulator:
         rows = [score("a", 1.0, 0), score("a", 2.0, 5), score("b", 3.0, 0), score("b", 3.0, 0)]
         batch = pa.RecordBatch.from_pylist(rows, SCORES)
         appender = Appender(
-            write_client, default_stream(f"{bigquery_client.project}.{dataset}.scores"), SCORES
+            WriteChannel(lambda: write_client),
+            default_stream(f"{bigquery_client.project}.{dataset}.scores"),
+            SCORES,
         )
         assert appender.append([batch]).rows == 4
         appender.close()
@@ -162,7 +165,9 @@ class TestOnTheEmulator:
             timestamp=1_700_000_000_000_000,
         )
         appender = Appender(
-            write_client, default_stream(f"{bigquery_client.project}.{dataset}.error_records"), ERROR_RECORDS
+            WriteChannel(lambda: write_client),
+            default_stream(f"{bigquery_client.project}.{dataset}.error_records"),
+            ERROR_RECORDS,
         )
         assert appender.append([batch]).rows == 4
         appender.close()
