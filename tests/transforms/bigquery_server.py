@@ -80,6 +80,7 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
       name_rows: False answers INVALID_ARGUMENT without naming rows.
       table: the columns that GetWriteStream describes; None has it answer UNIMPLEMENTED.
       descriptions: how often it was asked for.
+      impatient: answers that waited for an event in vain.
       finalize_off_by: added to the row count that finalizing answers.
       lose_commit_answers: so many commits take place and answer UNAVAILABLE.
       requests: all AppendRows requests.
@@ -94,6 +95,7 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
         self.refuse: Callable[[dict], str | None] = lambda row: None
         self.table: list[types.TableFieldSchema] | None = None
         self.descriptions = 0
+        self.impatient = 0
         self.max_row_errors = 1_000
         self.name_rows = True
         self.finalize_off_by = 0
@@ -177,7 +179,7 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
                 self._stopped.wait(30)
                 return
             if fault is not None and fault.until is not None:
-                fault.until.wait(30)
+                self.impatient += not fault.until.wait(10)
             if fault is not None and fault.code == SLOW:
                 self._stopped.wait(fault.delay)
                 fault = None
