@@ -30,9 +30,10 @@ STORAGE_VARIABLE: Final = "BIGQUERY_STORAGE_EMULATOR_HOST"
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A connection that died without a word is noticed. More pings than one a minute are refused.
+    # A connection that died without a word is noticed. A service may refuse more pings than one a minute.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # gRPC 1.85 goes by this one
     # A new channel makes a new connection. Otherwise channels of one target share it, also a dead one.
     ("grpc.use_local_subchannel_pool", 1),
     # After an outage gRPC answers with the old error until its own back-off ends: minutes, by default.

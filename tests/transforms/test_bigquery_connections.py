@@ -7,6 +7,7 @@ from common.retry import Patience
 from tests.transforms.bigquery_cases import SCHEMA, TABLE, batch, ids, new_pending_stream
 from tests.transforms.bigquery_server import SLOW, Fault
 from tests.transforms.silent_proxy import SilentProxy
+from transforms import clients
 from transforms.bigquery.answers import AppendError, AppendOptions, TransientAppendError
 from transforms.bigquery.append import Appender
 from transforms.bigquery.connection import WriteChannel
@@ -99,6 +100,26 @@ class TestLostConnections:
             # Without a pool of its own, this call waits on the connection that died.
             client.create_write_stream(parent=server.parent, write_stream=pending, retry=None, timeout=10)
         assert proxy.connections == 2
+
+    def test_a_dead_connection_is_noticed_before_a_long_time_to_answer_is_over(
+        self, server, proxy, clock, monkeypatch, caplog
+    ):
+        # The same options, a hundred times as fast.
+        quick = [
+            (name, value // 100 if "alive" in name or "ping" in name else value)
+            for name, value in clients.CHANNEL_OPTIONS
+        ]
+        monkeypatch.setattr(clients, "CHANNEL_OPTIONS", quick)
+        channel = WriteChannel(BigQueryEndpoints(storage=proxy.address).write_client)
+        limits = AppendOptions(response_timeout=30)
+        appender = Appender(channel, default_stream(TABLE), SCHEMA, limits, clock.sleep, clock)
+        appender.append([batch("a")])
+        proxy.freeze()
+        assert appender.append([batch("b")]).retries == 1
+        appender.close()
+        channel.close()
+        assert ids(server.visible) == ["a", "b"]
+        assert "UNAVAILABLE: Stream removed (ping timeout)" in caplog.text
 
     @pytest.mark.parametrize("kind", ["default", "pending"])
     def test_after_an_outage_the_first_attempt_succeeds(self, server, write_channel, clock, kind):

@@ -351,9 +351,7 @@ class Appender:
                 self._fail(sending, permanent_error(self.stream, status))
         if self._stale:
             self._stale = 0
-            self._fail_all(
-                TransientAppendError(f"{self.stream}: connection lost after a refused request: {error}")
-            )
+            self._fail_all(TransientAppendError(f"{self.stream}: lost after a refused request: {error}"))
         self.close()
         self._channel.close()
         self._requeue()
