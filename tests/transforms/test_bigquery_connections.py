@@ -174,7 +174,10 @@ class TestPatienceByCause:
 
     def test_the_time_to_wait_for_an_answer_grows_with_late_answers(self, server, write_channel, clock):
         server.fault_of = lambda request: Fault(SLOW, delay=0.5)
-        options = AppendOptions(response_timeout=0.1, longest_timeout=20, window=1, max_request_rows=1)
+        patience = Patience(seconds=900, first=0, tries=8)
+        options = AppendOptions(
+            response_timeout=0.1, longest_timeout=20, window=1, max_request_rows=1, patience=patience
+        )
         appender = Appender(write_channel, default_stream(TABLE), SCHEMA, options, clock.sleep)
         result = appender.append([batch("a", "b", "c")])
         appender.close()
