@@ -8,7 +8,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.worker import sdk_worker_main
 
 from pipelines import wiring
-from transforms.parse import BatchMessages
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +23,7 @@ def lines_of_workers(options: PipelineOptions, caplog: pytest.LogCaptureFixture)
     caplog.set_level(logging.INFO)
     sdk_worker_main._set_log_level_overrides(options.get_all_options())
     with beam.Pipeline("FnApiRunner", options=options) as p:
-        _ = p | beam.Create([b"a", b"b"]) | BatchMessages()
+        _ = p | beam.Create([b"a", b"b"]) | beam.BatchElements()
     return [message for message in caplog.messages if "BatchElements statistics" in message]
 
 
