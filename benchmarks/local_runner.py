@@ -32,7 +32,7 @@ from common.command import command
 from local import topics
 from local.runner import LocalStreamingRunner
 from local.stack import LocalStack
-from transforms.parse import BatchMessages
+from transforms.gather import BatchMessages
 
 RUNNERS: dict[str, Callable[[], beam.runners.PipelineRunner]] = {
     "LocalStreamingRunner": LocalStreamingRunner,

@@ -72,7 +72,9 @@ class DetectionOptions:
 
     model: str = option(
         metavar="DIR",
-        help="artifact directory of the trained model, local or gs://. Example: gs://my-bucket/model",
+        help="artifact directory of the trained model, local or gs://. A job scores with the model that is "
+        "there at launch; its workers refuse one that was trained into the same directory since, so train a "
+        "new one into a new directory. Example: gs://my-bucket/model",
     )
     output_detail: Literal["compact", "full"] = option(
         "compact",
@@ -150,9 +152,10 @@ class TableOptions:
     output_dataset: str | None = option(None, type=DATASET, metavar="PROJECT.DATASET", help=_DATASET_HELP)
     write_method: Method = option(
         METHODS[0],
-        help="how rows reach BigQuery: storage_arrow (Arrow rows to the Storage Write API, the fastest), or "
-        "one of the methods of Beam's WriteToBigQuery; storage_write_api needs Java at launch, which "
-        "templates do not have; file_loads needs --temp_location=gs://... (default: %(default)s)",
+        help="how rows reach BigQuery: storage_arrow (Arrow rows to the Storage Write API, the fastest; a "
+        "batch job commits them at its end, which must come within a day), or one of the methods of Beam's "
+        "WriteToBigQuery; storage_write_api needs Java at launch, which templates do not have; file_loads "
+        "needs --temp_location=gs://... (default: %(default)s)",
     )
     create_tables: bool = option(
         True,

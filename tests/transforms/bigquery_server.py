@@ -18,6 +18,8 @@ import pyarrow as pa
 from google.cloud.bigquery_storage_v1 import types
 from google.rpc import code_pb2, status_pb2
 
+from common.bigquery import table_path
+
 _SERVICE = "/google.cloud.bigquery.storage.v1.BigQueryWrite/"
 _CODES = types.StorageError.StorageErrorCode
 
@@ -83,13 +85,15 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
       impatient: answers that waited for an event in vain.
       finalize_off_by: added to the row count that finalizing answers.
       lose_commit_answers: so many commits take place and answer UNAVAILABLE.
+      is_slow: the rows of a finalized stream are gone with the next request, as if hours had passed.
+      refuse_commits: tables of which no stream is found.
       requests: all AppendRows requests.
       streams: by name.
     """
 
-    def __init__(self, table: str = "p.d.t") -> None:
-        project, dataset, name = table.split(".")
-        self.parent = f"projects/{project}/datasets/{dataset}/tables/{name}"
+    def __init__(self, *tables: str) -> None:
+        self.parents = [table_path(table) for table in tables or ("p.d.t",)]
+        self.parent = self.parents[0]
         self.script: dict[int, Fault] = {}
         self.fault_of: Callable[[Request], Fault | None] = lambda request: None
         self.refuse: Callable[[dict], str | None] = lambda row: None
@@ -100,6 +104,8 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
         self.name_rows = True
         self.finalize_off_by = 0
         self.lose_commit_answers = 0
+        self.is_slow = False
+        self.refuse_commits: set[str] = set()
         self.commits: list[list[str]] = []
         self.requests: list[Request] = []
         self.streams: dict[str, Stream] = {}
@@ -113,10 +119,14 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
 
     @property
     def visible(self) -> list[dict]:
-        """The rows of the table."""
+        """The rows of all tables."""
+        return [row for parent in self.parents for row in self.rows(parent)]
+
+    def rows(self, parent: str) -> list[dict]:
+        """The rows of a table that a query would see."""
         rows = []
         for name, stream in sorted(self.streams.items()):
-            if name.startswith(self.parent) and (stream.committed or name == self.default_stream):
+            if name.startswith(f"{parent}/") and (stream.committed or name.endswith("/_default")):
                 rows += stream.rows
         return rows
 
@@ -195,6 +205,9 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
         stream = self.streams.get(name)
         if stream is None and name.endswith("/streams/_default"):
             stream = self.streams[name] = Stream()
+        if self.is_slow:
+            kept = {name: s for name, s in self.streams.items() if s.committed or not s.finalized}
+            self.streams = kept
         if stream is None or stream.finalized:
             return _error(name, code_pb2.NOT_FOUND, "no such open stream")
         if offset is not None and offset < len(stream.rows):
@@ -217,11 +230,11 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
 
     def _create(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         request = types.CreateWriteStreamRequest.deserialize(data)
-        if request.parent != self.parent:
+        if request.parent not in self.parents:
             context.abort(grpc.StatusCode.NOT_FOUND, f"no table {request.parent}")
         assert request.write_stream.type_ == types.WriteStream.Type.PENDING
         with self._lock:
-            name = f"{self.parent}/streams/s{len(self.streams):04d}"
+            name = f"{request.parent}/streams/s{len(self.streams):04d}"
             self.streams[name] = Stream()
         return types.WriteStream.serialize(types.WriteStream(name=name))
 
@@ -234,7 +247,9 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
         return types.WriteStream.serialize(types.WriteStream(name=request.name, table_schema=schema))
 
     def _finalize(self, data: bytes, context: grpc.ServicerContext) -> bytes:
-        stream = self.streams[types.FinalizeWriteStreamRequest.deserialize(data).name]
+        stream = self.streams.get(types.FinalizeWriteStreamRequest.deserialize(data).name)
+        if stream is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such stream")
         stream.finalized = True
         count = len(stream.rows) + self.finalize_off_by
         return types.FinalizeWriteStreamResponse.serialize(types.FinalizeWriteStreamResponse(row_count=count))
@@ -258,11 +273,15 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
 
     def _problem(self, name: str) -> int:
         stream = self.streams.get(name)
-        if stream is None:
+        if stream is None or _table(name) in self.refuse_commits:
             return _CODES.STREAM_NOT_FOUND
         if stream.committed:
             return _CODES.STREAM_ALREADY_COMMITTED
         return 0 if stream.finalized else _CODES.INVALID_STREAM_STATE
+
+
+def _table(stream: str) -> str:
+    return stream.partition("/streams/")[0]
 
 
 def _decode(schema: bytes, batch: bytes) -> list[dict]:

@@ -9,7 +9,7 @@ from tests.transforms.bigquery_server import Fault
 from transforms.bigquery.answers import AppendError, TransientAppendError
 from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.rows import SchemaMismatchError
-from transforms.bigquery.streams import CommitError, PendingStream, commit_streams
+from transforms.bigquery.streams import CommitError, Finished, PendingStream, commit_streams
 
 pytest_plugins = ("tests.transforms.bigquery_fixtures",)
 
@@ -126,10 +126,10 @@ class TestTransientErrors:
 
 
 class TestPendingStreams:
-    def write(self, client, *batches: pa.RecordBatch) -> str | None:
+    def write(self, client, *batches: pa.RecordBatch) -> Finished | None:
         stream = PendingStream(WriteChannel(lambda: client), TABLE, SCHEMA)
         stream.append(batches)
-        return stream.finalize()
+        return stream.finish()
 
     def test_rows_are_visible_after_the_commit_and_not_before(self, server, client):
         names = [self.write(client, batch("a", "b")), self.write(client, batch("c"))]
@@ -160,7 +160,7 @@ class TestPendingStreams:
         good = self.write(client, batch("a"))
         gone = f"{server.parent}/streams/gone"
         with pytest.raises(CommitError, match=rf"nothing was committed.*{gone}: STREAM_NOT_FOUND"):
-            commit_streams(client, [good, gone])
+            commit_streams(client, [good, Finished(gone, 1)])
         assert server.visible == []
 
     def test_a_stream_committed_by_somebody_else_is_an_error(self, server, client):
@@ -173,7 +173,7 @@ class TestPendingStreams:
     def test_more_streams_than_one_commit_takes_are_an_error_before_anything_is_committed(
         self, server, client
     ):
-        names = [f"{server.parent}/streams/{i}" for i in range(10_001)]
+        names = [Finished(f"{server.parent}/streams/{i}", 1) for i in range(10_001)]
         with pytest.raises(CommitError, match="10001 streams, BigQuery commits 10000 at once"):
             commit_streams(client, names)
         assert server.commits == []
@@ -181,7 +181,8 @@ class TestPendingStreams:
     def test_a_row_count_that_differs_is_an_error(self, server, client):
         server.finalize_off_by = -1
         with pytest.raises(AppendError, match="2 rows were appended, BigQuery counts 1"):
-            self.write(client, batch("a", "b"))
+            commit_streams(client, [self.write(client, batch("a", "b"))])
+        assert server.commits == []
 
     def test_a_table_that_does_not_exist_is_named(self, client):
         with pytest.raises(AppendError, match="projects/p/datasets/d/tables/other"):

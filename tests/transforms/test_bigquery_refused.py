@@ -149,13 +149,13 @@ def test_whatever_fails_a_pending_stream_has_every_good_row_once_and_in_order(
         stream = PendingStream(channel, TABLE, SCHEMA, options)
         try:
             result = stream.append([batch(*names)])
-            name = stream.finalize()
+            finished = stream.finish()
         except TransientAppendError:
             return  # the bundle is run again, on a new stream
         finally:
             stream.close()
             channel.close()
-        stored = ids(server.streams[name].rows) if name else []
+        stored = ids(server.streams[finished.name].rows) if finished else []
     assert stored == [n for n in names if n.startswith("good")]
     assert [n for n, _ in refused(result)] == [n for n in names if n.startswith("bad")]
     assert result.rows == len(stored)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.methods import METHODS, NEEDS, Method
 from transforms.bigquery.rows import refused_rows
 from transforms.bigquery.sending import Sending
-from transforms.bigquery.streams import PendingStream, commit_streams
+from transforms.bigquery.streams import Finished, PendingStream, commit_streams
 from transforms.clients import BigQueryEndpoints
 from transforms.parse import DEAD_LETTER_TAG
 
@@ -34,7 +36,7 @@ class Written(NamedTuple):
 
     Attributes:
       dead_letters: PCollection of ERROR_RECORDS record batches, the rows that BigQuery refused.
-      streams: PCollection of str, the pending streams to `Commit`, where WriteBatches does not
+      streams: PCollection of (name, rows), the pending streams to `Commit`, where WriteBatches does not
         commit; otherwise None.
     """
 
@@ -72,6 +74,8 @@ class WriteBatches(beam.PTransform):
       streaming: whether the pipeline is; see storage_arrow.
       endpoints: where BigQuery answers.
       options: limits and patience of the appends.
+      launched: when the job was, in seconds since the epoch. A batch job must commit within a day, so a
+        bundle that begins after 23 hours is refused.
       commit: False leaves the commit of a batch job to the caller, who can let several tables wait for each
         other: `[a.streams, b.streams] | beam.Flatten() | Commit(endpoints)`.
     """
@@ -82,6 +86,7 @@ class WriteBatches(beam.PTransform):
     streaming: bool = False
     endpoints: BigQueryEndpoints = field(default_factory=BigQueryEndpoints)
     options: AppendOptions = field(default_factory=AppendOptions)
+    launched: float = field(default_factory=time.time)
     commit: bool = True
 
     def __post_init__(self) -> None:
@@ -99,7 +104,9 @@ class WriteBatches(beam.PTransform):
         if self.streaming:
             append_now = beam.ParDo(AppendToDefaultStream(self)).with_output_types(pa.RecordBatch)
             return Written(batches | "Append" >> append_now)
-        append = beam.ParDo(AppendToPendingStream(self)).with_output_types(pa.RecordBatch, **{_STREAMS: str})
+        append = beam.ParDo(AppendToPendingStream(self)).with_output_types(
+            pa.RecordBatch, **{_STREAMS: tuple[str, int]}
+        )
         appended = batches | "Append" >> append.with_outputs(_STREAMS, main=DEAD_LETTER_TAG)
         if self.commit:
             _ = appended[_STREAMS] | Commit(self.endpoints)
@@ -111,19 +118,23 @@ class WriteBatches(beam.PTransform):
 class Commit(beam.PTransform):
     """Commits pending streams once all of them are there.
 
-    Input: PCollection of str, names of finalized streams, of one table or of several. No input, no commit.
+    Input: PCollection of (name, rows), streams of one table or of several. No input, no commit.
     Output: PCollection of int, the number of streams committed; one element.
 
     Attributes:
       endpoints: where BigQuery answers.
+      order: tables in the order of their commits; others follow by name.
     """
 
     endpoints: BigQueryEndpoints = field(default_factory=BigQueryEndpoints)
+    order: Sequence[str] = ()
 
     def expand(self, streams: beam.PCollection) -> beam.PCollection:
         """The side input is the barrier: it is complete when no bundle is left to write."""
         once = streams.pipeline | "Once" >> beam.Create([None], reshuffle=False)
-        return once | "Commit" >> beam.ParDo(_CommitFn(self.endpoints), beam.pvalue.AsList(streams))
+        return once | "Commit" >> beam.ParDo(
+            _CommitFn(self.endpoints, self.order), beam.pvalue.AsList(streams)
+        )
 
 
 class _BundleOfThread(threading.local):
@@ -144,6 +155,7 @@ class _AppendFn(beam.DoFn):
         self._schema = sink.schema
         self._endpoints = sink.endpoints
         self._options = sink.options
+        self._launched = sink.launched
         self._counters = counters.SinkCounters(sink.table.rpartition(".")[2])
         self._held: list[pa.RecordBatch] = []
         self._bytes = 0
@@ -219,7 +231,7 @@ class AppendToDefaultStream(_AppendFn):
 
 
 class AppendToPendingStream(_AppendFn):
-    """Stores the rows of a bundle on a stream of their own, whose name is a further output.
+    """Stores the rows of a bundle on a stream of their own, which is a further output.
 
     A bundle that fails leaves a stream that nobody commits.
     """
@@ -240,11 +252,11 @@ class AppendToPendingStream(_AppendFn):
         return self._stream.appender()
 
     def finish_bundle(self) -> Iterable[Any]:
-        """Sends the rest and closes the stream to further rows."""
+        """Sends the rest."""
         yield from super().finish_bundle()
-        name = self._stream.finalize()
-        if name is not None:
-            yield beam.pvalue.TaggedOutput(_STREAMS, GlobalWindows.windowed_value(name))
+        finished = self._stream.finish()
+        if finished is not None:
+            yield beam.pvalue.TaggedOutput(_STREAMS, GlobalWindows.windowed_value(tuple(finished)))
 
     def teardown(self) -> None:
         """Closes stream and channel."""
@@ -252,18 +264,19 @@ class AppendToPendingStream(_AppendFn):
         self._channel.close()
 
     def _new_stream(self) -> PendingStream:
-        return PendingStream(self._channel, self._table, self._schema, self._options)
+        return PendingStream(self._channel, self._table, self._schema, self._options, self._launched)
 
 
 class _CommitFn(beam.DoFn):
     """Commits all streams of a job at once. Safe to run again."""
 
-    def __init__(self, endpoints: BigQueryEndpoints) -> None:
+    def __init__(self, endpoints: BigQueryEndpoints, order: Sequence[str]) -> None:
         self._endpoints = endpoints
+        self._order = order
 
-    def process(self, _: None, streams: Sequence[str]) -> Iterable[int]:
+    def process(self, _: None, streams: Sequence[tuple[str, int]]) -> Iterable[int]:
         client = self._endpoints.write_client()
         try:
-            yield commit_streams(client, streams)
+            yield commit_streams(client, itertools.starmap(Finished, streams), self._order)
         finally:
             client.transport.close()
