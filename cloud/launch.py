@@ -18,6 +18,7 @@ from cloud.options import PlaceOptions
 from cloud.pipeline import PIPELINES
 from cloud.request import JobRequest, add_launch_options, read_request
 from common.command import Parser, command
+from common.google import use_quota_project
 from common.options import OptionError, add_options, option, read_options
 from common.output import Format, add_format, print_rows
 
@@ -126,6 +127,7 @@ def launch(request: JobRequest, options: LaunchOptions, form: Format) -> int:
     if options.dry_run:
         print(show(request))
         return 0
+    use_quota_project(request.installation.project)
     if not options.skip_preflight:
         findings = preflight.run_checks(request, progress=sys.stderr.isatty())
         problems = preflight.text(finding for finding in findings if finding.status != "ok")
@@ -163,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest:
         raise OptionError(f"{rest[0]}: expected an option of `anomaly launch {args.action}`")
     place = read_options(PlaceOptions, args)
+    use_quota_project(place.project)
     if args.action == "list":
         client, options = place.jobs(), read_options(ListOptions, args)
         jobs = client.listing(options.active) if options.all else client.mine(options.active)

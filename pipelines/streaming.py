@@ -175,7 +175,7 @@ def run(
         ):
             if name:
                 lookups.check_pubsub(flag, name)
-    wiring.create_tables(options)
+    wiring.create_tables(options, beam_options)
     beam_options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(runner=runner, options=beam_options)
     build(pipeline, options, manifest)

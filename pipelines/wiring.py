@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from common.google import ERRORS, explain, remedy
+from common.google import ERRORS, explain, grant_on_dataset, grant_on_project, remedy
 from common.options import OptionError, group
 from model.artifact import Manifest
 from pipelines.options import DetectionOptions, MessageOptions, TableOptions
@@ -31,6 +31,8 @@ from transforms.parse import Parse, ParseColumns
 from transforms.schema import SCORES, SCORES_FULL
 from transforms.score import Score
 from transforms.sinks import WriteTables
+
+_MEMBER: Final = "user:EMAIL"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +132,10 @@ def with_environment(options: _Job, beam_options: PipelineOptions) -> _Job:
     return dataclasses.replace(options, endpoints=completed)
 
 
-def create_tables(options: JobOptions) -> None:
+def create_tables(options: JobOptions, beam_options: PipelineOptions) -> None:
     """Creates the missing tables and views of --output_dataset, unless --no-create_tables was given.
+
+    A missing dataset is made in the job's region.
 
     Raises:
       OptionError: BigQuery does not answer, or refuses.
@@ -139,30 +143,44 @@ def create_tables(options: JobOptions) -> None:
     dataset = options.tables.output_dataset
     if not (dataset and options.tables.create_tables):
         return
-    project, _, name = dataset.rpartition(".")
+    project = dataset.rpartition(".")[0]
     scores = tables.scores_table(full=options.detection.output_detail == "full")
     try:
         client = options.endpoints.endpoints().client(project)
-        tables.create_tables(client, dataset, (scores, *tables.TABLES[1:]))
+        region = beam_options.view_as(GoogleCloudOptions).region
+        tables.create_tables(client, dataset, (scores, *tables.TABLES[1:]), region)
     except tables.NoAnswerError as error:
         raise OptionError(
             f"{clients.REST_FLAG}: {error}; is the address right, and does the server run?"
         ) from error
+    except tables.AccessError as error:
+        raise OptionError(f"--output_dataset: {error}\n{_steps(error, dataset)}") from error
     except tables.TableError as error:
         raise OptionError(f"--output_dataset: {error}") from error
     except ERRORS as error:
         problem = explain(error)
-        fix = remedy(
-            problem,
-            project,
-            create=f"bq mk --dataset {project}:{name}",
-            grant=f"gcloud projects add-iam-policy-binding {project} --member=user:YOUR_EMAIL "
-            "--role=roles/bigquery.dataEditor",
-        )
+        fix = remedy(problem, project)
         raise OptionError(
             f"--output_dataset: cannot create the tables of {dataset}: {problem.text}"
             + (f"\nRun: {fix}" if fix else "")
         ) from error
+
+
+def _steps(error: tables.AccessError, dataset: str) -> str:
+    """Makes the commands after which `create_tables` can do what it may not do."""
+    project, _, name = dataset.rpartition(".")
+    grants = []
+    if error.on_dataset:
+        grants.append(grant_on_dataset(dataset, error.on_dataset, _MEMBER))
+    if error.on_project:
+        grants.append(grant_on_project(project, error.on_project, _MEMBER))
+    return "\n".join(
+        [
+            f"Have somebody run who may: anomaly resources create --project={project} --dataset={name}",
+            f"Or grant the roles to whoever starts the job, as {_MEMBER} or serviceAccount:EMAIL:",
+            *grants,
+        ]
+    )
 
 
 QUIET: Final = {

@@ -140,6 +140,7 @@ def run(options: BuildOptions) -> None:
         return
     if not options.no_image:
         build_image(Gcloud(), names, image)
+    google.use_quota_project(options.project)
     for uri in upload(Clients(options.project), names.bucket_url, image):
         print(f"Uploaded {uri}")
     print(f"Launch with: anomaly launch streaming --project {options.project} --region {options.region}")

@@ -17,6 +17,7 @@ from cloud.resources.declared import Names, declare
 from cloud.resources.gcloud import Gcloud
 from cloud.resources.storage import Bucket
 from common.command import Parser, command
+from common.google import use_quota_project
 from common.options import OptionError, add_options, group, option, read_options
 from common.output import Format, add_format, print_rows
 from transforms.clients import BigQueryEndpoints, EndpointOptions
@@ -175,6 +176,8 @@ def _cancel(running: Sequence[JobInfo], client: Jobs) -> None:
 
 def run(action: str, options: ResourceOptions, form: Format) -> int:
     """Runs "create", "status" or "delete"; returns the exit status."""
+    if not options.emulators:
+        use_quota_project(options.project)
     clients = Clients(
         options.project, options.endpoints, Gcloud(print_only=options.print_gcloud), options.emulators
     )

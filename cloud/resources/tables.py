@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from google.api_core.exceptions import NotFound
 from google.cloud import bigquery
@@ -99,12 +99,23 @@ class Dataset(Resource):
         clients.bigquery.update_dataset(dataset, ["access_entries"])
 
 
+WRITE_ROLES: Final = ("WRITER", "OWNER", "roles/bigquery.dataEditor", "roles/bigquery.dataOwner")
+READ_ROLES: Final = (*WRITE_ROLES, "READER", "roles/bigquery.dataViewer", "roles/bigquery.admin")
+
+
 def may_write(dataset: bigquery.Dataset, account: str) -> bool:
     """Returns whether the access list of the dataset lets a service account write its tables."""
     return any(
-        entry.entity_type == "userByEmail"
-        and entry.entity_id == account
-        and entry.role in ("WRITER", "OWNER", "roles/bigquery.dataEditor", "roles/bigquery.dataOwner")
+        entry.entity_type == "userByEmail" and entry.entity_id == account and entry.role in WRITE_ROLES
+        for entry in dataset.access_entries
+    )
+
+
+def may_read(dataset: bigquery.Dataset, account: str) -> bool:
+    """Returns whether the access list of the dataset lets a service account read its tables."""
+    everybody = ("allAuthenticatedUsers", "allUsers")  # as special group, or as member of IAM
+    return any(
+        entry.role in READ_ROLES and (entry.entity_id in everybody or entry.entity_id == account)
         for entry in dataset.access_entries
     )
 
@@ -148,7 +159,7 @@ class Table(Resource):
         except tables.TableError as error:
             raise ResourceError(str(error)) from error
         if not clients.local_bigquery:
-            # The view needs no label: `delete` removes it with its table, and every job replaces it.
+            # The view needs no label: `delete` removes it with its table.
             table = clients.bigquery.get_table(self.name)
             if not has_label(table.labels):
                 table.labels = {**table.labels, **LABEL}
@@ -191,15 +202,10 @@ class Table(Resource):
             table = clients.bigquery.get_table(f"{self.dataset}.{self.spec.view}")
         except NotFound:
             return [Difference(view, None, "a view")]
-        # The emulator does not return the query of a view.
-        if clients.local_bigquery:
-            return []
+        settings = tables.view_settings(table, self.spec, self.dataset)
         return differences(
-            {f"query of {view}": table.view_query, f"description of {view}": table.description},
-            {
-                f"query of {view}": self.spec.view_sql(self.dataset),
-                f"description of {view}": self.spec.view_description,
-            },
+            {f"{name} of {view}": actual for name, (actual, _) in settings.items()},
+            {f"{name} of {view}": declared for name, (_, declared) in settings.items()},
         )
 
 

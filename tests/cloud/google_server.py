@@ -1,8 +1,8 @@
 """A local server that speaks as much of Google's REST APIs as the real clients and the real gcloud ask for.
 
-Dataflow (jobs, messages, Flex launches), Service Usage, IAM, Resource Manager, Artifact Registry, and the
-policies of topics and subscriptions; Cloud Storage is beside it. It keeps everything that it is sent,
-so that tests can look at what really went over the wire.
+Dataflow (jobs, messages, Flex launches), Service Usage, IAM, Resource Manager, Artifact Registry, Compute
+Engine (networks, machine types), and the policies of topics and subscriptions; Cloud Storage is beside it.
+It keeps everything that it is sent, so that tests can look at what really went over the wire.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Google:
       display_names: of the accounts that were created here.
       labels: of the repositories that were created here.
       granted: the permissions that testIamPermissions of projects answers; None grants all.
+      networks: Compute Engine's, by name; the subnetworks by region and name.
+      machines: the zones that have a machine type, by its name.
       storage: Cloud Storage.
       denied: "launch" refuses Flex launches.
       failures: answers to the next questions for a job, in place of the job.
@@ -59,12 +61,20 @@ class Google:
     builds: dict[str, dict[str, Any]] = field(default_factory=dict)
     denied: set[str] = field(default_factory=set)
     failures: list[Refusal] = field(default_factory=list)
+    networks: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {"default": {"autoCreateSubnetworks": True}}
+    )
+    subnetworks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    machines: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"n2-standard-2": ("us-central1-a",)}
+    )
     storage: Storage = field(default_factory=Storage)
 
     def environment(self) -> dict[str, str]:
         """The variables that send gcloud here, without an account."""
         apis = "SERVICEUSAGE IAM CLOUDRESOURCEMANAGER ARTIFACTREGISTRY CLOUDBUILD PUBSUB DATAFLOW STORAGE"
-        return {f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": f"{self.url}/" for api in apis.split()}
+        overrides = dict.fromkeys(apis.split(), f"{self.url}/") | {"COMPUTE": f"{self.url}/compute/v1/"}
+        return {f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": url for api, url in overrides.items()}
 
     def bodies(self, method: str, path: str) -> list[Any]:
         """The bodies of the requests of that method whose path matches."""
@@ -117,6 +127,17 @@ class Google:
     def test_permissions(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         asked = body["permissions"]
         return {"permissions": [p for p in asked if self.granted is None or p in self.granted]}
+
+    def network(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
+        things = self.networks if match["global"] else self.subnetworks
+        if match["name"] not in things:
+            raise not_found(match["name"])
+        return things[match["name"]]
+
+    def machine_types(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
+        name = query["filter"].partition('"')[2].rstrip('"')
+        zones = {f"zones/{zone}": {"machineTypes": [{"name": name}]} for zone in self.machines.get(name, ())}
+        return {"items": {"zones/asia-east1-a": {"warning": {"code": "NO_RESULTS_ON_PAGE"}}, **zones}}
 
     def project(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         return {"projectId": match["project"], "projectNumber": "123456"}
@@ -240,6 +261,12 @@ ROUTES: tuple[tuple[str, str, Route], ...] = (
     ("POST", rf"{_THING}:setIamPolicy", Google.set_policy),
     ("POST", r"/v[13]/(?P<thing>projects/[^:]+):testIamPermissions", Google.test_permissions),
     ("GET", r"/v1/projects/(?P<project>[^/:]+)", Google.project),
+    (
+        "GET",
+        r"/compute/v1/projects/[^/]+/(?:(?P<global>global)/networks|regions/[^/]+/subnetworks)/(?P<name>[^/]+)",
+        Google.network,
+    ),
+    ("GET", r"/compute/v1/projects/[^/]+/aggregated/machineTypes", Google.machine_types),
     ("POST", _REPOSITORIES, Google.create_repository),
     ("GET", rf"{_REPOSITORIES}/(?P<name>[^/:]+)", Google.get_repository),
     ("DELETE", rf"{_REPOSITORIES}/(?P<name>[^/:]+)", Google.delete_repository),

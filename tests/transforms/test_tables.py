@@ -121,6 +121,9 @@ class TestOnTheEmulator:
         create_tables(bigquery_client, dataset, [scores_table(full=True)])
         table = bigquery_client.get_table(f"{dataset}.scores")
         assert [field.name for field in table.schema] == SCORES_FULL.names
+        view = bigquery_client.get_table(f"{dataset}.scores_latest")
+        assert [field.name for field in view.schema] == SCORES_FULL.names
+        assert list(bigquery_client.query_and_wait(f"SELECT * FROM {dataset}.scores_latest")) == []
 
     def test_a_table_that_cannot_take_the_rows_is_an_error_that_names_it(self, bigquery_client, dataset):
         full_name = f"{bigquery_client.project}.{dataset}"
