@@ -30,16 +30,22 @@ STORAGE_VARIABLE: Final = "BIGQUERY_STORAGE_EMULATOR_HOST"
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A connection that died without a word is noticed. A service may refuse more pings than one a minute.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.ping_timeout_ms", 20_000),  # gRPC 1.85 goes by this one
     # A new channel makes a new connection. Otherwise channels of one target share it, also a dead one.
     ("grpc.use_local_subchannel_pool", 1),
     # After an outage gRPC answers with the old error until its own back-off ends: minutes, by default.
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 """Options of the channels of the Storage APIs."""
+
+KEEPALIVE: Final = (
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # gRPC 1.85 goes by this one
+)
+"""Further ones of those to another machine: a connection that died without a word is noticed.
+
+On this machine none does, and its servers end a connection that is pinged each minute.
+"""
 
 _Client = TypeVar("_Client", BigQueryReadClient, BigQueryWriteClient)
 
@@ -113,7 +119,7 @@ class BigQueryEndpoints:
             return client(transport=transport(channel=insecure_channel(self.storage, CHANNEL_OPTIONS)))
 
         def open_channel(host: str, **settings: Any) -> grpc.Channel:
-            return transport.create_channel(host, **(settings | {"options": list(CHANNEL_OPTIONS)}))
+            return transport.create_channel(host, **(settings | {"options": [*CHANNEL_OPTIONS, *KEEPALIVE]}))
 
         def open_transport(**settings: Any) -> Any:
             return transport(**(settings | {"channel": open_channel}))

@@ -104,12 +104,9 @@ class TestLostConnections:
     def test_a_dead_connection_is_noticed_before_a_long_time_to_answer_is_over(
         self, server, proxy, clock, monkeypatch, caplog
     ):
-        # The same options, a hundred times as fast.
-        quick = [
-            (name, value // 100 if "alive" in name or "ping" in name else value)
-            for name, value in clients.CHANNEL_OPTIONS
-        ]
-        monkeypatch.setattr(clients, "CHANNEL_OPTIONS", quick)
+        # As to another machine, a hundred times as fast.
+        quick = [(name, value // 100) for name, value in clients.KEEPALIVE]
+        monkeypatch.setattr(clients, "CHANNEL_OPTIONS", [*clients.CHANNEL_OPTIONS, *quick])
         channel = WriteChannel(BigQueryEndpoints(storage=proxy.address).write_client)
         limits = AppendOptions(response_timeout=30)
         appender = Appender(channel, default_stream(TABLE), SCHEMA, limits, clock.sleep, clock)

@@ -11,6 +11,7 @@ from google.cloud.bigquery_storage_v1.services.big_query_write.transports import
 from common.options import OptionError
 from transforms.clients import (
     CHANNEL_OPTIONS,
+    KEEPALIVE,
     REST_VARIABLE,
     STORAGE_VARIABLE,
     BigQueryEndpoints,
@@ -77,7 +78,9 @@ def test_one_local_address_alone_is_half_local(rest, storage, half):
 
 @pytest.mark.parametrize("storage", [None, "bigquerystorage-x.p.googleapis.com"])
 @pytest.mark.parametrize("kind", ["read", "write"])
-def test_channels_to_google_have_the_options_of_those_to_this_machine(monkeypatch, storage, kind):
+def test_channels_to_google_have_the_options_of_those_to_this_machine_and_keepalive(
+    monkeypatch, storage, kind
+):
     monkeypatch.setattr("google.auth.default", lambda **_: (AnonymousCredentials(), "p"))
     opened = []
     transport = {"read": BigQueryReadGrpcTransport, "write": BigQueryWriteGrpcTransport}[kind]
@@ -91,4 +94,4 @@ def test_channels_to_google_have_the_options_of_those_to_this_machine(monkeypatc
     client = endpoints.read_client() if kind == "read" else endpoints.write_client()
     client.transport.close()
     host = storage or "bigquerystorage.googleapis.com"
-    assert opened == [(f"{host}:443", list(CHANNEL_OPTIONS))]
+    assert opened == [(f"{host}:443", [*CHANNEL_OPTIONS, *KEEPALIVE])]
