@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import (
     PipelineOptions,
     SetupOptions,
     StandardOptions,
+    WorkerOptions,
 )
 
 from common.google import ERRORS, explain, grant_on_dataset, grant_on_project, remedy
@@ -182,14 +183,22 @@ def _steps(error: tables.AccessError, dataset: str) -> str:
     )
 
 
+QUIET: Final = {
+    "apache_beam.typehints": "WARNING",  # lines about Beam's own hints, at every construction of a pipeline
+    "apache_beam.transforms.util": "WARNING",  # BatchElements statistics, a line a bundle
+}
+"""Loggers of Beam whose INFO lines tell nothing; on workers each of them is an entry of Cloud Logging."""
+
+
 def configure_logging() -> None:
-    """Logs at INFO, without Beam's lines about its own type hints at every construction of a pipeline."""
+    """Logs at INFO, without the lines of `QUIET`."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("apache_beam.typehints").setLevel(logging.WARNING)
+    for name, level in QUIET.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def set_runner(beam_options: PipelineOptions, default: str) -> str:
-    """Sets the runner where none was given; returns its name.
+    """Sets the runner where none was given, and the levels of its workers' loggers; returns its name.
 
     Beam's own default, DirectRunner, may try to download a runner binary before it falls back.
     """
@@ -197,4 +206,6 @@ def set_runner(beam_options: PipelineOptions, default: str) -> str:
     standard.runner = standard.runner or default
     # Workers import the installed package. Beam would pickle __main__ and stage it on top of that.
     beam_options.view_as(SetupOptions).save_main_session = False
+    worker = beam_options.view_as(WorkerOptions)
+    worker.sdk_harness_log_level_overrides = QUIET | (worker.sdk_harness_log_level_overrides or {})
     return str(standard.runner)

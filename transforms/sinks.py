@@ -29,13 +29,31 @@ _LOGGED_CHARACTERS: Final = 1_000
 
 
 @dataclass
+class Checkpoint(beam.PTransform):
+    """Keeps the steps behind it apart from those before it, so that a failure costs itself alone.
+
+    record batch  ->  the same
+
+    A runner fuses steps, and repeats all of them where one fails: five attempts at a table that refuses would
+    store the rows of the others five times. Dataflow stores what enters a shuffle, and repeats only what
+    follows. It bills the bytes, so the checkpoint stands before the small outputs.
+    """
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        """Batches to batches."""
+        return batches | beam.Reshuffle()
+
+
+@dataclass
 class WriteTables(beam.PTransform):
     """Writes scores, alerts and dead letters to the tables of a dataset.
 
     Detected  ->  scores, alerts, error_records; rows that BigQuery refuses join the error records
 
     A batch job commits the three tables when all of them are written, each of them at once: first the scores,
-    then the alerts, which are of no use without them, then the error records.
+    then the alerts, which are of no use without them, then the error records. In a stream, rows are visible
+    as they are stored, so that a step that is repeated stores them again: alerts and dead letters pass a
+    `Checkpoint`. Scores, by far the most rows, need none: the others have theirs.
 
     Attributes:
       dataset: "PROJECT.DATASET"; its tables must exist, see transforms.tables.
@@ -54,9 +72,9 @@ class WriteTables(beam.PTransform):
     def expand(self, detected: Detected) -> None:
         """Three tables; the refused rows of the first two go to the third; then the commit."""
         scores = detected.scores | "Scores" >> self._write(tables.SCORES_TABLE, self.scores_schema)
-        alerts = detected.alerts | "Alerts" >> self._write(tables.ALERTS_TABLE, ALERTS)
+        alerts = self._apart(detected.alerts, "Alerts") | "Alerts" >> self._write(tables.ALERTS_TABLE, ALERTS)
         rejected = (detected.dead_letters, scores.dead_letters, alerts.dead_letters) | beam.Flatten()
-        last = rejected | "Errors" >> self._write(tables.ERRORS_TABLE, ERROR_RECORDS)
+        last = self._apart(rejected, "Errors") | "Errors" >> self._write(tables.ERRORS_TABLE, ERROR_RECORDS)
         _ = last.dead_letters | "Log" >> beam.ParDo(_LogFn())
         if self._commits_at_the_end:
             streams = (scores.streams, alerts.streams, last.streams) | "Streams" >> beam.Flatten()
@@ -67,6 +85,9 @@ class WriteTables(beam.PTransform):
     @property
     def _commits_at_the_end(self) -> bool:
         return not (self.streaming or NEEDS[self.method].is_beams)
+
+    def _apart(self, batches: beam.PCollection, name: str) -> beam.PCollection:
+        return batches | f"{name} apart" >> Checkpoint() if self.streaming else batches
 
     def _write(self, table: str, schema: pa.Schema) -> WriteBatches:
         return WriteBatches(
@@ -131,7 +152,7 @@ class PublishAlerts(beam.PTransform):
 
     def expand(self, alerts: beam.PCollection) -> None:
         """Alerts to the topic."""
-        messages = alerts | AlertMessages()
+        messages = alerts | Checkpoint() | AlertMessages()
         _ = messages | beam.io.WriteToPubSub(self.topic, with_attributes=True)
 
 

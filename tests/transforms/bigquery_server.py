@@ -34,6 +34,8 @@ class Fault:
       stored: whether the rows are stored nevertheless, so that only the answer is lost.
       silent: no answer at all.
       storage_code: a StorageError in the details.
+      until: the answer waits for this event.
+      delay: seconds before the answer.
     """
 
     code: str = "UNAVAILABLE"
@@ -41,6 +43,12 @@ class Fault:
     stored: bool = False
     silent: bool = False
     storage_code: int = 0
+    until: threading.Event | None = None
+    delay: float = 0.0
+
+
+SLOW = "OK"
+"""Code of a fault that is no error, but late."""
 
 
 @dataclass
@@ -68,9 +76,13 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
 
     Attributes:
       script: number of the request, counted over all connections from 0, to what happens to it.
+      fault_of: the same for a request by what is in it, where the script says nothing.
       refuse: reason to refuse a row, or None; refused rows are named in `row_errors`.
       max_row_errors: longest list of them in one answer, as the real service cuts it.
       name_rows: False answers INVALID_ARGUMENT without naming rows.
+      table: the columns that GetWriteStream describes; None has it answer UNIMPLEMENTED.
+      descriptions: how often it was asked for.
+      impatient: answers that waited for an event in vain.
       finalize_off_by: added to the row count that finalizing answers.
       lose_commit_answers: so many commits take place and answer UNAVAILABLE.
       is_slow: the rows of a finalized stream are gone with the next request, as if hours had passed.
@@ -83,7 +95,11 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
         self.parents = [table_path(table) for table in tables or ("p.d.t",)]
         self.parent = self.parents[0]
         self.script: dict[int, Fault] = {}
+        self.fault_of: Callable[[Request], Fault | None] = lambda request: None
         self.refuse: Callable[[dict], str | None] = lambda row: None
+        self.table: list[types.TableFieldSchema] | None = None
+        self.descriptions = 0
+        self.impatient = 0
         self.max_row_errors = 1_000
         self.name_rows = True
         self.finalize_off_by = 0
@@ -114,12 +130,26 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
                 rows += stream.rows
         return rows
 
+    def rows_of(self, table: str) -> list[dict]:
+        """The rows of the default stream of a table, by its last name."""
+        return [
+            row
+            for name, stream in self.streams.items()
+            if name.endswith(f"/tables/{table}/streams/_default")
+            for row in stream.rows
+        ]
+
     def __enter__(self) -> ScriptedBigQuery:
         limit = [("grpc.max_receive_message_length", -1)]
         self._server = grpc.server(futures.ThreadPoolExecutor(16), handlers=[self], options=limit)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        address = getattr(self, "address", "127.0.0.1:0")
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(address)}"
         self._server.start()
         return self
+
+    def stop(self) -> None:
+        """Ends all connections; `with` or `__enter__` starts the server at the same address again."""
+        self._server.stop(None).wait()
 
     def __exit__(self, *_: Any) -> None:
         self._stopped.set()
@@ -128,6 +158,7 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         unary = {
             "CreateWriteStream": self._create,
+            "GetWriteStream": self._describe,
             "FinalizeWriteStream": self._finalize,
             "BatchCommitWriteStreams": self._commit,
         }
@@ -146,25 +177,22 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
             own_schema = arrow.writer_schema.serialized_schema
             rows = _decode(own_schema or schema, arrow.rows.serialized_record_batch)
             offset = request.offset.value if request.HasField("offset") else None
+            name, has_schema = request.write_stream, arrow.HasField("writer_schema")
+            seen = Request(connection, name, offset, len(rows), len(data), has_schema, routing)
             with self._lock:
-                fault = self.script.get(len(self.requests))
-                self.requests.append(
-                    Request(
-                        connection,
-                        request.write_stream,
-                        offset,
-                        len(rows),
-                        len(data),
-                        arrow.HasField("writer_schema"),
-                        routing,
-                    )
-                )
+                fault = self.script.get(len(self.requests)) or self.fault_of(seen)
+                self.requests.append(seen)
                 answer = types.AppendRowsResponse(write_stream=request.write_stream)
-                if fault is None or fault.stored:
+                if fault is None or fault.stored or fault.code == SLOW:
                     answer = self._store(request.write_stream, offset, rows)
             if fault is not None and fault.silent:
                 self._stopped.wait(30)
                 return
+            if fault is not None and fault.until is not None:
+                self.impatient += not fault.until.wait(10)
+            if fault is not None and fault.code == SLOW:
+                self._stopped.wait(fault.delay)
+                fault = None
             if fault is not None and not fault.in_band:
                 context.abort(grpc.StatusCode[fault.code], "the script says so")
             if fault is not None:
@@ -175,7 +203,7 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
 
     def _store(self, name: str, offset: int | None, rows: list[dict]) -> types.AppendRowsResponse:
         stream = self.streams.get(name)
-        if stream is None and name.endswith("/_default") and _table(name) in self.parents:
+        if stream is None and name.endswith("/streams/_default"):
             stream = self.streams[name] = Stream()
         if self.is_slow:
             kept = {name: s for name, s in self.streams.items() if s.committed or not s.finalized}
@@ -209,6 +237,14 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
             name = f"{request.parent}/streams/s{len(self.streams):04d}"
             self.streams[name] = Stream()
         return types.WriteStream.serialize(types.WriteStream(name=name))
+
+    def _describe(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+        request = types.GetWriteStreamRequest.deserialize(data)
+        self.descriptions += 1
+        if self.table is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "the script describes no table")
+        schema = types.TableSchema(fields=self.table)
+        return types.WriteStream.serialize(types.WriteStream(name=request.name, table_schema=schema))
 
     def _finalize(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         stream = self.streams.get(types.FinalizeWriteStreamRequest.deserialize(data).name)

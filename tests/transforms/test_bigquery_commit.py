@@ -12,6 +12,7 @@ import pytest
 from common.bigquery import table_path
 from tests.transforms.bigquery_server import ScriptedBigQuery
 from transforms.bigquery import AppendError, Commit, WriteBatches
+from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import LIFE_SECONDS, MAX_STREAMS_PER_COMMIT, PendingStream
 from transforms.clients import BigQueryEndpoints
 from transforms.dead_letter import dead_letters
@@ -88,16 +89,16 @@ def test_rows_outlive_a_job_of_many_hours(server):
 
 
 def test_a_job_that_is_too_old_to_commit_is_refused_before_it_writes_more(server):
-    client = BigQueryEndpoints(storage=server.address).write_client()
+    channel = WriteChannel(BigQueryEndpoints(storage=server.address).write_client)
     now = time.time()
-    PendingStream(client, TABLES[0], SCHEMA, launched=now - LIFE_SECONDS + 600).append(
+    PendingStream(channel, TABLES[0], SCHEMA, launched=now - LIFE_SECONDS + 600).append(
         [pa.record_batch([["a"]], SCHEMA)]
     )
-    stream = PendingStream(client, TABLES[0], SCHEMA, launched=now - LIFE_SECONDS - 1)
+    stream = PendingStream(channel, TABLES[0], SCHEMA, launched=now - LIFE_SECONDS - 1)
     with pytest.raises(AppendError, match=r"tables/scores: the job was launched over 23 hours ago, and BigQ"):
         stream.append([pa.record_batch([["b"]], SCHEMA)])
     assert len(server.streams) == len(server.requests) == 1
-    client.transport.close()
+    channel.close()
 
 
 def test_the_launch_of_a_job_is_that_of_its_sink(server, monkeypatch):

@@ -9,6 +9,7 @@ from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
 
 from transforms.bigquery.append import Appender
+from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
 from transforms.dead_letter import dead_letters
 from transforms.schema import ERROR_RECORDS, SCORES, SCORES_FULL, to_bigquery
@@ -42,7 +43,7 @@ def score(transaction_id: str, value: float, minutes: int) -> dict:
 
 
 def append(client: BigQueryWriteClient, table: str, rows: list[dict], schema: pa.Schema) -> None:
-    appender = Appender(client, default_stream(table), schema)
+    appender = Appender(WriteChannel(lambda: client), default_stream(table), schema)
     assert appender.append([pa.RecordBatch.from_pylist(rows, schema)]).rows == len(rows)
     appender.close()
 
@@ -199,7 +200,9 @@ class TestOnTheEmulator:
             timestamp=1_700_000_000_000_000,
         )
         appender = Appender(
-            write_client, default_stream(f"{bigquery_client.project}.{dataset}.error_records"), ERROR_RECORDS
+            WriteChannel(lambda: write_client),
+            default_stream(f"{bigquery_client.project}.{dataset}.error_records"),
+            ERROR_RECORDS,
         )
         assert appender.append([batch]).rows == 4
         appender.close()

@@ -21,7 +21,10 @@ from google.cloud.bigquery_storage_v1 import BigQueryWriteClient, types
 
 from common.bigquery import table_path
 from common.limits import MAX_STREAMS
-from transforms.bigquery.append import Appended, Appender, AppendError, AppendOptions
+from transforms.bigquery.answers import AppendError, AppendOptions
+from transforms.bigquery.append import Appender
+from transforms.bigquery.connection import WriteChannel
+from transforms.bigquery.sending import Appended
 
 MAX_STREAMS_PER_COMMIT: Final = MAX_STREAMS
 LIFE_SECONDS: Final = 23 * 3600
@@ -58,7 +61,7 @@ class PendingStream:
     """One pending stream of a table, created when the first rows come.
 
     Args:
-      client: a Storage Write client.
+      channel: carries the calls.
       table: "PROJECT.DATASET.TABLE".
       schema: the table's columns.
       options: limits and patience of the appends.
@@ -67,13 +70,13 @@ class PendingStream:
 
     def __init__(
         self,
-        client: BigQueryWriteClient,
+        channel: WriteChannel,
         table: str,
         schema: pa.Schema,
         options: AppendOptions | None = None,
         launched: float | None = None,
     ) -> None:
-        self._client = client
+        self._channel = channel
         self._parent = table_path(table)
         self._schema = schema
         self._options = options
@@ -82,17 +85,25 @@ class PendingStream:
 
     def append(self, batches: Iterable[pa.RecordBatch]) -> Appended:
         """Adds rows to the stream; raises as `Appender.append` does."""
+        return self.appender().append(batches)
+
+    def appender(self) -> Appender:
+        """Returns the appender of the stream, which the first call creates.
+
+        Raises:
+          AppendError: the service does not answer, or denies the call.
+        """
         if self._appender is None:
             self._check_age()
             stream = _call(
                 self._parent,
-                lambda: self._client.create_write_stream(
+                lambda: self._channel.client.create_write_stream(
                     parent=self._parent,
                     write_stream=types.WriteStream(type_=types.WriteStream.Type.PENDING),
                 ),
             )
-            self._appender = Appender(self._client, stream.name, self._schema, self._options)
-        return self._appender.append(batches)
+            self._appender = Appender(self._channel, stream.name, self._schema, self._options)
+        return self._appender
 
     def _check_age(self) -> None:
         """Refuses rows that could not be committed, before more work is done for nothing."""
