@@ -241,9 +241,8 @@ def read(uri: str | Path, digest: str = "") -> Artifact:
 def _manifest(uri: str, path: Path, digest: str) -> Manifest:
     size = path.stat().st_size
     if size > MAX_MANIFEST_BYTES:
-        raise ArtifactError(
-            f"{uri}: {MANIFEST_FILE} has {size:,} bytes, expected at most {MAX_MANIFEST_BYTES:,}"
-        )
+        most = f"expected at most {MAX_MANIFEST_BYTES:,}"
+        raise ArtifactError(f"{uri}: {MANIFEST_FILE} has {size:,} bytes, {most}")
     manifest = Manifest.from_json(path.read_bytes())
     if digest and manifest.digest != digest:
         raise ReplacedError(

@@ -63,12 +63,12 @@ def test_the_digest_names_the_manifest_and_is_no_part_of_it(copy):
 
 def test_an_artifact_that_was_replaced_is_refused(copy):
     digest = artifact.verify(copy).digest
-    edit(copy, model_version="of another day")
+    edit(copy, model_version="of-another-day")
     with pytest.raises(ReplacedError) as refused:
         artifact.read(copy, digest)
     assert str(refused.value) == (
         f"{copy}: expected the model that was there at launch (manifest.json with sha256 {digest}), got "
-        f"version of another day (sha256 {artifact.verify(copy).digest}); launch the job again to score with "
+        f"version of-another-day (sha256 {artifact.verify(copy).digest}); launch the job again to score with "
         "it, or put the old model back"
     )
 

@@ -100,7 +100,7 @@ def test_all_attributes_of_a_message_of_pubsub_are_kept():
 
 
 def test_attributes_beyond_the_limit_are_left_out_and_the_reason_says_so():
-    attributes = {"kept": "v", "long": "v" * MAX_ATTRIBUTE_BYTES, "behind": "v"}
+    attributes = {"kept": "v", "long": "v" * MAX_ATTRIBUTE_BYTES, "the last": "v"}
     (row,) = dead_letters([b"x"], ["reason"], "parse", [attributes]).to_pylist()
     assert row["attributes"] == [{"key": "kept", "value": "v"}]
     assert row["errorMessage"] == "reason (attributes cut from 3 to 1)"

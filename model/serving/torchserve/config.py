@@ -83,7 +83,7 @@ class Layout:
 
     @property
     def output(self) -> Path:
-        """What Java and the launcher print before the log begins; the log is in `logs`."""
+        """The output of Java and the launcher before the log begins; the log is in `logs`."""
         return self.root / "console.log"
 
     @property
