@@ -144,17 +144,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = parser.parse_args(argv)
     count = -(-options.messages // BATCH) * BATCH
-    missing = LocalStack.missing(pubsub_wanted=True, bigquery_wanted=False)
-    with TemporaryDirectory(prefix="bench-publisher-") as directory:
-        if missing:
-            print("Without publishing:", *missing, file=sys.stderr)
-            rates = measure(Path(directory), None, options.runs, count)
-        else:
-            with LocalStack(bigquery=False) as stack, stack.endpoints.activate() as endpoints:
-                name = f"bench-{uuid.uuid4().hex[:12]}"
-                topic = topics.create_topic(endpoints.project, name)
-                topics.create_subscription(endpoints.project, f"{name}-sub", topic)
-                rates = measure(Path(directory), topic, options.runs, count)
+    with (
+        TemporaryDirectory(prefix="bench-publisher-") as directory,
+        LocalStack(bigquery=False) as stack,
+        stack.endpoints.activate() as endpoints,
+    ):
+        name = f"bench-{uuid.uuid4().hex[:12]}"
+        topic = topics.create_topic(endpoints.project, name)
+        topics.create_subscription(endpoints.project, f"{name}-sub", topic)
+        rates = measure(Path(directory), topic, options.runs, count)
     if options.format == "json":
         print(json.dumps({"messages": count, "runs": options.runs, "messages_per_second": rates}))
     else:

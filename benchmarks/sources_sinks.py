@@ -208,8 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         cases = file_cases(directory, options.batches)
-        if not LocalStack.missing(pubsub_wanted=False, bigquery_wanted=True):
-            local = stack.enter_context(LocalStack(pubsub=False)).endpoints
+        if not LocalStack(pubsub="none").missing():
+            local = stack.enter_context(LocalStack(pubsub="none")).endpoints
             stack.enter_context(beam_connectors(local, directory))
             cases += bigquery_cases(local, options.batches)
         for case in track(cases, "cases"):

@@ -18,7 +18,7 @@ from common.values import Number, at_least
 from local.daemon import Daemon, Running, default_state_dir
 from local.endpoints import Endpoints
 from local.process import LocalStackError
-from local.stack import DEFAULT_PROJECT, LocalStack
+from local.stack import DEFAULT_PROJECT, LocalStack, PubSubChoice
 
 EXAMPLES: Final = """\
   eval "$(anomaly local up)"     # start, and point this shell at it
@@ -35,7 +35,10 @@ class StackOptions:
     """The stack that `up` starts."""
 
     project: str = option(DEFAULT_PROJECT, type=PROJECT, help="project id (default: %(default)s)")
-    pubsub: bool = option(True, help="the Pub/Sub emulator (default: on)")
+    pubsub: PubSubChoice = option(
+        "auto",
+        help="server of Pub/Sub; auto: gcloud's where gcloud and Java are there, otherwise the embedded one",
+    )
     bigquery: bool = option(True, help="the BigQuery emulator (default: on)")
     pubsub_port: int = option(0, type=_PORT, metavar="PORT", help="default: 0, any free one")
     bigquery_port: int = option(0, type=_PORT, metavar="PORT", help="default: 0, any free one")
@@ -129,7 +132,9 @@ def _up(name: NameOptions, options: StackOptions, is_foreground: bool, arguments
     if running is None:
         print("Starting the local stack ...", file=sys.stderr)
         running = daemon.up(arguments, options.timeout + 10)
-        print(f"Ready. `anomaly local down{name.flags()}` stops it.", file=sys.stderr)
+        pubsub = running.endpoints.pubsub_kind
+        server = f" Pub/Sub is {'the embedded one' if pubsub == 'embedded' else 'gcloud'}." if pubsub else ""
+        print(f"Ready.{server} `anomaly local down{name.flags()}` stops it.", file=sys.stderr)
     else:
         print("It is running already: other options of this command are ignored.", file=sys.stderr)
     print(_exports(running.endpoints))

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import tempfile
 import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from common.loopback import urlopen
-from local.process import HOST, Emulator, ServerProcess
+from local.process import HOST, Emulator
 from local.versions import check_version
-
-_IMPORT_ROOT: Final = Path(__file__).resolve().parents[1]
 
 
 def missing() -> list[str]:
@@ -47,23 +40,16 @@ class BigQueryEmulator(Emulator):
 
     def launch(self) -> None:
         """Starts the process; `wait` returns when it answers."""
-        directory = Path(tempfile.mkdtemp(prefix="local-bigquery-"))
-        command = [
-            *(sys.executable, "-m", "local.bqemulator_launcher"),
+        flags = [
             f"--project={self.project}",
             f"--rest_port={self.port}",
             f"--grpc_port={self.storage_port}",
-            f"--work_dir={directory}",
         ]
         if self.data_dir is not None:
-            command.append(f"--data_dir={self.data_dir}")
+            flags.append(f"--data_dir={self.data_dir}")
         if self.gcs_root is not None:
-            command.append(f"--gcs_root={self.gcs_root}")
-        path = os.pathsep.join(filter(None, (str(_IMPORT_ROOT), os.environ.get("PYTHONPATH"))))
-        self._process = ServerProcess(
-            "The BigQuery emulator", command, environment={"PYTHONPATH": path}, directory=directory
-        )
-        self._process.start()
+            flags.append(f"--gcs_root={self.gcs_root}")
+        self.launch_module("The BigQuery emulator", "local.bqemulator_launcher", *flags)
 
     def wait(self) -> tuple[str, str]:
         """Waits until the emulator answers.
@@ -74,19 +60,14 @@ class BigQueryEmulator(Emulator):
         Raises:
           LocalStackError: it ended or did not answer in time; the message has the end of its log.
         """
-        assert self._process is not None, "launch() comes first"
-        self._process.wait_until(self._ready, self.timeout)
+        # The launcher writes the ports that it has bound, so they cannot be somebody else's.
+        ports = self.wait_for_ports(self.timeout)
+        self.port, self.storage_port = ports["rest"], ports["grpc"]
+        assert self._process is not None
+        self._process.wait_until(self._healthy, self.timeout)
         return f"http://{HOST}:{self.port}", f"{HOST}:{self.storage_port}"
 
-    def _ready(self) -> bool:
-        # The launcher writes the ports that it has bound, so they cannot be somebody else's.
-        assert self._process is not None
-        assert self._process.directory is not None
-        try:
-            ports = json.loads((self._process.directory / "ready.json").read_text())
-        except (OSError, ValueError):
-            return False
-        self.port, self.storage_port = ports["rest"], ports["grpc"]
+    def _healthy(self) -> bool:
         try:
             with urlopen(f"http://{HOST}:{self.port}/healthz", timeout=5) as response:
                 return bool(response.status == 200)

@@ -9,7 +9,6 @@ Python. The fixes hold in this process alone; the installed package stays as it 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -25,9 +24,9 @@ from bqemulator.server import EmulatorServer
 from common.command import CommandError, Parser, command
 from common.options import add_options, option, read_options
 from local import bqemulator_patches
+from local.process import HOST, write_ready
 from local.versions import check_version
 
-_HOST: Final = "127.0.0.1"
 _LARGEST_MESSAGE: Final = 256 * 1024 * 1024
 _RPC_THREADS: Final = 128
 
@@ -49,9 +48,9 @@ class LauncherOptions:
 def _settings(options: LauncherOptions) -> Settings:
     mode = PersistenceMode.PERSISTENT if options.data_dir else PersistenceMode.EPHEMERAL
     return Settings(
-        rest_host=_HOST,
+        rest_host=HOST,
         rest_port=options.rest_port,
-        grpc_host=_HOST,
+        grpc_host=HOST,
         grpc_port=options.grpc_port,
         persistence_mode=mode,
         data_dir=options.data_dir,
@@ -77,9 +76,7 @@ async def _serve(options: LauncherOptions) -> None:
         loop.add_signal_handler(signum, stopped.set)
     server = EmulatorServer(_settings(options))
     await server.start()
-    partial = options.work_dir / "ready.partial"
-    partial.write_text(json.dumps({"rest": server.rest_port, "grpc": server.grpc_port}))
-    partial.replace(options.work_dir / "ready.json")
+    write_ready(options.work_dir, rest=server.rest_port, grpc=server.grpc_port)
     await stopped.wait()
     await server.stop()
 

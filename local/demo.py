@@ -1,7 +1,6 @@
 """Runs the whole product on this machine: train, publish, stream, batch, alert, store, query.
 
-Everything but the endpoints is what runs on Google Cloud. Where the emulators cannot run (no Java or no
-gcloud), the demo reads and writes files instead, and reports which parts it left out.
+Everything but the endpoints is what runs on Google Cloud. Python is all it needs.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,15 +27,18 @@ from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_record, progress
 from common.values import at_least
 from local import topics
-from local.demo_report import DemoReport, print_report
+from local.demo_picture import draw
+from local.demo_report import DemoReport, Pace, alert_latency, alerts_by_kind, print_report
 from local.endpoints import Endpoints
 from local.process import LocalStackError
-from local.runner import LocalStreamingRunner, run_until_drained
+from local.pubsub import PubSubKind
+from local.runner import LocalResult, LocalStreamingRunner, run_until_drained
 from local.stack import LocalStack
 from model import artifact
-from operations import query, report
+from operations import query
 from pipelines import batch, streaming
 from transforms import metrics, tables
+from transforms.bigquery.sink import ROWS_WRITTEN
 from transforms.clients import BigQueryEndpoints
 
 EXAMPLES: Final = """\
@@ -47,9 +49,9 @@ STREAM_DATASET: Final = "anomaly"
 BATCH_DATASET: Final = "anomaly_batch"
 FRAUD_SHARE: Final = 0.02
 MALFORMED_SHARE: Final = 0.02
+QUERIES: Final = {"top_anomalies": 8, "latency": None, "dead_letters": None}
+"""The named queries of the report, and the most rows of each."""
 STORED: Final = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE)
-LEFT_OUT: Final = "Pub/Sub, the stream and its latency, BigQuery and the queries"
-"""The parts that a demo without the emulators leaves out."""
 
 
 class DemoError(RuntimeError):
@@ -69,7 +71,9 @@ class DemoOptions:
     seed: int = option(11, type=at_least(0), metavar="N", help="of the transactions (default: %(default)s)")
     model: Path = option(Path("out/model"), type=Path, metavar="DIR", help="artifact (default: %(default)s)")
     output: Path = option(Path("out/demo"), type=Path, metavar="DIR", help="default: %(default)s")
-    files: bool = option(False, action="store_true", help="do not use the emulators, even if they can run")
+    pubsub: PubSubKind | None = option(
+        None, help="server of Pub/Sub (default: gcloud's where gcloud and Java are there)"
+    )
 
     def __post_init__(self) -> None:
         for flag, path in (("--model", self.model), ("--output", self.output)):
@@ -143,11 +147,6 @@ class Demo:
         return self.options.output / "labels.parquet"
 
     @property
-    def scored(self) -> Path:
-        """The directory of the batch pipeline, where it writes files."""
-        return self.options.output / "scored"
-
-    @property
     def picture(self) -> Path:
         """The picture of scores and alerts."""
         return self.options.output / "anomalies.png"
@@ -155,7 +154,7 @@ class Demo:
     def clear(self) -> None:
         """Makes --output, or removes the files of an earlier demo from it, and nothing else."""
         self.options.output.mkdir(parents=True, exist_ok=True)
-        for path in (self.lines, self.labels, self.picture, *self.scored.glob("*.parquet")):
+        for path in (self.lines, self.labels, self.picture):
             path.unlink(missing_ok=True)
 
     def publish(self, *sink: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
@@ -165,70 +164,82 @@ class Demo:
         form = ("--labels", str(self.labels), "--format", "json")
         return started("publish", *sink, *counts, *shares, *form)
 
-    def run_batch(self, *sink: str) -> dict[str, int]:
-        """Scores the published lines with the batch pipeline and gives its counters."""
+    def run_batch(self, *sink: str) -> Pace:
+        """Scores the published lines with the batch pipeline."""
         argv = [f"--input={self.lines}", f"--model={self.options.model}", *sink]
         print(f"$ anomaly batch {' '.join(argv)}", file=sys.stderr, flush=True)
         started = time.monotonic()
         result = batch.run(argv)
         result.wait_until_finish()
-        totals = metrics.totals(result)
-        seconds = time.monotonic() - started
-        print(f"{totals[metrics.ROWS_IN]:,} messages in {seconds:.1f} s", file=sys.stderr)
-        return totals
+        return Pace(metrics.totals(result)[metrics.ROWS_IN], time.monotonic() - started)
 
-    def finish(self, summary: DemoReport, stored: dict[str, pa.Table]) -> None:
-        """Checks by the stored rows that no message was lost, and completes the report of both modes.
+    def finish(self, summary: DemoReport, scores: pa.Table) -> None:
+        """Checks by the stored rows that no message was lost, and looks for what was planted.
 
-        Args:
-          summary: to be completed.
-          stored: the rows of the three tables, by name, each row once.
+        Raises:
+          DemoError: the rows are not as many as the messages.
         """
-        scores, errors = stored[tables.SCORES_TABLE], stored[tables.ERRORS_TABLE]
-        summary.rows = {name: table.num_rows for name, table in stored.items()}
-        if summary.published != scores.num_rows + errors.num_rows:
+        stored = summary.rows[tables.SCORES_TABLE], summary.rows[tables.ERRORS_TABLE]
+        if summary.published != sum(stored):
             raise DemoError(
-                f"{summary.published} messages were published, {scores.num_rows} scores and "
-                f"{errors.num_rows} dead letters were stored"
+                f"{summary.published} messages were published, {stored[0]} scores and "
+                f"{stored[1]} dead letters were stored"
             )
-        labels = pq.read_table(self.labels)
-        summary.alerts_by_kind = report.alerts_by_kind(scores, labels)
-        summary.dead_letters = report.dead_letters_by_reason(errors)
+        labels = pq.read_table(self.labels).select(["transaction_id", "planted_kind"])
+        # Arrow joins no lists, so the columns that are drawn come alone.
+        drawn = scores.select(["transaction_id", "event_time", "anomaly_score", "severity"])
+        joined = drawn.join(labels, "transaction_id", join_type="inner")
+        summary.alerts_by_kind = alerts_by_kind(joined)
         heading = f"{scores.num_rows:,} transactions, model {self.manifest.model_version}"
-        report.picture(scores, labels, self.manifest.thresholds, self.picture, heading)
+        draw(joined, self.manifest.thresholds, self.picture, heading)
         summary.picture = str(self.picture)
 
 
-def with_emulators(demo: Demo) -> DemoReport:
+def run(demo: Demo) -> DemoReport:
     """Publishes to Pub/Sub, streams to BigQuery and the alert topic, scores in batch, compares, queries."""
-    summary = DemoReport("emulators", [])
-    say("Start the Pub/Sub emulator and the BigQuery emulator")
-    with LocalStack() as stack, stack.endpoints.activate() as endpoints:
+    summary = DemoReport()
+    say("Start Pub/Sub and BigQuery")
+    with LocalStack(pubsub=demo.options.pubsub or "auto") as stack, stack.endpoints.activate() as endpoints:
+        summary.pubsub = endpoints.pubsub_kind
+        print(f"Pub/Sub: {summary.pubsub}; BigQuery: bqemulator", file=sys.stderr)
         project = endpoints.project
         topic = topics.create_topic(project, "transactions")
         subscription = topics.create_subscription(project, "transactions-pipeline", topic)
         alert_topic = topics.create_topic(project, "alerts")
         alert_subscription = topics.create_subscription(project, "alerts-demo", alert_topic)
         say("Stream: Pub/Sub -> parse -> score -> alert -> BigQuery, alert topic")
-        summary.published, summary.counters = stream(demo, endpoints, topic, subscription, alert_topic)
+        stream(demo, summary, endpoints, topic, subscription, alert_topic)
         client = BigQueryEndpoints(endpoints.bigquery, endpoints.bigquery_storage).client(project)
-        stored = read_views(client, f"{project}.{STREAM_DATASET}")
-        streamed = stored[tables.SCORES_TABLE]
-        summary.latency_ms["event to score"] = milliseconds(report.latency(streamed))
+        streamed = f"{project}.{STREAM_DATASET}"
+        stored = {name: read_view(client, streamed, name) for name in STORED}
+        summary.rows = {name: table.num_rows for name, table in stored.items()}
+        scores = stored[tables.SCORES_TABLE]
         check_alerts(summary, stored[tables.ALERTS_TABLE], alert_subscription)
         say("Batch: the same transactions from a file, committed to BigQuery at once")
-        demo.run_batch(f"--output_dataset={project}.{BATCH_DATASET}", *endpoints.pipeline_args())
-        batched = read_views(client, f"{project}.{BATCH_DATASET}")[tables.SCORES_TABLE]
-        compared = report.compare(streamed, batched)
-        summary.comparison = {**vars(compared), "equal": compared.equal}
-        if not compared.equal:
-            raise DemoError(f"batch and streaming disagree: {compared}")
-        summary.throughput = report.throughput(streamed, since="event_time")
+        batched = f"{project}.{BATCH_DATASET}"
+        summary.batch = demo.run_batch(f"--output_dataset={batched}", *endpoints.pipeline_args())
+        check_same(scores, read_view(client, batched, tables.SCORES_TABLE))
         say("Query the tables")
-        statement = query.sql("top_anomalies", f"{project}.{STREAM_DATASET}", limit=8)
-        summary.top_anomalies = query.run(client, statement)
-        demo.finish(summary, stored)
+        for name, limit in QUERIES.items():
+            summary.queries[name] = query.run(client, query.sql(name, streamed, limit=limit))
+        demo.finish(summary, scores)
     return summary
+
+
+def check_same(streamed: pa.Table, batched: pa.Table) -> None:
+    """Compares the scores of stream and batch, transaction by transaction.
+
+    Raises:
+      DemoError: they differ, or there are none.
+    """
+    first, second = (
+        table.select(["transaction_id", "anomaly_score"]).sort_by("transaction_id")
+        for table in (streamed, batched)
+    )
+    if not first.num_rows or not first.equals(second):
+        raise DemoError(
+            f"batch and streaming disagree: {first.num_rows} and {second.num_rows} scores of transactions"
+        )
 
 
 def check_alerts(summary: DemoReport, alerts: pa.Table, subscription: str) -> None:
@@ -259,52 +270,51 @@ def check_alerts(summary: DemoReport, alerts: pa.Table, subscription: str) -> No
         )
     summary.alert_messages = len(sent)
     if messages:
-        summary.latency_ms["event to alert message"] = milliseconds(report.alert_latency(messages))
-
-
-def milliseconds(waited: report.Latency) -> dict[str, int]:
-    """Rounds a latency to whole milliseconds."""
-    return {"p50": round(waited.p50), "p99": round(waited.p99)}
+        summary.alert_latency_ms = alert_latency(messages)
 
 
 def stream(
-    demo: Demo, endpoints: Endpoints, topic: str, subscription: str, alert_topic: str
-) -> tuple[int, dict[str, int]]:
+    demo: Demo, summary: DemoReport, endpoints: Endpoints, topic: str, subscription: str, alert_topic: str
+) -> None:
     """Runs the streaming pipeline while messages are published, until every one is stored."""
+    dataset = f"{endpoints.project}.{STREAM_DATASET}"
     argv = [
         f"--subscription={subscription}",
         f"--model={demo.options.model}",
-        f"--output_dataset={endpoints.project}.{STREAM_DATASET}",
+        f"--output_dataset={dataset}",
         f"--alert_topic={alert_topic}",
         *endpoints.pipeline_args(),
     ]
     print(f"$ anomaly streaming {' '.join(argv)} &", file=sys.stderr, flush=True)
     result = streaming.run(argv, runner=LocalStreamingRunner())
+    assert isinstance(result, LocalResult)
     client = BigQueryEndpoints(endpoints.bigquery, endpoints.bigquery_storage).client(endpoints.project)
-    published: list[int] = []
     to_topic = ("--topic", topic, "--tee", str(demo.lines), "--rate", str(demo.options.rate))
     with (
         demo.publish(*to_topic) as publisher,
         progress(demo.options.count, "messages through the stream") as advance,
     ):
         shown = 0
+        seconds = 0.0
 
         def is_done() -> bool:
-            nonlocal shown
+            nonlocal shown, seconds
             totals = metrics.totals(result)
-            through = totals.get(metrics.ROWS_SCORED, 0) + totals.get(metrics.DEAD_LETTERS, 0)
-            advance(through - shown)
-            shown = through
+            written = sum(
+                totals.get(f"{name}.{ROWS_WRITTEN}", 0) for name in (tables.SCORES_TABLE, tables.ERRORS_TABLE)
+            )
+            if written > shown:
+                advance(written - shown)
+                shown, seconds = written, result.busy_seconds
             if publisher.poll() is None:
                 return False
-            if not published:
-                published.append(confirmed(publisher))
+            summary.published = summary.published or confirmed(publisher)
             # The counters count a message twice that was delivered twice; the views do not.
-            dataset = f"{endpoints.project}.{STREAM_DATASET}"
-            return through >= published[0] and kept(client, dataset) >= published[0]
+            return written >= summary.published and kept(client, dataset) >= summary.published
 
         run_until_drained(result, is_done, timeout=240)
-    return published[0], metrics.totals(result)
+    summary.counters = metrics.totals(result)
+    summary.stream = Pace(summary.published, seconds)
 
 
 def confirmed(publisher: subprocess.Popen[str]) -> int:
@@ -331,34 +341,14 @@ def kept_sql(dataset: str) -> str:
     return f"SELECT {counts} AS n"
 
 
-def read_views(client: bigquery.Client, dataset: str) -> dict[str, pa.Table]:
-    """Reads the deduplicated rows of the three tables, by name of the table."""
-    return {
-        name: client.query(rows_sql(dataset, name)).result().to_arrow(create_bqstorage_client=False)
-        for name in STORED
-    }
+def read_view(client: bigquery.Client, dataset: str, stored: str) -> pa.Table:
+    """Reads the deduplicated rows of a table, one of STORED."""
+    return client.query(rows_sql(dataset, stored)).result().to_arrow(create_bqstorage_client=False)
 
 
 def rows_sql(dataset: str, stored: str) -> str:
     """Makes the query that reads the deduplicated rows of a table, one of STORED."""
     return f"SELECT * FROM `{dataset}.{stored}_latest`"  # noqa: S608 - our own names
-
-
-def with_files(demo: Demo, left_out: list[str]) -> DemoReport:
-    """Scores JSON lines into Parquet, where the emulators cannot run."""
-    summary = DemoReport("files", left_out)
-    say("Without the emulators, from files to files. Left out: " + "\n   ".join(left_out))
-    say("Write the transactions to a file")
-    with demo.publish("--jsonl", str(demo.lines)) as publisher:
-        summary.published = confirmed(publisher)
-    say("Batch: JSON lines -> parse -> score -> alert -> Parquet")
-    summary.counters = demo.run_batch(f"--output={demo.scored}")
-    stored = {name: report.read_parquet(list(demo.scored.glob(f"{name}-*.parquet"))) for name in STORED}
-    scores = stored[tables.SCORES_TABLE]
-    summary.throughput = report.throughput(scores)
-    summary.top_anomalies = report.top_anomalies(scores, 8)
-    demo.finish(summary, stored)
-    return summary
 
 
 @command
@@ -372,18 +362,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     # Warnings only: Beam's own information would drown the demo's.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    missing = ["--files is set"] if options.files else LocalStack.missing()
     try:
         demo = Demo(options, ensure_model(options.model))
         demo.clear()
-        summary = with_files(demo, [LEFT_OUT, *missing]) if missing else with_emulators(demo)
+        summary = run(demo)
     except (DemoError, LocalStackError, artifact.ArtifactError, TimeoutError) as error:
         raise CommandError(str(error)) from error
     summary.seconds = time.monotonic() - started
     if namespace.format == "table":
         print_report(summary)
     else:
-        print_record(vars(summary), namespace.format)
+        print_record(asdict(summary), namespace.format)
     return 0
 
 

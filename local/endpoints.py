@@ -18,10 +18,11 @@ class Endpoints:
     """The addresses of a running local stack. Plain data: it can be pickled and sent to a worker.
 
     Attributes:
-      pubsub: "127.0.0.1:PORT" of the Pub/Sub emulator (gRPC and REST), or None where it does not run.
+      pubsub: "127.0.0.1:PORT" of Pub/Sub (gRPC), or None where it does not run.
       bigquery: "http://127.0.0.1:PORT" of the BigQuery emulator's REST API, or None.
       bigquery_storage: "127.0.0.1:PORT" of its Storage Read and Write APIs (gRPC, no TLS), or None.
       project: The project id to use.
+      pubsub_kind: "embedded" or "gcloud", or None where Pub/Sub does not run.
       credentials_file: A service account key made by this stack and valid nowhere else. Without it,
         `google.auth.default()` searches for up to 25 s.
     """
@@ -31,6 +32,7 @@ class Endpoints:
     bigquery_storage: str | None
     project: str
     credentials_file: str | None = None
+    pubsub_kind: str | None = None
 
     def environment(self) -> dict[str, str]:
         """Makes the environment variables that send Google's clients to this stack, and past a proxy."""

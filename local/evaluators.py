@@ -72,6 +72,7 @@ class Progress:
       quiet: Set when `drain` is set and every pulled message has been processed.
       failure: The cause of a failed pipeline.
       messages: The number of messages that were pulled.
+      began: The time (time.monotonic) of the first message, or None.
       idle_since: The time (time.monotonic) since which there is nothing to do, or None.
       finished: Set when the runner has nothing more to do, because it is done or because of `failure`.
       dofns: The DoFns that are set up.
@@ -88,6 +89,7 @@ class Progress:
     finished: threading.Event = field(default_factory=threading.Event)
     failure: BaseException | None = None
     messages: int = 0
+    began: float | None = None
     idle_since: float | None = None
     dofns: dict[AppliedPTransform, ReadyDoFn] = field(default_factory=dict)
     waits: dict[AppliedPTransform, float] = field(default_factory=dict)
@@ -155,6 +157,7 @@ class PubSubRead(beam_evaluators._TransformEvaluator):
     def _note(self, progress: Progress, count: int) -> None:
         """Updates `progress`, and waits a little when there is nothing to do."""
         progress.messages += count
+        progress.began = progress.began or time.monotonic()
         if count:
             progress.idle_since = None
             progress.waits.pop(self._applied_ptransform, None)

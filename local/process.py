@@ -21,6 +21,7 @@ from typing import Final
 
 HOST: Final = "127.0.0.1"
 _GUARDIAN: Final = Path(__file__).with_name("guardian.py")
+_IMPORT_ROOT: Final = Path(__file__).resolve().parents[1]
 _LOG_TAIL_LINES: Final = 25
 
 
@@ -162,10 +163,37 @@ class ServerProcess:
             self.directory = None
 
 
+def write_ready(directory: Path, **ports: int) -> None:
+    """Writes the ports that a server of this project has bound; see `Emulator.wait_for_ports`."""
+    partial = directory / "ready.partial"
+    partial.write_text(json.dumps(ports))
+    partial.replace(directory / "ready.json")
+
+
 class Emulator:
     """Base of the emulators: one process, which `launch` of the class starts."""
 
     _process: ServerProcess | None = None
+
+    def launch_module(self, name: str, module: str, *arguments: str) -> None:
+        """Starts a module of this project, which gets `--work_dir` as well and calls `write_ready`."""
+        directory = Path(tempfile.mkdtemp(prefix="local-stack-"))
+        command = [sys.executable, "-m", module, f"--work_dir={directory}", *arguments]
+        path = os.pathsep.join(filter(None, (str(_IMPORT_ROOT), os.environ.get("PYTHONPATH"))))
+        self._process = ServerProcess(name, command, environment={"PYTHONPATH": path}, directory=directory)
+        self._process.start()
+
+    def wait_for_ports(self, timeout: float) -> dict[str, int]:
+        """Waits until a server that `launch_module` has started has bound its ports, and returns them.
+
+        Raises:
+          LocalStackError: it ended or did not bind them in time; the message has the end of its log.
+        """
+        assert self._process is not None, "launch() comes first"
+        path = self.directory / "ready.json"
+        self._process.wait_until(path.is_file, timeout)
+        ports: dict[str, int] = json.loads(path.read_text())
+        return ports
 
     def ended(self) -> str:
         """Reports an emulator that has ended by itself, with the end of its log; "" while it runs."""

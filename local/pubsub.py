@@ -1,7 +1,7 @@
-"""The Pub/Sub emulator of the Google Cloud CLI, started by its own launcher where that is installed.
+"""The processes of Pub/Sub: the embedded server of this project, and the emulator of the Google Cloud CLI.
 
-It keeps topics, subscriptions and messages in memory alone. Project ids need 6 characters, topics 3, and
-subscription filters are accepted but not applied.
+Both keep topics, subscriptions and messages in memory alone. Google's needs Java, and is started by its own
+launcher where that is installed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import tempfile
 import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from common.loopback import urlopen
 from local.process import HOST, Emulator, LocalStackError, ServerProcess, free_port
 
+PubSubKind = Literal["embedded", "gcloud"]
 _LAUNCHER: Final = Path("platform", "pubsub-emulator", "bin", "cloud-pubsub-emulator")
 _LISTENING: Final = re.compile(r"Server started, listening on (\d+)")
 _PORT_TAKEN: Final = "Address already in use"
@@ -42,21 +43,21 @@ def has_java() -> bool:
 
 
 def missing() -> list[str]:
-    """Lists the requirements of the Pub/Sub emulator that are not met, each with what to do."""
+    """Lists the requirements of gcloud's emulator that are not met, each with what to do."""
     requirements = []
     if shutil.which("gcloud") is None:
         requirements.append(
-            "The Pub/Sub emulator needs the Google Cloud CLI: no `gcloud` on the PATH. "
+            "gcloud's Pub/Sub emulator needs the Google Cloud CLI: no `gcloud` on the PATH. "
             "Install it from https://cloud.google.com/sdk/docs/install; no account is needed."
         )
     elif find_launcher() is None and not _component_installed():
         requirements.append(
-            "The Pub/Sub emulator is not installed. Run `gcloud components install pubsub-emulator beta` "
-            "(or, with apt, install google-cloud-cli-pubsub-emulator)."
+            "gcloud's Pub/Sub emulator is not installed. Run `gcloud components install pubsub-emulator "
+            "beta` (or, with apt, install google-cloud-cli-pubsub-emulator)."
         )
     if not has_java():
         requirements.append(
-            "The Pub/Sub emulator needs Java 11 or newer: no working `java` on the PATH "
+            "gcloud's Pub/Sub emulator needs Java 11 or newer: no working `java` on the PATH "
             "(on Debian: apt install default-jre-headless)."
         )
     return requirements
@@ -77,8 +78,38 @@ def _answers(address: str) -> bool:
 
 
 @dataclass
-class PubSubEmulator(Emulator):
-    """One emulator process.
+class EmbeddedPubSub(Emulator):
+    """One process of `local.pubsub_server`.
+
+    Attributes:
+      port: The port to listen on at 127.0.0.1; 0 picks a free one.
+      timeout: Seconds to wait for an answer.
+      most_bytes: The most bytes of messages that it keeps; None is its default.
+    """
+
+    port: int = 0
+    timeout: float = 60.0
+    most_bytes: int | None = None
+    kind: PubSubKind = "embedded"
+
+    def launch(self) -> None:
+        """Starts the process; `wait` returns when it answers."""
+        limit = [] if self.most_bytes is None else [f"--most_bytes={self.most_bytes}"]
+        self.launch_module("The embedded Pub/Sub", "local.pubsub_server", f"--port={self.port}", *limit)
+
+    def wait(self) -> str:
+        """Waits until the server answers, and returns its address, "127.0.0.1:PORT".
+
+        Raises:
+          LocalStackError: it ended or did not answer in time; the message has the end of its log.
+        """
+        self.port = self.wait_for_ports(self.timeout)["pubsub"]
+        return f"{HOST}:{self.port}"
+
+
+@dataclass
+class GcloudPubSub(Emulator):
+    """One process of gcloud's emulator.
 
     Attributes:
       port: The port to listen on at 127.0.0.1; 0 picks a free one.
@@ -90,6 +121,7 @@ class PubSubEmulator(Emulator):
     port: int = 0
     timeout: float = 60.0
     use_gcloud: bool = False
+    kind: PubSubKind = "gcloud"
     _fixed_port: bool = False
 
     def launch(self) -> None:
@@ -109,7 +141,7 @@ class PubSubEmulator(Emulator):
                 *(f"--host-port={HOST}:{port}", f"--data-dir={directory}"),
             ]
         )
-        self._process = ServerProcess("The Pub/Sub emulator", command, directory=directory)
+        self._process = ServerProcess("gcloud's Pub/Sub emulator", command, directory=directory)
         self._process.start()
 
     def wait(self) -> str:

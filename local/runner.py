@@ -208,6 +208,12 @@ class LocalResult(beam_direct.DirectPipelineResult):
         return self._progress.messages
 
     @property
+    def busy_seconds(self) -> float:
+        """Seconds since the first message was pulled; 0 before."""
+        began = self._progress.began
+        return 0.0 if began is None else time.monotonic() - began
+
+    @property
     def idle_seconds(self) -> float:
         """Seconds since something came in, was in progress, or waited for a timer."""
         since = self._progress.idle_since

@@ -25,16 +25,17 @@ import atexit
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from local import bigquery, pubsub
 from local.bigquery import BigQueryEmulator
 from local.credentials import write_service_account
 from local.endpoints import Endpoints
 from local.process import HOST, LocalStackError, require_free
-from local.pubsub import PubSubEmulator
+from local.pubsub import EmbeddedPubSub, GcloudPubSub
 
 DEFAULT_PROJECT = "local-project"
+PubSubChoice = Literal["auto", "embedded", "gcloud", "none"]
 
 
 @dataclass
@@ -45,7 +46,8 @@ class LocalStack:
 
     Attributes:
       project: The project id; at least 6 characters, and not `test`, which Beam refuses.
-      pubsub: Run the Pub/Sub emulator.
+      pubsub: The server of Pub/Sub: "embedded", "gcloud", or "none". "auto" takes gcloud's emulator where
+        gcloud and Java are there, otherwise the embedded server.
       bigquery: Run the BigQuery emulator.
       pubsub_port: The port of Pub/Sub at 127.0.0.1; 0 picks a free one.
       bigquery_port: The port of BigQuery's REST API; 0 picks a free one.
@@ -57,7 +59,7 @@ class LocalStack:
     """
 
     project: str = DEFAULT_PROJECT
-    pubsub: bool = True
+    pubsub: PubSubChoice = "auto"
     bigquery: bool = True
     pubsub_port: int = 0
     bigquery_port: int = 0
@@ -66,14 +68,15 @@ class LocalStack:
     gcs_root: Path | None = None
     timeout: float = 60.0
     _endpoints: Endpoints | None = field(default=None, init=False, repr=False)
-    _servers: list[PubSubEmulator | BigQueryEmulator] = field(default_factory=list, init=False, repr=False)
+    _servers: list[EmbeddedPubSub | GcloudPubSub | BigQueryEmulator] = field(
+        default_factory=list, init=False, repr=False
+    )
 
-    @staticmethod
-    def missing(*, pubsub_wanted: bool = True, bigquery_wanted: bool = True) -> list[str]:
-        """Lists the requirements of the stack that are not met, each with what to do."""
+    def missing(self) -> list[str]:
+        """Lists the requirements of the emulators that are on and are not met, each with what to do."""
         return [
-            *(pubsub.missing() if pubsub_wanted else ()),
-            *(bigquery.missing() if bigquery_wanted else ()),
+            *(pubsub.missing() if self.pubsub == "gcloud" else ()),
+            *(bigquery.missing() if self.bigquery else ()),
         ]
 
     def check(self) -> None:
@@ -82,8 +85,7 @@ class LocalStack:
         Raises:
           LocalStackError: one or more are not met.
         """
-        missing = self.missing(pubsub_wanted=self.pubsub, bigquery_wanted=self.bigquery)
-        if missing:
+        if missing := self.missing():
             raise LocalStackError("\n".join(missing))
 
     @property
@@ -107,8 +109,8 @@ class LocalStack:
         """
         if self._endpoints is not None:
             return self._endpoints
-        if not (self.pubsub or self.bigquery):
-            raise LocalStackError("expected pubsub or bigquery to be on, got both off: nothing to start")
+        if self.pubsub == "none" and not self.bigquery:
+            raise LocalStackError("expected Pub/Sub or BigQuery to be on, got both off: nothing to start")
         self.check()
         require_free(self.pubsub_port, "--pubsub_port")
         require_free(self.bigquery_port, "--bigquery_port")
@@ -121,7 +123,7 @@ class LocalStack:
         return self._endpoints
 
     def _launch(self) -> Endpoints:
-        topics = PubSubEmulator(self.pubsub_port, self.timeout) if self.pubsub else None
+        topics = self._pubsub()
         tables = (
             BigQueryEmulator(
                 self.project,
@@ -144,7 +146,14 @@ class LocalStack:
         key = write_service_account(
             self._servers[-1].directory / "service-account.json", self.project, rest or f"http://{HOST}:9"
         )
-        return Endpoints(address, rest, storage, self.project, str(key))
+        return Endpoints(address, rest, storage, self.project, str(key), topics.kind if topics else None)
+
+    def _pubsub(self) -> EmbeddedPubSub | GcloudPubSub | None:
+        if self.pubsub == "none":
+            return None
+        if self.pubsub == "gcloud" or (self.pubsub == "auto" and not pubsub.missing()):
+            return GcloudPubSub(self.pubsub_port, self.timeout)
+        return EmbeddedPubSub(self.pubsub_port, self.timeout)
 
     def ended(self) -> str:
         """Reports the emulators that have ended by themselves; "" while all of them run."""

@@ -1,1 +1,1 @@
-"""Commands of the operator over the tables: named queries, the report of a run, replay of dead letters."""
+"""Commands of the operator over the tables: named queries, replay of dead letters."""

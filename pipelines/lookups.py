@@ -201,12 +201,14 @@ def check_pubsub(flag: str, name: str) -> None:
 
 def _creation(name: str) -> str:
     _, project, kind, short = name.split("/")
-    emulator = os.environ.get(EMULATOR_VARIABLE)
-    if emulator is None:
+    if EMULATOR_VARIABLE not in os.environ:
         topic = " --topic=TOPIC" if kind == "subscriptions" else ""
         return f"gcloud pubsub {kind} create {short} --project={project}{topic}"
-    body = f'{{"topic": "projects/{project}/topics/TOPIC"}}' if kind == "subscriptions" else "{}"
+    # gcloud itself does not speak gRPC, and the embedded server speaks nothing else.
+    client = "SubscriberClient" if kind == "subscriptions" else "PublisherClient"
+    topic = f', topic="projects/{project}/topics/TOPIC"' if kind == "subscriptions" else ""
+    call = f'{client}().create_{kind.removesuffix("s")}(name="{name}"{topic})'
     return (
-        f"curl -X PUT -H 'Content-Type: application/json' -d '{body}' http://{emulator}/v1/{name}\n"
+        f"python -c 'from google.cloud.pubsub_v1 import {client}; {call}'\n"
         f"(anomaly resources create --project={project} --emulators creates the project's own)"
     )

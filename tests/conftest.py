@@ -24,17 +24,10 @@ from local.endpoints import Endpoints
 from local.stack import LocalStack
 
 
-def _skip_without(*, pubsub: bool = False, bigquery: bool = False) -> None:
-    missing = LocalStack.missing(pubsub_wanted=pubsub, bigquery_wanted=bigquery)
-    if missing:
-        pytest.skip(" ".join(missing))
-
-
 @pytest.fixture(scope="session")
 def pubsub_emulator() -> Iterator[Endpoints]:
-    """A Pub/Sub emulator for the whole session, with its environment variables set."""
-    _skip_without(pubsub=True)
-    with LocalStack(bigquery=False) as stack:
+    """The embedded Pub/Sub for the whole session, with its environment variables set."""
+    with LocalStack(pubsub="embedded", bigquery=False) as stack:
         endpoints = stack.endpoints
         if "GOOGLE_APPLICATION_CREDENTIALS" in os.environ:
             # The key of a stack without BigQuery has no token server; it must not hide one that has.
@@ -52,8 +45,10 @@ def gcs_root(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def bigquery_emulator(gcs_root) -> Iterator[Endpoints]:
     """A BigQuery emulator for the whole session, with its environment variables set."""
-    _skip_without(bigquery=True)
-    with LocalStack(pubsub=False, gcs_root=gcs_root) as stack, stack.endpoints.activate() as endpoints:
+    own = LocalStack(pubsub="none", gcs_root=gcs_root)
+    if missing := own.missing():
+        pytest.skip(" ".join(missing))
+    with own as stack, stack.endpoints.activate() as endpoints:
         yield endpoints
 
 

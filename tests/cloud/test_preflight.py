@@ -19,8 +19,9 @@ from cloud.request import JobRequest, add_launch_options, read_request
 from cloud.resources.base import Clients
 from cloud.resources.declared import Names
 from common.command import Parser
-from local import topics
+from local import pubsub, topics
 from local.endpoints import Endpoints
+from local.stack import LocalStack
 from model import artifact
 from model.features import FEATURES
 from templates import build
@@ -167,12 +168,6 @@ def test_a_subscription_that_would_not_do(channel):
     ]
     assert services.check_topic(clients, channel.topic) == [Finding(f"topic {channel.topic}")]
     with SubscriberClient() as subscriber:
-        subscriber.modify_push_config(
-            subscription=channel.subscription, push_config={"push_endpoint": "https://example.com/x"}
-        )
-        finding = only(services.check_subscription(clients, channel.subscription, TOPIC))
-        assert (finding.status, finding.remedy.split()[-1]) == ("failed", "--push-endpoint=")
-        subscriber.modify_push_config(subscription=channel.subscription, push_config={})
         subscriber.update_subscription(
             request={
                 "subscription": {
@@ -191,6 +186,23 @@ def test_a_subscription_that_would_not_do(channel):
     finding = only(services.check_subscription(clients, channel.subscription, TOPIC))
     assert "its topic was deleted" in finding.problem
     clients.close()
+
+
+@pytest.mark.skipif(bool(pubsub.missing()), reason=" ".join(pubsub.missing()))
+@pytest.mark.integration
+def test_a_subscription_that_pushes():
+    """On gcloud's emulator: the embedded server refuses to push."""
+    with LocalStack(pubsub="gcloud", bigquery=False) as stack, stack.endpoints.activate():
+        topic = topics.create_topic("local-project", "topic")
+        subscription = topics.create_subscription("local-project", "subscription", topic)
+        with SubscriberClient() as subscriber:
+            subscriber.modify_push_config(
+                subscription=subscription, push_config={"push_endpoint": "https://example.com/x"}
+            )
+        clients = Clients("local-project")
+        finding = only(services.check_subscription(clients, subscription, TOPIC))
+        assert (finding.status, finding.remedy.split()[-1]) == ("failed", "--push-endpoint=")
+        clients.close()
 
 
 # BigQuery

@@ -87,7 +87,7 @@ def default_stream(table):
 def test_starts_without_downloading_extensions(tmp_path, monkeypatch):
     # DuckDB keeps downloaded extensions below the home directory.
     monkeypatch.setenv("HOME", str(tmp_path))
-    with LocalStack(pubsub=False) as stack, stack.endpoints.activate():
+    with LocalStack(pubsub="none") as stack, stack.endpoints.activate():
         assert rows_of(bigquery.Client(), "SELECT 1") == [(1,)]
     assert not list(tmp_path.rglob("*.duckdb_extension*"))
 
@@ -106,7 +106,7 @@ def test_a_taken_port_is_an_error_and_not_shared(bigquery_emulator, port):
     address = bigquery_emulator.bigquery if port == "bigquery_port" else bigquery_emulator.bigquery_storage
     taken = int(address.rsplit(":", 1)[1])
     with pytest.raises(LocalStackError, match=f"port {taken} on 127.0.0.1 is in use"):
-        LocalStack(pubsub=False, **{port: taken}).start()
+        LocalStack(pubsub="none", **{port: taken}).start()
     # Without that check, as when the port is taken a moment later, the emulator itself gives up.
     late = BigQueryEmulator("local-project", **{port.removeprefix("bigquery_"): taken})
     late.launch()
@@ -147,7 +147,7 @@ def test_many_open_append_streams_beside_queries(bigquery_emulator, bigquery_cli
 
 def test_persistent_data_survives_and_holds_no_copies(tmp_path):
     data = tmp_path / "data"
-    with LocalStack(pubsub=False, data_dir=data) as stack, stack.endpoints.activate() as endpoints:
+    with LocalStack(pubsub="none", data_dir=data) as stack, stack.endpoints.activate() as endpoints:
         client = bigquery.Client()
         client.create_dataset("kept")
         client.create_table(bigquery.Table(f"{client.project}.kept.t", FIELDS))
@@ -157,7 +157,7 @@ def test_persistent_data_survives_and_holds_no_copies(tmp_path):
     with duckdb.connect(str(data / "bqemulator.duckdb"), read_only=True) as database:
         copies = "SELECT count(*) FROM duckdb_tables() WHERE schema_name = '_bqemulator_snapshots'"
         assert database.execute(copies).fetchall() == [(0,)]
-    with LocalStack(pubsub=False, data_dir=data) as stack, stack.endpoints.activate():
+    with LocalStack(pubsub="none", data_dir=data) as stack, stack.endpoints.activate():
         client = bigquery.Client()
         assert rows_of(client, "SELECT count(*), min(id) FROM kept.t") == [(30, "0")]
         assert client.get_table("kept.t").num_rows == 30

@@ -305,7 +305,7 @@ def test_what_is_not_known_is_refused(bigquery_client, dataset, load):
 
 
 def test_without_a_directory_for_cloud_storage_the_message_says_how_to_get_one():
-    with LocalStack(pubsub=False) as stack, stack.endpoints.activate():
+    with LocalStack(pubsub="none") as stack, stack.endpoints.activate():
         client = bigquery.Client()
         client.create_dataset("d")
         with pytest.raises(BadRequest, match="--gcs_root=DIRECTORY"):

@@ -49,12 +49,19 @@ def cut_after(process, text):
 
 
 def test_a_demo_that_is_cut_takes_emulators_pipeline_and_publisher_with_it(local_stack, model_dir, tmp_path):
-    flags = [f"--model={model_dir}", f"--output={tmp_path / 'demo'}", "--count=5000", "--rate=100"]
+    flags = [
+        f"--model={model_dir}",
+        f"--output={tmp_path / 'demo'}",
+        "--count=5000",
+        "--rate=100",
+        "--pubsub=embedded",
+    ]
     process = start(tmp_path, "local.demo", *flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     cut_after(process, b"messages through the stream")
     running = left(tmp_path)
     assert any("publish" in arguments for arguments in running)
     assert any("local.bqemulator_launcher" in arguments for arguments in running)
+    assert any("local.pubsub_server" in arguments for arguments in running)
     assert process.wait() == 141
     assert left(tmp_path) == []
 
@@ -62,12 +69,12 @@ def test_a_demo_that_is_cut_takes_emulators_pipeline_and_publisher_with_it(local
 def test_a_report_of_the_demo_that_is_cut_leaves_no_traceback(model_dir, tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
-    flags = [f"--model={model_dir}", f"--output={tmp_path / 'demo'}", "--count=200", "--files"]
+    flags = [f"--model={model_dir}", f"--output={tmp_path / 'demo'}", "--count=200", "--pubsub=embedded"]
     process = start(tmp_path, "local.demo", *flags, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     log = process.communicate()[1]
     assert process.returncode == 141
-    assert "Batch: JSON lines" in log
+    assert "Query the tables" in log
     assert "Traceback" not in log
     assert "Broken pipe" not in log
 

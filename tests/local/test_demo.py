@@ -1,16 +1,17 @@
-"""The demo, whole: with the emulators, and from files to files."""
+"""The demo, whole, and its checks."""
 
 import datetime as dt
 import functools
 import json
 import shutil
+import time
 
 import pyarrow as pa
 import pytest
 from google.cloud import pubsub_v1
 
-from local import demo
-from operations import report
+from local import demo, pubsub
+from local.demo_report import Pace, alert_latency
 
 pytestmark = pytest.mark.integration
 
@@ -21,50 +22,33 @@ def run(capsys, model_dir, tmp_path, *args):
     return json.loads(capsys.readouterr().out)
 
 
-def check(summary):
-    rows = summary["rows"]
-    assert summary["published"] == rows["scores"] + rows["error_records"]
-    assert sum(row["messages"] for row in summary["dead_letters"]) == rows["error_records"] > 0
+@pytest.mark.parametrize("server", ["embedded", "gcloud"])
+def test_the_demo(server, bigquery_emulator, capsys, model_dir, tmp_path):
+    if server == "gcloud" and pubsub.missing():
+        pytest.skip(" ".join(pubsub.missing()))
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "mine.txt").write_text("mine")
+    started = time.monotonic()
+    summary = run(capsys, model_dir, tmp_path, f"--pubsub={server}", "--rate=1000")
+    took = time.monotonic() - started
+    assert summary["pubsub"] == server
+    rows, queries = summary["rows"], summary["queries"]
+    assert summary["published"] == 2000 == rows["scores"] + rows["error_records"]
+    assert sum(row["messages"] for row in queries["dead_letters"]) == rows["error_records"] > 0
+    assert sum(row["transactions"] for row in queries["latency"]) == rows["scores"]
     assert sum(row["transactions"] for row in summary["alerts_by_kind"]) == rows["scores"]
     assert sum(row["medium"] + row["high"] for row in summary["alerts_by_kind"]) == rows["alerts"]
-    scores = [row["anomaly_score"] for row in summary["top_anomalies"]]
+    scores = [row["anomaly_score"] for row in queries["top_anomalies"]]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 8
-
-
-def test_with_the_emulators(local_stack, capsys, model_dir, tmp_path):
-    summary = run(capsys, model_dir, tmp_path, "--rate", "1000")
-    check(summary)
-    assert summary["mode"] == "emulators"
-    assert summary["published"] == 2000
-    assert summary["comparison"]["equal"] is True
-    assert summary["alert_messages"] == summary["rows"]["alerts"] > 0
-    to_score, to_alert = (summary["latency_ms"][f"event to {name}"] for name in ("score", "alert message"))
-    assert 0 < to_score["p50"] <= to_score["p99"]
-    assert 0 < to_alert["p50"] <= to_alert["p99"]
+    assert summary["alert_messages"] == rows["alerts"] > 0
+    assert 0 < summary["alert_latency_ms"]["p50"] <= summary["alert_latency_ms"]["p99"]
+    # Every message, from end to end: the publisher alone needs about 2 s for them.
+    for pace in (summary["stream"], summary["batch"]):
+        assert pace["messages"] == 2000
+        assert 0 < pace["seconds"] < took
+    assert summary["stream"]["seconds"] > 1.5
     assert (tmp_path / "demo" / "anomalies.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_from_files_to_files(capsys, model_dir, tmp_path):
-    summary = run(capsys, model_dir, tmp_path, "--files")
-    check(summary)
-    assert summary["mode"] == "files"
-    assert summary["left_out"]
-    assert (tmp_path / "demo" / "anomalies.png").exists()
-
-
-def test_it_says_what_it_left_out_and_why(capsys, monkeypatch, model_dir, tmp_path):
-    monkeypatch.setattr(demo.LocalStack, "missing", staticmethod(lambda: ["no Java"]))
-    summary = run(capsys, model_dir, tmp_path)
-    assert summary["mode"] == "files"
-    assert summary["left_out"] == [demo.LEFT_OUT, "no Java"]
-
-
-def test_a_directory_that_holds_other_files_keeps_them(capsys, model_dir, tmp_path):
-    (tmp_path / "demo" / "scored").mkdir(parents=True)
-    (tmp_path / "demo" / "mine.txt").write_text("mine")
-    (tmp_path / "demo" / "scored" / "scores-00000-of-00009.parquet").write_text("of an earlier demo")
-    check(run(capsys, model_dir, tmp_path, "--files"))
     assert (tmp_path / "demo" / "mine.txt").read_text() == "mine"
 
 
@@ -72,22 +56,29 @@ def test_a_model_that_was_altered_is_an_error_without_a_traceback(capsys, model_
     shutil.copytree(model_dir, tmp_path / "model")
     with (tmp_path / "model" / "final_model_traced.pt").open("ab") as file:
         file.write(b"x")
-    assert demo.main(["--model", str(tmp_path / "model"), "--output", str(tmp_path / "demo"), "--files"]) == 1
+    assert demo.main(["--model", str(tmp_path / "model"), "--output", str(tmp_path / "demo")]) == 1
     assert "copy or train it again" in capsys.readouterr().err
 
 
-def test_the_report_for_people(capsys, model_dir, tmp_path):
-    argv = ["--model", str(model_dir), "--output", str(tmp_path / "demo"), "--count", "500", "--files"]
-    assert demo.main(argv) == 0
+def test_the_report_for_people(bigquery_emulator, capsys, model_dir, tmp_path):
+    argv = ["--model", str(model_dir), "--output", str(tmp_path / "demo"), "--count", "500"]
+    assert demo.main([*argv, "--pubsub=embedded"]) == 0
     out = capsys.readouterr().out
     for text in (
         "Top anomalies",
+        "Latency from the event to its score",
         "Alerts by planted kind",
         "Dead letters by reason",
-        "Conservation",
-        "Left out",
+        "Conservation   500 messages",
+        "Stream         500 messages in",
+        "Batch          500 messages in",
+        "Pub/Sub        embedded",
     ):
         assert text in out
+
+
+def test_a_pace_is_messages_over_all_of_their_time():
+    assert str(Pace(12_000, 16.0)) == "12,000 messages in 16.0 s, 750 a second"
 
 
 @pytest.mark.parametrize(
@@ -120,9 +111,12 @@ def stored(*names):
     return pa.table({"transaction_id": list(names), "anomaly_score": [1.0] * len(names)})
 
 
-def test_two_empty_tables_are_no_proof():
-    assert report.compare(stored("a", "b"), stored("b", "a", "a")).equal
-    assert not report.compare(stored(), stored()).equal
+def test_scores_that_differ_are_an_error_and_two_empty_tables_are_no_proof():
+    demo.check_same(stored("a", "b"), stored("b", "a"))
+    other = pa.table({"transaction_id": ["a"], "anomaly_score": [1.5]})
+    for first, second in ((stored("a"), other), (stored("a"), stored("b")), (stored(), stored())):
+        with pytest.raises(demo.DemoError, match="batch and streaming disagree"):
+            demo.check_same(first, second)
 
 
 def test_an_alert_that_is_missing_on_the_topic_or_in_the_table_is_an_error(channel, monkeypatch):
@@ -131,7 +125,7 @@ def test_an_alert_that_is_missing_on_the_topic_or_in_the_table_is_an_error(chann
     for name in ("a", "b", "b"):  # delivered twice
         body = json.dumps({"transaction_id": name, "event_time": event}).encode()
         publisher.publish(channel.topic, body).result(timeout=30)
-    summary = demo.DemoReport("emulators", [])
+    summary = demo.DemoReport()
     demo.check_alerts(summary, stored("a", "b"), channel.subscription)
     assert summary.alert_messages == 2
     body = json.dumps({"transaction_id": "c", "event_time": event}).encode()
@@ -143,13 +137,13 @@ def test_an_alert_that_is_missing_on_the_topic_or_in_the_table_is_an_error(chann
 
 def test_a_message_without_a_row_is_an_error(tmp_path):
     run = demo.Demo(demo.DemoOptions(output=tmp_path), None)
-    rows = {"scores": stored("a"), "alerts": stored(), "error_records": stored("b")}
+    rows = {"scores": 1, "alerts": 0, "error_records": 1}
     with pytest.raises(demo.DemoError, match="3 messages were published, 1 scores and 1 dead letters"):
-        run.finish(demo.DemoReport("files", [], published=3), rows)
+        run.finish(demo.DemoReport(published=3, rows=rows), stored("a"))
 
 
 def test_the_first_copy_of_an_alert_counts():
     event = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
     after = [event + dt.timedelta(milliseconds=number) for number in (10, 30, 500)]
-    latency = report.alert_latency([("a", event, after[0]), ("b", event, after[2]), ("b", event, after[1])])
-    assert latency == report.Latency(p50=20, p99=pytest.approx(29.8))
+    messages = [("a", event, after[0]), ("b", event, after[2]), ("b", event, after[1])]
+    assert alert_latency(messages) == {"p50": 20, "p99": 30}

@@ -23,7 +23,7 @@ from local.__main__ import main
 from local.daemon import Daemon
 from local.endpoints import Endpoints
 from local.process import LocalStackError, ServerProcess
-from local.pubsub import PubSubEmulator
+from local.pubsub import GcloudPubSub
 from local.stack import LocalStack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,23 +197,25 @@ def not_installed(distribution):
 
 def test_requirements_that_are_not_met_are_listed(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    gcloud, java = LocalStack.missing(bigquery_wanted=False)
+    gcloud, java = LocalStack(pubsub="gcloud", bigquery=False).missing()
     assert "Google Cloud CLI" in gcloud
     assert "Java" in java
+    for pubsub in ("auto", "embedded"):
+        assert LocalStack(pubsub=pubsub).missing() == []
     monkeypatch.setattr("local.versions.metadata.version", not_installed)
-    assert LocalStack.missing(pubsub_wanted=False) == [
+    assert LocalStack().missing() == [
         "The BigQuery emulator: bqemulator: expected version 1.4.0, of which the local stack uses private "
         "parts, got none. Run `pip install 'bqemulator==1.4.0'`."
     ]
     with pytest.raises(LocalStackError, match="Google Cloud CLI"):
-        LocalStack().start()
+        LocalStack(pubsub="gcloud").start()
 
 
 def test_a_stack_that_does_not_run_has_no_endpoints():
     with pytest.raises(LocalStackError, match="not running"):
         _ = LocalStack().endpoints
     with pytest.raises(LocalStackError, match="nothing to start"):
-        LocalStack(pubsub=False, bigquery=False).start()
+        LocalStack(pubsub="none", bigquery=False).start()
 
 
 # The emulators -------------------------------------------------------------------------------------------
@@ -243,7 +245,7 @@ def test_resources_can_be_made_and_deleted_twice(pubsub_emulator):
 @needs_pubsub
 @pytest.mark.integration
 def test_pubsub_through_gcloud_leaves_nothing_behind():
-    emulator = PubSubEmulator(use_gcloud=True)
+    emulator = GcloudPubSub(use_gcloud=True)
     emulator.launch()
     address, directory = emulator.wait(), emulator.directory
     assert listens(address)
@@ -252,7 +254,15 @@ def test_pubsub_through_gcloud_leaves_nothing_behind():
     assert not directory.exists()
 
 
+@pytest.mark.parametrize("choice", ["auto", "gcloud"])
 @needs_pubsub
+@pytest.mark.integration
+def test_gcloud_serves_where_it_is_there(choice):
+    with LocalStack(pubsub=choice, bigquery=False) as stack:
+        assert stack.endpoints.pubsub_kind == "gcloud"
+        assert listens(stack.endpoints.pubsub)
+
+
 @needs_bigquery
 @pytest.mark.integration
 def test_two_stacks_side_by_side_and_the_death_of_one(local_stack):
@@ -261,7 +271,7 @@ def test_two_stacks_side_by_side_and_the_death_of_one(local_stack):
         """
         import json, time
         from local.stack import LocalStack
-        stack = LocalStack(project="other-project")
+        stack = LocalStack(project="other-project", pubsub="embedded")
         print(json.dumps(stack.start().to_dict()), flush=True)
         time.sleep(600)
         """
@@ -290,7 +300,7 @@ def test_two_stacks_side_by_side_and_the_death_of_one(local_stack):
 @needs_bigquery
 @pytest.mark.integration
 def test_a_stopped_stack_can_start_again():
-    stack = LocalStack(pubsub=False)
+    stack = LocalStack(pubsub="none")
     for _ in range(2):
         with stack:
             assert stack.endpoints.pubsub is None
@@ -302,18 +312,19 @@ def test_a_stopped_stack_can_start_again():
 # The command line ----------------------------------------------------------------------------------------
 
 
-@needs_pubsub
 @needs_bigquery
 @pytest.mark.integration
 def test_up_status_down(tmp_path):
     assert local("status", state_dir=tmp_path).returncode == 3
-    up = local("up", "--project=from-shell", state_dir=tmp_path)
+    up = local("up", "--project=from-shell", state_dir=tmp_path, environment={"PATH": str(tmp_path)})
     try:
         assert up.returncode == 0, up.stderr
+        assert "Pub/Sub is the embedded one" in up.stderr  # there is no gcloud on that PATH
         exported = dict(line.removeprefix("export ").split("=", 1) for line in up.stdout.splitlines())
         assert exported["GOOGLE_CLOUD_PROJECT"] == "from-shell"
         status = json.loads(local("status", "--format=json", state_dir=tmp_path).stdout)
         assert status["environment"] == exported
+        assert status["pubsub_kind"] == "embedded"
         assert listens(status["pubsub"])
         assert listens(status["bigquery_storage"])
         again = local("up", state_dir=tmp_path)
@@ -331,7 +342,7 @@ def test_up_status_down(tmp_path):
 @needs_bigquery
 @pytest.mark.integration
 def test_a_killed_stack_is_stale_and_can_be_started_again(tmp_path):
-    started = local("up", "--no_pubsub", state_dir=tmp_path)
+    started = local("up", "--pubsub=none", state_dir=tmp_path)
     assert f"`anomaly local down --state_dir={tmp_path}` stops it." in started.stderr
     first = json.loads(local("status", "--format=json", state_dir=tmp_path).stdout)
     os.kill(first["pid"], signal.SIGKILL)
@@ -341,7 +352,7 @@ def test_a_killed_stack_is_stale_and_can_be_started_again(tmp_path):
     assert stale.stdout.split() == ["running", "False"]
     assert f"Start it with `anomaly local up --state_dir={tmp_path}`" in stale.stderr
     assert not (tmp_path / "default.json").exists()
-    assert local("up", "--no_pubsub", state_dir=tmp_path).returncode == 0
+    assert local("up", "--pubsub=none", state_dir=tmp_path).returncode == 0
     second = json.loads(local("status", "--format=json", state_dir=tmp_path).stdout)
     assert second["pid"] != first["pid"]
     assert local("down", state_dir=tmp_path).stdout == "The local stack has stopped.\n"
@@ -364,14 +375,16 @@ def test_stale_state_never_names_a_process_to_kill(tmp_path):
 @pytest.mark.integration
 def test_up_reports_why_it_failed(tmp_path, bigquery_emulator):
     port = bigquery_emulator.bigquery.rsplit(":", 1)[1]
-    failed = local("up", "--no_pubsub", f"--bigquery_port={port}", state_dir=tmp_path)
+    failed = local("up", "--pubsub=none", f"--bigquery_port={port}", state_dir=tmp_path)
     assert failed.returncode == 1
     assert f"--bigquery_port: port {port} on 127.0.0.1 is in use" in failed.stderr
     assert failed.stdout == ""
 
 
 def test_up_says_what_is_missing(tmp_path):
-    failed = local("up", "--no_bigquery", state_dir=tmp_path, environment={"PATH": str(tmp_path)})
+    failed = local(
+        "up", "--no_bigquery", "--pubsub=gcloud", state_dir=tmp_path, environment={"PATH": str(tmp_path)}
+    )
     assert failed.returncode == 1
     assert "Google Cloud CLI" in failed.stderr
 

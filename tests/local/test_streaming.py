@@ -1,6 +1,7 @@
 """The streaming command on this machine: where it writes, what it refuses at launch, how it ends."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import pytest
 
 from common.options import OptionError
 from local import endpoints as local
+from local import topics
 from local.stack import LocalStack
 from model.synthetic.generator import TransactionGenerator
-from pipelines import batch, streaming
+from pipelines import batch, lookups, streaming
 from publisher.messages import MessageSource
 from publisher.publish import publish
 from publisher.pubsub import PubSubTopic
@@ -148,10 +150,15 @@ def test_what_does_not_exist_in_pubsub_is_reported_at_launch(
     argv += [f"--model={model_dir}", "--output_dataset=my-project.anomaly"]
     argv += ["--bigquery_endpoint=http://127.0.0.1:1", "--bigquery_storage_endpoint=127.0.0.1:1"]
     error = refused(streaming.run, argv)
-    assert (
-        f"--{flag}: projects/local-project/{kind}/nowhere does not exist. Create it with: curl -X PUT"
-        in error
-    )
+    assert f"--{flag}: projects/local-project/{kind}/nowhere does not exist. Create it with: python" in error
+    command = error.split("Create it with: ")[1].splitlines()[0].replace("/topics/TOPIC", "/topics/nowhere")
+    if kind == "subscriptions":
+        topics.create_topic("local-project", "nowhere")
+    try:
+        subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
+        lookups.check_pubsub(f"--{flag}", flags[flag])  # which raises where there is none
+    finally:
+        topics.delete(flags[flag], "projects/local-project/topics/nowhere")
 
 
 def test_a_pubsub_that_cannot_be_asked_is_reported_at_launch(monkeypatch, model_dir):
@@ -169,7 +176,7 @@ def test_a_pubsub_that_cannot_be_asked_is_reported_at_launch(monkeypatch, model_
 
 @pytest.mark.integration
 def test_ctrl_c_is_heeded_while_bigquery_is_out(local_stack, channel, model_dir, start):
-    with LocalStack(pubsub=False) as other:
+    with LocalStack(pubsub="none") as other:
         client = BigQueryEndpoints(other.endpoints.bigquery, other.endpoints.bigquery_storage).client(
             "local-project"
         )

@@ -13,7 +13,6 @@ from local.runner import LocalStreamingRunner, run_until_drained
 from model import artifact
 from model.features import FEATURES, LABEL
 from model.synthetic.generator import TransactionGenerator
-from operations import report
 from pipelines import batch, streaming
 from publisher.messages import MessageSource
 from publisher.publish import publish, write_jsonl
@@ -115,19 +114,24 @@ def test_stream_loses_nothing_and_batch_gives_the_same_scores(
         [f"--input={lines}", f"--model={model_dir}", f"--output={output}", *low_thresholds(model_dir)]
     )
     assert counted == {name: totals[name] for name in counted}
-    batched = report.read_parquet(list(output.glob("scores-*.parquet")))
-    compared = report.compare(scores, batched)
-    assert compared.equal, compared
-    assert compared.rows == COUNT - malformed
+    batched = pq.read_table(sorted(output.glob("scores-*.parquet")))
+    assert by_id(batched) == by_id(scores)
+    assert len(by_id(scores)) == COUNT - malformed
     severity = dict(
         zip(*(batched.column(n).to_pylist() for n in ("transaction_id", "severity")), strict=True)
     )
     assert severity == dict(
         zip(*(scores.column(n).to_pylist() for n in ("transaction_id", "severity")), strict=True)
     )
-    assert report.latency(scores).p50 > 0
-    kinds = report.alerts_by_kind(scores, pq.read_table(tmp_path / "labels.parquet"))
-    assert sum(row["transactions"] for row in kinds) == scores.num_rows
+    labels = pq.read_table(tmp_path / "labels.parquet").column("transaction_id").to_pylist()
+    assert by_id(scores).keys() <= set(labels)
+
+
+def by_id(scores):
+    """The scores by transaction."""
+    return dict(
+        zip(*(scores.column(n).to_pylist() for n in ("transaction_id", "anomaly_score")), strict=True)
+    )
 
 
 def check_alert_messages(subscription, alerts):
@@ -179,10 +183,9 @@ def test_batch_from_a_file_to_tables_and_from_a_table_to_files(
     ):
         output = tmp_path / f"scored-{number}"
         run_batch([*arguments, f"--model={model_dir}", f"--output={output}", *endpoints(local_stack)])
-        scored = report.read_parquet(list(output.glob("scores-*.parquet")))
+        scored = pq.read_table(sorted(output.glob("scores-*.parquet")))
         assert scored.num_rows == count > 100
-        compared = report.compare(scored, scores)
-        assert (compared.only_first, compared.largest_difference) == (0, 0.0)
+        assert by_id(scored).items() <= by_id(scores).items()
 
 
 def ulb_table(client, table, lines):
@@ -227,8 +230,9 @@ def test_parquet_and_json_lines_give_the_same_scores(model_dir, tmp_path):
             ]
         )
         assert totals[metrics.ROWS_SCORED] == COUNT
-        tables.append(report.read_parquet(list(output.glob("scores-*.parquet"))))
-    assert report.compare(*tables).equal
+        tables.append(pq.read_table(sorted(output.glob("scores-*.parquet"))))
+    assert by_id(tables[0]) == by_id(tables[1])
+    assert len(by_id(tables[0])) == COUNT
     assert "normalized_MAE" in tables[0].column_names
 
 
