@@ -28,10 +28,10 @@ setup(
     packages=find_packages(include=[f"{name}{suffix}" for name in ROOMS for suffix in ("", ".*")]),
     include_package_data=True,
     package_data={
-        "": ["*.json", "*.properties", "*.yaml"],
+        "": ["*.json", "*.properties", "*.yaml", "Dockerfile", "*.dockerignore", "requirements.txt"],
         # Folders without modules are no packages: their files are named from the package above.
         "operations": ["queries/*.sql"],
-        "templates": ["Dockerfile", "requirements.txt", "*/metadata.json"],
+        "templates": ["*/metadata.json"],
     },
     install_requires=[
         "apache-beam[gcp]>=2.77,<3",

@@ -41,7 +41,7 @@ from local import pubsub, topics
 from local.pubsub import EmbeddedPubSub, GcloudPubSub, PubSubKind
 from local.runner import LocalStreamingRunner
 from local.stack import LocalStack
-from transforms.parse import BatchMessages
+from transforms.gather import BatchMessages
 
 RUNNERS: dict[str, Callable[[], beam.runners.PipelineRunner]] = {
     "LocalStreamingRunner": LocalStreamingRunner,

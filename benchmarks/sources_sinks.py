@@ -37,6 +37,7 @@ from local.endpoints import Endpoints
 from local.stack import LocalStack
 from transforms.bigquery import ReadBatches, WriteBatches
 from transforms.bigquery.append import Appender
+from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
 from transforms.clients import BigQueryEndpoints
 from transforms.files import ReadJsonLines, ReadParquetBatches, WriteParquetBatches
@@ -140,7 +141,7 @@ def bigquery_cases(local: Endpoints, batches: int) -> list[Case]:
     )
 
     def appender() -> None:
-        own = Appender(endpoints.write_client(), default_stream(new_table()), SCORES)
+        own = Appender(WriteChannel(endpoints.write_client), default_stream(new_table()), SCORES)
         for batch in small:
             own.append([batch])
         own.close()

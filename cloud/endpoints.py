@@ -17,6 +17,7 @@ from common.options import OptionError
 # The variables that gcloud obeys for other endpoints.
 DATAFLOW_VARIABLE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_DATAFLOW"
 IAM_VARIABLE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_IAM"
+COMPUTE_VARIABLE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE"
 RESOURCE_MANAGER_VARIABLE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER"
 
 _SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
@@ -39,8 +40,7 @@ def client_arguments(endpoint: str | None, flag: str) -> dict[str, Any]:
         return {}
     is_url = "//" in endpoint
     is_local = is_loopback_address(endpoint)
-    if endpoint.startswith("http://") and not is_local:
-        raise OptionError(f"{flag}: expected https://, for credentials travel there, got {endpoint!r}")
+    _check_scheme(endpoint, flag)
     arguments: dict[str, Any] = {"client_options": ClientOptions(api_endpoint=endpoint.rstrip("/"))}
     if is_url:
         arguments["transport"] = "rest"
@@ -49,13 +49,34 @@ def client_arguments(endpoint: str | None, flag: str) -> dict[str, Any]:
     return arguments
 
 
+def _check_scheme(endpoint: str, flag: str) -> None:
+    if endpoint.startswith("http://") and not is_loopback_address(endpoint):
+        raise OptionError(f"{flag}: expected https://, for credentials travel there, got {endpoint!r}")
+
+
 def iam_session() -> tuple[AuthorizedSession, str]:
     """Opens a session with the caller's credentials, and gives the base URL of IAM.
 
     Raises:
       GoogleAuthError: nobody is signed in.
+      OptionError: credentials would travel in clear text.
     """
-    base = os.environ.get(IAM_VARIABLE, "https://iam.googleapis.com").rstrip("/")
+    return _session(IAM_VARIABLE, "https://iam.googleapis.com")
+
+
+def compute_session() -> tuple[AuthorizedSession, str]:
+    """Opens a session with the caller's credentials, and gives the base URL of Compute Engine.
+
+    Raises:
+      GoogleAuthError: nobody is signed in.
+      OptionError: credentials would travel in clear text.
+    """
+    return _session(COMPUTE_VARIABLE, "https://compute.googleapis.com/compute/v1")
+
+
+def _session(variable: str, public: str) -> tuple[AuthorizedSession, str]:
+    base = os.environ.get(variable, public).rstrip("/")
+    _check_scheme(base, variable)
     is_local = is_loopback_address(base)
     credentials = AnonymousCredentials() if is_local else google.auth.default(scopes=_SCOPES)[0]
     return direct(AuthorizedSession(credentials)), base

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from google.cloud import dataflow_v1beta3 as dataflow
 
@@ -14,6 +15,8 @@ from common.options import NO, SwitchAction
 
 # Google's enums are typed as plain numbers where they are members, and the other way round where not.
 _PRIVATE: Any = dataflow.WorkerIPAddressConfiguration.WORKER_IP_PRIVATE
+_KEY: Final = "dataflow_kms_key="
+_LABEL: Final = re.compile("labels?=([^={]+)=([^=]*)")
 _MODES: Any = {
     "at_least_once": dataflow.StreamingMode.STREAMING_MODE_AT_LEAST_ONCE,
     "exactly_once": dataflow.StreamingMode.STREAMING_MODE_EXACTLY_ONCE,
@@ -53,7 +56,9 @@ def launch_parameter(request: JobRequest) -> dataflow.LaunchFlexTemplateParamete
     """Makes the message for flexTemplates:launch."""
     job, workers, command = request.job, request.workers, request.pipeline
     values, rest = parameters(module(command.name).parser(), command.argv)
+    keys = [flag.removeprefix(_KEY) for flag in rest if flag.startswith(_KEY)]
     experiments = [flag.partition("=")[2] for flag in rest if flag.startswith("experiments=")]
+    labels = {match[1]: match[2] for match in map(_LABEL.fullmatch, rest) if match}
     environment = dataflow.FlexTemplateRuntimeEnvironment(
         num_workers=workers.num_workers or 0,
         max_workers=workers.max_num_workers,
@@ -64,9 +69,12 @@ def launch_parameter(request: JobRequest) -> dataflow.LaunchFlexTemplateParamete
         network=workers.network or "",
         subnetwork=workers.subnetwork or "",
         sdk_container_image=job.image or "",
+        kms_key_name=keys[-1] if keys else "",
         additional_experiments=[*workers.service_options, *experiments],
-        additional_pipeline_options=[flag for flag in rest if not flag.startswith("experiments=")],
-        additional_user_labels=request.labels,
+        additional_pipeline_options=[
+            flag for flag in rest if not (flag.startswith(("experiments=", _KEY)) or _LABEL.fullmatch(flag))
+        ],
+        additional_user_labels={**labels, **request.labels},
     )
     if workers.no_use_public_ips:
         environment.ip_configuration = _PRIVATE

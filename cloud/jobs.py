@@ -21,10 +21,13 @@ from common.command import CommandError
 from common.retry import Patience
 
 DATASET_LABEL: Final = "anomaly_dataset"
+PIPELINE_LABEL: Final = "pipeline"
 
 _FIRST_PAUSE: Final = 0.5
 _BUCKETS: Final = re.compile(r"(?:gs://|storage\.googleapis\.com/)([a-z0-9][a-z0-9._-]+)")
 _FINAL: Final = ("DONE", "FAILED", "CANCELLED", "UPDATED", "DRAINED")
+ENDING: Final = ("DRAINING", "CANCELLING")
+"""States of a job that somebody has asked to end."""
 _REQUESTS: Final = {
     "cancel": dataflow.JobState.JOB_STATE_CANCELLED,
     "drain": dataflow.JobState.JOB_STATE_DRAINED,
@@ -187,6 +190,14 @@ class Jobs:
         Raises:
           JobError: there is none, or Dataflow refused.
         """
+        return _info(self.describe(job_id))
+
+    def describe(self, job_id: str) -> dataflow.Job:
+        """Looks up one job with all that Dataflow says of it.
+
+        Raises:
+          JobError: there is none, or Dataflow refused.
+        """
         request = dataflow.GetJobRequest(
             project_id=self.project,
             location=self.region,
@@ -194,7 +205,7 @@ class Jobs:
             view=dataflow.JobView.JOB_VIEW_ALL,  # a summary need not have labels and options
         )
         with self._explained(f"job {job_id}", "roles/dataflow.viewer"):
-            return _info(self._client(dataflow.JobsV1Beta3Client).get_job(request=request))
+            return self._client(dataflow.JobsV1Beta3Client).get_job(request=request)
 
     def find(self, name_or_id: str) -> JobInfo:
         """Looks up the active job with a name, or any job with an id.

@@ -12,22 +12,26 @@ from typing import Any, Final
 
 from google.protobuf import json_format
 
-from cloud import direct, flex, preflight
+from cloud import direct, flex, pipeline, preflight, update
+from cloud.checks import storage
 from cloud.jobs import JobError, JobInfo, Jobs
 from cloud.options import PlaceOptions
 from cloud.pipeline import PIPELINES
-from cloud.request import JobRequest, add_launch_options, read_request
-from common.command import Parser, command
+from cloud.request import JobRequest, add_launch_options, read_update
+from cloud.resources.base import Clients
+from cloud.update import RunningJob
+from common.command import Parser, command, confirm
+from common.google import use_quota_project
 from common.options import OptionError, add_options, option, read_options
 from common.output import Format, add_format, print_rows
 
 EXAMPLES: Final = """
-  anomaly launch streaming --project my-project --region europe-west1
-  anomaly launch streaming --project my-project --update --max_num_workers=8
+  anomaly launch streaming --project my-project --region europe-west1 --batch_millis=50
+  anomaly launch streaming --project my-project --region europe-west1 --update --max_num_workers=8
   anomaly launch batch --project my-project --via direct --wait \\
       --input_table=bigquery-public-data.ml_datasets.ulb_fraud_detection
-  anomaly launch list --project my-project
-  anomaly launch drain transaction-anomaly-streaming --project my-project
+  anomaly launch list --project my-project --region europe-west1
+  anomaly launch drain transaction-anomaly-streaming --project my-project --region europe-west1
 
 The pipeline's own flags follow the launch's; see `anomaly streaming --help`. --model, --subscription,
 --alert_topic and --output_dataset default to the names that `anomaly resources create` uses.
@@ -48,6 +52,7 @@ class LaunchOptions(FollowOptions):
 
     skip_preflight: bool = option(False, action="store_true", help="launch without checks")
     dry_run: bool = option(False, action="store_true", help="show what would be sent, and send nothing")
+    yes: bool = option(False, action="store_true", help="with --update: do not ask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +121,35 @@ def show(request: JobRequest) -> str:
     return shlex.join(["python", "-m", f"pipelines.{request.pipeline.name}", *direct.argv(request)])
 
 
+def _show_update(request: JobRequest, running: RunningJob) -> str:
+    """Formats what an update changes: the options, and the graph as this version builds it."""
+    changes = update.changes(running, request, _image(request))
+    lines = [f"Update of {running.name} ({running.id}). Options that change:"]
+    lines += [f"  --{change.option}: {change.now} -> {change.after}" for change in changes] or ["  none"]
+    if not running.steps:
+        return "\n".join([*lines, "The job does not name its steps: the graphs cannot be compared."])
+    try:
+        steps = pipeline.steps(request.pipeline, request.temp_location)
+    except OptionError as error:
+        return "\n".join([*lines, f"The graphs cannot be compared: {error}"])
+    gone, added = update.step_changes(running, steps, request.job.renamed_steps)
+    if not (gone or added):
+        return "\n".join([*lines, "The graph has the same steps."])
+    lines.append("The graph differs. Dataflow refuses an update that loses a step with state, unless")
+    lines.append("--transform_name_mapping=OLD=NEW names the step that takes its place:")
+    return "\n".join([*lines, *(f"  - {step}" for step in gone), *(f"  + {step}" for step in added)])
+
+
+def _image(request: JobRequest) -> str:
+    """The image that the workers of a request get, or words for it."""
+    if request.job.image:
+        return request.job.image
+    if request.job.via == "direct":
+        return "Beam's, and this checkout as a package"
+    clients = Clients(request.installation.project)
+    return storage.template_image(clients, request.template) or f"that of {request.template}"
+
+
 def launch(request: JobRequest, options: LaunchOptions, form: Format) -> int:
     """Checks, launches and, with --wait, follows a job; returns the exit status.
 
@@ -123,9 +157,12 @@ def launch(request: JobRequest, options: LaunchOptions, form: Format) -> int:
       JobError: Dataflow refused.
     """
     client = request.installation.jobs(options.poll_seconds)
+    if request.running:
+        _print_progress(_show_update(request, request.running))
     if options.dry_run:
         print(show(request))
         return 0
+    use_quota_project(request.installation.project)
     if not options.skip_preflight:
         findings = preflight.run_checks(request, progress=sys.stderr.isatty())
         problems = preflight.text(finding for finding in findings if finding.status != "ok")
@@ -133,6 +170,9 @@ def launch(request: JobRequest, options: LaunchOptions, form: Format) -> int:
             _print_progress(problems)
         if preflight.failed(findings):
             raise JobError("not launched: fix the checks that failed, or pass --skip_preflight")
+    if request.running and not options.yes and not confirm(f"Update {request.job_name}?"):
+        _print_progress("Nothing was updated.")
+        return 1
     is_flex = request.job.via == "flex"
     job_id = client.launch(flex.launch_parameter(request)).id if is_flex else direct.submit(request)
     print_rows([{"name": request.job_name, "id": job_id, "url": client.url(job_id)}], form)
@@ -156,13 +196,15 @@ def _act(action: str, name: str, client: Jobs, options: FollowOptions, form: For
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit status is 1 on an error, a failed check or a failed job."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    args, rest = _make_parser().parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args, rest = _make_parser().parse_known_args(words)
     if args.action in PIPELINES:
-        request = read_request(args.action, args, rest)
+        request = read_update(args.action, args, rest, words)
         return launch(request, read_options(LaunchOptions, args), args.format)
     if rest:
         raise OptionError(f"{rest[0]}: expected an option of `anomaly launch {args.action}`")
     place = read_options(PlaceOptions, args)
+    use_quota_project(place.project)
     if args.action == "list":
         client, options = place.jobs(), read_options(ListOptions, args)
         jobs = client.listing(options.active) if options.all else client.mine(options.active)

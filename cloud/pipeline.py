@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from common.options import OptionError
+from common.options import OptionError, option_values
 from transforms.clients import BigQueryEndpoints
 
 PipelineName = Literal["streaming", "batch"]
@@ -22,6 +23,32 @@ def module(name: PipelineName) -> Any:
     do without.
     """
     return importlib.import_module(f"pipelines.{name}")
+
+
+def parsers(name: PipelineName) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Makes the parser of a pipeline's own options, and that of Beam's."""
+    from pipelines.options import beam_parser
+
+    return module(name).parser(), beam_parser()
+
+
+def steps(command: PipelineCommand, temp_location: str) -> tuple[str, ...]:
+    """Builds the pipeline as a launch does, and returns the full names of its steps.
+
+    Raises:
+      OptionError: the model cannot be read.
+    """
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+    from pipelines.record import record
+
+    entry = module(command.name)
+    _, beam_options = entry.parse(command.argv)
+    beam_options.view_as(GoogleCloudOptions).temp_location = temp_location
+    pipeline = beam.Pipeline(options=beam_options)
+    entry.build(pipeline, command.options, command.options.detection.manifest())
+    return record(pipeline, command.options).steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +126,7 @@ def parse(name: PipelineName, argv: Sequence[str], temp_location: str, via: str)
         )
     beam_options.view_as(GoogleCloudOptions).temp_location = temp_location
     entry.check(options, beam_options)
-    values: dict[str, Any] = {}
-    for key, value in dataclasses.asdict(options).items():
-        values |= value if isinstance(value, dict) else {key: value}
+    values = option_values(options)
     names = {field.name for field in dataclasses.fields(PipelineCommand)}
     return PipelineCommand(
         name=name,

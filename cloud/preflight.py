@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.progress import track
 
 from cloud import flex
-from cloud.checks import permissions, services, storage
+from cloud.checks import permissions, places, services, storage, workers
 from cloud.checks.finding import Finding
 from cloud.pipeline import PIPELINES
-from cloud.request import JobRequest, add_launch_options, read_request
+from cloud.request import JobRequest, add_launch_options, read_update
 from cloud.resources.base import Clients
 from common.command import Parser, command
+from common.google import use_quota_project
 from common.output import add_format, print_rows
 
 EXAMPLES: Final = """
@@ -42,6 +43,9 @@ def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
     yield partial(permissions.check_act_as, request)
     yield location(request.temp_location, "--temp_location")
     yield location(request.staging_location, "--staging_location")
+    yield partial(places.check_regions, clients, request)
+    yield partial(places.check_machine, request)
+    yield partial(places.check_network, request)
     if request.job.via == "flex":
         parameters = flex.launch_parameter(request).parameters
         yield partial(storage.check_template, clients, request.template, tuple(parameters))
@@ -52,7 +56,7 @@ def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
     for name in filter(None, (command.topic, command.alert_topic)):
         yield partial(services.check_topic, clients, name)
     if command.input:
-        yield partial(storage.check_files, project, command.input, "--input")
+        yield partial(storage.check_files, clients, command.input, "--input")
     if command.input_table:
         yield partial(services.check_input_table, clients, command.input_table)
     if command.input_query:
@@ -61,13 +65,14 @@ def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
         yield location(command.output, "--output")
     if command.output_dataset:
         is_full = command.output_detail == "full"
-        options = (command.output_dataset, is_full, command.create_tables, region)
+        by_caller = request.job.via == "direct"
+        options = (command.output_dataset, is_full, command.create_tables, region, by_caller)
         yield partial(services.check_dataset, clients, *options)
     if command.scorer == "vertex" and command.vertex_endpoint:
         yield partial(services.check_vertex, command.vertex_endpoint, command.vertex_api_endpoint)
     if command.scorer == "torchserve" and command.torchserve_url:
         yield partial(services.check_torchserve, command.torchserve_url)
-    yield partial(permissions.check_worker, clients, request)
+    yield partial(workers.check_worker, clients, request)
 
 
 def run_checks(request: JobRequest, progress: bool = True) -> list[Finding]:
@@ -77,6 +82,7 @@ def run_checks(request: JobRequest, progress: bool = True) -> list[Finding]:
       request: the job to be launched.
       progress: whether to show a bar on stderr.
     """
+    use_quota_project(request.installation.project)
     clients = Clients(request.installation.project, request.pipeline.bigquery)
     try:
         bar = track(
@@ -114,8 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("pipeline", choices=PIPELINES)
     add_launch_options(parser)
     add_format(parser)
-    args, rest = parser.parse_known_args(argv)
-    findings = run_checks(read_request(args.pipeline, args, rest), progress=sys.stderr.isatty())
+    words = sys.argv[1:] if argv is None else argv
+    args, rest = parser.parse_known_args(words)
+    request = read_update(args.pipeline, args, rest, words)
+    findings = run_checks(request, progress=sys.stderr.isatty())
     if args.format == "table":
         print(text(findings))  # commands to copy do not fit into a column
     else:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Literal
 
-from cloud import pipeline, versions
-from cloud.jobs import DATASET_LABEL, label_value
+from cloud import pipeline, update, versions
+from cloud.jobs import DATASET_LABEL, PIPELINE_LABEL, label_value
 from cloud.machines import machine_for
 from cloud.options import InstallationOptions
 from cloud.pipeline import PipelineCommand, PipelineName
 from cloud.resources.base import LABEL
 from cloud.resources.declared import Names
+from cloud.update import RunningJob
+from common.google import use_quota_project
 from common.names import GCS, GPU, JOB
 from common.options import OptionError, add_options, option, read_options
 from common.values import at_least
 
 MACHINE_TYPE: Final = "n2-standard-2"
 GPU_IMAGE: Final = "an --image with a build of torch for CUDA, which the project's own image does not have"
+_STREAM: Final = "transaction-anomaly-streaming"
 StreamingMode = Literal["at_least_once", "exactly_once"]
 
 
@@ -62,7 +65,15 @@ class JobOptions:
     update: bool = option(
         False,
         action="store_true",
-        help="replace the running streaming job of this name, keeping its state",
+        help="replace the running streaming job of this name, keeping its state. Options that are not passed "
+        "stay as the job has them; what changes is shown, and asked for",
+    )
+    reset: tuple[str, ...] = option(
+        (),
+        action="append",
+        metavar="NAME",
+        help="with --update, an option that goes back to its default; `all` for every one. May be passed "
+        "several times. Example: high_threshold",
     )
     transform_name_mapping: tuple[str, ...] = option(
         (),
@@ -73,8 +84,9 @@ class JobOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.transform_name_mapping and not self.update:
-            raise OptionError("--transform_name_mapping: expected --update with it, got none")
+        for flag in ("transform_name_mapping", "reset"):
+            if getattr(self, flag) and not self.update:
+                raise OptionError(f"--{flag}: expected --update with it, got none")
         if self.template and self.via == "direct":
             raise OptionError("--template: expected --via=flex with it, got --via=direct, which needs none")
         difference = versions.difference() if self.via == "direct" and self.image else ""
@@ -170,13 +182,18 @@ class WorkerOptions:
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A job to be launched. Its properties fill in the defaults of the options."""
+    """A job to be launched. Its properties fill in the defaults of the options.
+
+    Attributes:
+      running: the job that it replaces, for an update.
+    """
 
     installation: InstallationOptions
     job: JobOptions
     workers: WorkerOptions
     pipeline: PipelineCommand
     created: dt.datetime
+    running: RunningJob | None = None
 
     @cached_property
     def names(self) -> Names:
@@ -186,8 +203,8 @@ class JobRequest:
     @property
     def job_name(self) -> str:
         """Name of the job; that of a batch job has the time of the launch."""
-        suffix = "" if self.pipeline.name == "streaming" else f"-{self.created:%Y%m%d-%H%M%S}"
-        return self.job.job_name or f"transaction-anomaly-{self.pipeline.name}{suffix}"
+        default = f"transaction-anomaly-batch-{self.created:%Y%m%d-%H%M%S}"
+        return self.job.job_name or (_STREAM if self.pipeline.name == "streaming" else default)
 
     @property
     def template(self) -> str:
@@ -219,7 +236,7 @@ class JobRequest:
         """Labels that mark the job as this project's."""
         dataset = self.pipeline.output_dataset
         of_dataset = {DATASET_LABEL: label_value(dataset)} if dataset else {}
-        return {**LABEL, **of_dataset, "pipeline": self.pipeline.name}
+        return {**LABEL, **of_dataset, PIPELINE_LABEL: self.pipeline.name}
 
 
 def add_launch_options(parser: argparse.ArgumentParser) -> None:
@@ -230,7 +247,11 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_request(
-    name: PipelineName, namespace: argparse.Namespace, rest: Sequence[str], now: dt.datetime | None = None
+    name: PipelineName,
+    namespace: argparse.Namespace,
+    rest: Sequence[str],
+    now: dt.datetime | None = None,
+    without: Collection[str] = (),
 ) -> JobRequest:
     """Makes a request from the command line. This is where the Namespace of a launch ends.
 
@@ -239,6 +260,7 @@ def read_request(
       namespace: from a parser with the options of a launch.
       rest: the flags that the parser does not know: the pipeline's and Beam's.
       now: time of the launch.
+      without: options that get no default from the names of the installation.
 
     Raises:
       OptionError: an option does not fit; the text names the flag.
@@ -248,9 +270,46 @@ def read_request(
     workers = read_options(WorkerOptions, namespace)
     check_fit(name, job, workers)
     names = installation.names
-    argv = [*rest, *_default_flags(name, names, rest)]
+    defaults = [flag for flag in _default_flags(name, names, rest) if _option_of(flag) not in without]
+    argv = [*rest, *defaults]
     command = pipeline.parse(name, argv, _temp_location(job, names), job.via)
     return JobRequest(installation, job, workers, command, now or dt.datetime.now(dt.UTC))
+
+
+def read_update(
+    name: PipelineName, namespace: argparse.Namespace, rest: Sequence[str], words: Sequence[str]
+) -> JobRequest:
+    """Makes a request from the command line; that of an update starts from the options of the running job.
+
+    Args:
+      name: of the pipeline.
+      namespace: from a parser with the options of a launch.
+      rest: the flags that the parser does not know: the pipeline's and Beam's.
+      words: the whole command line.
+
+    Raises:
+      OptionError: an option does not fit; the text names the flag.
+      JobError: there is no such job, or Dataflow refused.
+    """
+    if not namespace.update or name == "batch":
+        return read_request(name, namespace, rest)
+    installation = read_options(InstallationOptions, namespace)
+    use_quota_project(installation.project)
+    running = update.find(installation.jobs(), read_options(JobOptions, namespace).job_name or _STREAM)
+    completed, flags = update.start_from(running, namespace, rest, words, installation.names.image)
+    # The default of the launch is not taken for a choice: another GPU needs another machine.
+    if completed.machine_type == _default_machine(running) and "machine_type" in running.launch:
+        completed.machine_type = namespace.machine_type
+    # What the job does without, the one that replaces it does not get by default.
+    without = set() if update.ALL in namespace.reset else {"alert_topic"} - {*namespace.reset}
+    return replace(read_request(name, completed, flags, without=without), running=running)
+
+
+def _default_machine(running: RunningJob) -> str:
+    try:
+        return WorkerOptions(gpu=running.launch.get("gpu")).machine
+    except OptionError:  # a GPU that is newer than the table of machines
+        return ""
 
 
 def check_fit(name: PipelineName, job: JobOptions, workers: WorkerOptions) -> None:
@@ -269,6 +328,10 @@ def check_fit(name: PipelineName, job: JobOptions, workers: WorkerOptions) -> No
 
 def _temp_location(job: JobOptions, names: Names) -> str:
     return job.temp_location or f"{names.bucket_url}/temp"
+
+
+def _option_of(flag: str) -> str:
+    return flag.partition("=")[0].removeprefix("--")
 
 
 def _default_flags(name: PipelineName, names: Names, rest: Sequence[str]) -> list[str]:

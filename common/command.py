@@ -62,6 +62,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\n")
 
 
+def confirm(question: str) -> bool:
+    """Asks on the terminal; without a terminal the answer is no."""
+    if not sys.stdin.isatty():
+        print(f"{question} Nobody is there to answer: pass --yes.", file=sys.stderr, flush=True)
+        return False
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
 def command(main: Callable[_P, int | None]) -> Callable[_P, int]:
     """Makes errors of a `main` one line and an exit status, as the module says.
 

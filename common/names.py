@@ -191,7 +191,7 @@ class Name:
           regexes: of parts; one that is not there ends before the character that follows it in the form.
           group: takes the part and its expression.
         """
-        pieces = re.split("([A-Z]+)", form)
+        pieces = re.split("([A-Z]{2,})", form)  # keyRings has one capital, and is no part
         for i in range(1, len(pieces), 2):
             part, following = pieces[i], pieces[i + 1][:1]
             prefix = f"({self.parts[part].prefix})?" if self.parts[part].prefix else ""
@@ -287,6 +287,18 @@ ENDPOINT: Final = Name(
     {"PROJECT": _PROJECT_OR_NUMBER, "REGION": _REGION, "ENDPOINT": _ENDPOINT},
 )
 GCS: Final = Name(["gs://BUCKET", "gs://BUCKET/PATH"], {"BUCKET": _BUCKET, "PATH": _PATH})
+# docs.cloud.google.com/kms/docs/reference/rest/v1/projects.locations.keyRings/create, field keyRingId
+_KEY: Final = Rule(1, 63, Characters("A-Za-z0-9_-", ("letter", "digit", "_", "-")))
+KMS_KEY: Final = Name(
+    ["projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY"],
+    {
+        "PROJECT": _PROJECT,
+        "LOCATION": Rule(2, 63, _LOWER_DASH, first=_LOWER),
+        "RING": _KEY,
+        "KEY": _KEY,
+    },
+)
+_ACCOUNTS: Final = ".iam.gserviceaccount.com"
 JOB: Final = Name(["NAME"], {"NAME": _JOB}, "transactions-daily")
 GPU: Final = Name(
     ["TYPE", "TYPE:COUNT"],
@@ -309,6 +321,26 @@ MODEL: Final = Name(["NAME"], {"NAME": Rule(1, 63, _TAG, first=_LETTER_DIGIT)}, 
 """The name or the version of a model, which becomes part of the names of files."""
 STACK: Final = Name(["NAME"], {"NAME": Rule(1, 63, _TAG, first=_LETTER_DIGIT)}, "default")
 """The name of a local stack, which becomes the name of files."""
+
+
+def account_address(account_id: str, project: str) -> str:
+    """Makes the e-mail address of a service account.
+
+    >>> account_address("worker", "my-project"), account_address("worker", "example.com:my-project")
+    ('worker@my-project.iam.gserviceaccount.com', 'worker@my-project.example.com.iam.gserviceaccount.com')
+    """
+    domain, _, name = project.rpartition(":")
+    return f"{account_id}@{'.'.join(filter(None, (name, domain)))}{_ACCOUNTS}"
+
+
+def project_of_account(address: str) -> str:
+    """Returns the project in the address of a service account.
+
+    >>> project_of_account("worker@my-project.example.com.iam.gserviceaccount.com")
+    'example.com:my-project'
+    """
+    name, _, domain = address.partition("@")[2].removesuffix(_ACCOUNTS).partition(".")
+    return f"{domain}:{name}" if domain else name
 
 
 def prefix(*accounts: str) -> Name:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 _FLAG: Final = "flag"
@@ -130,6 +130,43 @@ def read_options(options: type[_T], namespace: argparse.Namespace, **more: Any) 
             value = getattr(namespace, field.name)
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return options(**values)
+
+
+def option_values(options: Any) -> dict[str, Any]:
+    """Returns the values of an options dataclass by the names of their flags, those of its groups included.
+
+    >>> @dataclasses.dataclass
+    ... class Sinks:
+    ...     output: str = option("out", help="directory")
+    >>> @dataclasses.dataclass
+    ... class Job:
+    ...     sinks: Sinks = group()
+    ...     rows: int = option(7, help="most rows")
+    >>> option_values(Job(Sinks()))
+    {'output': 'out', 'rows': 7}
+    """
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        values |= option_values(value) if _GROUP in field.metadata else {field.name: value}
+    return values
+
+
+def flags_of(values: Mapping[str, Any]) -> list[str]:
+    """Makes the flags that stand for values; None is left out.
+
+    >>> flags_of({"rows": 7, "create_tables": False, "dirs": ["a", "b"], "topic": None})
+    ['--rows=7', '--no_create_tables', '--dirs=a', '--dirs=b']
+    """
+    flags: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"{NO}{name}")
+        elif isinstance(value, list | tuple):
+            flags += [f"--{name}={one}" for one in value]
+        elif value is not None:
+            flags.append(f"--{name}={value}")
+    return flags
 
 
 def _settings(hint: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROW_GROUP_ROWS: Final = 64 * 1024
+ROW_GROUP_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of rows, uncompressed, that fill a row group whatever their number."""
 
 _ID: Final = "transaction_id"
 """No two rows share it: neither a dictionary nor statistics of it are worth their time."""
@@ -37,12 +39,14 @@ class RowGroupWriter:
         )
         self._held: list[pa.RecordBatch] = []
         self._rows = 0
+        self._bytes = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Adds rows."""
         self._held.append(batch)
         self._rows += batch.num_rows
-        if self._rows >= ROW_GROUP_ROWS:
+        self._bytes += batch.nbytes
+        if self._rows >= ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES:
             self._flush()
 
     def close(self) -> None:
@@ -54,7 +58,7 @@ class RowGroupWriter:
     def _flush(self) -> None:
         if self._rows:
             self._writer.write_table(pa.Table.from_batches(self._held, self._schema))
-        self._held, self._rows = [], 0
+        self._held, self._rows, self._bytes = [], 0, 0
 
 
 def _repeating(schema: pa.Schema) -> list[str]:

@@ -41,6 +41,10 @@ class ArtifactError(CommandError, ValueError):
     """The artifact is incomplete, damaged, or was made for other features."""
 
 
+class ReplacedError(ArtifactError):
+    """Another artifact took the place of the one that was there before."""
+
+
 class ArtifactUnavailableError(ArtifactError):
     """Cloud Storage refuses or does not answer, or credentials are missing; this may pass."""
 
@@ -60,6 +64,8 @@ class Manifest:
       provenance: where the training data came from.
       figures: the measures of `anomaly evaluate`, on the test split.
       versions: versions of Python, torch and this package.
+      digest: sha256 of the text that the manifest was read from, which names the model and is no part of the
+        text; "" where it was not read.
     """
 
     model_name: str
@@ -72,10 +78,13 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    digest: str = field(default="", compare=False)
 
     def to_json(self) -> str:
         """The manifest as JSON text, keys in a stable order."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2, allow_nan=False) + "\n"
+        content = {"format": FORMAT, **dataclasses.asdict(self)}
+        del content["digest"]
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
@@ -102,6 +111,7 @@ class Manifest:
                     tuple(map(float, raw["quantiles"]["scores"])),
                 ),
                 **{k: dict(raw[k]) for k in ("files", "training", "provenance", "figures", "versions")},
+                digest=hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest(),
             )
         except KeyError as e:
             raise ArtifactError(f"{MANIFEST_FILE}: field {e.args[0]!r} is missing") from e
@@ -197,20 +207,25 @@ def is_gcs(uri: str) -> bool:
     return uri.startswith("gs://")
 
 
-def read(uri: str | Path) -> Artifact:
+def read(uri: str | Path, digest: str = "") -> Artifact:
     """Reads and verifies the artifact at `uri`, a local directory or gs://bucket/prefix.
 
     An artifact on Cloud Storage is downloaded to a temporary directory, which lasts as long as the process.
 
+    Args:
+      uri: the place.
+      digest: of the manifest that must be there, as `Manifest.digest` gave it earlier; "" takes any.
+
     Raises:
+      ReplacedError: there is another manifest than the one of `digest`.
       ArtifactError: the manifest or a listed file is missing, a sha256 or the feature order differs.
     """
     uri = str(uri)
-    local_dir = _download(uri) if is_gcs(uri) else Path(uri)
+    local_dir = _download(uri, digest) if is_gcs(uri) else Path(uri)
     path = local_dir / MANIFEST_FILE
     if not path.is_file():
         raise ArtifactError(f"No {MANIFEST_FILE} in {uri}; train a model with anomaly train --output {uri}")
-    manifest = _read_manifest(path, uri)
+    manifest = _manifest(uri, path, digest)
     for name, expected in manifest.files.items():
         file = local_dir / name
         if not file.is_file():
@@ -223,13 +238,19 @@ def read(uri: str | Path) -> Artifact:
     return Artifact(uri=uri, manifest=manifest, local_dir=local_dir)
 
 
-def _read_manifest(path: Path, uri: str) -> Manifest:
+def _manifest(uri: str, path: Path, digest: str) -> Manifest:
     size = path.stat().st_size
     if size > MAX_MANIFEST_BYTES:
-        raise ArtifactError(
-            f"{uri}: {MANIFEST_FILE} has {size:,} bytes, expected at most {MAX_MANIFEST_BYTES:,}"
+        most = f"expected at most {MAX_MANIFEST_BYTES:,}"
+        raise ArtifactError(f"{uri}: {MANIFEST_FILE} has {size:,} bytes, {most}")
+    manifest = Manifest.from_json(path.read_bytes())
+    if digest and manifest.digest != digest:
+        raise ReplacedError(
+            f"{uri}: expected the model that was there at launch ({MANIFEST_FILE} with sha256 {digest}), got "
+            f"version {manifest.model_version} (sha256 {manifest.digest}); launch the job again to score "
+            "with it, or put the old model back"
         )
-    return Manifest.from_json(path.read_bytes())
+    return manifest
 
 
 def verify(uri: str | Path) -> Manifest:
@@ -353,7 +374,7 @@ def _storage_errors(uri: str) -> Iterator[None]:
         raise ArtifactUnavailableError(f"{uri}: Cloud Storage ({problem.kind}): {problem.text}") from error
 
 
-def _download(uri: str) -> Path:
+def _download(uri: str, digest: str) -> Path:
     from google.api_core.exceptions import NotFound
 
     local_dir = _temporary_directory()
@@ -367,7 +388,7 @@ def _download(uri: str) -> Path:
                 raise ArtifactError(f"{uri}: {name} is missing") from e
 
         fetch(MANIFEST_FILE)
-        for name in _read_manifest(local_dir / MANIFEST_FILE, uri).files:
+        for name in _manifest(uri, local_dir / MANIFEST_FILE, digest).files:
             fetch(name)
     return local_dir
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,15 +11,13 @@ import orjson
 from google.cloud import bigquery
 
 from transforms import tables
-from transforms.dead_letter import ATTEMPT_ATTRIBUTE
+from transforms.dead_letter import ATTEMPT_ATTRIBUTE, is_cut
 
 MESSAGE_ID: Final = "message_id"
 ORIGINAL_MESSAGE_ID: Final = "original_message_id"
 """Attribute with the id of the message as it was first published."""
 MAX_ATTRIBUTES: Final = 100
 """Of a Pub/Sub message."""
-
-_CUT: Final = re.compile(r"\(payload cut from \d+ bytes\)$")
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,8 @@ def reason_to_keep(letter: Letter, max_attempts: int) -> str | None:
         return "stage sink: the payload is the row that BigQuery refused, not a message"
     if letter.payload is None:
         return "no payload"
-    if _CUT.search(letter.reason):
-        return "payload cut: the letter keeps the first 4 MiB alone; publish it from its source"
+    if is_cut(letter.reason):
+        return "payload cut: the letter keeps a part of the message; publish it from its source"
     if letter.attempt >= max_attempts:
         return f"attempts used up: --max_attempts={max_attempts}"
     if len(letter.attributes) >= MAX_ATTRIBUTES:

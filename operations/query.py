@@ -97,8 +97,10 @@ def scanned_bytes(client: bigquery.Client, statement: str) -> int:
     return int(start(client, statement, config).total_bytes_processed or 0)
 
 
-def explain(error: Exception, dataset: str, endpoint: str | None) -> str:
-    """Says why a call to BigQuery failed, and what to do about it."""
+def explain(
+    error: Exception, dataset: str, endpoint: str | None, role: str = "roles/bigquery.dataViewer"
+) -> str:
+    """Says why a call to BigQuery failed, and what to do about it; `role` is what it takes on the dataset."""
     problem = google.explain(error)
     project, _, name = dataset.rpartition(".")
     if problem.kind == "unreachable":
@@ -111,7 +113,7 @@ def explain(error: Exception, dataset: str, endpoint: str | None) -> str:
         problem,
         project,
         create=f"make it with: anomaly resources create --project {project} --dataset {name}",
-        grant=f"grant roles/bigquery.jobUser on {project} and roles/bigquery.dataViewer on {dataset}",
+        grant=f"grant roles/bigquery.jobUser on {project} and {role} on {dataset}",
     )
     return f"{dataset}: {problem.text}" + (f"\n{step}" if step else "")
 

@@ -266,7 +266,7 @@ def parser() -> Parser:
 
 def run(client: bigquery.Client, options: LetterOptions, topic: str, is_quiet: bool) -> dict[str, Any]:
     """Sends the letters; gives the summary as plain values."""
-    client.get_dataset(options.dataset, retry=query.RETRY)  # or create_tables would make one
+    client.get_dataset(options.dataset, retry=query.RETRY)  # create_tables would make one
     tables.create_tables(client, options.dataset, [tables.replayed_records_table()])
     rows = read(client, options, noted=True)
     with PubSubTopic(topic) as sink, progress(rows.total_rows, "letters", is_quiet) as advance:
@@ -306,7 +306,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PublishError, NoteError, tables.TableError, tables.NoAnswerError) as error:
         raise CommandError(str(error)) from error
     except (*google.ERRORS, ValueError) as error:
-        raise CommandError(query.explain(error, options.dataset, namespace.bigquery_endpoint)) from error
+        # A dry run reads alone.
+        role = f"roles/bigquery.{'dataViewer' if namespace.dry_run else 'dataEditor'}"
+        text = query.explain(error, options.dataset, namespace.bigquery_endpoint, role)
+        raise CommandError(text) from error
     except KeyboardInterrupt:
         print("error: ended; the next run sends again what was under way", file=sys.stderr)
         return 130

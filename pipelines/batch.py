@@ -227,7 +227,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
     if source.input_table:
         project = beam_options.view_as(GoogleCloudOptions).project
         lookups.check_table(source.input_table, project, options.endpoints.endpoints())
-    wiring.create_tables(options)
+    wiring.create_tables(options, beam_options)
     pipeline = beam.Pipeline(options=beam_options)
     build(pipeline, options, manifest)
     return pipeline.run()

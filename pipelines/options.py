@@ -72,7 +72,9 @@ class DetectionOptions:
 
     model: str = option(
         metavar="DIR",
-        help="artifact directory of the trained model, local or gs://. Example: gs://my-bucket/model",
+        help="artifact directory of the trained model, local or gs://. A job scores with the model that is "
+        "there at launch; its workers refuse one that was trained into the same directory since, so train a "
+        "new one into a new directory. Example: gs://my-bucket/model",
     )
     output_detail: Literal["compact", "full"] = option(
         "compact",
@@ -150,9 +152,10 @@ class TableOptions:
     output_dataset: str | None = option(None, type=DATASET, metavar="PROJECT.DATASET", help=_DATASET_HELP)
     write_method: Method = option(
         METHODS[0],
-        help="how rows reach BigQuery: storage_arrow (Arrow rows to the Storage Write API, the fastest), or "
-        "one of the methods of Beam's WriteToBigQuery; storage_write_api needs Java at launch, which "
-        "templates do not have; file_loads needs --temp_location=gs://... (default: %(default)s)",
+        help="how rows reach BigQuery: storage_arrow (Arrow rows to the Storage Write API, the fastest; a "
+        "batch job commits them at its end, which must come within a day), or one of the methods of Beam's "
+        "WriteToBigQuery; storage_write_api needs Java at launch, which templates do not have; file_loads "
+        "needs --temp_location=gs://... (default: %(default)s)",
     )
     create_tables: bool = option(
         True,
@@ -181,18 +184,19 @@ def parse_options(
       OptionError: the options do not fit, or neither side knows a flag. Beam alone would drop it.
     """
     namespace, rest = parser.parse_known_args(argv)
-    beam_parser = _beam_parser()
-    _, unknown = beam_parser.parse_known_args(rest)
+    beams = beam_parser()
+    _, unknown = beams.parse_known_args(rest)
     flags = [flag for flag in unknown if flag.startswith("-")] or unknown
     if flags:
-        names = [*parser._option_string_actions, *beam_parser._option_string_actions]
+        names = [*parser._option_string_actions, *beams._option_string_actions]
         name = flags[0].split("=", 1)[0]
         near = difflib.get_close_matches(name, names, 1)
         raise OptionError(f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else ""))
     return read_options(options, namespace), PipelineOptions(rest)
 
 
-def _beam_parser() -> argparse.ArgumentParser:
+def beam_parser() -> argparse.ArgumentParser:
+    """Makes a parser of all options of Beam."""
     # Beam's own class of parser is private, and insists on its own help.
     parser: Any = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for options in PipelineOptions.__subclasses__():

@@ -163,7 +163,8 @@ def model_handler(scorer: ScorerOptions, detection: DetectionOptions, manifest: 
       manifest: of the model, with the thresholds of the options; see `DetectionOptions.manifest`.
     """
     if scorer.scorer == "pytorch":
-        return PytorchHandler(detection.model, detection.output_detail, dict(manifest.thresholds))
+        thresholds = dict(manifest.thresholds)
+        return PytorchHandler(detection.model, detection.output_detail, thresholds, manifest.digest)
     shared: dict[str, Any] = {
         "thresholds": dict(manifest.thresholds),
         "model_version": manifest.model_version,

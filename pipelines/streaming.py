@@ -18,9 +18,10 @@ from common.names import SUBSCRIPTION, TOPIC
 from common.options import OptionError, add_options, group, option
 from common.values import at_least
 from model.artifact import Manifest
-from pipelines import lookups, wiring
+from pipelines import lookups, record, wiring
 from pipelines.options import RequiredTableOptions, parse_options
-from transforms.parse import BatchMessages, Parse
+from transforms.gather import BatchMessages
+from transforms.parse import Parse
 from transforms.sinks import PublishAlerts
 
 LOCAL_RUNNER: Final = "local.runner.LocalStreamingRunner"
@@ -71,15 +72,17 @@ class StreamSource:
         1024,
         type=at_least(1),
         metavar="N",
-        help="the most messages that are scored at once (default: %(default)s)",
+        help="the most messages that are scored at once; 8 MiB of messages are also enough (default: "
+        "%(default)s)",
     )
     batch_millis: int = option(
         0,
         type=at_least(0),
         metavar="N",
         help="how long a message may wait for others; 0 scores each bundle at once: the lowest latency. On "
-        "Dataflow, where streaming bundles are small, 50 costs little and raises throughput (default: "
-        "%(default)s)",
+        "Dataflow, where streaming bundles are small, 50 lets one call of the model and one append serve "
+        "many of them. In return the messages pass through Dataflow's state, and gathering and parsing take "
+        "1.1 to 1.4 times the CPU, the more the smaller the bundles (default: %(default)s)",
     )
 
     def __post_init__(self) -> None:
@@ -172,10 +175,11 @@ def run(
         ):
             if name:
                 lookups.check_pubsub(flag, name)
-    wiring.create_tables(options)
+    wiring.create_tables(options, beam_options)
     beam_options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(runner=runner, options=beam_options)
     build(pipeline, options, manifest)
+    record.attach(pipeline, options)
     return pipeline.run()
 
 

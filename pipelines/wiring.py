@@ -7,16 +7,17 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
     PipelineOptions,
     SetupOptions,
     StandardOptions,
+    WorkerOptions,
 )
 
-from common.google import ERRORS, explain, remedy
+from common.google import ERRORS, explain, grant_on_dataset, grant_on_project, remedy
 from common.options import OptionError, group
 from model.artifact import Manifest
 from pipelines.options import DetectionOptions, MessageOptions, TableOptions
@@ -30,6 +31,8 @@ from transforms.parse import Parse, ParseColumns
 from transforms.schema import SCORES, SCORES_FULL
 from transforms.score import Score
 from transforms.sinks import WriteTables
+
+_MEMBER: Final = "user:EMAIL"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +132,10 @@ def with_environment(options: _Job, beam_options: PipelineOptions) -> _Job:
     return dataclasses.replace(options, endpoints=completed)
 
 
-def create_tables(options: JobOptions) -> None:
+def create_tables(options: JobOptions, beam_options: PipelineOptions) -> None:
     """Creates the missing tables and views of --output_dataset, unless --no_create_tables was given.
+
+    A missing dataset is made in the job's region.
 
     Raises:
       OptionError: BigQuery does not answer, or refuses.
@@ -138,40 +143,62 @@ def create_tables(options: JobOptions) -> None:
     dataset = options.tables.output_dataset
     if not (dataset and options.tables.create_tables):
         return
-    project, _, name = dataset.rpartition(".")
+    project = dataset.rpartition(".")[0]
     scores = tables.scores_table(full=options.detection.output_detail == "full")
     try:
         client = options.endpoints.endpoints().client(project)
-        tables.create_tables(client, dataset, (scores, *tables.TABLES[1:]))
+        region = beam_options.view_as(GoogleCloudOptions).region
+        tables.create_tables(client, dataset, (scores, *tables.TABLES[1:]), region)
     except tables.NoAnswerError as error:
         raise OptionError(
             f"{clients.REST_FLAG}: {error}; is the address right, and does the server run?"
         ) from error
+    except tables.AccessError as error:
+        raise OptionError(f"--output_dataset: {error}\n{_steps(error, dataset)}") from error
     except tables.TableError as error:
         raise OptionError(f"--output_dataset: {error}") from error
     except ERRORS as error:
         problem = explain(error)
-        fix = remedy(
-            problem,
-            project,
-            create=f"bq mk --dataset {project}:{name}",
-            grant=f"gcloud projects add-iam-policy-binding {project} --member=user:YOUR_EMAIL "
-            "--role=roles/bigquery.dataEditor",
-        )
+        fix = remedy(problem, project)
         raise OptionError(
             f"--output_dataset: cannot create the tables of {dataset}: {problem.text}"
             + (f"\nRun: {fix}" if fix else "")
         ) from error
 
 
+def _steps(error: tables.AccessError, dataset: str) -> str:
+    """Makes the commands after which `create_tables` can do what it may not do."""
+    project, _, name = dataset.rpartition(".")
+    grants = []
+    if error.on_dataset:
+        grants.append(grant_on_dataset(dataset, error.on_dataset, _MEMBER))
+    if error.on_project:
+        grants.append(grant_on_project(project, error.on_project, _MEMBER))
+    return "\n".join(
+        [
+            f"Have somebody run who may: anomaly resources create --project={project} --dataset={name}",
+            f"Or grant the roles to whoever starts the job, as {_MEMBER} or serviceAccount:EMAIL:",
+            *grants,
+        ]
+    )
+
+
+QUIET: Final = {
+    "apache_beam.typehints": "WARNING",  # lines about Beam's own hints, at every construction of a pipeline
+    "apache_beam.transforms.util": "WARNING",  # BatchElements statistics, a line a bundle
+}
+"""Loggers of Beam whose INFO lines tell nothing; on workers each of them is an entry of Cloud Logging."""
+
+
 def configure_logging() -> None:
-    """Logs at INFO, without Beam's lines about its own type hints at every construction of a pipeline."""
+    """Logs at INFO, without the lines of `QUIET`."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("apache_beam.typehints").setLevel(logging.WARNING)
+    for name, level in QUIET.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def set_runner(beam_options: PipelineOptions, default: str) -> str:
-    """Sets the runner where none was given; returns its name.
+    """Sets the runner where none was given, and the levels of its workers' loggers; returns its name.
 
     Beam's own default, DirectRunner, may try to download a runner binary before it falls back.
     """
@@ -179,4 +206,6 @@ def set_runner(beam_options: PipelineOptions, default: str) -> str:
     standard.runner = standard.runner or default
     # Workers import the installed package. Beam would pickle __main__ and stage it on top of that.
     beam_options.view_as(SetupOptions).save_main_session = False
+    worker = beam_options.view_as(WorkerOptions)
+    worker.sdk_harness_log_level_overrides = QUIET | (worker.sdk_harness_log_level_overrides or {})
     return str(standard.runner)

@@ -15,16 +15,16 @@ from cloud.resources.gcloud import Gcloud
 from common import google
 from common.command import CommandError, Parser, command
 from common.names import PROJECT
-from common.options import OptionError, add_options, option, read_options
+from common.options import OptionError, add_options, group, option, read_options
 from templates import metadata, spec
+from templates.image import ROOT, ImageOptions, build_image
 
 EXAMPLES: Final = """
   anomaly templates --project my-project --region europe-west1
   anomaly templates --project my-project --tag v7 --no_image
+  anomaly templates --project my-project --build_region global --build_machine e2-highcpu-32
   anomaly templates --project my-project --offline out/templates
 """
-
-ROOT: Final = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class BuildOptions:
         None, help="another image, with its tag (default: one in the project's repository)"
     )
     no_image: bool = option(False, action="store_true", help="do not have Cloud Build make the image first")
+    builder: ImageOptions = group("the build of the image")
     offline: Path | None = option(
         None, type=Path, metavar="DIR", help="write the specs to DIR alone: no image, no upload"
     )
@@ -55,52 +56,29 @@ def default_tag() -> str:
     return done.stdout.strip() or "latest"
 
 
-def build_image(gcloud: Gcloud, names: Names, image: str) -> None:
-    """Has Cloud Build make and push the image from this checkout, as the account of builds.
-
-    The source goes to temp/ of the bucket, whose files Cloud Storage removes after a week.
-
-    Raises:
-      CommandError: the build failed, or this is no checkout.
-    """
-    config = ROOT / "templates" / "cloudbuild.yaml"
-    if not (ROOT / "setup.py").is_file():
-        raise CommandError(
-            "the image: expected a checkout of the project to build it from, got none: pass --no_image"
-        )
-    account = f"projects/{names.project}/serviceAccounts/{names.builder}"
-    gcloud.change(
-        *("builds", "submit", str(ROOT), f"--config={config}", f"--substitutions=_IMAGE={image}"),
-        f"--service-account={account}",
-        f"--gcs-source-staging-dir={names.bucket_url}/temp/source",
-        f"--project={names.project}",
-        f"--region={names.region}",
-    )
-
-
-def write(directory: Path, image: str) -> list[Path]:
+def write(directory: Path, names: Names, image: str) -> list[Path]:
     """Writes PIPELINE.json for each pipeline into a directory, and makes the directory if it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
     files = []
     for pipeline in metadata.PARSERS:
         file = directory / f"{pipeline}.json"
-        file.write_text(spec.text(pipeline, image), encoding="utf-8")
+        file.write_text(spec.text(pipeline, image, names), encoding="utf-8")
         files.append(file)
     return files
 
 
-def upload(clients: Clients, bucket_url: str, image: str) -> list[str]:
-    """Uploads the specs to gs://BUCKET/templates and returns their names.
+def upload(clients: Clients, names: Names, image: str) -> list[str]:
+    """Uploads the specs to templates/ of the bucket and returns their names.
 
     Raises:
       CommandError: Cloud Storage refused.
     """
-    uploaded = []
+    uploaded, bucket_url = [], names.bucket_url
     try:
         bucket = clients.storage.bucket(bucket_url.removeprefix("gs://"))
         for pipeline in metadata.PARSERS:
             blob = bucket.blob(f"templates/{pipeline}.json")
-            blob.upload_from_string(spec.text(pipeline, image), content_type="application/json")
+            blob.upload_from_string(spec.text(pipeline, image, names), content_type="application/json")
             uploaded.append(f"{bucket_url}/{blob.name}")
     except google.ERRORS as error:
         raise _failure(error, clients.project, bucket_url) from error
@@ -131,16 +109,17 @@ def run(options: BuildOptions) -> None:
     )
     image = options.image or f"{names.image}:{options.tag or default_tag()}"
     try:
-        spec.container_spec("streaming", image)
+        spec.container_spec("streaming", image, names)
     except ValueError as error:
         raise OptionError(str(error)) from error
     if options.offline:
-        for file in write(options.offline, image):
+        for file in write(options.offline, names, image):
             print(f"Wrote {file}")
         return
     if not options.no_image:
-        build_image(Gcloud(), names, image)
-    for uri in upload(Clients(options.project), names.bucket_url, image):
+        build_image(Gcloud(), names, image, options.builder)
+    google.use_quota_project(options.project)
+    for uri in upload(Clients(options.project), names, image):
         print(f"Uploaded {uri}")
     print(f"Launch with: anomaly launch streaming --project {options.project} --region {options.region}")
 

@@ -1,7 +1,7 @@
 """Runs the pipeline that the parameters of a Flex template belong to; the template's launcher starts it.
 
 One image serves both templates, so the parameters tell which pipeline is meant: a stream has a subscription
-or a topic, a batch has neither. It must not wait for the job, which starts when this program ends.
+or a topic, a batch has an input. It must not wait for the job, which starts when this program ends.
 """
 
 from __future__ import annotations
@@ -10,18 +10,58 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Final
 
 from common.command import command
 from common.options import NO, OptionError, SwitchAction
 from pipelines import batch, streaming
+from pipelines.options import beam_parser
 
-_STREAM_FLAGS = ("--subscription", "--topic")
+_SOURCES: Final = {
+    streaming: ("--subscription", "--topic"),
+    batch: ("--input", "--input_table", "--input_query"),
+}
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
+logger = logging.getLogger(__name__)
 
-def is_streaming(argv: Sequence[str]) -> bool:
-    """Tells the streaming template's parameters from the batch template's."""
-    return any(word.split("=", 1)[0] in _STREAM_FLAGS and not word.endswith("=") for word in argv)
+
+def pipeline_of(argv: Sequence[str]) -> ModuleType:
+    """Tells the streaming template's parameters from the batch template's.
+
+    Raises:
+      OptionError: they name no source.
+    """
+    passed = {word.partition("=")[0] for word in argv if not word.endswith("=")}
+    for pipeline, flags in _SOURCES.items():
+        if passed.intersection(flags):
+            return pipeline
+    expected = "; ".join(
+        f"{' or '.join(flag.removeprefix('--') for flag in flags)} for the {template} template"
+        for template, flags in zip(("streaming", "batch"), _SOURCES.values(), strict=True)
+    )
+    raise OptionError(f"the template's parameters: expected a source, {expected}, got none")
+
+
+def without_unknown(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """Leaves out, with a warning, what neither the pipeline nor Beam knows.
+
+    Dataflow checks the parameters against the template. So such a flag comes from a launcher that is newer
+    than the image's Beam, and a job must not fail because of it.
+    """
+    known = {**parser._option_string_actions, **beam_parser()._option_string_actions}
+    flags: list[str] = []
+    kept = True
+    for word in argv:
+        if word.startswith("--"):
+            name = word.partition("=")[0]
+            kept = name in known
+            if not kept:
+                logger.warning("%s: expected an option of the pipeline or of Beam; left out", name)
+        if kept:
+            flags.append(word)
+    return flags
 
 
 def command_line(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
@@ -50,10 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: builds the pipeline and submits it."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     words = list(sys.argv[1:] if argv is None else argv)
-    if is_streaming(words):
-        streaming.run(command_line(streaming.parser(), words))
-    else:
-        batch.run(command_line(batch.parser(), words))
+    pipeline = pipeline_of(words)
+    parser = pipeline.parser()
+    pipeline.run(command_line(parser, without_unknown(parser, words)))
     return 0
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
@@ -27,7 +27,27 @@ REST_VARIABLE: Final = "BIGQUERY_EMULATOR_HOST"
 STORAGE_VARIABLE: Final = "BIGQUERY_STORAGE_EMULATOR_HOST"
 """Google's clients read no variable for the Storage APIs; this one is the project's own."""
 
-_UNLIMITED: Final = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+CHANNEL_OPTIONS: Final = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A new channel makes a new connection. Otherwise channels of one target share it, also a dead one.
+    ("grpc.use_local_subchannel_pool", 1),
+    # After an outage gRPC answers with the old error until its own back-off ends: minutes, by default.
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+"""Options of the channels of the Storage APIs."""
+
+KEEPALIVE: Final = (
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # gRPC 1.85 goes by this one
+)
+"""Further ones of those to another machine: a connection that died without a word is noticed.
+
+On this machine none does, and its servers end a connection that is pinged each minute.
+"""
+
+_Client = TypeVar("_Client", BigQueryReadClient, BigQueryWriteClient)
 
 
 @dataclass(frozen=True)
@@ -88,25 +108,24 @@ class BigQueryEndpoints:
 
     def write_client(self) -> BigQueryWriteClient:
         """Makes a client of the Storage Write API with a connection of its own."""
-        channel = self._insecure_channel()
-        if channel is not None:
-            return BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))
-        return BigQueryWriteClient(client_options=self._storage_options())
+        return self._storage_client(BigQueryWriteClient, BigQueryWriteGrpcTransport)
 
     def read_client(self) -> BigQueryReadClient:
         """Makes a client of the Storage Read API with a connection of its own."""
-        channel = self._insecure_channel()
-        if channel is not None:
-            return BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))
-        return BigQueryReadClient(client_options=self._storage_options())
+        return self._storage_client(BigQueryReadClient, BigQueryReadGrpcTransport)
 
-    def _insecure_channel(self) -> grpc.Channel | None:
-        if self.storage is None or not is_loopback_address(self.storage):
-            return None
-        return insecure_channel(self.storage, _UNLIMITED)
+    def _storage_client(self, client: Callable[..., _Client], transport: Any) -> _Client:
+        if self.storage is not None and is_loopback_address(self.storage):
+            return client(transport=transport(channel=insecure_channel(self.storage, CHANNEL_OPTIONS)))
 
-    def _storage_options(self) -> ClientOptions | None:
-        return None if self.storage is None else ClientOptions(api_endpoint=self.storage)
+        def open_channel(host: str, **settings: Any) -> grpc.Channel:
+            return transport.create_channel(host, **(settings | {"options": [*CHANNEL_OPTIONS, *KEEPALIVE]}))
+
+        def open_transport(**settings: Any) -> Any:
+            return transport(**(settings | {"channel": open_channel}))
+
+        options = None if self.storage is None else ClientOptions(api_endpoint=self.storage)
+        return client(transport=open_transport, client_options=options)
 
 
 @dataclass(frozen=True)

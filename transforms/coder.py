@@ -6,17 +6,24 @@ Importing this module registers the coder.
 
 from __future__ import annotations
 
+from typing import Final
+
 import apache_beam as beam
 import pyarrow as pa
+
+_COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="lz4")
+"""For dead letters, which may be long and alike: a small compressed file can be gigabytes of bad lines, and
+FnApiRunner holds all that crosses from one stage to the next."""
 
 
 class RecordBatchCoder(beam.coders.Coder):
     """Encodes one pyarrow.RecordBatch with its schema."""
 
     def encode(self, value: pa.RecordBatch) -> bytes:
-        """The batch as an Arrow IPC stream."""
+        """The batch as an Arrow IPC stream; compressed where it has payloads."""
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, value.schema) as writer:
+        options = _COMPRESSED if any(map(pa.types.is_binary, value.schema.types)) else None
+        with pa.ipc.new_stream(sink, value.schema, options=options) as writer:
             writer.write_batch(value)
         return sink.getvalue().to_pybytes()
 

@@ -105,14 +105,14 @@ def compression(path: str) -> str | None:
 
 
 def decompressed(file: BinaryIO, path: str, block_bytes: int) -> Iterator[bytes]:
-    """The content of a compressed file, in blocks of `block_bytes` at most.
+    """Yields the content of a compressed file, in blocks of `block_bytes` at most.
 
     A file may have several members one after the other, as `cat a.gz b.gz` and parallel tools make them.
 
     Args:
       file: its bytes as they are stored.
       path: tells the compression, and is named in errors.
-      block_bytes: of what is given; of zstd up to 32 MiB come at once where a file is that monotonous.
+      block_bytes: of a block. Of zstd up to 32 MiB are decompressed at once where a file is that monotonous.
 
     Raises:
       CompressedFileError: the file ends within a member, has none at all, or is damaged.
@@ -131,8 +131,8 @@ def decompressed(file: BinaryIO, path: str, block_bytes: int) -> Iterator[bytes]
                 content = member.decompress(data, block_bytes)
             except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError) as error:
                 raise CompressedFileError(f"{path}: is no {kind} file, or damaged: {error}") from error
-            if content:
-                yield content
+            for start in range(0, len(content), block_bytes):
+                yield content[start : start + block_bytes]
             data = b""
             if member.eof:
                 data, member = member.unused_data, None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
@@ -17,6 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from common.limits import MAX_BATCH_BYTES, MAX_SHARES
 from common.parquet import ROW_GROUP_ROWS
 from transforms.columnar import BATCH_ROWS, rebatch
 from transforms.compressed import compression, decompressed
@@ -24,9 +25,12 @@ from transforms.message import MAX_LINE_BYTES
 from transforms.parquet_sink import ParquetSink
 
 SPLIT_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of a file that one worker reads in one go."""
+"""Bytes of a file that one worker reads in one go; more where there are more than MAX_SHARES of them."""
 
 BLOCK_BYTES: Final = 1024 * 1024
+
+_DECODE_BYTES: Final = 4 * MAX_BATCH_BYTES
+"""Bytes of a Parquet file that are decoded in one go: many small decodings take a fifth longer."""
 
 
 class FileColumnsError(ValueError):
@@ -48,6 +52,9 @@ class RowGroups(NamedTuple):
     numbers: tuple[int, ...]
 
 
+_Share = TypeVar("_Share", Range, RowGroups)
+
+
 @dataclass
 class ReadJsonLines(beam.PTransform):
     """Reads files of lines; it does not decode the lines.
@@ -61,7 +68,8 @@ class ReadJsonLines(beam.PTransform):
 
     Attributes:
       pattern: path or glob, local or gs://. No match is an error.
-      rows: lines of a list; the last ones of a share of a file may be shorter.
+      rows: lines of a list. The last list of a share of a file may be shorter, and so is one that would have
+        more than MAX_BATCH_BYTES.
       split_bytes: size of the shares.
       max_line_bytes: a longer line is cut to this length, so that it does not fill the memory;
         transforms.message rejects a line of this length.
@@ -78,9 +86,9 @@ class ReadJsonLines(beam.PTransform):
             begin
             | "Match" >> MatchFiles(self.pattern, EmptyMatchTreatment.DISALLOW)
             | "Split" >> beam.FlatMap(split_lines, self.split_bytes)
-            | "Spread" >> beam.Reshuffle()
+            | "Spread" >> _Spread()
             | "Read"
-            >> beam.FlatMap(read_lines, self.rows, self.max_line_bytes).with_output_types(list[bytes])
+            >> beam.FlatMap(_read, read_lines, self.rows, self.max_line_bytes).with_output_types(list[bytes])
         )
 
 
@@ -94,7 +102,8 @@ class ReadParquetBatches(beam.PTransform):
       pattern: path or glob, local or gs://. No match is an error.
       columns: names of the columns to read; empty reads all.
       optional: whether a file may lack some of `columns`; otherwise that is an error.
-      batch_rows: rows of a batch; the last of a share of a file may have fewer.
+      batch_rows: rows of a batch. The last of a share of a file may have fewer, and so has one that would be
+        larger than MAX_BATCH_BYTES.
       split_bytes: size of the shares, which are whole row groups.
     """
 
@@ -107,14 +116,43 @@ class ReadParquetBatches(beam.PTransform):
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
         """Files to row groups, spread over the workers, to record batches."""
         required = () if self.optional else tuple(self.columns)
-        read = beam.FlatMap(read_row_groups, tuple(self.columns), self.batch_rows)
+        read = beam.FlatMap(_read, read_row_groups, tuple(self.columns), self.batch_rows)
         return (
             begin
             | "Match" >> MatchFiles(self.pattern, EmptyMatchTreatment.DISALLOW)
             | "Split" >> beam.FlatMap(split_row_groups, required, self.split_bytes)
-            | "Spread" >> beam.Reshuffle()
+            | "Spread" >> _Spread()
             | "Read" >> read.with_output_types(pa.RecordBatch)
         )
+
+
+class _Spread(beam.PTransform):
+    """Spreads shares over the workers, several together where there are more than MAX_SHARES.
+
+    The bundles behind it are no more than its elements, and each bundle of a batch job takes streams of
+    BigQuery, whose number is limited.
+    """
+
+    def expand(self, shares: beam.PCollection) -> beam.PCollection:
+        """Shares to lists of shares."""
+        gathered = shares | "Gather" >> beam.combiners.ToList()
+        return gathered | "Group" >> beam.FlatMap(group_shares) | "Spread" >> beam.Reshuffle()
+
+
+def group_shares(shares: Iterable[_Share], most: int = MAX_SHARES) -> list[list[_Share]]:
+    """Divides shares into `most` lists at most, of neighbours.
+
+    >>> group_shares([Range("b", 0, 8), Range("a", 8, 16), Range("a", 0, 8)], most=2)[1]
+    [Range(path='b', start=0, stop=8)]
+    """
+    ordered = sorted(shares, key=lambda share: share[:2])
+    length = max(1, -(-len(ordered) // most))
+    return [ordered[start : start + length] for start in range(0, len(ordered), length)]
+
+
+def _read(shares: Iterable[Any], read: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:
+    for share in shares:
+        yield from read(share, *args)
 
 
 @dataclass
@@ -172,7 +210,11 @@ def split_lines(file: FileMetadata, split_bytes: int = SPLIT_BYTES) -> list[Rang
 
 
 def read_lines(
-    share: Range, rows: int = 4096, max_line_bytes: int = MAX_LINE_BYTES, block_bytes: int = BLOCK_BYTES
+    share: Range,
+    rows: int = 4096,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    block_bytes: int = BLOCK_BYTES,
+    max_bytes: int = MAX_BATCH_BYTES,
 ) -> Iterator[list[bytes]]:
     """Reads the lines that begin within the share, in lists of `rows`; empty lines also count.
 
@@ -182,12 +224,14 @@ def read_lines(
     ...     list(read_lines(Range(file.name, 0, 18)))
     [[b'{"a": 1}', b'{"a": 2}']]
 
-    A share that does not begin at 0 leaves a line that has begun before it to the share before.
+    A share that does not begin at 0 leaves a line that has begun before it to the share before. A list has
+    fewer lines where they would have more than `max_bytes`, or than a block where that is larger.
 
     Raises:
       CompressedFileError: the file is compressed, and cut off or damaged.
     """
     held: list[bytes] = []
+    held_bytes = 0
     # Beam's own decompression takes a file that was cut off for a whole one.
     with FileSystems.open(share.path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
         if compression(share.path):
@@ -197,10 +241,17 @@ def read_lines(
         if share.start == 0:
             blocks = _without_mark(blocks)
         for lines in _lines(blocks, max_line_bytes):
+            size = sum(map(len, lines))
+            if held and held_bytes + size > max_bytes:
+                yield held
+                held, held_bytes = [], 0
             held += lines
-            while len(held) >= rows:
-                yield held[:rows]
-                del held[:rows]
+            held_bytes += size
+            if len(held) >= rows:
+                while len(held) >= rows:
+                    yield held[:rows]
+                    del held[:rows]
+                held_bytes = sum(map(len, held))
     if held:
         yield held
 
@@ -249,18 +300,33 @@ def split_row_groups(
 def read_row_groups(
     share: RowGroups, columns: Sequence[str] = (), batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """Reads some row groups in batches of `batch_rows`. Of `columns` it reads those that the file has."""
+    """Reads some row groups, in batches of `batch_rows`. Of `columns` it reads those that the file has."""
     with FileSystems.open(share.path, compression_type=CompressionTypes.UNCOMPRESSED) as source:
         file = pq.ParquetFile(source)
         names = [name for name in columns if name in file.schema_arrow.names]
-        # Decoded in large pieces, which are then cut: many small decodings take a fifth longer.
+        # Decoded in large pieces, which are then cut.
+        rows = _DECODE_BYTES // _row_bytes(file.metadata, share.numbers, names)
         batches = file.iter_batches(
-            max(batch_rows, ROW_GROUP_ROWS),
+            max(1, min(rows, max(batch_rows, ROW_GROUP_ROWS))),
             row_groups=share.numbers,
             columns=names or None,
             use_threads=False,
         )
         yield from rebatch(batches, batch_rows)
+
+
+def _row_bytes(metadata: pq.FileMetaData, groups: Sequence[int], names: Sequence[str]) -> int:
+    """Returns the bytes of a row, decompressed: the mean of the row group where it is largest."""
+    largest = 1
+    for group in map(metadata.row_group, groups):
+        columns = map(group.column, range(group.num_columns))
+        size = sum(
+            column.total_uncompressed_size
+            for column in columns
+            if not names or column.path_in_schema.partition(".")[0] in names
+        )
+        largest = max(largest, size // max(1, group.num_rows))
+    return largest
 
 
 def _blocks(file: BinaryIO, share: Range, block_bytes: int) -> Iterator[bytes]:

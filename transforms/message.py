@@ -41,7 +41,7 @@ import pyarrow as pa
 
 from common.limits import MAX_MESSAGE_BYTES
 from model.features import FEATURES, N_FEATURES
-from transforms.dead_letter import MAX_PAYLOAD_BYTES, dead_letters
+from transforms.dead_letter import dead_letters
 from transforms.schema import TRANSACTIONS
 
 MAX_ID_LENGTH: Final = 256
@@ -183,7 +183,7 @@ def parse_messages(messages: MessageColumns, rules: MessageRules) -> Parsed:
     return Parsed(
         _transactions(rows, matrix),
         dead_letters(
-            [_whole_or_begin(messages.payloads[i]) for i in rejected],
+            [messages.payloads[i] for i in rejected],
             [reasons[i] for i in rejected],
             "parse",
             [_traceable(attributes[i], message_ids[i]) for i in rejected],
@@ -207,10 +207,7 @@ def _decode(payload: bytes, max_bytes: int) -> Transaction:
     if len(payload) > max_bytes:
         if len(payload) < MAX_LINE_BYTES:
             raise _RejectedError(f"payload: {len(payload)} bytes, over the limit of {max_bytes}")
-        raise _RejectedError(
-            f"payload: at least {len(payload)} bytes, over the limit of {max_bytes} (payload cut to "
-            f"{MAX_PAYLOAD_BYTES} bytes)"
-        )
+        raise _RejectedError(f"payload: at least {len(payload)} bytes, over the limit of {max_bytes}")
     try:
         if not payload.isascii():
             payload.decode("utf-8")  # the decoder does not look inside the strings that it skips
@@ -260,11 +257,6 @@ def event_time_bounds(published: dt.datetime, rules: MessageRules) -> tuple[dt.d
 def outside_text(moment: str, bounds: tuple[dt.datetime, dt.datetime]) -> str:
     """Returns the reason to reject an event time outside its bounds."""
     return f"event_time: {moment} is outside {bounds[0]} to {bounds[1]}"
-
-
-def _whole_or_begin(payload: bytes) -> bytes:
-    """Returns the payload for a dead letter; of a line that was cut, as much as a dead letter holds."""
-    return payload if len(payload) < MAX_LINE_BYTES else payload[:MAX_PAYLOAD_BYTES]
 
 
 def _attribute_time(name: str, attributes: Mapping[str, str]) -> dt.datetime:

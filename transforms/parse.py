@@ -28,30 +28,6 @@ class ParseOutput(NamedTuple):
 
 
 @dataclass
-class BatchMessages(beam.PTransform):
-    """Gathers messages into lists: the first step, so that all others work on columns.
-
-    PubsubMessage | bytes  ->  list of them
-
-    Attributes:
-      rows: the longest list.
-      millis: how long a message may wait for others across bundles. 0 gathers within a bundle alone: the
-        lowest latency, and the only choice on runners without real-time timers (FnApiRunner).
-    """
-
-    rows: int = 1024
-    millis: int = 0
-
-    def expand(self, messages: beam.PCollection) -> beam.PCollection:
-        """Messages to lists of messages."""
-        return messages | beam.BatchElements(
-            min_batch_size=self.rows,
-            max_batch_size=self.rows,
-            max_batch_duration_secs=self.millis / 1000 if self.millis else None,
-        )
-
-
-@dataclass
 class Parse(beam.PTransform):
     """Decodes and validates messages.
 

@@ -18,6 +18,7 @@ from google.auth import exceptions as auth_exceptions
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from common.connections import DirectAdapter, direct
+from common.google import use_quota_project
 from common.loopback import is_loopback_address
 from transforms.remote_protocol import Response, TransientError
 
@@ -236,7 +237,7 @@ class VertexConnection(HttpConnection):
         self._base = (api_endpoint or f"https://{endpoint.split('/')[3]}-aiplatform.googleapis.com").rstrip(
             "/"
         )
-        self._credentials = _credentials(self._base)
+        self._credentials = _credentials(self._base, endpoint.split("/")[1])
         self._lock = threading.Lock()
         url, kind = self._find()
         if kind == "shared":
@@ -312,13 +313,14 @@ class VertexConnection(HttpConnection):
         return resource
 
 
-def _credentials(base: str) -> Any:
+def _credentials(base: str, project: str) -> Any:
     """Application default credentials; anonymous ones for a server on this machine."""
     import google.auth
     from google.auth.credentials import AnonymousCredentials
 
     if is_loopback_address(base):
         return AnonymousCredentials()
+    use_quota_project(project)
     try:
         return google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])[0]
     except auth_exceptions.GoogleAuthError as error:

@@ -81,19 +81,23 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
       model: directory of the artifact, local or gs://.
       detail: "compact", or "full" for all outputs of the model.
       thresholds: replaces the manifest's thresholds of the severities named in it.
+      digest: of the manifest at launch, whose thresholds and version hold for the whole job; a worker that
+        finds another refuses it. "" takes any.
     """
 
     model: str
     detail: OutputDetail = "compact"
     thresholds: dict[str, float] = field(default_factory=dict)
+    digest: str = ""
 
     def load_model(self) -> LoadedModel:
         """Reads and verifies the artifact, and runs it a few times, since the first calls compile.
 
         Raises:
+          model.artifact.ReplacedError: it is another artifact than at launch.
           model.artifact.ArtifactError: the artifact is incomplete or altered.
         """
-        found = artifact.read(self.model)
+        found = artifact.read(self.model, self.digest)
         thresholds = {**found.manifest.thresholds, **self.thresholds}
         rules = ScoreRules(thresholds, found.manifest.model_version, self.detail)
         loaded = LoadedModel(found.load_model(), rules)

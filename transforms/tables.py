@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import requests
-from google.api_core.exceptions import Conflict, GoogleAPICallError, NotFound, RetryError
+from google.api_core.exceptions import Conflict, Forbidden, GoogleAPICallError, NotFound, RetryError
 from google.cloud import bigquery
 from google.cloud.bigquery.retry import DEFAULT_RETRY
 
+from common import google
 from common.retry import LOOK_SECONDS
 from transforms.schema import ALERTS, ERROR_RECORDS, SCORES, SCORES_FULL, to_bigquery
 
@@ -56,6 +58,8 @@ LETTER_KEY: Final = (
 _CALL_SECONDS: Final = 60.0
 """Google's client would try for ten minutes. The first call shows in LOOK_SECONDS whether it answers."""
 _RETRY: Final = DEFAULT_RETRY.with_timeout(LOOK_SECONDS)
+_LOOK: Final = "roles/bigquery.metadataViewer"
+_EDIT: Final = "roles/bigquery.dataEditor"
 
 
 class NoAnswerError(RuntimeError):
@@ -64,6 +68,20 @@ class NoAnswerError(RuntimeError):
 
 class TableError(RuntimeError):
     """A table exists and cannot take the rows; the text names table and column."""
+
+
+class AccessError(TableError):
+    """The caller may not do what is still to be done; the text names the thing and the roles.
+
+    Attributes:
+      on_dataset: the narrowest role on the dataset that is enough; "" where none is.
+      on_project: the narrowest role that it also takes on the project; "" for none.
+    """
+
+    def __init__(self, text: str, on_dataset: str, on_project: str) -> None:
+        super().__init__(text)
+        self.on_dataset = on_dataset
+        self.on_project = on_project
 
 
 @dataclass(frozen=True)
@@ -197,7 +215,9 @@ def create_tables(
 ) -> None:
     """Creates the dataset, the tables and the views where they do not exist yet; safe to call again.
 
-    An existing table gets the nullable columns that it lacks. Rows are never touched.
+    Everything is looked up first, and what is as declared is left alone. BigQuery checks the right to create
+    before it looks whether the thing exists. An existing table gets the nullable columns that it lacks. Rows
+    are never touched.
 
     Args:
       client: a BigQuery client.
@@ -207,15 +227,13 @@ def create_tables(
 
     Raises:
       NoAnswerError: BigQuery does not answer for 20 s.
+      AccessError: something is missing or differs, and the caller may not change that.
       TableError: an existing table has other types, or lacks a REQUIRED column.
     """
     reference = bigquery.DatasetReference.from_string(dataset, default_project=client.project)
     full_name = f"{reference.project}.{reference.dataset_id}"
-    new = bigquery.Dataset(reference)
-    if location or client.location:
-        new.location = location or client.location
     try:
-        client.create_dataset(new, exists_ok=True, retry=_RETRY, timeout=LOOK_SECONDS)
+        _create_dataset(client, reference, location or client.location)
     except (RetryError, requests.exceptions.RequestException) as error:
         cause = error.cause if isinstance(error, RetryError) else error
         address = client._connection.API_BASE_URL
@@ -223,6 +241,39 @@ def create_tables(
     for spec in tables:
         _create_table(client, spec, full_name)
         _create_view(client, spec, full_name)
+
+
+@contextmanager
+def _needs(step: str, on_dataset: str = "", on_project: str = "") -> Iterator[None]:
+    """Says which roles a step takes that BigQuery denies.
+
+    Raises:
+      AccessError: the caller lacks a permission.
+    """
+    try:
+        yield
+    except Forbidden as error:
+        problem = google.explain(error)
+        if problem.kind != "forbidden":
+            raise
+        places = (("dataset", on_dataset), ("project", on_project))
+        roles = " and ".join(f"{role} on the {place}" for place, role in places if role)
+        raise AccessError(f"{step} takes {roles}: {problem.text}", on_dataset, on_project) from error
+
+
+def _create_dataset(
+    client: bigquery.Client, reference: bigquery.DatasetReference, location: str | None
+) -> None:
+    name = f"{reference.project}.{reference.dataset_id}"
+    try:
+        with _needs(f"looking at dataset {name}", _LOOK):
+            client.get_dataset(reference, retry=_RETRY, timeout=LOOK_SECONDS)
+    except NotFound:
+        new = bigquery.Dataset(reference)
+        if location:
+            new.location = location
+        with _needs(f"dataset {name} does not exist, and making it", on_project="roles/bigquery.user"):
+            client.create_dataset(new, exists_ok=True, retry=_RETRY, timeout=_CALL_SECONDS)
 
 
 def missing_columns(
@@ -246,36 +297,69 @@ def missing_columns(
     return missing
 
 
-def _create_table(client: bigquery.Client, spec: TableSpec, dataset: str) -> None:
-    wanted = spec.table(dataset)
+def _look(client: bigquery.Client, name: str) -> bigquery.Table | None:
+    """Looks up a table or a view; None where there is none."""
     try:
-        existing = client.get_table(wanted.reference, retry=_RETRY, timeout=_CALL_SECONDS)
+        with _needs(f"looking at {name}", _LOOK):
+            return client.get_table(name, retry=_RETRY, timeout=_CALL_SECONDS)
     except NotFound:
+        return None
+
+
+def _create_table(client: bigquery.Client, spec: TableSpec, dataset: str) -> None:
+    name = f"{dataset}.{spec.name}"
+    existing = _look(client, name)
+    if existing is None:
         try:
-            client.create_table(wanted, retry=_RETRY, timeout=_CALL_SECONDS)
+            with _needs(f"table {name} does not exist, and making it", _EDIT):
+                client.create_table(spec.table(dataset), retry=_RETRY, timeout=_CALL_SECONDS)
             return
         except Conflict:  # another process was faster
-            existing = client.get_table(wanted.reference, retry=_RETRY, timeout=_CALL_SECONDS)
+            existing = client.get_table(name, retry=_RETRY, timeout=_CALL_SECONDS)
     try:
         missing = missing_columns(existing.schema, spec.schema)
     except TableError as error:
-        raise TableError(f"Table {dataset}.{spec.name}: {error}. Use another table name.") from None
+        raise TableError(f"Table {name}: {error}. Use another table name.") from None
     required = [field.name for field in missing if field.mode == "REQUIRED"]
     if required:
         raise TableError(
-            f"Table {dataset}.{spec.name} lacks {', '.join(required)}. REQUIRED columns cannot be added "
+            f"Table {name} lacks {', '.join(required)}. REQUIRED columns cannot be added "
             "to an existing table. Use another table name."
         )
     if missing:
         existing.schema = [*existing.schema, *missing]
-        client.update_table(existing, ["schema"], retry=_RETRY, timeout=_CALL_SECONDS)
+        lacks = ", ".join(field.name for field in missing)
+        with _needs(f"table {name} lacks {lacks}, and adding it", _EDIT):
+            client.update_table(existing, ["schema"], retry=_RETRY, timeout=_CALL_SECONDS)
 
 
 def _create_view(client: bigquery.Client, spec: TableSpec, dataset: str) -> None:
+    name = f"{dataset}.{spec.view}"
+    existing = _look(client, name)
+    if all(actual == declared for actual, declared in view_settings(existing, spec, dataset).values()):
+        return
+    state = (
+        "does not exist, and making it" if existing is None else "is not the declared one, and replacing it"
+    )
     try:
-        client.query_and_wait(spec.create_view_sql(dataset), retry=_RETRY, api_timeout=_CALL_SECONDS)
+        with _needs(f"view {name} {state}", _EDIT, "roles/bigquery.jobUser"):
+            client.query_and_wait(spec.create_view_sql(dataset), retry=_RETRY, api_timeout=_CALL_SECONDS)
     except GoogleAPICallError as error:
-        raise TableError(f"View {dataset}.{spec.view} cannot be created: {error.message}") from error
+        raise TableError(f"View {name} cannot be created: {error.message}") from error
+
+
+def view_settings(view: bigquery.Table | None, spec: TableSpec, dataset: str) -> dict[str, tuple[Any, Any]]:
+    """Names the settings of a view, each as it is and as it is declared.
+
+    BigQuery keeps the columns that a view had when it was made, so that they lag behind those of its table.
+    """
+    columns = {field.name for field in view.schema} if view else set()
+    missing = [name for name in spec.schema.names if name not in columns]
+    return {
+        "query": (" ".join(((view and view.view_query) or "").split()) or None, spec.view_sql(dataset)),
+        "description": (view.description if view else None, spec.view_description),
+        "missing columns": (", ".join(missing) or None, None),
+    }
 
 
 _SYNONYMS: Final = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "STRUCT": "RECORD"}

@@ -1,1 +1,1 @@
-"""The checks before a launch: storage, services and permissions that a job needs."""
+"""The checks before a launch: storage, services, places, and the permissions of caller and workers."""

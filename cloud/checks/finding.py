@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
 import google.auth
@@ -78,10 +78,12 @@ class Lookup:
         }.get(problem.kind, str(problem))
         if problem.kind == "refused":
             remedy = self.create
+        elif problem.kind == "forbidden":  # the caller's name may cost a call of gcloud
+            remedy = self._grant()
+        elif problem.kind == "quota_denied":
+            remedy = grant(self.project, google_errors.QUOTA_ROLE)
         else:
-            # The caller's name may cost a call of gcloud.
-            grant = self._grant() if problem.kind == "forbidden" else ""
-            remedy = google_errors.remedy(problem, self.project, create=self.create, grant=grant)
+            remedy = google_errors.remedy(problem, self.project, create=self.create)
         return Finding(self.subject, "failed", text, remedy, problem.kind)
 
     def missing_permissions(self, wanted: list[str], held: list[str]) -> list[Finding]:
@@ -89,20 +91,28 @@ class Lookup:
         missing = [permission for permission in wanted if permission not in held]
         if not missing:
             return [Finding(self.subject)]
-        return [
-            Finding(self.subject, "failed", f"you lack {', '.join(missing)} ({self.role})", self._grant())
-        ]
+        problem = f"you lack {', '.join(missing)} ({self.role})"
+        return [Finding(self.subject, "failed", problem, self._grant(), "forbidden")]
 
     def _grant(self) -> str:
         return grant_on_bucket(self.bucket, self.role) if self.bucket else grant(self.project, self.role)
 
 
+def left_to_the_workers(findings: list[Finding]) -> list[Finding]:
+    """Lowers to a note that the caller may not look at a thing which the workers alone read or write."""
+    return [
+        replace(
+            finding, status="note", problem=f"not checked, the workers must be able to: {finding.problem}"
+        )
+        if finding.cause == "forbidden"
+        else finding
+        for finding in findings
+    ]
+
+
 def grant(project: str, role: str) -> str:
     """Makes the command that grants the caller a role on a project."""
-    # Where the policy has conditional bindings, gcloud asks without --condition.
-    return (
-        f"gcloud projects add-iam-policy-binding {project} --member={member()} --role={role} --condition=None"
-    )
+    return google_errors.grant_on_project(project, role, member())
 
 
 def grant_on_bucket(bucket: str, role: str) -> str:

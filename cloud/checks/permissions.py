@@ -1,46 +1,20 @@
-"""Checks of permissions: those of the person who launches, and the roles of the workers' account."""
+"""Checks of the permissions of whoever launches."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import re
-import shlex
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from google.api_core.exceptions import MethodNotImplemented, from_http_response
 
-from cloud.checks.finding import BIGQUERY_PATIENCE, Finding, Lookup, bucket_of, member
-from cloud.checks.storage import template_image
+from cloud.checks.finding import Finding, Lookup, member
 from cloud.endpoints import RESOURCE_MANAGER_VARIABLE, client_arguments, iam_session
 from cloud.request import JobRequest
-from cloud.resources.accounts import Role, ServiceAccount, Target
-from cloud.resources.base import Clients
-from cloud.resources.gcloud import Gcloud, GcloudError
-from cloud.resources.tables import may_write
 from common import google
 from common.retry import LOOK_SECONDS
 
 _ACT_AS: Final = "iam.serviceAccounts.actAs"
-_WIDER: Final = {
-    "roles/pubsub.subscriber": ("roles/pubsub.editor", "roles/pubsub.admin"),
-    "roles/pubsub.publisher": ("roles/pubsub.editor", "roles/pubsub.admin"),
-    "roles/pubsub.viewer": ("roles/pubsub.editor", "roles/pubsub.admin", "roles/viewer"),
-    "roles/pubsub.editor": ("roles/pubsub.admin",),
-    "roles/storage.objectAdmin": ("roles/storage.admin",),
-    "roles/storage.objectViewer": ("roles/storage.objectAdmin", "roles/storage.admin"),
-    "roles/bigquery.dataEditor": ("roles/bigquery.dataOwner", "roles/bigquery.admin"),
-    "roles/bigquery.jobUser": ("roles/bigquery.user", "roles/bigquery.admin"),
-    "roles/bigquery.readSessionUser": ("roles/bigquery.user", "roles/bigquery.admin"),
-    "roles/artifactregistry.reader": ("roles/artifactregistry.writer", "roles/artifactregistry.admin"),
-    "roles/aiplatform.user": ("roles/aiplatform.admin",),
-}
-_THREADS: Final = 4
-_BROAD: Final = ("roles/editor", "roles/owner")
-_IMAGE: Final = re.compile(
-    r"(?P<region>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>[^/]+)/(?P<repository>[^/]+)/.+"
-)
 
 
 def check_project(project: str) -> list[Finding]:
@@ -86,7 +60,7 @@ def check_act_as(request: JobRequest) -> list[Finding]:
         return [_note_unreachable(lookup.failure(error))]
     if answer.status_code != 200:
         problem = google.explain(from_http_response(answer))
-        if problem.kind == "disabled":
+        if problem.is_setup:
             return [lookup.failure(from_http_response(answer))]
         # A missing account has a check of its own.
         return [Finding(subject, "note", f"not checked: IAM answers {answer.status_code}")]
@@ -103,132 +77,3 @@ def _note_unreachable(finding: Finding) -> Finding:
     """Lowers a failure to a note where IAM gave no answer: a launch may still succeed."""
     is_unreachable = finding.cause == "unreachable"
     return dataclasses.replace(finding, status="note") if is_unreachable else finding
-
-
-def needed_roles(request: JobRequest, image: str = "") -> list[Role]:
-    """Lists the roles that the account needs for this job, each on the narrowest thing.
-
-    Args:
-      request: the job.
-      image: of the template, for a job that names none.
-    """
-    own = request.installation.project
-    roles: dict[tuple[str, str, str], Role] = {}
-
-    def need(role: str, target: Target, name: str, project: str = own, location: str = "") -> None:
-        roles.setdefault(
-            (role, target, name),
-            Role(
-                f"roles/{role}",
-                member=f"serviceAccount:{request.account}",
-                target=target,
-                target_name=name,
-                project=project,
-                location=location,
-            ),
-        )
-
-    command = request.pipeline
-    need("dataflow.worker", "project", own)
-    if command.subscription:
-        _, project, _, name = command.subscription.split("/")
-        need("pubsub.subscriber", "subscription", name, project)
-        need("pubsub.viewer", "subscription", name, project)  # Dataflow looks it up
-    if command.topic:  # Dataflow makes a subscription for the job
-        need("pubsub.editor", "project", command.topic.split("/")[1])
-    if command.alert_topic:
-        _, project, _, name = command.alert_topic.split("/")
-        need("pubsub.publisher", "topic", name, project)
-        need("pubsub.viewer", "topic", name, project)
-    for uri in (request.temp_location, request.staging_location, command.output or ""):
-        if uri.startswith("gs://"):
-            need("storage.objectAdmin", "bucket", bucket_of(uri))
-    for uri in (command.model, command.input or ""):
-        if uri.startswith("gs://") and ("storage.objectAdmin", "bucket", bucket_of(uri)) not in roles:
-            need("storage.objectViewer", "bucket", bucket_of(uri))
-    if command.input_table or command.input_query:
-        need("bigquery.readSessionUser", "project", own)
-    if command.input_query or command.load_jobs:
-        need("bigquery.jobUser", "project", own)
-    if command.scorer == "vertex" and command.vertex_endpoint:
-        need("aiplatform.user", "project", command.vertex_endpoint.split("/")[1])
-    for name in {request.job.image or image, image}:  # the launcher pulls the template's in any case
-        parts = _IMAGE.fullmatch(name)
-        if parts:
-            repository = (parts["repository"], parts["project"], parts["region"])
-            need("artifactregistry.reader", "repository", *repository)
-    return list(roles.values())
-
-
-def check_worker(clients: Clients, request: JobRequest) -> list[Finding]:
-    """Checks that the account exists and has the roles of `needed_roles`, or wider ones."""
-    account, project = request.account, request.installation.project
-    subject = f"service account {account}"
-    if not Gcloud.available():
-        return [Finding(subject, "note", "not checked, nor its roles: no gcloud on the PATH")]
-    image = template_image(clients, request.template) if request.job.via == "flex" else ""
-    # gcloud takes a second or more for each command; it runs the same command once.
-    with ThreadPoolExecutor(_THREADS) as pool:
-        roles = pool.map(lambda role: _check_role(clients, role), needed_roles(request, image))
-        try:
-            state = ServiceAccount(account).inspect(clients)
-        except GcloudError as error:
-            return [Finding(subject, "note", f"not checked: {error}", "gcloud auth login")]
-    if state.status == "missing":
-        return [Finding(subject, "failed", "does not exist", f"anomaly resources create --project {project}")]
-    if state.status == "drift":
-        enable = f"gcloud iam service-accounts enable {account} --project={project}"
-        return [Finding(subject, "failed", "is disabled", enable), *roles]
-    return [Finding(subject), *roles, *_check_dataset(clients, request)]
-
-
-def _check_dataset(clients: Clients, request: JobRequest) -> list[Finding]:
-    """Checks that the account may write the tables, by the dataset's access list or a role on its project."""
-    account, dataset = request.account, request.pipeline.output_dataset
-    if not dataset or clients.local_bigquery:
-        return []
-    role = "roles/bigquery.dataEditor"
-    subject = f"{role} on dataset {dataset} for the workers"
-    try:
-        if may_write(clients.bigquery.get_dataset(dataset, **BIGQUERY_PATIENCE), account):
-            return [Finding(subject)]
-    except google.ERRORS:
-        return []  # services.check_dataset reports it
-    project = dataset.rpartition(".")[0]
-    on_project = Role(
-        role, member=f"serviceAccount:{account}", target="project", target_name=project, project=project
-    )
-    finding = _check_role(clients, on_project)
-    if finding.status != "failed":
-        return [Finding(subject, finding.status, finding.problem)]
-    grant = shlex.quote(grant_sql(role, dataset, account))
-    problem = "is not granted there, nor a wider one on the project"
-    return [Finding(subject, "failed", problem, f"bq query --use_legacy_sql=false {grant}")]
-
-
-def grant_sql(role: str, dataset: str, account: str) -> str:
-    """The statement that gives a service account a role on a dataset."""
-    return f'GRANT `{role}` ON SCHEMA `{dataset}` TO "serviceAccount:{account}"'
-
-
-def _check_role(clients: Clients, role: Role) -> Finding:
-    subject = f"{role.name} on {role.target} {role.target_name} for the workers"
-    try:
-        if any(candidate.inspect(clients).status == "ok" for candidate in _sufficient(role)):
-            return Finding(subject)
-    except GcloudError as error:
-        return Finding(subject, "note", f"not checked: {str(error).splitlines()[-1]}")
-    printer = Gcloud(print_only=True, quiet=True)
-    role.create(Clients(clients.project, gcloud=printer))
-    problem = "is not granted there, nor a wider one on the project (through a group: use --skip_preflight)"
-    return Finding(subject, "failed", problem, printer.printed[0])
-
-
-def _sufficient(role: Role) -> list[Role]:
-    """Lists the role and the wider ones, on the thing and on the project."""
-    names = (role.name, *_WIDER.get(role.name, ()), *_BROAD)
-    on_thing = [dataclasses.replace(role, name=name) for name in names]
-    if role.target == "project":
-        return on_thing
-    on_project = dataclasses.replace(role, target="project", target_name=role.project)
-    return on_thing + [dataclasses.replace(on_project, name=name) for name in names]

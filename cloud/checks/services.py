@@ -7,9 +7,9 @@ import urllib.request
 
 from google.cloud import bigquery
 
-from cloud.checks.finding import BIGQUERY_PATIENCE, Finding, Lookup, project_of
+from cloud.checks.finding import BIGQUERY_PATIENCE, Finding, Lookup, left_to_the_workers, project_of
 from cloud.endpoints import client_arguments
-from cloud.jobs import JobError
+from cloud.jobs import ENDING, JobError
 from cloud.request import JobRequest
 from cloud.resources.base import Clients
 from cloud.resources.tables import column_differences, table_differences
@@ -33,12 +33,14 @@ def check_job_name(request: JobRequest) -> list[Finding]:
     try:
         active = installation.jobs().listing(active=True)
     except JobError as error:
-        is_disabled = error.problem is not None and error.problem.kind == "disabled"
-        if error.problem and is_disabled:
+        if error.problem and error.problem.is_setup:
             fix = remedy(error.problem, installation.project)
-            return [Finding(subject, "failed", f"not looked up: {error.problem}", fix, "disabled")]
+            return [Finding(subject, "failed", f"not looked up: {error.problem}", fix, error.problem.kind)]
         return [Finding(subject, "note", f"not looked up: {error}", f"anomaly launch list {place}")]
     running = next((job for job in active if job.name == name), None)
+    if running and running.state in ENDING:
+        problem = f"is {running.state} ({running.id}): wait for its end, or pass another --job_name"
+        return [Finding(subject, "failed", problem, f"anomaly launch status {name} {place} --wait")]
     if running and not request.job.update:
         end = "drain" if running.kind == "streaming" else "cancel"  # a batch job cannot be drained
         problem = f"runs already ({running.id}): pass --update, another --job_name, or {end} it"
@@ -92,9 +94,14 @@ def check_subscription(clients: Clients, name: str, topic: str) -> list[Finding]
 
 
 def check_dataset(
-    clients: Clients, dataset: str, full: bool, create: bool, region: str = "us-central1"
+    clients: Clients,
+    dataset: str,
+    full: bool,
+    create: bool,
+    region: str = "us-central1",
+    by_caller: bool = False,
 ) -> list[Finding]:
-    """Checks the dataset, and its tables with their columns.
+    """Checks the dataset, its tables with their columns, and its views.
 
     Args:
       clients: Google's clients.
@@ -102,6 +109,7 @@ def check_dataset(
       full: whether the scores table has every output of the model.
       create: whether the launch makes the missing tables.
       region: for a dataset that has to be made.
+      by_caller: whether the launch makes them with the rights of the caller, not with those of the workers.
     """
     project, _, name = dataset.rpartition(".")
     command = f"anomaly resources create --project {project} --region {region} --dataset {name}"
@@ -110,28 +118,58 @@ def check_dataset(
     if failed:
         return failed
     findings = [Finding(lookup.subject)]
+    rights = f", for which you need roles/bigquery.dataEditor on {dataset} and roles/bigquery.jobUser"
+    launch = f"{{}} it{rights if by_caller else ''}" if create else ""
     for spec in (tables.scores_table(full=full), *tables.TABLES[1:]):
-        findings += _check_table(clients, f"{dataset}.{spec.name}", spec, create, command)
+        found = _check_table(clients, f"{dataset}.{spec.name}", spec, launch, command)
+        findings += found
+        if all(finding.status == "ok" for finding in found):
+            findings += _check_view(clients, dataset, spec, launch, command)
     return findings
 
 
-def _check_table(
-    clients: Clients, name: str, spec: tables.TableSpec, create: bool, command: str
+def _check_view(
+    clients: Clients, dataset: str, spec: tables.TableSpec, launch: str, command: str
 ) -> list[Finding]:
+    """Looks for a view that queries would miss; a job needs none."""
+    name = f"{dataset}.{spec.view}"
+    lookup = Lookup(f"view {name}", command, "bigquery.tables.get", _METADATA_ROLE, project_of(name))
+    view, failed = lookup.run(lambda: clients.bigquery.get_table(name, **BIGQUERY_PATIENCE))
+    if view is None and failed[0].cause != "missing":
+        return failed
+    settings = tables.view_settings(view, spec, dataset)
+    differing = ", ".join(setting for setting, (actual, declared) in settings.items() if actual != declared)
+    if not differing:
+        return []
+    if view is None:
+        return [_to_be_made(lookup.subject, "does not exist", launch.format("makes"), command)]
+    problem = f"{differing}: not as declared"
+    return [_to_be_made(lookup.subject, problem, launch.format("replaces"), command)]
+
+
+def _to_be_made(subject: str, problem: str, step: str, command: str) -> Finding:
+    """Notes a difference, and that the launch takes a step to remove it, where it does."""
+    return Finding(subject, "note", f"{problem}; the launch {step}" if step else problem, command)
+
+
+def _check_table(
+    clients: Clients, name: str, spec: tables.TableSpec, launch: str, command: str
+) -> list[Finding]:
+    """Checks one table; `launch` is what the launch does to a difference, with a place for the verb."""
     subject = f"table {name}"
     lookup = Lookup(subject, command, "bigquery.tables.get", _METADATA_ROLE, project_of(name))
     table, failed = lookup.run(lambda: clients.bigquery.get_table(name, **BIGQUERY_PATIENCE))
     if table is None:
-        if create and failed[0].cause == "missing":
-            return [Finding(subject, "note", "does not exist; the launch creates it")]
+        if launch and failed[0].cause == "missing":
+            return [_to_be_made(subject, "does not exist", launch.format("makes"), command)]
         return failed
     columns = column_differences(table, spec)
     conflicts = "; ".join(str(difference) for difference in columns if not difference.fixable)
     if conflicts:
         return [Finding(subject, "failed", conflicts, "pass another --output_dataset")]
     missing = "; ".join(map(str, columns))
-    if missing and create:
-        return [Finding(subject, "note", f"{missing}; the launch adds it")]
+    if missing and launch:
+        return [_to_be_made(subject, missing, launch.format("adds"), command)]
     if missing:
         return [Finding(subject, "failed", missing, command)]
     differences = table_differences(table, spec)
@@ -146,12 +184,12 @@ def check_input_table(clients: Clients, name: str) -> list[Finding]:
         f"table {name}",
         "pass another --input_table",
         "bigquery.tables.get",
-        "roles/bigquery.dataViewer",
+        _METADATA_ROLE,
         project_of(name),
     )
     table, failed = lookup.run(lambda: clients.bigquery.get_table(name, **BIGQUERY_PATIENCE))
     if table is None:
-        return failed
+        return left_to_the_workers(failed)
     columns = {field.name.lower() for field in table.schema}
     missing = [feature for feature in FEATURES if feature.lower() not in columns]
     if missing and "features" not in columns:
@@ -173,11 +211,7 @@ def check_input_query(clients: Clients, sql: str) -> list[Finding]:
     config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
     job, failed = lookup.run(lambda: clients.bigquery.query(sql, job_config=config))
     if job is None:
-        if failed[0].cause == "forbidden":
-            # The job runs the query: the person who launches it may lack the right to read the tables.
-            problem = f"not checked, the workers must be able to run it: {failed[0].problem}"
-            return [Finding(lookup.subject, "note", problem)]
-        return failed
+        return left_to_the_workers(failed)
     return [Finding(f"--input_query, scans {(job.total_bytes_processed or 0) / 1024**2:,.1f} MiB")]
 
 

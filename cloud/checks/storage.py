@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from cloud.checks.finding import Finding, Lookup, bucket_of
+from cloud.checks.finding import Finding, Lookup, bucket_of, left_to_the_workers
 from cloud.pipeline import PipelineCommand
 from cloud.resources.base import Clients
 from common import google
@@ -69,10 +68,11 @@ def check_location(clients: Clients, uri: str, flag: str, region: str = "us-cent
     lookup = Lookup(subject, create, "storage.objects.create", "roles/storage.objectAdmin", project, bucket)
     wanted = ["storage.objects.create", "storage.objects.get", "storage.objects.list"]
     held, failed = lookup.run(lambda: clients.storage.bucket(name).test_iam_permissions(wanted))
-    return failed or lookup.missing_permissions(wanted, held or [])
+    findings = failed or lookup.missing_permissions(wanted, held or [])
+    return left_to_the_workers(findings) if flag == "--output" else findings
 
 
-def check_files(project: str, pattern: str, flag: str) -> list[Finding]:
+def check_files(clients: Clients, pattern: str, flag: str) -> list[Finding]:
     """Checks that a pattern matches files."""
     from apache_beam.io.filesystems import FileSystems
 
@@ -80,15 +80,19 @@ def check_files(project: str, pattern: str, flag: str) -> list[Finding]:
     if not pattern.startswith("gs://"):
         return [_local(subject)]
     show = f"gcloud storage ls '{pattern}'"
-    lookup = Lookup(subject, show, "storage.objects.list", READER, project, bucket_of(pattern))
+    lookup = Lookup(subject, show, "storage.objects.list", READER, clients.project, bucket_of(pattern))
+    # Without credentials Beam tries for a minute, with a traceback each time, and goes on as nobody.
+    _, failed = lookup.run(lambda: clients.storage)
+    if failed:
+        return failed
     try:
         files = FileSystems.match([pattern])[0].metadata_list
     except google.ERRORS as error:
-        return [lookup.failure(error)]
+        return left_to_the_workers([lookup.failure(error)])
     except Exception as error:  # Beam wraps the errors of Cloud Storage's client in its own
         causes = [cause for cause in _causes(error) if isinstance(cause, google.ERRORS)]
         if causes:
-            return [lookup.failure(causes[0])]
+            return left_to_the_workers([lookup.failure(causes[0])])
         return [Finding(subject, "failed", f"cannot be read: {error}", show)]
     if not files:
         return [Finding(subject, "failed", "matches no file", show)]
@@ -96,10 +100,17 @@ def check_files(project: str, pattern: str, flag: str) -> list[Finding]:
     return [Finding(f"{subject}, {len(files)} files, {size:,.1f} MiB")]
 
 
-def _causes(error: BaseException) -> list[Any]:
-    """Collects the errors that an error of Beam's file systems stands for."""
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Collects the errors that an error of Beam's file systems stands for. Beam wraps its own again."""
     details = getattr(error, "exception_details", None) or {}
-    return [error.__cause__, error.__context__, *(details.values() if isinstance(details, dict) else ())]
+    for cause in (
+        error.__cause__,
+        error.__context__,
+        *(details.values() if isinstance(details, dict) else ()),
+    ):
+        if isinstance(cause, BaseException):
+            yield cause
+            yield from _causes(cause)
 
 
 def check_template(clients: Clients, uri: str, flags: Iterable[str]) -> list[Finding]:

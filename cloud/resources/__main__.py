@@ -16,7 +16,9 @@ from cloud.resources.changes import Change, create, delete, inspect_all
 from cloud.resources.declared import Names, declare
 from cloud.resources.gcloud import Gcloud
 from cloud.resources.storage import Bucket
-from common.command import Parser, command
+from common.command import Parser, command, confirm
+from common.google import use_quota_project
+from common.names import KMS_KEY
 from common.options import OptionError, add_options, group, option, read_options
 from common.output import Format, add_format, print_rows
 from transforms.clients import BigQueryEndpoints, EndpointOptions
@@ -40,6 +42,13 @@ class ResourceOptions(InstallationOptions):
 
     dataset_location: str = option("", metavar="LOCATION", help="such as EU (default: the region)")
     vertex: bool = option(False, action="store_true", help="also allow calls of Vertex AI endpoints")
+    kms_key: str | None = option(
+        None,
+        type=KMS_KEY,
+        metavar="KEY",
+        help="Cloud KMS key that encrypts bucket, repository, topics and dataset, in their region. Example: "
+        "projects/my-keys/locations/us-central1/keyRings/data/cryptoKeys/anomaly",
+    )
     full: bool = option(
         False,
         action="store_true",
@@ -80,7 +89,13 @@ class ResourceOptions(InstallationOptions):
     def names(self) -> Names:
         """The names of the resources."""
         names = super().names
-        return replace(names, dataset_location=self.dataset_location, vertex=self.vertex, full=self.full)
+        return replace(
+            names,
+            dataset_location=self.dataset_location,
+            vertex=self.vertex,
+            full=self.full,
+            kms_key=self.kms_key or "",
+        )
 
 
 def report(changes: Sequence[Change], form: Format) -> None:
@@ -98,14 +113,6 @@ def report(changes: Sequence[Change], form: Format) -> None:
             }
         )
     print_rows(rows, form)
-
-
-def confirm(question: str) -> bool:
-    """Asks on the terminal; without a terminal the answer is no."""
-    if not sys.stdin.isatty():
-        _print_progress(f"{question} Nobody is there to answer: pass --yes.")
-        return False
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _print_progress(text: str) -> None:
@@ -175,6 +182,8 @@ def _cancel(running: Sequence[JobInfo], client: Jobs) -> None:
 
 def run(action: str, options: ResourceOptions, form: Format) -> int:
     """Runs "create", "status" or "delete"; returns the exit status."""
+    if not options.emulators:
+        use_quota_project(options.project)
     clients = Clients(
         options.project, options.endpoints, Gcloud(print_only=options.print_gcloud), options.emulators
     )

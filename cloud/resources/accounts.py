@@ -18,18 +18,27 @@ from cloud.resources.base import (
     has_label,
 )
 from cloud.resources.gcloud import GcloudError
+from common.names import project_of_account
 
-Target = Literal["project", "bucket", "topic", "subscription", "repository"]
+Target = Literal["project", "bucket", "topic", "subscription", "repository", "key"]
 
 _DISPLAY_NAME: Final = "Transaction anomaly pipelines"
 # Google makes the account of a service at its first use in a project, which may be still to come.
-_AGENTS: Final = {"gcp-sa-pubsub.iam.gserviceaccount.com": "pubsub.googleapis.com"}
+_AGENTS: Final = {
+    "gcp-sa-pubsub.iam.gserviceaccount.com": "pubsub.googleapis.com",
+    "gcp-sa-artifactregistry.iam.gserviceaccount.com": "artifactregistry.googleapis.com",
+    "dataflow-service-producer-prod.iam.gserviceaccount.com": "dataflow.googleapis.com",
+}
+# These two have a request of their own for it.
+_STORAGE: Final = "gs-project-accounts.iam.gserviceaccount.com"
+_BIGQUERY: Final = "bigquery-encryption.iam.gserviceaccount.com"
 _POLICY_COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "project": ("projects",),
     "bucket": ("storage", "buckets"),
     "topic": ("pubsub", "topics"),
     "subscription": ("pubsub", "subscriptions"),
     "repository": ("artifacts", "repositories"),
+    "key": ("kms", "keys"),
 }
 
 
@@ -81,6 +90,7 @@ class Repository(Resource):
     Attributes:
       project: of the repository.
       location: region.
+      kms_key: full name of the key that encrypts it; Google's own when empty.
     """
 
     kind: ClassVar[str] = "repository"
@@ -88,16 +98,18 @@ class Repository(Resource):
 
     project: str = ""
     location: str = "us-central1"
+    kms_key: str = ""
 
     def inspect(self, clients: Clients) -> State:
-        """Looks the repository up, and compares its format."""
+        """Looks the repository up, and compares its format and its key."""
         try:
             repository = self._described(clients)
         except GcloudError as error:
             if error.is_missing:
                 return MISSING
             raise
-        return State.of(differences({"format": repository.get("format")}, {"format": "DOCKER"}, ("format",)))
+        declared = {"format": "DOCKER"} | ({"kmsKeyName": self.kms_key} if self.kms_key else {})
+        return State.of(differences(repository, declared, fixed=tuple(declared)))
 
     def create(self, clients: Clients) -> None:
         """Makes the repository."""
@@ -106,10 +118,11 @@ class Repository(Resource):
             "--repository-format=docker",
             "--description=Image of the transaction anomaly pipelines",
             "--labels=" + ",".join(f"{key}={value}" for key, value in LABEL.items()),
+            *((f"--kms-key={self.kms_key}",) if self.kms_key else ()),
         )
 
     def repair(self, clients: Clients, state: State) -> None:
-        """Refuses: a repository keeps its format."""
+        """Refuses: a repository keeps its format and its key."""
         delete = f"gcloud artifacts repositories delete {shlex.join(self._flags())}"
         state.refuse_fixed(
             f"repository {self.name}",
@@ -141,7 +154,7 @@ class ServiceAccount(Resource):
     @property
     def project(self) -> str:
         """The project in the address."""
-        return self.name.partition("@")[2].removesuffix(".iam.gserviceaccount.com")
+        return project_of_account(self.name)
 
     def inspect(self, clients: Clients) -> State:
         """Looks the account up, and whether it is enabled."""
@@ -206,8 +219,8 @@ class Role(Resource):
 
     @property
     def part_of(self) -> Key | None:
-        """Key of the thing that is deleted together with its policy; none for a project, which stays."""
-        if self.target == "project":
+        """Key of the thing that is deleted together with its policy; none for what stays."""
+        if self.target in ("project", "key"):
             return None
         full = {"topic": "projects/{}/topics/{}", "subscription": "projects/{}/subscriptions/{}"}
         return self.target, full.get(self.target, "{1}").format(self.project, self.target_name)
@@ -234,13 +247,15 @@ class Role(Resource):
 
     def create(self, clients: Clients) -> None:
         """Grants the role. It has Google make the account of a service first."""
-        service = _AGENTS.get(self.member.partition("@")[2])
-        if service:
-            clients.gcloud.once(
-                *("beta", "services", "identity", "create"),
-                f"--service={service}",
-                f"--project={self.project}",
-            )
+        domain = self.member.partition("@")[2]
+        project = f"--project={self.project}"
+        if domain in _AGENTS:
+            identity = ("beta", "services", "identity", "create")
+            clients.gcloud.once(*identity, f"--service={_AGENTS[domain]}", project)
+        elif domain == _STORAGE:
+            clients.gcloud.once("storage", "service-agent", project)
+        elif domain == _BIGQUERY and not clients.gcloud.print_only:
+            clients.bigquery.get_service_account_email(self.project)  # gcloud has no command for it
         self._change(clients, "add-iam-policy-binding")
 
     def repair(self, clients: Clients, state: State) -> None:
@@ -266,8 +281,9 @@ class Role(Resource):
         command = (*_POLICY_COMMANDS[self.target], verb, self.target_name)
         if self.target == "repository":
             command += (f"--location={self.location}",)
-        # The name of a bucket is unique in the world, and a project belongs to none.
-        return command if self.target in ("project", "bucket") else (*command, f"--project={self.project}")
+        # The name of a bucket is unique in the world, that of a key has its project; a project has none.
+        is_whole = self.target in ("project", "bucket", "key")
+        return command if is_whole else (*command, f"--project={self.project}")
 
     def _member(self, clients: Clients) -> str:
         if "{number}" not in self.member:

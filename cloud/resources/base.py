@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
-from google.api_core.exceptions import Aborted, BadRequest, PreconditionFailed
+from google.api_core.exceptions import Aborted, BadRequest, Forbidden, PreconditionFailed
 from google.cloud import bigquery
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 
@@ -28,8 +28,9 @@ LABEL: Final = {"app": "transaction-anomaly"}
 _SHOWN: Final = 100
 """Characters of a value that a difference shows: queries and descriptions are longer."""
 
-# BigQuery refuses an account that was made a moment ago, and gives no other code for it.
-_NEW_ACCOUNT: Final = re.compile(r"[Ss]ervice ?[Aa]ccount \S+ does not exist")
+# BigQuery refuses an account that was made a moment ago, and services a key that they were let in to a moment
+# ago. Neither has a code of its own.
+_SETTLING: Final = re.compile(r"[Ss]ervice ?[Aa]ccount \S+ does not exist|\bKMS\b")
 
 Status = Literal["ok", "missing", "drift", "unknown"]
 
@@ -160,7 +161,7 @@ class Clients:
 
     @property
     def local_bigquery(self) -> bool:
-        """Returns whether BigQuery is an emulator, which keeps no locations, accounts or queries of views."""
+        """Returns whether BigQuery is an emulator, which has one place and no accounts."""
         rest = self.endpoints.rest or os.environ.get("BIGQUERY_EMULATOR_HOST", "")
         return self.emulators or is_loopback_address(rest)
 
@@ -288,7 +289,7 @@ def explained(resource: Resource) -> Iterator[None]:
         is_settling = (
             problem.kind == "disabled"
             or isinstance(error, Aborted | PreconditionFailed)
-            or (isinstance(error, BadRequest) and bool(_NEW_ACCOUNT.search(problem.text)))
+            or (isinstance(error, BadRequest | Forbidden) and bool(_SETTLING.search(problem.text)))
         )
         text = f"{resource.kind} {resource.title}: {problem}" + (f". To fix it: {step}" if step else "")
         raise ResourceError(text, is_settling) from error

@@ -98,12 +98,12 @@ def create(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> li
     done = [
         _create(resource, state, clients, dry_run)
         for resource, state in states
-        if not isinstance(resource, Role)
+        if not isinstance(resource, Role) or resource.target == "key"
     ]
-    # Roles come last. Those on one thing are granted one after the other, because each rewrites its policy.
+    # Other roles come last. Those on one thing are granted one by one, because each rewrites its policy.
     things: dict[tuple[str, str], list[tuple[Role, State]]] = {}
     for resource, state in states:
-        if isinstance(resource, Role):
+        if isinstance(resource, Role) and resource.target != "key":
             things.setdefault((resource.target, resource.target_name), []).append((resource, state))
 
     def grant(roles: list[tuple[Role, State]]) -> list[Change]:

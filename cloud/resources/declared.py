@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +12,8 @@ from cloud.resources.base import Resource
 from cloud.resources.storage import Bucket
 from cloud.resources.tables import Dataset, Table
 from cloud.resources.topics import Subscription, Topic
-from common.names import BUCKET, DATASET_ID, PROJECT, REGION, prefix
+from common.names import BUCKET, DATASET_ID, KMS_KEY, PROJECT, REGION, account_address, prefix
+from common.options import OptionError
 from transforms import tables
 
 APIS: Final = (
@@ -32,6 +34,16 @@ APIS: Final = (
 VERTEX_API: Final = "aiplatform.googleapis.com"
 WORKER: Final = "anomaly-worker"
 BUILDER: Final = "anomaly-build"
+KEY_USERS: Final = (
+    "service-{number}@gs-project-accounts",
+    "service-{number}@gcp-sa-artifactregistry",
+    "service-{number}@gcp-sa-pubsub",
+    "bq-{number}@bigquery-encryption",
+    # Of a job with --dataflow_kms_key, for its state and its disks.
+    "service-{number}@dataflow-service-producer-prod",
+    "service-{number}@compute-system",
+)
+"""Google's accounts that encrypt with --kms_key."""
 _PUBSUB_AGENT: Final = "serviceAccount:service-{number}@gcp-sa-pubsub.iam.gserviceaccount.com"
 
 
@@ -42,13 +54,15 @@ class Names:
     Attributes:
       project: Google Cloud project id.
       region: of bucket, repository and jobs.
-      bucket: without gs://; PREFIX + "PROJECT-anomaly" when empty.
+      bucket: without gs://; PREFIX + "PROJECT-anomaly" when empty, with - for what no bucket may have.
       dataset: BigQuery dataset, without the project.
       dataset_location: the region when empty.
       prefix: start of the names of topics, subscriptions, account and repository, so that two installations
         fit into one project. It ends with "-".
       vertex: whether pipelines may call Vertex AI endpoints.
       full: whether the scores table has every output of the model.
+      kms_key: full name of the Cloud KMS key that encrypts bucket, repository, topics and dataset; Google's
+        own keys when empty.
 
     Raises:
       OptionError: a name breaks a rule.
@@ -65,6 +79,7 @@ class Names:
     prefix: str = ""
     vertex: bool = False
     full: bool = False
+    kms_key: str = ""
 
     def __post_init__(self) -> None:
         PROJECT.check(self.project, "--project")
@@ -73,11 +88,20 @@ class Names:
         if self.prefix:
             prefix(WORKER, BUILDER).check(self.prefix, "--prefix")
         BUCKET.check(self.bucket_url.removeprefix("gs://"), "--bucket")
+        if self.kms_key:
+            KMS_KEY.check(self.kms_key, "--kms_key")
+            location = KMS_KEY.split(self.kms_key)["LOCATION"]
+            places = {"--region": self.region, "--dataset_location": self.dataset_location or self.region}
+            for flag, place in places.items():
+                if location.lower() != place.lower():
+                    raise OptionError(f"--kms_key: expected a key in {flag}={place}, got one in {location}")
 
     @property
     def bucket_url(self) -> str:
         """gs://BUCKET."""
-        return f"gs://{self.bucket or f'{self.prefix}{self.project}-anomaly'}"
+        # A dot in the name of a bucket asks for a proof that the domain is ours.
+        project = re.sub("[:.]", "-", self.project)
+        return f"gs://{self.bucket or f'{self.prefix}{project}-anomaly'}"
 
     @property
     def dataset_name(self) -> str:
@@ -92,17 +116,18 @@ class Names:
     @property
     def image(self) -> str:
         """The image of launcher and workers, without a tag."""
-        return f"{self.region}-docker.pkg.dev/{self.project}/{self.repository}/pipelines"
+        project = self.project.replace(":", "/")  # : stands before the tag
+        return f"{self.region}-docker.pkg.dev/{project}/{self.repository}/pipelines"
 
     @property
     def account(self) -> str:
         """E-mail address of the workers' service account."""
-        return f"{self.prefix}{WORKER}@{self.project}.iam.gserviceaccount.com"
+        return account_address(f"{self.prefix}{WORKER}", self.project)
 
     @property
     def builder(self) -> str:
         """E-mail address of the service account of image builds."""
-        return f"{self.prefix}{BUILDER}@{self.project}.iam.gserviceaccount.com"
+        return account_address(f"{self.prefix}{BUILDER}", self.project)
 
     def topic(self, name: str) -> str:
         """Full name of the topic `name` of this installation."""
@@ -119,21 +144,39 @@ def declare(names: Names) -> tuple[Resource, ...]:
         Apis(names.project, apis=(*APIS, VERTEX_API) if names.vertex else APIS),
         ServiceAccount(names.account),
         ServiceAccount(names.builder),
-        Bucket(names.bucket_url, location=names.region),
-        Repository(names.repository, project=names.project, location=names.region),
+        *_key_users(names),
+        Bucket(names.bucket_url, location=names.region, kms_key=names.kms_key),
+        Repository(names.repository, project=names.project, location=names.region, kms_key=names.kms_key),
         *_messages(names),
         *_tables(names),
         *roles(names),
     )
 
 
+def _key_users(names: Names) -> tuple[Role, ...]:
+    """Lists the accounts of services that encrypt with the key. Bucket and others cannot be made without."""
+    if not names.kms_key:
+        return ()
+    return tuple(
+        Role(
+            "roles/cloudkms.cryptoKeyEncrypterDecrypter",
+            member=f"serviceAccount:{agent}.iam.gserviceaccount.com",
+            target="key",
+            target_name=names.kms_key,
+            project=names.project,
+        )
+        for agent in KEY_USERS
+    )
+
+
 def _messages(names: Names) -> tuple[Resource, ...]:
     alerts, dead = names.topic("alerts"), names.topic("alerts-dead-letter")
+    key = names.kms_key
     return (
         # A seek of the subscription to an earlier time scores up to one day of messages again.
-        Topic(names.topic("transactions"), retention=dt.timedelta(days=1)),
-        Topic(dead),
-        Topic(alerts),
+        Topic(names.topic("transactions"), retention=dt.timedelta(days=1), kms_key=key),
+        Topic(dead, kms_key=key),
+        Topic(alerts, kms_key=key),
         # For Dataflow, which extends deadlines and deduplicates. It also returns messages for reasons of its
         # own, so that a dead-letter topic would take sound ones. Bad messages go to error_records instead.
         Subscription(
@@ -158,7 +201,7 @@ def _tables(names: Names) -> tuple[Resource, ...]:
     location = names.dataset_location or names.region
     specs = (tables.scores_table(full=names.full), *tables.TABLES[1:])
     return (
-        Dataset(names.dataset_name, location=location, writer=names.account),
+        Dataset(names.dataset_name, location=location, writer=names.account, kms_key=names.kms_key),
         *(Table(f"{names.dataset_name}.{spec.name}", spec=spec) for spec in specs),
     )
 

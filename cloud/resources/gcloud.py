@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -11,7 +12,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from common.command import CommandError
 
@@ -23,7 +24,7 @@ _MISSING: Final = re.compile(
 _DENIED: Final = re.compile(r"PERMISSION_DENIED|HTTPError 403\b|SERVICE_DISABLED")
 _SETTLING: Final = re.compile(
     r"has not been used|SERVICE_DISABLED|concurrent policy changes|\bABORTED\b|\betag\b"
-    r"|[Ss]ervice ?[Aa]ccount \S+ does not exist"
+    r"|[Ss]ervice ?[Aa]ccount \S+ does not exist|\bKMS\b"
 )
 
 
@@ -90,13 +91,43 @@ class Gcloud:
         Raises:
           GcloudError: gcloud is missing or failed.
         """
-        text = shlex.join(["gcloud", *arguments])
-        self.printed.append(text)
-        if not self.quiet:
-            sys.stderr.write(f"$ {text}\n")  # in one piece: several threads write here
-            sys.stderr.flush()
+        self._show(arguments)
         if not self.print_only:
             self._run([*arguments, "--format=none"])
+
+    def follow(self, *arguments: str) -> str:
+        """Runs a command that takes minutes, and shows what it says as it comes, on stderr.
+
+        Returns:
+          Its standard output, which is not shown where it is JSON.
+
+        Raises:
+          GcloudError: gcloud is missing or failed.
+        """
+        self._show(arguments)
+        is_json = "--format=json" in arguments
+        process = subprocess.Popen(
+            self._command(arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # gcloud is in Python
+        )
+        said: list[str] = []
+        progress = threading.Thread(target=_copy, args=(process.stderr, said, True))
+        progress.start()
+        answer: list[str] = []
+        try:
+            _copy(process.stdout, answer, not is_json)
+        finally:
+            if process.poll() is None:  # Ctrl-C reaches gcloud as well
+                process.wait()
+            progress.join()
+        if process.returncode:
+            raise _failure(arguments, process.returncode, "".join(said))
+        return "".join(answer)
 
     def once(self, *arguments: str) -> None:
         """Runs a command as `change` does, unless it has been run; threads wait for each other."""
@@ -104,19 +135,46 @@ class Gcloud:
             if shlex.join(["gcloud", *arguments]) not in self.printed:
                 self.change(*arguments)
 
+    def _show(self, arguments: Sequence[str]) -> None:
+        text = shlex.join(["gcloud", *arguments])
+        self.printed.append(text)
+        if not self.quiet:
+            sys.stderr.write(f"$ {text}\n")  # in one piece: several threads write here
+            sys.stderr.flush()
+
     def _run(self, arguments: Sequence[str]) -> str:
-        command = ["gcloud", *arguments, "--quiet"]
-        text = shlex.join(command)
+        done = subprocess.run(
+            self._command(arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise _failure(arguments, done.returncode, done.stderr)
+        return done.stdout
+
+    def _command(self, arguments: Sequence[str]) -> list[str]:
         if not self.available():
             raise GcloudError(
-                f"expected gcloud on the PATH, found none: install it from "
-                f"https://cloud.google.com/sdk/docs/install, or run where it is: {text}"
+                "expected gcloud on the PATH, found none: install it from "
+                f"https://cloud.google.com/sdk/docs/install, or run where it is: {_text(arguments)}"
             )
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        if done.returncode:
-            error = _error_lines(done.stderr)
-            raise GcloudError(f"{text} ended with {done.returncode}: {error}", error)
-        return done.stdout
+        return ["gcloud", *arguments, "--quiet"]
+
+
+def _text(arguments: Sequence[str]) -> str:
+    return shlex.join(["gcloud", *arguments, "--quiet"])
+
+
+def _failure(arguments: Sequence[str], code: int, stderr: str) -> GcloudError:
+    error = _error_lines(stderr)
+    return GcloudError(f"{_text(arguments)} ended with {code}: {error}", error)
+
+
+def _copy(pipe: IO[str] | None, kept: list[str], shown: bool) -> None:
+    """Keeps the lines of a pipe, and shows them on stderr, each when it comes."""
+    for line in pipe or ():
+        kept.append(line)
+        if shown:
+            sys.stderr.write(line)
+            sys.stderr.flush()
 
 
 def _error_lines(stderr: str) -> str:

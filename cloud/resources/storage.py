@@ -28,12 +28,14 @@ class Bucket(Resource):
 
     Attributes:
       location: region.
+      kms_key: full name of the key that encrypts new objects; Google's own when empty.
     """
 
     kind: ClassVar[str] = "bucket"
     creator_role: ClassVar[str] = "roles/storage.admin"
 
     location: str = "us-central1"
+    kms_key: str = ""
 
     @property
     def bucket(self) -> str:
@@ -41,7 +43,7 @@ class Bucket(Resource):
         return self.name.removeprefix("gs://")
 
     def inspect(self, clients: Clients) -> State:
-        """Compares location, access and the rule that empties temp/.
+        """Compares location, key, access and the rule that empties temp/.
 
         It does not compare the label. A bucket that somebody else made may be used, but `delete` must never
         empty it.
@@ -52,6 +54,7 @@ class Bucket(Resource):
         access = bucket.iam_configuration
         actual = {
             "location": (bucket.location or "").lower(),
+            "key": bucket.default_kms_key_name,
             "uniform bucket-level access": access.uniform_bucket_level_access_enabled,
             "public access prevention": access.public_access_prevention,
             "days in temp/": TEMP_DAYS
@@ -63,6 +66,7 @@ class Bucket(Resource):
             "uniform bucket-level access": True,
             "public access prevention": "enforced",
             "days in temp/": TEMP_DAYS,
+            **({"key": self.kms_key} if self.kms_key else {}),
         }
         return State.of(differences(actual, declared, fixed=("location",)))
 
@@ -100,6 +104,8 @@ class Bucket(Resource):
             bucket.delete()
 
     def _declare(self, bucket: Any) -> None:
+        if self.kms_key:
+            bucket.default_kms_key_name = self.kms_key
         bucket.iam_configuration.uniform_bucket_level_access_enabled = True
         bucket.iam_configuration.public_access_prevention = "enforced"
         # Without this, deleted temporary files would be kept, and paid for, another week.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from google.api_core.exceptions import NotFound
 from google.cloud import bigquery
@@ -31,6 +31,7 @@ class Dataset(Resource):
     Attributes:
       location: region or multi-region. It cannot be changed later.
       writer: e-mail address of the service account that may write and read its tables.
+      kms_key: full name of the key that encrypts new tables; Google's own when empty.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -40,9 +41,10 @@ class Dataset(Resource):
 
     location: str = "US"
     writer: str = ""
+    kms_key: str = ""
 
     def inspect(self, clients: Clients) -> State:
-        """Compares location, label and writer."""
+        """Compares location, label, key and writer."""
         try:
             dataset = clients.bigquery.get_dataset(self.name)
         except NotFound:
@@ -54,6 +56,10 @@ class Dataset(Resource):
         if self.writer:
             actual["writer"] = self.writer if may_write(dataset, self.writer) else None
             declared["writer"] = self.writer
+        if self.kms_key:
+            encryption = dataset.default_encryption_configuration
+            actual["key"] = encryption.kms_key_name if encryption else None
+            declared["key"] = self.kms_key
         return State.of(differences(actual, declared, fixed=("location",)))
 
     def create(self, clients: Clients) -> None:
@@ -62,18 +68,21 @@ class Dataset(Resource):
         dataset.description = "Scores, alerts and rejected messages of the transaction anomaly detection"
         dataset.location = self.location
         dataset.labels = LABEL
+        self._encrypt(dataset)
         created = clients.bigquery.create_dataset(dataset, exists_ok=True)
         if self.writer and not clients.local_bigquery:
             self._admit(clients, created)
 
     def repair(self, clients: Clients, state: State) -> None:
-        """Sets label and writer; a dataset keeps its location."""
+        """Sets label, key and writer; a dataset keeps its location, and a table its key."""
         dataset = clients.bigquery.get_dataset(self.name)
         state.refuse_fixed(
             f"dataset {self.name}", f"Pass --dataset_location={dataset.location}, or another --dataset."
         )
         dataset.labels = {**dataset.labels, **LABEL}
-        clients.bigquery.update_dataset(dataset, ["labels"])
+        self._encrypt(dataset)
+        fields = ["labels", *(["default_encryption_configuration"] if self.kms_key else [])]
+        clients.bigquery.update_dataset(dataset, fields)
         if self.writer and not may_write(dataset, self.writer):
             self._admit(clients, dataset)
 
@@ -93,18 +102,33 @@ class Dataset(Resource):
             clients.bigquery.delete_table(f"{self.name}.{name}", not_found_ok=True)
         clients.bigquery.delete_dataset(self.name, not_found_ok=True)
 
+    def _encrypt(self, dataset: bigquery.Dataset) -> None:
+        if self.kms_key:
+            dataset.default_encryption_configuration = bigquery.EncryptionConfiguration(self.kms_key)
+
     def _admit(self, clients: Clients, dataset: bigquery.Dataset) -> None:
         entry = bigquery.AccessEntry("WRITER", "userByEmail", self.writer)
         dataset.access_entries = [*dataset.access_entries, entry]
         clients.bigquery.update_dataset(dataset, ["access_entries"])
 
 
+WRITE_ROLES: Final = ("WRITER", "OWNER", "roles/bigquery.dataEditor", "roles/bigquery.dataOwner")
+READ_ROLES: Final = (*WRITE_ROLES, "READER", "roles/bigquery.dataViewer", "roles/bigquery.admin")
+
+
 def may_write(dataset: bigquery.Dataset, account: str) -> bool:
     """Returns whether the access list of the dataset lets a service account write its tables."""
     return any(
-        entry.entity_type == "userByEmail"
-        and entry.entity_id == account
-        and entry.role in ("WRITER", "OWNER", "roles/bigquery.dataEditor", "roles/bigquery.dataOwner")
+        entry.entity_type == "userByEmail" and entry.entity_id == account and entry.role in WRITE_ROLES
+        for entry in dataset.access_entries
+    )
+
+
+def may_read(dataset: bigquery.Dataset, account: str) -> bool:
+    """Returns whether the access list of the dataset lets a service account read its tables."""
+    everybody = ("allAuthenticatedUsers", "allUsers")  # as special group, or as member of IAM
+    return any(
+        entry.role in READ_ROLES and (entry.entity_id in everybody or entry.entity_id == account)
         for entry in dataset.access_entries
     )
 
@@ -148,7 +172,7 @@ class Table(Resource):
         except tables.TableError as error:
             raise ResourceError(str(error)) from error
         if not clients.local_bigquery:
-            # The view needs no label: `delete` removes it with its table, and every job replaces it.
+            # The view needs no label: `delete` removes it with its table.
             table = clients.bigquery.get_table(self.name)
             if not has_label(table.labels):
                 table.labels = {**table.labels, **LABEL}
@@ -160,7 +184,7 @@ class Table(Resource):
         self.create(clients)
         table = clients.bigquery.get_table(self.name)
         described = {field.name: field for field in to_bigquery(self.spec.schema)}
-        table.schema = [_described(field, described.get(field.name)) for field in table.schema]
+        table.schema = [with_description(field, described.get(field.name)) for field in table.schema]
         table.description = self.spec.description
         table.clustering_fields = list(self.spec.clustering)
         fields = ["schema", "description", "clustering_fields"]
@@ -191,15 +215,10 @@ class Table(Resource):
             table = clients.bigquery.get_table(f"{self.dataset}.{self.spec.view}")
         except NotFound:
             return [Difference(view, None, "a view")]
-        # The emulator does not return the query of a view.
-        if clients.local_bigquery:
-            return []
+        settings = tables.view_settings(table, self.spec, self.dataset)
         return differences(
-            {f"query of {view}": table.view_query, f"description of {view}": table.description},
-            {
-                f"query of {view}": self.spec.view_sql(self.dataset),
-                f"description of {view}": self.spec.view_description,
-            },
+            {f"{name} of {view}": actual for name, (actual, _) in settings.items()},
+            {f"{name} of {view}": declared for name, (_, declared) in settings.items()},
         )
 
 
@@ -259,9 +278,10 @@ def _labels(labels: Any) -> dict[str, Any]:
     return {f"label {key}": dict(labels).get(key) for key in LABEL}
 
 
-def _described(field: bigquery.SchemaField, declared: bigquery.SchemaField | None) -> bigquery.SchemaField:
+def with_description(
+    field: bigquery.SchemaField, declared: bigquery.SchemaField | None
+) -> bigquery.SchemaField:
+    """Returns the column with the declared description; policy tags, default, collation and rounding stay."""
     if declared is None:
         return field
-    return bigquery.SchemaField(
-        field.name, field.field_type, mode=field.mode, description=declared.description, fields=field.fields
-    )
+    return bigquery.SchemaField.from_api_repr({**field.to_api_repr(), "description": declared.description})

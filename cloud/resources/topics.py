@@ -22,6 +22,7 @@ class Topic(Resource):
 
     Attributes:
       retention: how long published messages can be replayed by a seek; None keeps none for that.
+      kms_key: full name of the key that encrypts messages; Google's own when empty.
     """
 
     kind: ClassVar[str] = "topic"
@@ -29,15 +30,17 @@ class Topic(Resource):
     emulated: ClassVar[bool] = True
 
     retention: dt.timedelta | None = None
+    kms_key: str = ""
 
     def inspect(self, clients: Clients) -> State:
-        """Compares the retention."""
+        """Compares the retention and the key."""
         try:
             topic = clients.publisher.get_topic(topic=self.name)
         except NotFound:
             return MISSING
-        actual = {"retention": topic.message_retention_duration or None}
-        return State.of(differences(actual, {"retention": self.retention}))
+        actual = {"retention": topic.message_retention_duration or None, "key": topic.kms_key_name or None}
+        declared = {"retention": self.retention, **({"key": self.kms_key} if self.kms_key else {})}
+        return State.of(differences(actual, declared, fixed=("key",)))
 
     def create(self, clients: Clients) -> None:
         """Makes the topic."""
@@ -45,7 +48,12 @@ class Topic(Resource):
             clients.publisher.create_topic(request=self._request())
 
     def repair(self, clients: Clients, state: State) -> None:
-        """Sets the retention."""
+        """Sets the retention; a topic keeps its key."""
+        state.refuse_fixed(
+            f"topic {self.name}",
+            f"Delete it with `gcloud pubsub topics delete {self.name}`, which cuts its subscriptions off, "
+            "and create it again; or pass another --prefix.",
+        )
         clients.publisher.update_topic(
             request={"topic": self._request(), "update_mask": {"paths": ["message_retention_duration"]}}
         )
@@ -63,6 +71,8 @@ class Topic(Resource):
         request: dict[str, Any] = {"name": self.name, "labels": LABEL}
         if self.retention:
             request["message_retention_duration"] = self.retention
+        if self.kms_key:
+            request["kms_key_name"] = self.kms_key
         return request
 
 

@@ -1,4 +1,4 @@
-"""Takes what CREATE TABLE declares beside the columns into the catalog, for tables.get and tables.list."""
+"""Takes what CREATE TABLE and CREATE VIEW declare into the catalog, for tables.get and tables.list."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from bqemulator.catalog import ddl_sync
 from bqemulator.jobs import executor
 from bqemulator.scripting import interpreter
 from sqlglot import exp
+from sqlglot.tokens import TokenType
 
 from local.bqemulator_patches.replace import replace
 
 _CREATE: Final = re.compile(r"\bCREATE\b", re.IGNORECASE)
+_OF_A_VIEW: Final = ("description", "labels")
 _INGESTION_TIME: Final = ("_PARTITIONTIME", "_PARTITIONDATE")
 
 
@@ -45,6 +47,38 @@ def keep_what_create_table_declares() -> None:
 
     replace(executor, "sync_created_table", sync)
     replace(interpreter, "sync_created_table", sync)
+
+
+def keep_what_create_view_declares() -> None:
+    """Defects of CREATE VIEW.
+
+    The description and the labels are dropped. BigQuery keeps the query as it was written, and the
+    emulator writes it anew.
+    """
+    stock = ddl_sync.sync_created_view
+
+    def sync(sql: str, project_id: str, ctx: AppContext) -> None:
+        stock(sql, project_id, ctx)
+        statement = _statement(sql)
+        target = ddl_sync._detect_plain_create_view(sql)[0]
+        table = ctx.catalog.get_table(*ddl_sync._split_target(target, project_id)) if target else None
+        if statement is None or table is None:
+            return
+        declared = {name: value for name, value in _declared(statement).items() if name in _OF_A_VIEW}
+        ctx.catalog.update_table(table.model_copy(update={"view_query": _query(sql), **declared}))
+
+    replace(executor, "sync_created_view", sync)
+    replace(interpreter, "sync_created_view", sync)
+
+
+def _query(sql: str) -> str:
+    """Cuts the query, as it stands there, out of a CREATE VIEW."""
+    depth = 0
+    for token in sqlglot.tokenize(sql, read="bigquery"):
+        depth += (token.token_type == TokenType.L_PAREN) - (token.token_type == TokenType.R_PAREN)
+        if token.token_type == TokenType.ALIAS and depth == 0:
+            return sql[token.end + 1 :].strip().removesuffix(";").rstrip()
+    return sql
 
 
 def _statement(sql: str) -> exp.Create | None:
@@ -78,6 +112,8 @@ def _option(name: str, value: exp.Expression) -> dict[str, Any]:
     if name == "labels":
         pairs = (pair.expressions for pair in value.expressions)
         return {"labels": {key.name: text.name for key, text in pairs}}
+    if name == "description":
+        return {"description": value.name}
     if name == "friendly_name":
         return {"friendlyName": value.name}
     if name == "require_partition_filter":
@@ -100,4 +136,4 @@ def _partitioning(by: exp.Expression) -> dict[str, Any]:
     return {"timePartitioning": {"type": unit.name.upper() if unit is not None else "DAY"} | field}
 
 
-PATCHES = (keep_what_create_table_declares,)
+PATCHES = (keep_what_create_table_declares, keep_what_create_view_declares)

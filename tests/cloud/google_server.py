@@ -1,8 +1,8 @@
 """A local server that speaks as much of Google's REST APIs as the real clients and the real gcloud ask for.
 
-Dataflow (jobs, messages, Flex launches), Service Usage, IAM, Resource Manager, Artifact Registry, and the
-policies of topics and subscriptions; Cloud Storage is beside it. It keeps everything that it is sent,
-so that tests can look at what really went over the wire.
+Dataflow (jobs, messages, Flex launches), Service Usage, IAM, Resource Manager, Artifact Registry, Compute
+Engine (networks, machine types), and the policies of topics and subscriptions; Cloud Storage is beside it.
+It keeps everything that it is sent, so that tests can look at what really went over the wire.
 """
 
 from __future__ import annotations
@@ -36,10 +36,14 @@ class Google:
       requests: method, path and JSON body of every request but those to Cloud Storage, in order.
       display_names: of the accounts that were created here.
       labels: of the repositories that were created here.
+      keys: the same with their kmsKeyName, if any.
       granted: the permissions that testIamPermissions of projects answers; None grants all.
+      networks: Compute Engine's, by name; the subnetworks by region and name.
+      machines: the zones that have a machine type, by its name.
       storage: Cloud Storage.
       denied: "launch" refuses Flex launches.
       failures: answers to the next questions for a job, in place of the job.
+      built: of a build, once it is asked for the second time.
       course: states that a job goes through, one step each time it is asked for; the last one stays.
     """
 
@@ -50,6 +54,7 @@ class Google:
     display_names: dict[str, str] = field(default_factory=dict)
     repositories: set[str] = field(default_factory=set)
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
+    keys: dict[str, dict[str, str]] = field(default_factory=dict)
     policies: dict[str, dict[str, Any]] = field(default_factory=dict)
     granted: set[str] | None = None
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -57,14 +62,24 @@ class Google:
     course: tuple[str, ...] = ("JOB_STATE_RUNNING",)
     endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
     builds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    built: dict[str, Any] = field(default_factory=lambda: {"status": "SUCCESS"})
     denied: set[str] = field(default_factory=set)
     failures: list[Refusal] = field(default_factory=list)
+    networks: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {"default": {"autoCreateSubnetworks": True}}
+    )
+    subnetworks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    machines: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"n2-standard-2": ("us-central1-a",)}
+    )
     storage: Storage = field(default_factory=Storage)
 
     def environment(self) -> dict[str, str]:
         """The variables that send gcloud here, without an account."""
-        apis = "SERVICEUSAGE IAM CLOUDRESOURCEMANAGER ARTIFACTREGISTRY CLOUDBUILD PUBSUB DATAFLOW STORAGE"
-        return {f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": f"{self.url}/" for api in apis.split()}
+        apis = "SERVICEUSAGE IAM CLOUDRESOURCEMANAGER ARTIFACTREGISTRY CLOUDBUILD CLOUDKMS PUBSUB DATAFLOW"
+        overrides = dict.fromkeys([*apis.split(), "STORAGE"], f"{self.url}/")
+        overrides["COMPUTE"] = f"{self.url}/compute/v1/"
+        return {f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": url for api, url in overrides.items()}
 
     def bodies(self, method: str, path: str) -> list[Any]:
         """The bodies of the requests of that method whose path matches."""
@@ -118,6 +133,17 @@ class Google:
         asked = body["permissions"]
         return {"permissions": [p for p in asked if self.granted is None or p in self.granted]}
 
+    def network(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
+        things = self.networks if match["global"] else self.subnetworks
+        if match["name"] not in things:
+            raise not_found(match["name"])
+        return things[match["name"]]
+
+    def machine_types(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
+        name = query["filter"].partition('"')[2].rstrip('"')
+        zones = {f"zones/{zone}": {"machineTypes": [{"name": name}]} for zone in self.machines.get(name, ())}
+        return {"items": {"zones/asia-east1-a": {"warning": {"code": "NO_RESULTS_ON_PAGE"}}, **zones}}
+
     def project(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         return {"projectId": match["project"], "projectNumber": "123456"}
 
@@ -126,12 +152,13 @@ class Google:
             raise not_found("repository")
         name = match[0].removeprefix("/v1/")
         times = dict.fromkeys(("createTime", "updateTime"), "2026-01-01T00:00:00Z")
-        labels = {"labels": self.labels.get(match["name"], {})}
-        return {"name": name, "format": "DOCKER", "sizeBytes": "0", **times, **labels}
+        given = {"labels": self.labels.get(match["name"], {}), **self.keys.get(match["name"], {})}
+        return {"name": name, "format": "DOCKER", "sizeBytes": "0", **times, **given}
 
     def create_repository(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         self.repositories.add(query["repositoryId"])
         self.labels[query["repositoryId"]] = body.get("labels", {})
+        self.keys[query["repositoryId"]] = {k: v for k, v in body.items() if k == "kmsKeyName"}
         return {"name": "projects/p/locations/l/operations/1", "done": True, "response": {}}
 
     def delete_repository(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
@@ -140,7 +167,7 @@ class Google:
 
     def create_build(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         build_id = f"build-{len(self.builds) + 1}"
-        given = {"id": build_id, "status": "SUCCESS", "projectId": match["project"], "images": []}
+        given = {"id": build_id, "status": "WORKING", "projectId": match["project"], "images": []}
         times = {"createTime": "2026-01-01T00:00:00Z", "logUrl": "https://localhost/log"}
         self.builds[build_id] = {
             **body,
@@ -153,7 +180,9 @@ class Google:
         return {"name": f"operations/build/{match['project']}/1", "metadata": metadata}
 
     def get_build(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
-        return self.builds[match["id"]]
+        build = self.builds[match["id"]]
+        self.builds[match["id"]] = build | self.built
+        return build
 
     def get_endpoint(self, match: re.Match[str], query: dict[str, str], body: Any) -> Any:
         if match["name"] not in self.endpoints:
@@ -240,6 +269,12 @@ ROUTES: tuple[tuple[str, str, Route], ...] = (
     ("POST", rf"{_THING}:setIamPolicy", Google.set_policy),
     ("POST", r"/v[13]/(?P<thing>projects/[^:]+):testIamPermissions", Google.test_permissions),
     ("GET", r"/v1/projects/(?P<project>[^/:]+)", Google.project),
+    (
+        "GET",
+        r"/compute/v1/projects/[^/]+/(?:(?P<global>global)/networks|regions/[^/]+/subnetworks)/(?P<name>[^/]+)",
+        Google.network,
+    ),
+    ("GET", r"/compute/v1/projects/[^/]+/aggregated/machineTypes", Google.machine_types),
     ("POST", _REPOSITORIES, Google.create_repository),
     ("GET", rf"{_REPOSITORIES}/(?P<name>[^/:]+)", Google.get_repository),
     ("DELETE", rf"{_REPOSITORIES}/(?P<name>[^/:]+)", Google.delete_repository),

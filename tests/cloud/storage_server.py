@@ -96,6 +96,9 @@ class Storage:
             "mediaLink": f"{self.url}/download/storage/v1/b/{bucket}/o/{quote(name, safe='')}?alt=media",
         }
 
+    def agent(self, match: re.Match[str], request: Request) -> Any:
+        return {"kind": "storage#serviceAccount", "email_address": "service-123456@gs-project-accounts"}
+
     def list_buckets(self, match: re.Match[str], request: Request) -> Any:
         return {"items": list(self.buckets.values())}
 
@@ -244,6 +247,7 @@ _OBJECT = rf"{_BUCKET}/o/(?P<name>.+?)"
 ROUTES: tuple[tuple[str, str, Any], ...] = (
     ("GET", r"/storage/v1/b", Storage.list_buckets),
     ("POST", r"/storage/v1/b", Storage.create_bucket),
+    ("GET", r"/storage/v1/projects/[^/]+/serviceAccount", Storage.agent),
     ("GET", _BUCKET, Storage.get_bucket),
     ("PATCH PUT", _BUCKET, Storage.patch_bucket),
     ("DELETE", _BUCKET, Storage.delete_bucket),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -16,6 +18,7 @@ import pytest
 from cloud.resources.declared import Names, roles
 from local.endpoints import Endpoints
 from tests.cloud.google_server import Google
+from tests.cloud.launcher import command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "google-cloud.md").read_text(encoding="utf-8")
@@ -99,6 +102,18 @@ def test_the_steps_of_the_page_run_in_order(google: Google, gcloud, local_stack:
     assert len(done) >= 14
 
 
+def start_pipeline(google: Google, run) -> None:
+    """Does as Dataflow after the launch of a template: the image's program submits the job."""
+    (body, *_) = [body for _, path, body in reversed(google.requests) if "flexTemplates" in path]
+    body, job_id = body["launchParameter"], list(google.jobs)[-1]
+    launched = google.jobs.pop(job_id)
+    spec = json.loads(google.storage.objects[BUCKET, "templates/streaming.json"].data)
+    words = [*command_line(google, body, spec), "--region=us-central1"]
+    run(f"{sys.executable} -m templates.main {shlex.join(words)}")
+    submitted = list(google.jobs.values())[-1]
+    submitted["currentState"] = launched["currentState"]
+
+
 def after(line: str, google: Google, run) -> None:
     """Runs a line and looks at what it left behind."""
     # Training to the end is what test_readme.py does; here the way of the model into the bucket counts.
@@ -130,9 +145,14 @@ def after(line: str, google: Google, run) -> None:
         } <= sent
         assert "templates/streaming.json" in google.storage.names(BUCKET)
     elif "launch streaming" in line:
+        start_pipeline(google, run)
         assert [job["name"] for job in google.jobs.values()][-1] == "transaction-anomaly-streaming"
         (launched, *_) = [body for _, path, body in reversed(google.requests) if "flexTemplates" in path]
-        assert launched["launchParameter"].get("update", False) is ("--update" in line)
+        parameter = launched["launchParameter"]
+        assert parameter.get("update", False) is ("--update" in line)
+        # Said once, at the first launch.
+        assert parameter["parameters"]["batch_millis"] == "50"
+        assert parameter["environment"]["maxWorkers"] == (8 if "--update" in line else 4)
     elif "launch drain" in line:
         states = [job.get("requestedState") for job in google.jobs.values()]
         assert "JOB_STATE_DRAINED" in states

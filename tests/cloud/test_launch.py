@@ -241,13 +241,31 @@ def test_flex_launch_sends_parameters_and_environment(google: Google, capsys):
 
 def test_prime_names_no_machine_and_update_names_its_steps(google: Google, capsys):
     renamed = ["--transform_name_mapping=Old/Step=New/Step", "--transform_name_mapping=Gone="]
-    assert run(google, "streaming", "--skip_preflight", "--prime", "--update", *renamed) == 0
+    google.add_job({"name": "transaction-anomaly-streaming", "currentState": "JOB_STATE_RUNNING"})
+    update = ["--update", "--reset=all", "--yes"]
+    assert run(google, "streaming", "--skip_preflight", "--prime", *update, *renamed) == 0
     body = sent(google)
     assert body["update"] is True
     assert body["transformNameMappings"] == {"Old/Step": "New/Step", "Gone": ""}
     assert body["environment"]["additionalExperiments"] == ["enable_prime"]
     assert "machineType" not in body["environment"]
     assert "https://console.cloud.google.com/dataflow/jobs/" in capsys.readouterr().out
+
+
+def test_labels_and_key_go_with_the_job_and_not_to_the_pipeline(google: Google):
+    key = "projects/my-keys/locations/europe-west1/keyRings/data/cryptoKeys/anomaly"
+    flags = ["--labels=team=fraud", "--label=cost=7", "--profile_cpu", f"--dataflow_kms_key={key}"]
+    assert run(google, "batch", "--skip_preflight", "--input=gs://b/x.parquet", *flags) == 0
+    environment = sent(google)["environment"]
+    assert environment["kmsKeyName"] == key
+    assert environment["additionalPipelineOptions"] == ["profile_cpu"]
+    assert environment["additionalUserLabels"] == {
+        "team": "fraud",
+        "cost": "7",
+        "app": "transaction-anomaly",
+        "anomaly_dataset": "local-project-anomaly",
+        "pipeline": "batch",
+    }
 
 
 def test_a_refused_launch_names_the_role(google: Google, capsys):
@@ -340,65 +358,3 @@ def test_a_wait_that_takes_too_long_says_where_to_look(google: Google):
     jobs = Jobs("local-project", "europe-west1", google.url, poll_seconds=0.01)
     with pytest.raises(JobError, match=r"job stream is RUNNING after 0 s: https://console\.cloud"):
         jobs.wait(job["id"], timeout=0.05)
-
-
-# gcloud
-
-
-def gcloud_run(*words: str) -> str:
-    done = subprocess.run(["gcloud", "dataflow", "flex-template", *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.integration
-def test_gcloud_builds_a_template_from_our_metadata(google: Google, gcloud):
-    google.storage.buckets[BUCKET] = {"name": BUCKET}
-    gcloud_run(
-        *("build", f"gs://{BUCKET}/templates/by-gcloud.json", f"--image={IMAGE}", "--sdk-language=PYTHON"),
-        f"--metadata-file={metadata.path('streaming')}",
-    )
-    theirs = json.loads(google.storage.objects[BUCKET, "templates/by-gcloud.json"].data)
-    ours = metadata.metadata("streaming")
-    named = {p["name"]: p for p in theirs["metadata"]["parameters"]}
-    assert list(named) == [p["name"] for p in ours["parameters"]]
-    for parameter in ours["parameters"]:
-        kept = named[parameter["name"]]
-        assert kept["helpText"] == parameter["helpText"]
-        assert kept["paramType"] == parameter["paramType"]
-        assert kept.get("regexes") == parameter.get("regexes")
-    # gcloud 528 drops these four, which is the reason for templates.build; what a later one keeps must agree.
-    for field in ("streaming", "supportsAtLeastOnce", "supportsExactlyOnce", "defaultStreamingMode"):
-        assert theirs["metadata"].get(field, ours[field]) == ours[field]
-
-
-@pytest.mark.integration
-def test_gcloud_launches_our_template_with_the_same_request_as_launch(
-    google: Google, gcloud, tmp_path, capsys
-):
-    google.storage.buckets[BUCKET] = {"name": BUCKET}
-    assert build.main(["--project=local-project", "--region=europe-west1", "--no_image", "--tag=v1"]) == 0
-    assert run(google, "streaming", "--skip_preflight", "--job_name=by-hand", "--batch_millis=50") == 0
-    ours = sent(google)
-    google.requests.clear()
-    pairs = ",".join(f"{key}={value}" for key, value in ours["parameters"].items())
-    environment = ours["environment"]
-    labels = ",".join(f"{key}={value}" for key, value in environment["additionalUserLabels"].items())
-    answer = gcloud_run(
-        *("run", "by-hand", f"--template-file-gcs-location=gs://{BUCKET}/templates/streaming.json"),
-        *("--project=local-project", "--region=europe-west1", "--format=json", f"--parameters={pairs}"),
-        f"--service-account-email={environment['serviceAccountEmail']}",
-        f"--max-workers={environment['maxWorkers']}",
-        f"--worker-machine-type={environment['machineType']}",
-        f"--temp-location={environment['tempLocation']}",
-        f"--staging-location={environment['stagingLocation']}",
-        f"--additional-user-labels={labels}",
-        "--enable-streaming-engine",
-    )
-    assert json.loads(answer)["job"]["name"] == "by-hand"
-    theirs = sent(google)
-    assert theirs["parameters"] == ours["parameters"]
-    assert theirs["containerSpecGcsPath"] == ours["containerSpecGcsPath"]
-    # gcloud has no flag for the streaming mode.
-    different = {key for key in environment if theirs["environment"].get(key) != environment[key]}
-    assert different == {"streamingMode"}

@@ -17,6 +17,7 @@ from cloud.checks.finding import Finding
 from cloud.pipeline import PipelineName
 from cloud.request import JobRequest, add_launch_options, read_request
 from cloud.resources.base import Clients
+from cloud.resources.declared import Names
 from common.command import Parser
 from local import pubsub, topics
 from local.endpoints import Endpoints
@@ -24,8 +25,9 @@ from local.stack import LocalStack
 from model import artifact
 from model.features import FEATURES
 from templates import build
+from tests.cloud import storage_server
 from tests.cloud.google_server import Google
-from tests.http_server import Raw, serve
+from tests.http_server import Raw, Refusal, serve
 from transforms import tables
 from transforms.clients import BigQueryEndpoints
 
@@ -228,6 +230,16 @@ def test_dataset_and_tables(tables_clients: Clients, dataset: str, bigquery_clie
     found = services.check_dataset(tables_clients, name, full=True, create=True)
     assert found[1].status == "note"
 
+    bigquery_client.query_and_wait(f"CREATE OR REPLACE VIEW `{name}.scores_latest` AS SELECT 1 AS one")
+    bigquery_client.delete_table(f"{name}.alerts_latest")
+    found = services.check_dataset(tables_clients, name, full=False, create=True, by_caller=True)
+    rights = f", for which you need roles/bigquery.dataEditor on {name} and roles/bigquery.jobUser"
+    assert [finding.problem for finding in found if finding.status == "note"] == [
+        f"query, description, missing columns: not as declared; the launch replaces it{rights}",
+        f"does not exist; the launch makes it{rights}",
+    ]
+    tables.create_tables(bigquery_client, name)
+
     bigquery_client.delete_table(f"{name}.alerts")
     bigquery_client.create_table(
         bigquery.Table(f"{name}.alerts", [bigquery.SchemaField("anomaly_score", "STRING")])
@@ -273,17 +285,34 @@ def test_locations(clients: Clients, google: Google):
     )
 
 
-def test_input_files(google: Google):
+def test_input_files(clients: Clients, google: Google):
     google.storage.buckets[BUCKET] = {"name": BUCKET}
     google.storage.put(BUCKET, "in/a.parquet", b"x" * 2**20)
-    assert only(
-        storage.check_files("local-project", f"gs://{BUCKET}/in/*.parquet", "--input")
-    ).subject.endswith("1 files, 1.0 MiB")
-    assert (
-        only(storage.check_files("local-project", f"gs://{BUCKET}/in/*.json", "--input")).problem
-        == "matches no file"
+    assert only(storage.check_files(clients, f"gs://{BUCKET}/in/*.parquet", "--input")).subject.endswith(
+        "1 files, 1.0 MiB"
     )
-    assert only(storage.check_files("local-project", "in/*.json", "--input")).status == "failed"
+    assert (
+        only(storage.check_files(clients, f"gs://{BUCKET}/in/*.json", "--input")).problem == "matches no file"
+    )
+    assert only(storage.check_files(clients, "in/*.json", "--input")).status == "failed"
+
+
+def test_what_the_workers_alone_read_and_write_is_a_note_to_who_may_not(
+    clients: Clients, google: Google, monkeypatch
+):
+    def refuse(*_: object) -> None:
+        raise Refusal(403, "PERMISSION_DENIED", "storage.objects.list is missing")
+
+    reroute(monkeypatch, storage_server, r"/storage/v1/b/[^/]+/o", refuse)
+    google.storage.buckets[BUCKET] = {"name": BUCKET}
+    google.storage.granted = set()
+    found = [
+        only(storage.check_location(clients, f"gs://{BUCKET}/out", "--output")),
+        only(storage.check_files(clients, f"gs://{BUCKET}/in/*.json", "--input")),
+    ]
+    assert [finding.status for finding in found] == ["note", "note"], found
+    assert all("not checked, the workers must be able to: you lack storage." in f.problem for f in found)
+    assert all("--role=roles/storage.object" in finding.remedy for finding in found)
 
 
 def test_templates(clients: Clients, google: Google):
@@ -294,7 +323,7 @@ def test_templates(clients: Clients, google: Google):
         "does not exist",
         f"anomaly templates --project local-project --bucket {BUCKET}",
     )
-    build.upload(clients, f"gs://{BUCKET}", "h/p/r/i:1")
+    build.upload(clients, Names("local-project"), "h/p/r/i:1")
     assert only(storage.check_template(clients, uri, ["input"])).subject.endswith("image h/p/r/i:1")
     finding = only(storage.check_template(clients, uri, ["input", "new_option"]))
     assert finding.problem == "does not know new_option: it was built from another version"
@@ -355,7 +384,7 @@ def test_launch_goes_on_when_everything_is_there(
     google.storage.buckets[BUCKET] = {"name": BUCKET}
     for file in model_dir.iterdir():
         google.storage.put(BUCKET, f"model/{file.name}", file.read_bytes())
-    build.upload(Clients("local-project"), f"gs://{BUCKET}", "h/p/r/i:1")
+    build.upload(Clients("local-project"), Names("local-project"), "h/p/r/i:1")
     flags = ["--project=local-project", f"--dataset={dataset}", f"--subscription={channel.subscription}"]
     flags += [f"--alert_topic={channel.topic}", f"--dataflow_endpoint={google.url}"]
     flags += [f"--bigquery_endpoint={local_stack.bigquery}"]

@@ -8,9 +8,10 @@ import pytest
 from google.api_core import exceptions
 from requests.exceptions import ConnectTimeout
 
-from cloud import endpoints, preflight
+from cloud import endpoints, launch, preflight
 from cloud.checks import finding, permissions, services, storage
 from cloud.resources.base import Clients
+from common.google import SIGN_IN_PROJECT
 from tests.cloud import google_server, storage_server
 from tests.cloud.google_server import Google
 from tests.cloud.test_preflight import BUCKET, CALLER, check_model, job, only, reroute
@@ -22,22 +23,54 @@ def clients(google: Google) -> Clients:
     return Clients("local-project")
 
 
-def test_without_credentials_every_check_says_how_to_sign_in(monkeypatch, capsys):
+@pytest.fixture
+def nobody(monkeypatch):
+    """Sends nothing to a local server, and signs nobody in."""
     for name in (
         *("STORAGE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST", "BIGQUERY_EMULATOR_HOST"),
-        *(endpoints.RESOURCE_MANAGER_VARIABLE, endpoints.IAM_VARIABLE),
+        *(endpoints.RESOURCE_MANAGER_VARIABLE, endpoints.IAM_VARIABLE, endpoints.COMPUTE_VARIABLE),
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/key.json")
+
+
+@pytest.mark.usefixtures("nobody")
+def test_without_credentials_every_check_says_how_to_sign_in(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nonexistent")
     endpoint = "projects/local-project/locations/us-central1/endpoints/77"
     flags = ["--input_table=local-project.d.t", "--scorer=vertex", f"--vertex_endpoint={endpoint}"]
     findings = preflight.run_checks(job("batch", *flags), progress=False)
     failed = [finding for finding in findings if finding.status == "failed"]
     noted = [finding.subject.split()[0] for finding in findings if finding.status == "note"]
-    assert noted == ["job", "service"]  # Dataflow is not asked, and there is no gcloud
-    assert len(failed) == 9
+    assert noted == ["service"]  # there is no gcloud
+    assert len(failed) == 12
     assert {finding.remedy for finding in failed} == {"gcloud auth application-default login"}
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("nobody")
+@pytest.mark.parametrize("signed_in", [False, True])
+@pytest.mark.parametrize(
+    "flags", [["streaming"], ["batch", "--input=gs://b-1/x.parquet"], ["batch", "--input_query=SELECT 1"]]
+)
+def test_where_gcloud_is_there_and_nobody_is_signed_in(
+    flags, signed_in, gcloud, google: Google, monkeypatch, caplog, capsys
+):
+    if signed_in:  # in gcloud, whose answers come from the local server, and not in the clients
+        for name, value in google.environment().items():
+            monkeypatch.setenv(name, value)
+        google.accounts.add("anomaly-worker@local-project.iam.gserviceaccount.com")
+    else:
+        monkeypatch.delenv("CLOUDSDK_AUTH_DISABLE_CREDENTIALS")
+    assert launch.main([*flags, "--project=local-project"]) == 1
+    said = capsys.readouterr().err
+    assert said.rstrip().endswith("error: not launched: fix the checks that failed, or pass --skip_preflight")
+    assert "gcloud auth application-default login" in said
+    assert "Traceback" not in said + caplog.text
+    assert (
+        "roles/dataflow.worker on project local-project for the workers: is not granted" in said
+    ) is signed_in
+    assert ("gcloud auth login" in said) is not signed_in
 
 
 @pytest.mark.parametrize(
@@ -95,6 +128,12 @@ def test_a_name_that_a_running_job_has_is_for_update_alone(google: Google):
         "anomaly launch drain transaction-anomaly-streaming --project local-project --region us-central1"
     )
     assert only(services.check_job_name(updated)).status == "ok"
+    google.jobs["2026-01-01_00_00_00-1"]["currentState"] = "JOB_STATE_DRAINING"
+    for request in (launched, updated):
+        finding = only(services.check_job_name(request))
+        assert finding.problem.startswith("is DRAINING (2026-01-01_00_00_00-1): wait for its end, or pass")
+        place = "--project local-project --region us-central1"
+        assert finding.remedy == f"anomaly launch status transaction-anomaly-streaming {place} --wait"
     load = job("batch", flag, "--input=gs://b-1/x.parquet", "--job_name=load")
     google.add_job({"name": "load", "currentState": "JOB_STATE_RUNNING", "type": "JOB_TYPE_BATCH"})
     assert "launch cancel load --project" in only(services.check_job_name(load)).remedy
@@ -117,19 +156,19 @@ def test_the_documented_roles_are_enough_to_launch(clients: Clients, google: Goo
     assert only(permissions.check_act_as(job("streaming"))).status == "ok"
 
 
-def disabled(service: str, details: bool):
-    """A route that answers as Google does where an API is not enabled."""
-    page = f"https://console.developers.google.com/apis/api/{service}/overview?project=123456"
+def disabled(service: str, details: bool, consumer: str = "123456", reason: str = "SERVICE_DISABLED"):
+    """A route that answers as Google does where an API is not enabled in the project `consumer`."""
+    page = f"https://console.developers.google.com/apis/api/{service}/overview?project={consumer}"
     refusal = Refusal(
         403,
         "PERMISSION_DENIED",
-        "Some API has not been used in project 123456 before or it is disabled."
+        f"Some API has not been used in project {consumer} before or it is disabled."
         + ("" if details else f" Enable it by visiting {page} then retry."),
     )
     if details:
         kind = "type.googleapis.com/google.rpc.ErrorInfo"
-        names = {"service": service, "consumer": "projects/123456"}
-        info = {"@type": kind, "reason": "SERVICE_DISABLED", "domain": "googleapis.com", "metadata": names}
+        names = {"service": service, "consumer": f"projects/{consumer}"}
+        info = {"@type": kind, "reason": reason, "domain": "googleapis.com", "metadata": names}
         refusal.body["error"]["details"] = [info]
 
     def route(*_: object) -> None:
@@ -161,6 +200,31 @@ def test_an_api_that_is_not_enabled_is_named_with_the_command(
         f"gcloud services enable {name}.googleapis.com --project=local-project"
         for name in ("storage", "storage", "cloudresourcemanager", "iam", "dataflow")
     ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "consumer", "remedy"),
+    [
+        (
+            *("SERVICE_DISABLED", SIGN_IN_PROJECT),
+            "gcloud auth application-default set-quota-project local-project",
+        ),
+        (
+            *("USER_PROJECT_DENIED", "local-project"),
+            f"gcloud projects add-iam-policy-binding local-project --member={CALLER} "
+            "--role=roles/serviceusage.serviceUsageConsumer --condition=None",
+        ),
+    ],
+)
+def test_a_sign_in_without_a_usable_quota_project_is_told_from_an_api_that_is_off(
+    reason, consumer, remedy, google: Google, monkeypatch
+):
+    for pattern in (r"/v3/projects/[^/:]+:testIamPermissions", r"/v1/projects/-/serviceAccounts/.+"):
+        refuse = disabled("iam.googleapis.com", True, consumer, reason)
+        reroute(monkeypatch, google_server, pattern, refuse)
+    found = [*permissions.check_project("local-project"), *permissions.check_act_as(job("streaming"))]
+    assert [(one.status, one.remedy) for one in found] == [("failed", remedy)] * 2
+    assert not any("not enabled" in one.problem for one in found)
 
 
 def test_remedies_name_who_is_signed_in(google: Google, tmp_path, monkeypatch):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from google.cloud import bigquery
 
 from cloud.resources import changes, propagation
 from cloud.resources.base import MISSING, Clients, Difference, Key, Resource, State
 from cloud.resources.declared import Names, declare, roles
 from cloud.resources.gcloud import Gcloud, GcloudError
 from cloud.resources.storage import Bucket
+from cloud.resources.tables import with_description
 from common.retry import Patience
 from tests.cloud.google_server import Google
 from transforms.clients import BigQueryEndpoints
@@ -179,3 +181,19 @@ def test_what_google_has_not_settled_is_tried_again(monkeypatch, capsys, error, 
         return
     assert actions(changes.create([thing], Clients("local-project"), dry_run=False)) == {"created"}
     assert capsys.readouterr().err.count("Google has not settled yet") == 2
+
+
+def test_a_repaired_description_leaves_the_rest_of_a_column():
+    column = {
+        "name": "account_id",
+        "type": "STRING",
+        "mode": "NULLABLE",
+        "description": "old",
+        "policyTags": {"names": ["projects/p/locations/us/taxonomies/1/policyTags/2"]},
+        "defaultValueExpression": "'none'",
+        "collation": "und:ci",
+        "maxLength": "64",
+    }
+    declared = bigquery.SchemaField("account_id", "STRING", description="new")
+    repaired = with_description(bigquery.SchemaField.from_api_repr(column), declared)
+    assert repaired.to_api_repr() == column | {"description": "new"}

@@ -34,6 +34,7 @@ ACCEPTED = [
     ),
     (names.TOPIC, ["projects/my-project/topics/abc", "projects/local-project/topics/Go.o~g+_%-9"]),
     (names.TOPIC, [f"projects/my-project/topics/{'t' * 255}", "projects/my-project/topics/goo"]),
+    (names.KMS_KEY, ["projects/my-keys/locations/us-central1/keyRings/data_1/cryptoKeys/Anomaly-1"]),
     (names.SUBSCRIPTION, ["projects/example.com:my-project/subscriptions/alerts-review"]),
     (names.ENDPOINT, ["projects/my-project/locations/us-central1/endpoints/1234567890123456789"]),
     (names.ENDPOINT, ["projects/123456789012/locations/us-central1/endpoints/anomaly"]),
@@ -150,7 +151,7 @@ NEAR = st.text(st.sampled_from("agoz09AZ-_.:/@=~+% äʼ\n1"), max_size=40)
 
 def split(form: str) -> list[str]:
     """What stands between the parts of a form, and every second time the word of a part."""
-    return re.split("([A-Z]+)", form)
+    return re.split("([A-Z]{2,})", form)
 
 
 def sound(rule: Rule):

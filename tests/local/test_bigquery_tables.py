@@ -145,3 +145,17 @@ def test_nested_fields_may_be_called_by_words_of_sql(bigquery_client, dataset):
     bigquery_client.create_table(table)
     assert bigquery_client.insert_rows_json(table, [{"select": [{"order": "x", "group": [1]}]}]) == []
     assert [row["select"] for row in bigquery_client.list_rows(table)] == [[{"order": "x", "group": [1]}]]
+
+
+@pytest.mark.parametrize("end", ["", ";"])
+def test_a_view_keeps_its_query_as_it_was_written(bigquery_client, dataset, end):
+    query = "SELECT ( 1 )  AS   one, 'AS SELECT 2' AS two -- ; as it was"
+    columns = "one OPTIONS (description = 'AS'), two"
+    options = "description = 'a (b) AS SELECT 3', labels = [('team', 'risk')]"
+    statement = f"CREATE VIEW {dataset}.v ({columns}) OPTIONS ({options}) AS\n{query}\n{end}"
+    for create in (statement, statement.replace("CREATE", "CREATE OR REPLACE")):
+        bigquery_client.query_and_wait(create)
+        view = bigquery_client.get_table(f"{dataset}.v")
+        assert view.view_query == query
+        assert view.description == "a (b) AS SELECT 3"
+        assert view.labels == {"team": "risk"}

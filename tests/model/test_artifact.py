@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pickle
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from model import artifact
-from model.artifact import ARCHIVE_FILE, MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest
+from model.artifact import ARCHIVE_FILE, MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest, ReplacedError
 from model.features import FEATURES
 
 
@@ -50,6 +51,26 @@ def test_manifest_survives_json(trained):
     again = Manifest.from_json(trained.manifest.to_json())
     assert again == trained.manifest
     assert again.to_json() == trained.manifest.to_json()
+
+
+def test_the_digest_names_the_manifest_and_is_no_part_of_it(copy):
+    digest = hashlib.sha256((copy / MANIFEST_FILE).read_bytes()).hexdigest()
+    manifest = artifact.verify(copy)
+    assert manifest.digest == digest
+    assert "digest" not in json.loads(manifest.to_json())
+    assert artifact.read(copy, digest).manifest == manifest
+
+
+def test_an_artifact_that_was_replaced_is_refused(copy):
+    digest = artifact.verify(copy).digest
+    edit(copy, model_version="of-another-day")
+    with pytest.raises(ReplacedError) as refused:
+        artifact.read(copy, digest)
+    assert str(refused.value) == (
+        f"{copy}: expected the model that was there at launch (manifest.json with sha256 {digest}), got "
+        f"version of-another-day (sha256 {artifact.verify(copy).digest}); launch the job again to score with "
+        "it, or put the old model back"
+    )
 
 
 def test_an_altered_file_is_refused(copy):
@@ -263,6 +284,17 @@ def test_an_artifact_on_cloud_storage_is_written_read_and_scored(trained, storag
     rows = torch.from_numpy(np.zeros((2, 30), np.float32))
     with torch.no_grad():
         assert torch.equal(loaded.load_model().score(rows)[0], trained.load_model().score(rows)[0])
+
+
+def test_an_artifact_that_was_replaced_on_cloud_storage_is_refused_before_its_model_is_read(trained, storage):
+    uri = "gs://some-bucket/models/v1"
+    files = [trained.model_path, trained.local_dir / ARCHIVE_FILE]
+    artifact.write(uri, trained.manifest, files)
+    digest = artifact.verify(uri).digest
+    artifact.write(uri, dataclasses.replace(trained.manifest, model_version="2"), files)
+    del storage[f"some-bucket/o/models/v1/{MODEL_FILE}"]
+    with pytest.raises(ReplacedError, match="got version 2 "):
+        artifact.read(uri, digest)
 
 
 def test_a_missing_object_on_cloud_storage_is_named(trained, storage):

@@ -18,6 +18,7 @@ from pipelines import streaming
 from publisher.messages import MessageSource
 from transforms import metrics, tables
 from transforms.bigquery.append import Appender
+from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
 from transforms.dead_letter import MAX_PAYLOAD_BYTES, dead_letters
 from transforms.message import MessageColumns, MessageRules, parse_messages
@@ -232,7 +233,9 @@ def test_every_portion_of_a_large_replay_is_noted(
     tables.create_tables(bigquery_client, name)
     payloads = [b"{%d" % i for i in range(count)]
     batch = dead_letters(payloads, ["payload: not JSON"] * count, "parse")
-    appender = Appender(write_client, default_stream(f"{name}.error_records"), ERROR_RECORDS)
+    appender = Appender(
+        WriteChannel(lambda: write_client), default_stream(f"{name}.error_records"), ERROR_RECORDS
+    )
     assert appender.append([batch]).rows == count
     appender.close()
     argv = options_of(local_stack, dataset, channel.topic)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import gzip
 import io
 import json
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +24,7 @@ from google.cloud import bigquery
 
 from common.options import OptionError
 from local.gcs import local_gcs
+from model import artifact
 from model.features import FEATURES
 from pipelines import batch, lookups
 from transforms import metrics
@@ -80,6 +84,26 @@ def test_a_column_that_is_no_part_of_a_transaction_is_not_read_from_parquet(mode
         pq.read_table(path)
     totals = run_batch([f"--input={path}", f"--model={model_dir}", f"--output={tmp_path / 'scored'}"])
     assert totals[metrics.ROWS_SCORED] == 5
+
+
+@pytest.mark.parametrize("flags", [[], ["--medium_threshold=0", "--high_threshold=1e9"]])
+def test_workers_refuse_a_model_that_was_trained_into_the_directory_after_the_launch(
+    model_dir, tmp_path, flags
+):
+    model, path = shutil.copytree(model_dir, tmp_path / "model"), tmp_path / "rows.parquet"
+    pq.write_table(ulb(), path)
+    argv = [f"--input={path}", f"--model={model}", f"--output={tmp_path / 'scored'}", *flags]
+    options, _ = batch.parse(argv)
+    pipeline = beam.Pipeline("FnApiRunner")
+    batch.build(pipeline, options, options.detection.manifest())
+    launched = artifact.read(model)
+    thresholds = {"medium": 1.0, "high": 2.0}
+    retrained = dataclasses.replace(launched.manifest, thresholds=thresholds, model_version="test-2")
+    artifact.write(model, retrained, [model / name for name in launched.manifest.files])
+    with pytest.raises(Exception, match=r"at launch .* got version test-2 .* launch the job again"):
+        pipeline.run().wait_until_finish()
+    assert list((tmp_path / "scored").glob("*.parquet")) == []
+    assert run_batch(argv)[metrics.ROWS_SCORED] == 5  # the next launch takes it
 
 
 @pytest.fixture

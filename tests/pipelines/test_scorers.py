@@ -7,6 +7,7 @@ import pytest
 
 from common.command import Parser
 from common.options import OptionError, add_options, read_options
+from model import artifact
 from pipelines.options import DetectionOptions
 from pipelines.scorers import ScorerOptions, model_handler
 from tests.model.serving.artifacts import build_artifact
@@ -18,7 +19,7 @@ ENDPOINT = "projects/my-project/locations/us-central1/endpoints/123"
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    manifest = build_artifact(tmp_path_factory.mktemp("model")).manifest
+    manifest = artifact.verify(build_artifact(tmp_path_factory.mktemp("model")).uri)
     return dataclasses.replace(manifest, thresholds={"medium": 10.0, "high": 20.0})
 
 
@@ -33,7 +34,8 @@ def parsed(*flags: str) -> ScorerOptions:
 
 def test_the_default_is_the_model_in_the_worker(manifest):
     handler = model_handler(parsed(), DETECTION, manifest)
-    assert handler == PytorchHandler("out/model", "compact", {"medium": 10.0, "high": 20.0})
+    thresholds = {"medium": 10.0, "high": 20.0}
+    assert handler == PytorchHandler("out/model", "compact", thresholds, manifest.digest)
 
 
 def test_vertex(manifest):

@@ -28,9 +28,9 @@ from transforms import tables
 NOON: Final = dt.datetime(2026, 3, 8, 12, tzinfo=dt.UTC)
 
 VALUES: Final[dict[str, Sequence[Any]]] = {
-    "account": ("worker@my-project.iam.gserviceaccount.com",),
     "full": (False, True),
     "limit": (None, 3, query.INT64_MAX),
+    "member": ("serviceAccount:worker@my-project.iam.gserviceaccount.com",),
     "noted": (False, True),
     "operations.query.sql.name": query.names(),
     "reason": (None, "over the limit", "payload%"),

@@ -13,6 +13,7 @@ from google.cloud import bigquery
 from local.endpoints import Endpoints
 from tests.sql import rows, zeta
 from transforms.bigquery.append import Appender
+from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
 from transforms.clients import BigQueryEndpoints
 
@@ -56,11 +57,11 @@ def clients(emulator: Endpoints) -> tuple[BigQueryEndpoints, bigquery.Client]:
 
 def store(endpoints: BigQueryEndpoints, table: str, stored: Rows, schema: pa.Schema) -> None:
     """Appends rows to a table of the local stack, as the pipelines do."""
-    writer = endpoints.write_client()
-    appender = Appender(writer, default_stream(table), schema)
+    channel = WriteChannel(endpoints.write_client)
+    appender = Appender(channel, default_stream(table), schema)
     result = appender.append([rows.batch(stored, schema)])
     appender.close()
-    writer.transport.close()
+    channel.close()
     assert (result.rows, result.refused) == (len(stored), [])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import apache_beam
 import pytest
 import yaml
+from apache_beam.runners.dataflow.internal.names import DATAFLOW_CONTAINER_IMAGE_REPOSITORY
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -37,7 +38,9 @@ def test_launcher_worker_and_tests_have_the_same_beam():
     in_docker = re.search(r"^ARG BEAM_VERSION=(\S+)$", DOCKERFILE, re.M)
     assert in_docker
     assert in_docker[1] == LOCKED["apache-beam"] == pinned()["apache-beam"] == apache_beam.__version__
-    assert "apache/beam_python${PYTHON_VERSION}_sdk:${BEAM_VERSION}" in DOCKERFILE
+    # The image that Beam's runner would take without one of ours.
+    repository = DATAFLOW_CONTAINER_IMAGE_REPOSITORY
+    assert f"FROM {repository}/beam_python${{PYTHON_VERSION}}_sdk:${{BEAM_VERSION}} AS" in DOCKERFILE
 
 
 def test_python_of_the_image_is_the_one_that_was_locked_for():
@@ -45,6 +48,21 @@ def test_python_of_the_image_is_the_one_that_was_locked_for():
     assert in_docker
     assert in_docker[1] == lock.PYTHON
     assert f"python{lock.PYTHON.replace('.', '')}-template-launcher-base" in DOCKERFILE
+
+
+@pytest.mark.parametrize(
+    "name", ["templates/Dockerfile", "model/serving/Dockerfile", "model/serving/torchserve/Dockerfile"]
+)
+def test_base_images_are_fixed_and_come_from_googles_registries(name):
+    text = (ROOT / name).read_text()
+    images = re.findall(r"^FROM (\S+)", text, re.M)
+    assert images
+    for image in images:
+        host, _, path = image.partition("/")
+        assert host in ("gcr.io", "mirror.gcr.io"), image
+        version = path.partition("@")[2] or path.partition(":")[2]
+        assert version not in ("", "latest"), image
+    assert re.findall(r"^ARG LAUNCHER_DIGEST=(.*)$", text, re.M) == re.findall(r"sha256:[0-9a-f]{64}", text)
 
 
 def test_every_requirement_has_a_hash_and_the_version_that_the_tests_run_with():

@@ -8,12 +8,19 @@ import json
 import re
 
 import pytest
-from google.cloud.dataflow_v1beta3.types import ContainerSpec, TemplateMetadata
+from google.cloud.dataflow_v1beta3.types import (
+    ContainerSpec,
+    FlexTemplateRuntimeEnvironment,
+    TemplateMetadata,
+)
 from google.protobuf import json_format
 
-from pipelines import streaming
+from cloud import launch
+from cloud.resources.declared import Names
+from pipelines import batch, streaming
 from templates import build, main, metadata, spec
 
+NAMES = Names("my-project")
 PIPELINES = tuple(metadata.PARSERS)
 IMAGE = "us-central1-docker.pkg.dev/my-project/anomaly/pipelines:v1"
 
@@ -135,7 +142,7 @@ def test_what_gcloud_would_take_without_a_word_is_refused(change, reason):
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_the_spec_keeps_every_field_through_dataflows_own_message(pipeline):
-    written = json.loads(spec.text(pipeline, IMAGE))
+    written = json.loads(spec.text(pipeline, IMAGE, NAMES))
     message = json_format.ParseDict(written, ContainerSpec.pb(ContainerSpec()))
     assert json_format.MessageToDict(message)["metadata"]["parameters"] == [
         {key: value for key, value in parameter.items() if value not in (False, "TEXT")} | _named(parameter)
@@ -148,6 +155,21 @@ def test_the_spec_keeps_every_field_through_dataflows_own_message(pipeline):
     assert described.default_streaming_mode == ("AT_LEAST_ONCE" if pipeline == "streaming" else "")
 
 
+def test_a_job_that_another_tool_launches_has_the_environment_of_anomaly_launch(capsys):
+    names = Names("my-project", "europe-west1", prefix="test-")
+    for pipeline, flags in (("streaming", []), ("batch", ["--input=gs://b-1/x.parquet"])):
+        place = ["--project=my-project", "--region=europe-west1", "--prefix=test-"]
+        assert launch.main([pipeline, *place, *flags, "--dry_run"]) == 0
+        launched = json.loads(capsys.readouterr().out)["environment"]
+        del launched["additionalUserLabels"]["anomaly_dataset"]  # which follows from a parameter
+        written = json.loads(spec.text(pipeline, IMAGE, names))["defaultEnvironment"]
+        assert written.pop("sdkContainerImage") == IMAGE  # the spec's own for a launch
+        environment = FlexTemplateRuntimeEnvironment.pb(FlexTemplateRuntimeEnvironment())
+        assert json_format.ParseDict(written, copy.copy(environment)) == json_format.ParseDict(
+            launched, copy.copy(environment)
+        )
+
+
 def _named(parameter: dict) -> dict:
     # TEXT is 1, not 0, and so is written.
     return {"paramType": parameter["paramType"]}
@@ -156,7 +178,7 @@ def _named(parameter: dict) -> dict:
 @pytest.mark.parametrize("image", ["", "pipelines", "HOST/x:1", "a/b", "a/b:", "a b/c:1"])
 def test_an_image_without_a_tag_is_refused(image):
     with pytest.raises(spec.SpecError, match="--image: expected HOST/PATH:TAG"):
-        spec.container_spec("batch", image)
+        spec.container_spec("batch", image, NAMES)
 
 
 def test_build_offline_writes_both_specs(tmp_path, capsys):
@@ -171,12 +193,25 @@ def test_build_offline_writes_both_specs(tmp_path, capsys):
 
 
 def test_the_parameters_tell_the_pipeline():
-    assert main.is_streaming(["--model=gs://b/m", "--topic=projects/p/topics/t"])
-    assert main.is_streaming(["--subscription=projects/p/subscriptions/t"])
-    assert not main.is_streaming(["--input=gs://b/topic", "--subscription=", "--topics=x"])
-    for pipeline, parser in metadata.PARSERS.items():
-        stream_options = {"subscription", "topic"} & set(declared_options(pipeline))
-        assert bool(stream_options) is (pipeline == "streaming"), parser
+    assert main.pipeline_of(["--model=gs://b/m", "--topic=projects/p/topics/t"]) is streaming
+    assert main.pipeline_of(["--subscription=projects/p/subscriptions/t"]) is streaming
+    assert main.pipeline_of(["--input=gs://b/topic", "--subscription=", "--topics=x"]) is batch
+
+
+def test_parameters_without_a_source_are_told_of_both_templates(capsys):
+    assert main.main(["--model=gs://b/m", "--output_dataset=my-project.anomaly", "--subscription="]) == 2
+    assert capsys.readouterr().err == (
+        "error: the template's parameters: expected a source, subscription or topic for the streaming "
+        "template; input or input_table or input_query for the batch template, got none\n"
+    )
+
+
+def test_a_flag_of_a_newer_launcher_is_left_out_with_a_warning(caplog):
+    kept = ["--topic=projects/p/topics/t", "--runner=DataflowRunner", "--update"]
+    argv = [*kept[:2], "--new_in_2030=1", "--newer", "2", *kept[2:]]
+    assert main.without_unknown(streaming.parser(), argv) == kept
+    warnings = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert warnings == ["--new_in_2030", "--newer"]
 
 
 def test_parameters_become_a_command_line_that_the_pipeline_reads_alike():
@@ -198,5 +233,5 @@ def test_parameters_become_a_command_line_that_the_pipeline_reads_alike():
 
 
 def test_a_switch_with_another_value_is_refused(capsys):
-    assert main.main(["--create_tables=maybe"]) == 2
+    assert main.main(["--create_tables=maybe", "--topic=projects/p/topics/t"]) == 2
     assert capsys.readouterr().err == "error: --create_tables: expected true or false, got 'maybe'\n"

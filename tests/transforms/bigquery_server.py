@@ -18,6 +18,8 @@ import pyarrow as pa
 from google.cloud.bigquery_storage_v1 import types
 from google.rpc import code_pb2, status_pb2
 
+from common.bigquery import table_path
+
 _SERVICE = "/google.cloud.bigquery.storage.v1.BigQueryWrite/"
 _CODES = types.StorageError.StorageErrorCode
 
@@ -32,6 +34,8 @@ class Fault:
       stored: whether the rows are stored nevertheless, so that only the answer is lost.
       silent: no answer at all.
       storage_code: a StorageError in the details.
+      until: the answer waits for this event.
+      delay: seconds before the answer.
     """
 
     code: str = "UNAVAILABLE"
@@ -39,6 +43,12 @@ class Fault:
     stored: bool = False
     silent: bool = False
     storage_code: int = 0
+    until: threading.Event | None = None
+    delay: float = 0.0
+
+
+SLOW = "OK"
+"""Code of a fault that is no error, but late."""
 
 
 @dataclass
@@ -66,24 +76,36 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
 
     Attributes:
       script: number of the request, counted over all connections from 0, to what happens to it.
+      fault_of: the same for a request by what is in it, where the script says nothing.
       refuse: reason to refuse a row, or None; refused rows are named in `row_errors`.
       max_row_errors: longest list of them in one answer, as the real service cuts it.
       name_rows: False answers INVALID_ARGUMENT without naming rows.
+      table: the columns that GetWriteStream describes; None has it answer UNIMPLEMENTED.
+      descriptions: how often it was asked for.
+      impatient: answers that waited for an event in vain.
       finalize_off_by: added to the row count that finalizing answers.
       lose_commit_answers: so many commits take place and answer UNAVAILABLE.
+      is_slow: the rows of a finalized stream are gone with the next request, as if hours had passed.
+      refuse_commits: tables of which no stream is found.
       requests: all AppendRows requests.
       streams: by name.
     """
 
-    def __init__(self, table: str = "p.d.t") -> None:
-        project, dataset, name = table.split(".")
-        self.parent = f"projects/{project}/datasets/{dataset}/tables/{name}"
+    def __init__(self, *tables: str) -> None:
+        self.parents = [table_path(table) for table in tables or ("p.d.t",)]
+        self.parent = self.parents[0]
         self.script: dict[int, Fault] = {}
+        self.fault_of: Callable[[Request], Fault | None] = lambda request: None
         self.refuse: Callable[[dict], str | None] = lambda row: None
+        self.table: list[types.TableFieldSchema] | None = None
+        self.descriptions = 0
+        self.impatient = 0
         self.max_row_errors = 1_000
         self.name_rows = True
         self.finalize_off_by = 0
         self.lose_commit_answers = 0
+        self.is_slow = False
+        self.refuse_commits: set[str] = set()
         self.commits: list[list[str]] = []
         self.requests: list[Request] = []
         self.streams: dict[str, Stream] = {}
@@ -97,19 +119,37 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
 
     @property
     def visible(self) -> list[dict]:
-        """The rows of the table."""
+        """The rows of all tables."""
+        return [row for parent in self.parents for row in self.rows(parent)]
+
+    def rows(self, parent: str) -> list[dict]:
+        """The rows of a table that a query would see."""
         rows = []
         for name, stream in sorted(self.streams.items()):
-            if stream.committed or name == self.default_stream:
+            if name.startswith(f"{parent}/") and (stream.committed or name.endswith("/_default")):
                 rows += stream.rows
         return rows
+
+    def rows_of(self, table: str) -> list[dict]:
+        """The rows of the default stream of a table, by its last name."""
+        return [
+            row
+            for name, stream in self.streams.items()
+            if name.endswith(f"/tables/{table}/streams/_default")
+            for row in stream.rows
+        ]
 
     def __enter__(self) -> ScriptedBigQuery:
         limit = [("grpc.max_receive_message_length", -1)]
         self._server = grpc.server(futures.ThreadPoolExecutor(16), handlers=[self], options=limit)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        address = getattr(self, "address", "127.0.0.1:0")
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(address)}"
         self._server.start()
         return self
+
+    def stop(self) -> None:
+        """Ends all connections; `with` or `__enter__` starts the server at the same address again."""
+        self._server.stop(None).wait()
 
     def __exit__(self, *_: Any) -> None:
         self._stopped.set()
@@ -118,6 +158,7 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         unary = {
             "CreateWriteStream": self._create,
+            "GetWriteStream": self._describe,
             "FinalizeWriteStream": self._finalize,
             "BatchCommitWriteStreams": self._commit,
         }
@@ -136,25 +177,22 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
             own_schema = arrow.writer_schema.serialized_schema
             rows = _decode(own_schema or schema, arrow.rows.serialized_record_batch)
             offset = request.offset.value if request.HasField("offset") else None
+            name, has_schema = request.write_stream, arrow.HasField("writer_schema")
+            seen = Request(connection, name, offset, len(rows), len(data), has_schema, routing)
             with self._lock:
-                fault = self.script.get(len(self.requests))
-                self.requests.append(
-                    Request(
-                        connection,
-                        request.write_stream,
-                        offset,
-                        len(rows),
-                        len(data),
-                        arrow.HasField("writer_schema"),
-                        routing,
-                    )
-                )
+                fault = self.script.get(len(self.requests)) or self.fault_of(seen)
+                self.requests.append(seen)
                 answer = types.AppendRowsResponse(write_stream=request.write_stream)
-                if fault is None or fault.stored:
+                if fault is None or fault.stored or fault.code == SLOW:
                     answer = self._store(request.write_stream, offset, rows)
             if fault is not None and fault.silent:
                 self._stopped.wait(30)
                 return
+            if fault is not None and fault.until is not None:
+                self.impatient += not fault.until.wait(10)
+            if fault is not None and fault.code == SLOW:
+                self._stopped.wait(fault.delay)
+                fault = None
             if fault is not None and not fault.in_band:
                 context.abort(grpc.StatusCode[fault.code], "the script says so")
             if fault is not None:
@@ -165,8 +203,11 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
 
     def _store(self, name: str, offset: int | None, rows: list[dict]) -> types.AppendRowsResponse:
         stream = self.streams.get(name)
-        if stream is None and name == self.default_stream:
+        if stream is None and name.endswith("/streams/_default"):
             stream = self.streams[name] = Stream()
+        if self.is_slow:
+            kept = {name: s for name, s in self.streams.items() if s.committed or not s.finalized}
+            self.streams = kept
         if stream is None or stream.finalized:
             return _error(name, code_pb2.NOT_FOUND, "no such open stream")
         if offset is not None and offset < len(stream.rows):
@@ -189,16 +230,26 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
 
     def _create(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         request = types.CreateWriteStreamRequest.deserialize(data)
-        if request.parent != self.parent:
+        if request.parent not in self.parents:
             context.abort(grpc.StatusCode.NOT_FOUND, f"no table {request.parent}")
         assert request.write_stream.type_ == types.WriteStream.Type.PENDING
         with self._lock:
-            name = f"{self.parent}/streams/s{len(self.streams):04d}"
+            name = f"{request.parent}/streams/s{len(self.streams):04d}"
             self.streams[name] = Stream()
         return types.WriteStream.serialize(types.WriteStream(name=name))
 
+    def _describe(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+        request = types.GetWriteStreamRequest.deserialize(data)
+        self.descriptions += 1
+        if self.table is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "the script describes no table")
+        schema = types.TableSchema(fields=self.table)
+        return types.WriteStream.serialize(types.WriteStream(name=request.name, table_schema=schema))
+
     def _finalize(self, data: bytes, context: grpc.ServicerContext) -> bytes:
-        stream = self.streams[types.FinalizeWriteStreamRequest.deserialize(data).name]
+        stream = self.streams.get(types.FinalizeWriteStreamRequest.deserialize(data).name)
+        if stream is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such stream")
         stream.finalized = True
         count = len(stream.rows) + self.finalize_off_by
         return types.FinalizeWriteStreamResponse.serialize(types.FinalizeWriteStreamResponse(row_count=count))
@@ -222,11 +273,15 @@ class ScriptedBigQuery(grpc.GenericRpcHandler):
 
     def _problem(self, name: str) -> int:
         stream = self.streams.get(name)
-        if stream is None:
+        if stream is None or _table(name) in self.refuse_commits:
             return _CODES.STREAM_NOT_FOUND
         if stream.committed:
             return _CODES.STREAM_ALREADY_COMMITTED
         return 0 if stream.finalized else _CODES.INVALID_STREAM_STATE
+
+
+def _table(stream: str) -> str:
+    return stream.partition("/streams/")[0]
 
 
 def _decode(schema: bytes, batch: bytes) -> list[dict]:

@@ -61,7 +61,7 @@ def server() -> Iterator[ScriptedBigQuery]:
 
 
 def sink(server: ScriptedBigQuery, **kwargs) -> WriteBatches:
-    options = AppendOptions(patience=Patience(first=0.001, longest=0.001, tries=3))
+    options = AppendOptions(patience=Patience(first=0, longest=0, tries=3))
     defaults = {"endpoints": BigQueryEndpoints(storage=server.address), "options": options}
     return WriteBatches("p.d.t", SCHEMA, **(defaults | kwargs))
 
@@ -90,6 +90,7 @@ class TestAgainstAScriptedServer:
             "t.rows_written": 3,
             "t.rows_refused": 2,
             "t.append_calls": 4,
+            "t.append_errors": 3,
             "t.append_retries": 2,
         }
 
@@ -270,23 +271,17 @@ class TestOnTheEmulator:
         bigquery_client.create_table(bigquery.Table(table, [bigquery.SchemaField("n", "INT64")]))
         return table
 
-    def test_rows_that_bigquery_does_not_name_are_found(self, bigquery_client, endpoints, numbers):
-        rows = pa.RecordBatch.from_pydict({"n": ["1", "2", "three", "4", "5"]})
-        with pipeline() as p:
-            written = p | beam.Create([rows]) | WriteBatches(numbers, rows.schema, endpoints=endpoints)
-            payloads = written.dead_letters | beam.FlatMap(
-                lambda letters: letters["payloadString"].to_pylist()
-            )
-            assert_that(payloads, equal_to(['{"n":"three"}']))
-        result = bigquery_client.query(f"SELECT n FROM `{numbers}` ORDER BY n").result()
-        assert [row.n for row in result] == [1, 2, 4, 5]
-
-    def test_a_table_that_takes_no_row_is_an_error_that_names_it(self, bigquery_client, endpoints, numbers):
-        rows = pa.RecordBatch.from_pydict({"n": ["one", "two"]})
+    @pytest.mark.parametrize("streaming", [True, False])
+    def test_a_table_of_other_types_is_an_error_that_names_the_column(
+        self, bigquery_client, endpoints, numbers, streaming
+    ):
+        rows = pa.RecordBatch.from_pydict({"n": ["1", "2", "three"]})
         p = pipeline()
-        _ = p | beam.Create([rows]) | WriteBatches(numbers, rows.schema, endpoints=endpoints)
-        with pytest.raises(Exception, match=r"tables/numbers/streams/\w+: INVALID_ARGUMENT"):
+        sink = WriteBatches(numbers, rows.schema, streaming=streaming, endpoints=endpoints)
+        _ = p | beam.Create([rows]) | sink
+        with pytest.raises(Exception, match=r"column n: the table has INT64, the rows have STRING"):
             p.run().wait_until_finish()
+        assert list(bigquery_client.query(f"SELECT n FROM `{numbers}`").result()) == []
 
     def test_a_table_that_does_not_exist_is_named(self, bigquery_emulator, endpoints, dataset):
         table = f"{bigquery_emulator.project}.{dataset}.nowhere"

@@ -16,6 +16,7 @@ from model.features import FEATURES
 from transforms import metrics
 from transforms.bigquery import ReadBatches
 from transforms.bigquery.append import Appender
+from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.source import arrow_schema, create_streams, read_batches
 from transforms.bigquery.streams import default_stream
 from transforms.clients import BigQueryEndpoints
@@ -71,11 +72,11 @@ def source(client) -> Iterator[str]:
 
 def fill(client: bigquery.Client, endpoints: BigQueryEndpoints, table: str, rows: pa.RecordBatch) -> str:
     client.create_table(bigquery.Table(table, to_bigquery(rows.schema)))
-    write_client = endpoints.write_client()
-    appender = Appender(write_client, default_stream(table), rows.schema)
+    channel = WriteChannel(endpoints.write_client)
+    appender = Appender(channel, default_stream(table), rows.schema)
     assert appender.append([rows]).rows == rows.num_rows
     appender.close()
-    write_client.transport.close()
+    channel.close()
     return table
 
 

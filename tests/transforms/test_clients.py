@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import pickle
 
+import grpc
 import pytest
 from google.auth.credentials import AnonymousCredentials
+from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
+from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
 
 from common.options import OptionError
 from transforms.clients import (
+    CHANNEL_OPTIONS,
+    KEEPALIVE,
     REST_VARIABLE,
     STORAGE_VARIABLE,
     BigQueryEndpoints,
@@ -69,3 +74,24 @@ def test_the_environment_fills_in_flags_that_were_not_given_and_is_no_default(mo
 )
 def test_one_local_address_alone_is_half_local(rest, storage, half):
     assert BigQueryEndpoints(rest, storage).half_local is half
+
+
+@pytest.mark.parametrize("storage", [None, "bigquerystorage-x.p.googleapis.com"])
+@pytest.mark.parametrize("kind", ["read", "write"])
+def test_channels_to_google_have_the_options_of_those_to_this_machine_and_keepalive(
+    monkeypatch, storage, kind
+):
+    monkeypatch.setattr("google.auth.default", lambda **_: (AnonymousCredentials(), "p"))
+    opened = []
+    transport = {"read": BigQueryReadGrpcTransport, "write": BigQueryWriteGrpcTransport}[kind]
+
+    def create_channel(host, **settings):
+        opened.append((host, settings["options"]))
+        return grpc.insecure_channel("127.0.0.1:1", options=settings["options"])
+
+    monkeypatch.setattr(transport, "create_channel", create_channel)
+    endpoints = BigQueryEndpoints(storage=storage)
+    client = endpoints.read_client() if kind == "read" else endpoints.write_client()
+    client.transport.close()
+    host = storage or "bigquerystorage.googleapis.com"
+    assert opened == [(f"{host}:443", [*CHANNEL_OPTIONS, *KEEPALIVE])]

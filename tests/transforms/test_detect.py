@@ -17,8 +17,9 @@ from transforms import metrics
 from transforms.alert import Alert, AlertMessages, alert_messages, alerts
 from transforms.coder import RecordBatchCoder
 from transforms.detect import Detect
+from transforms.gather import BatchMessages
 from transforms.message import MessageRules
-from transforms.parse import BatchMessages, Parse
+from transforms.parse import Parse
 from transforms.schema import ALERTS, SCORES
 from transforms.score import PytorchHandler, Score
 

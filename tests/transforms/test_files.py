@@ -24,6 +24,7 @@ from transforms.files import (
     ReadParquetBatches,
     RowGroups,
     WriteParquetBatches,
+    group_shares,
     parquet_schema,
     read_lines,
     read_row_groups,
@@ -330,3 +331,22 @@ def test_cloud_storage_paths_go_through_beams_file_systems(tmp_path):
                 | beam.FlatMap(lambda b: b["n"].to_pylist())
             )
             assert_that(rows, equal_to([0, 1, 2]))
+
+
+class TestShares:
+    @given(number=st.integers(0, 40), most=st.integers(1, 12))
+    def test_there_are_no_more_lists_than_allowed_and_every_share_is_in_one(self, number, most):
+        shares = [Range(f"{i % 3}", i, i + 1) for i in range(number)]
+        lists = group_shares(shares, most)
+        assert len(lists) <= most
+        assert sorted(share for part in lists for share in part) == sorted(shares)
+        assert {len(part) for part in lists[:-1]} <= {len(part) for part in lists[:1]}
+
+    def test_a_source_of_more_shares_is_read_in_fewer_elements(self, tmp_path, monkeypatch):
+        for i in range(30):
+            (tmp_path / f"{i}.jsonl").write_bytes(b"%d\n" % i)
+        monkeypatch.setattr(group_shares, "__defaults__", (4,))
+        monkeypatch.setattr("transforms.files._read", lambda shares, *_: [[b"line"] * len(shares)])
+        with pipeline() as p:
+            lists = p | ReadJsonLines(f"{tmp_path}/*.jsonl")
+            assert_that(lists | beam.Map(len), equal_to([6, 8, 8, 8]))

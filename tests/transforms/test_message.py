@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model.features import FEATURES
+from transforms.dead_letter import MAX_PAYLOAD_BYTES
 from transforms.message import MAX_LINE_BYTES, MessageColumns, MessageRules, derived_id, parse_messages
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS
 
@@ -167,7 +168,7 @@ def test_ten_megabytes_are_rejected_unread_and_kept_cut():
     assert row["errorMessage"] == (
         "payload: 10000009 bytes, over the limit of 65536 (payload cut from 10000009 bytes)"
     )
-    assert row["payloadBytes"] == payload[: 4 * 1024 * 1024]
+    assert row["payloadBytes"] == payload[:MAX_PAYLOAD_BYTES]
 
 
 @pytest.mark.parametrize(("max_bytes", "limit"), [(65536, 65536), (2**30, 16777215)])
@@ -176,9 +177,9 @@ def test_a_line_that_its_reader_cut_is_rejected_without_a_claim_about_its_length
     parsed = parse_messages(MessageColumns([cut]), MessageRules(NOW, max_bytes=max_bytes))
     (row,) = parsed.dead_letters.to_pylist()
     assert row["errorMessage"] == (
-        f"payload: at least 16777216 bytes, over the limit of {limit} (payload cut to 4194304 bytes)"
+        f"payload: at least 16777216 bytes, over the limit of {limit} (payload cut from 16777216 bytes)"
     )
-    assert row["payloadBytes"] == cut[: 4 * 1024 * 1024]
+    assert row["payloadBytes"] == cut[:MAX_PAYLOAD_BYTES]
 
 
 def test_the_limit_in_bytes_is_exact():

@@ -9,6 +9,7 @@ from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
 
 from transforms.bigquery.append import Appender
+from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
 from transforms.dead_letter import dead_letters
 from transforms.schema import ERROR_RECORDS, SCORES, SCORES_FULL, to_bigquery
@@ -42,7 +43,7 @@ def score(transaction_id: str, value: float, minutes: int) -> dict:
 
 
 def append(client: BigQueryWriteClient, table: str, rows: list[dict], schema: pa.Schema) -> None:
-    appender = Appender(client, default_stream(table), schema)
+    appender = Appender(WriteChannel(lambda: client), default_stream(table), schema)
     assert appender.append([pa.RecordBatch.from_pylist(rows, schema)]).rows == len(rows)
     appender.close()
 
@@ -133,6 +134,9 @@ class TestOnTheEmulator:
         create_tables(bigquery_client, dataset, [scores_table(full=True)])
         table = bigquery_client.get_table(f"{dataset}.scores")
         assert [field.name for field in table.schema] == SCORES_FULL.names
+        view = bigquery_client.get_table(f"{dataset}.scores_latest")
+        assert [field.name for field in view.schema] == SCORES_FULL.names
+        assert list(bigquery_client.query_and_wait(f"SELECT * FROM {dataset}.scores_latest")) == []
 
     def test_a_table_of_an_earlier_version_gets_the_column_and_keeps_its_rows(
         self, bigquery_client, write_client, dataset
@@ -196,7 +200,9 @@ class TestOnTheEmulator:
             timestamp=1_700_000_000_000_000,
         )
         appender = Appender(
-            write_client, default_stream(f"{bigquery_client.project}.{dataset}.error_records"), ERROR_RECORDS
+            WriteChannel(lambda: write_client),
+            default_stream(f"{bigquery_client.project}.{dataset}.error_records"),
+            ERROR_RECORDS,
         )
         assert appender.append([batch]).rows == 4
         appender.close()

@@ -1,6 +1,6 @@
 """BigQuery as a source and a sink of record batches."""
 
-from transforms.bigquery.append import AppendError, AppendOptions, TransientAppendError
+from transforms.bigquery.answers import AppendError, AppendOptions, TransientAppendError
 from transforms.bigquery.methods import METHODS
 from transforms.bigquery.rows import SchemaMismatchError
 from transforms.bigquery.sink import Commit, WriteBatches, Written

@@ -1,9 +1,10 @@
-"""One AppendRows call of the BigQuery Storage Write API. No Beam here."""
+"""One AppendRows call of the BigQuery Storage Write API, and the channel that carries it. No Beam here."""
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
@@ -16,6 +17,37 @@ TRACE_ID: Final = "beam-transaction-anomaly"
 _CLIENT_INFO: Final = ClientInfo(user_agent=TRACE_ID).to_grpc_metadata()
 
 
+class LateAnswerError(exceptions.DeadlineExceeded):
+    """The service has not answered in time; it may have stored the rows."""
+
+
+class WriteChannel:
+    """A Storage Write client that can be replaced by a new one, with a new connection.
+
+    A connection that died silently is of no use to any retry, so a lost answer calls for a new one.
+
+    Args:
+      open_client: makes a client with a connection of its own, as `BigQueryEndpoints.write_client` does.
+    """
+
+    def __init__(self, open_client: Callable[[], BigQueryWriteClient]) -> None:
+        self._open = open_client
+        self._client: BigQueryWriteClient | None = None
+
+    @property
+    def client(self) -> BigQueryWriteClient:
+        """The client, which the first use makes."""
+        if self._client is None:
+            self._client = self._open()
+        return self._client
+
+    def close(self) -> None:
+        """Closes the connection. The next use of `client` makes a new one."""
+        if self._client is not None:
+            self._client.transport.close()
+            self._client = None
+
+
 class AppendConnection:
     """One AppendRows call, read by a thread of its own so that a silent service can be noticed.
 
@@ -25,20 +57,18 @@ class AppendConnection:
       client: a Storage Write client.
       stream: full name of the stream.
       schema: of all batches to come.
-      timeout: seconds to wait for an answer.
 
     Attributes:
       ended: whether the service has ended the call.
     """
 
-    def __init__(self, client: BigQueryWriteClient, stream: str, schema: pa.Schema, timeout: float) -> None:
+    def __init__(self, client: BigQueryWriteClient, stream: str, schema: pa.Schema) -> None:
         self.ended = False
         self._client = client
         self._stream = stream
         bare = pa.schema([column.remove_metadata() for column in schema])
         self._schema = bare.serialize().to_pybytes()
         self._accepted = False
-        self._timeout = timeout
         self._requests: queue.SimpleQueue[types.AppendRowsRequest | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[types.AppendRowsResponse | Exception] = queue.SimpleQueue()
         self._call: Any = None
@@ -68,12 +98,17 @@ class AppendConnection:
             self._thread = threading.Thread(target=self._read, name="append-rows", daemon=True)
             self._thread.start()
 
-    def receive(self) -> types.AppendRowsResponse:
-        """The next answer. Raises GoogleAPICallError where the connection ended or the answer is late."""
+    def receive(self, timeout: float) -> types.AppendRowsResponse:
+        """Waits at most `timeout` seconds for the next answer.
+
+        Raises:
+          LateAnswerError: there is none in time.
+          GoogleAPICallError: the call ended.
+        """
         try:
-            answer = self._answers.get(timeout=self._timeout)
+            answer = self._answers.get(timeout=timeout)
         except queue.Empty:
-            raise exceptions.DeadlineExceeded(f"no answer within {self._timeout:g} s") from None
+            raise LateAnswerError(f"no answer within {timeout:g} s") from None
         if isinstance(answer, Exception):
             self._answers.put(answer)
             raise answer

@@ -11,12 +11,12 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from common.limits import MAX_APPEND_BYTES
 from transforms.columnar import row_dicts
 from transforms.dead_letter import dead_letters
 
-MAX_REQUEST_BYTES: Final = 8_000_000
-"""Bytes of rows in one AppendRows request. BigQuery's limit is 10 MB for the whole request in its published
-quotas (20 MB in newer service definitions); the rest is room for the schema and the envelope."""
+MAX_REQUEST_BYTES: Final = MAX_APPEND_BYTES
+"""Bytes of rows in one request. `transforms.dead_letter` cuts letters so that each of them fits."""
 
 MAX_REQUEST_ROWS: Final = 50_000
 """Rows in one request. BigQuery names no such limit; it bounds how many rows a single bad one delays."""

@@ -1,27 +1,51 @@
 """Pending write streams: rows that become visible all together, or never. No Beam here.
 
 Limits of the service: 10,000 streams in one commit; 10,000 new streams an hour and project. It keeps the rows
-of a finalized stream for 4 hours, and a stream must be committed within 24 hours
+of a finalized stream for 4 hours, and a stream must be committed within 24 hours. The sources of this project
+make no more bundles than the first two allow (`MAX_SHARES` in common/limits.py)
 (docs.cloud.google.com/bigquery/quotas#write-api-limits, .../docs/write-api-batch).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import groupby
-from typing import Final, TypeVar
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 import pyarrow as pa
 from google.api_core import exceptions
 from google.cloud.bigquery_storage_v1 import BigQueryWriteClient, types
 
 from common.bigquery import table_path
-from transforms.bigquery.append import Appended, Appender, AppendError, AppendOptions
+from common.limits import MAX_STREAMS
+from transforms.bigquery.answers import AppendError, AppendOptions
+from transforms.bigquery.append import Appender
+from transforms.bigquery.connection import WriteChannel
+from transforms.bigquery.sending import Appended
 
-MAX_STREAMS_PER_COMMIT: Final = 10_000
+MAX_STREAMS_PER_COMMIT: Final = MAX_STREAMS
+LIFE_SECONDS: Final = 23 * 3600
+"""Seconds from the launch of a job in which it makes streams; the rest of a day is for the last bundles."""
 
+_FINALIZING: Final = 16
+"""Streams that are finalized at the same time."""
 _T = TypeVar("_T")
 _ALREADY_COMMITTED: Final = types.StorageError.StorageErrorCode.STREAM_ALREADY_COMMITTED
+
+
+class Finished(NamedTuple):
+    """A pending stream to which all its rows were appended.
+
+    Attributes:
+      name: of the stream.
+      rows: appended to it.
+    """
+
+    name: str
+    rows: int
 
 
 class CommitError(RuntimeError):
@@ -37,56 +61,68 @@ class PendingStream:
     """One pending stream of a table, created when the first rows come.
 
     Args:
-      client: a Storage Write client.
+      channel: carries the calls.
       table: "PROJECT.DATASET.TABLE".
       schema: the table's columns.
       options: limits and patience of the appends.
+      launched: when the job was, in seconds since the epoch; None sets no limit on its streams.
     """
 
     def __init__(
         self,
-        client: BigQueryWriteClient,
+        channel: WriteChannel,
         table: str,
         schema: pa.Schema,
         options: AppendOptions | None = None,
+        launched: float | None = None,
     ) -> None:
-        self._client = client
+        self._channel = channel
         self._parent = table_path(table)
         self._schema = schema
         self._options = options
+        self._launched = launched
         self._appender: Appender | None = None
 
     def append(self, batches: Iterable[pa.RecordBatch]) -> Appended:
         """Adds rows to the stream; raises as `Appender.append` does."""
+        return self.appender().append(batches)
+
+    def appender(self) -> Appender:
+        """Returns the appender of the stream, which the first call creates.
+
+        Raises:
+          AppendError: the service does not answer, or denies the call.
+        """
         if self._appender is None:
+            self._check_age()
             stream = _call(
                 self._parent,
-                lambda: self._client.create_write_stream(
+                lambda: self._channel.client.create_write_stream(
                     parent=self._parent,
                     write_stream=types.WriteStream(type_=types.WriteStream.Type.PENDING),
                 ),
             )
-            self._appender = Appender(self._client, stream.name, self._schema, self._options)
-        return self._appender.append(batches)
+            self._appender = Appender(self._channel, stream.name, self._schema, self._options)
+        return self._appender
 
-    def finalize(self) -> str | None:
-        """Closes the stream to further rows.
+    def _check_age(self) -> None:
+        """Refuses rows that could not be committed, before more work is done for nothing."""
+        if self._launched is not None and time.time() - self._launched > LIFE_SECONDS:
+            raise AppendError(
+                f"{self._parent}: the job was launched over {LIFE_SECONDS // 3600} hours ago, and BigQuery "
+                "keeps rows that are not committed for 24 hours. Divide the input over several jobs, or use "
+                "the method file_loads."
+            )
+
+    def finish(self) -> Finished | None:
+        """Ends the stream on this side; BigQuery is told when it is committed.
 
         Returns:
-          The name to commit; None where there are no rows.
-
-        Raises:
-          AppendError: the service counts other rows than were appended.
+          The stream to commit; None where there are no rows.
         """
-        if self._appender is None or self._appender.rows == 0:
-            self.close()
-            return None
-        name, rows = self._appender.stream, self._appender.rows
+        appender = self._appender
         self.close()
-        counted = _call(name, lambda: self._client.finalize_write_stream(name=name)).row_count
-        if counted != rows:
-            raise AppendError(f"{name}: {rows} rows were appended, BigQuery counts {counted}")
-        return name
+        return None if appender is None or appender.rows == 0 else Finished(appender.stream, appender.rows)
 
     def close(self) -> None:
         """Leaves the stream as it is. Uncommitted, its rows are never seen, and the service drops them."""
@@ -95,11 +131,19 @@ class PendingStream:
             self._appender = None
 
 
-def commit_streams(client: BigQueryWriteClient, streams: Iterable[str]) -> int:
-    """Makes the rows of finalized pending streams visible: all of a table at once. May be called again.
+def commit_streams(
+    client: BigQueryWriteClient, streams: Iterable[Finished], order: Sequence[str] = ()
+) -> int:
+    """Makes the rows of pending streams visible: all of a table at once. May be called again.
 
-    Tables are committed one after the other, so a failure can leave some of them committed; a second call
-    completes the rest.
+    All streams are finalized first, here and not when their last row is in: BigQuery keeps the rows of a
+    finalized stream for 4 hours, and a job may take longer. Then the tables are committed one after the
+    other, so a failure can leave the first of them committed; a second call completes the rest.
+
+    Args:
+      client: a Storage Write client.
+      streams: those of all bundles.
+      order: tables, "PROJECT.DATASET.TABLE", in the order of their commits; others follow by name.
 
     Returns:
       The number of streams committed, by this call or by an earlier one.
@@ -107,21 +151,37 @@ def commit_streams(client: BigQueryWriteClient, streams: Iterable[str]) -> int:
     Raises:
       CommitError: too many streams for one commit, or BigQuery refuses one of them; no row of that table is
         visible then.
-      AppendError: the service does not answer, or denies the call.
+      AppendError: the service does not answer, denies the call, or counts other rows than were appended.
     """
-    by_table = {
-        table: list(names)
-        for table, names in groupby(sorted(set(streams)), lambda name: name.split("/streams/")[0])
-    }
-    for table, names in by_table.items():
-        if len(names) > MAX_STREAMS_PER_COMMIT:
+    paths = [table_path(table) for table in order]
+    ranks = {path: rank for rank, path in enumerate(paths)}
+    by_table: dict[str, list[Finished]] = {}
+    for stream in sorted(set(streams)):
+        by_table.setdefault(stream.name.partition("/streams/")[0], []).append(stream)
+    for table, finished in by_table.items():
+        if len(finished) > MAX_STREAMS_PER_COMMIT:
             raise CommitError(
-                f"{table}: {len(names)} streams, BigQuery commits {MAX_STREAMS_PER_COMMIT} at once. Nothing "
-                "was committed. Use fewer and larger bundles, or the method file_loads."
+                f"{table}: {len(finished)} streams, BigQuery commits {MAX_STREAMS_PER_COMMIT} at once. "
+                "Nothing was committed. Use fewer and larger bundles, or the method file_loads."
             )
-    for table, names in by_table.items():
-        _commit_table(client, table, names)
+    with ThreadPoolExecutor(_FINALIZING) as pool:
+        for _ in pool.map(partial(_finalize, client), itertools.chain(*by_table.values())):
+            pass
+    for table in sorted(by_table, key=lambda table: (ranks.get(table, len(ranks)), table)):
+        _commit_table(client, table, [stream.name for stream in by_table[table]])
     return sum(map(len, by_table.values()))
+
+
+def _finalize(client: BigQueryWriteClient, stream: Finished) -> None:
+    """Closes a stream to further rows; the commit judges one that cannot be, or that was committed before."""
+    try:
+        counted = client.finalize_write_stream(name=stream.name).row_count
+    except (exceptions.BadRequest, exceptions.NotFound):
+        return
+    except exceptions.GoogleAPICallError as error:
+        raise AppendError(f"{stream.name}: {error}") from error
+    if counted != stream.rows:
+        raise AppendError(f"{stream.name}: {stream.rows} rows were appended, BigQuery counts {counted}")
 
 
 def _commit_table(client: BigQueryWriteClient, table: str, names: list[str]) -> None:

@@ -209,7 +209,7 @@ def start(layout: Layout, options: StartOptions, ports: Ports, form: Format) -> 
     # From before the start on: a program that is ended while it waits must not leave a server behind.
     signal.signal(signal.SIGTERM, end)
     try:
-        launcher, models = process.start(layout, options.timeout)
+        launcher, models = process.start(layout, options.timeout, options.foreground)
     except KeyboardInterrupt as error:
         print("error: interrupted", file=sys.stderr)
         # The status that a shell shows for a program that a signal ended.

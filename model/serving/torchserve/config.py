@@ -83,8 +83,13 @@ class Layout:
 
     @property
     def output(self) -> Path:
-        """The output of the server on its console."""
+        """The output of Java and the launcher before the log begins; the log is in `logs`."""
         return self.root / "console.log"
+
+    @property
+    def log_config(self) -> Path:
+        """The configuration of the log that the server reads."""
+        return self.root / "log4j2.xml"
 
     @property
     def key_file(self) -> Path:

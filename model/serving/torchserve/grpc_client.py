@@ -6,6 +6,8 @@ as in `inference.proto` of TorchServe 0.12, and no generated code has to be kept
 
 from __future__ import annotations
 
+import contextlib
+import json
 from typing import Any, Final
 
 import grpc
@@ -16,6 +18,7 @@ from model.serving.torchserve.config import TorchServeError
 
 _PACKAGE: Final = "org.pytorch.serve.grpc.inference"
 _METHOD: Final = f"/{_PACKAGE}.InferenceAPIsService/Predictions"
+_REFUSAL_BYTES: Final = 4096
 _Field: Final = descriptor_pb2.FieldDescriptorProto
 
 
@@ -80,6 +83,13 @@ def predict(
             _METHOD, request_serializer=_REQUEST.SerializeToString, response_deserializer=_RESPONSE.FromString
         )
         try:
-            return bytes(call(request, timeout=timeout, metadata=metadata).prediction)
+            answer = bytes(call(request, timeout=timeout, metadata=metadata).prediction)
         except grpc.RpcError as error:
             raise TorchServeError(f"gRPC {address}: {error.code().name}: {error.details()}") from error
+    # TorchServe answers what the handler refuses with the status OK.
+    if len(answer) <= _REFUSAL_BYTES:
+        with contextlib.suppress(ValueError):
+            content = json.loads(answer)
+            if isinstance(content, dict) and "predictions" not in content and "code" in content:
+                raise TorchServeError(f"gRPC {address}: {content['code']} {content.get('message')}")
+    return answer

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from model.serving.torchserve.config import Layout, TorchServeError, read_properties, tokens_off
+from model.serving.torchserve.logs import log_config
 from model.serving.torchserve.management import ModelVersion, Server, wait_ready
 from model.serving.torchserve.ports import require_free
 
@@ -23,6 +24,7 @@ JAVA_HINT: Final = (
 )
 PYTHON_HINT: Final = "install the serving extras: pip install -c constraints.txt -e '.[serve]'"
 STOP_SECONDS: Final = 20.0
+_STDERR: Final = 2
 
 
 def missing_software() -> str | None:
@@ -35,10 +37,17 @@ def missing_software() -> str | None:
     return f"Python module(s) {', '.join(absent)} not found; {PYTHON_HINT}" if absent else None
 
 
-def start(layout: Layout, timeout: float) -> tuple[subprocess.Popen[bytes], list[ModelVersion]]:
+def start(
+    layout: Layout, timeout: float, foreground: bool = False
+) -> tuple[subprocess.Popen[bytes], list[ModelVersion]]:
     """Starts TorchServe with `layout.config` and waits until every model has its workers ready.
 
     The server gets a session of its own and goes on when this program ends; `stop` ends it.
+
+    Args:
+      layout: of the server.
+      timeout: seconds to become ready.
+      foreground: its log goes to stderr, and not to files.
 
     Raises:
       TorchServeError: something is missing, a server runs already, a port is taken, or the server did not
@@ -53,6 +62,8 @@ def start(layout: Layout, timeout: float) -> tuple[subprocess.Popen[bytes], list
     layout.key_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
     command += ["--ts-config", str(layout.config), "--model-store", str(layout.model_store)]
+    command += ["--log-config", str(layout.log_config)]
+    layout.log_config.write_text(log_config(foreground), encoding="utf-8")
     environment = {
         **os.environ,
         # Java's temporary directory holds the workers' sockets under fixed names, Python's the pid file:
@@ -71,7 +82,8 @@ def start(layout: Layout, timeout: float) -> tuple[subprocess.Popen[bytes], list
             cwd=layout.root,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            # stdout is for the status, which a program may read.
+            stdout=_STDERR if foreground else output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -83,7 +95,9 @@ def start(layout: Layout, timeout: float) -> tuple[subprocess.Popen[bytes], list
             raise TorchServeError(f"TorchServe has ended, and another server answers at {address}")
     except TorchServeError as error:
         stop(layout)
-        raise TorchServeError(f"{error}\nThe end of {layout.output}:\n{tail(layout.output)}") from error
+        logs = () if foreground else (layout.output, layout.logs / "ts_log.log")
+        ends = "".join(f"\nThe end of {path}:\n{tail(path)}" for path in logs)
+        raise TorchServeError(f"{error}{ends}") from error
     except BaseException:
         stop(layout)
         raise

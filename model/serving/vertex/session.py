@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from common.command import CommandError
-from common.google import LOGIN
+from common.google import LOGIN, use_quota_project
 from common.loopback import is_loopback
 from common.names import LABEL
 from common.options import OptionError, option
@@ -89,6 +89,7 @@ def connect(project: ProjectOptions) -> Any:
                 f"got {project.api_endpoint!r}"
             )
     if credentials is None:
+        use_quota_project(project.project)
         try:
             credentials, _ = google.auth.default()
         except DefaultCredentialsError as error:

@@ -200,6 +200,12 @@ def test_predict_command_over_rest_and_grpc(torchserve, tmp_path, capsys):
     assert answers[0] == answers[1] == answers[2]
     assert cli(torchserve, "predict", "--input", str(request), "--name", "nobody") == 1
     assert "Model not found: nobody" in capsys.readouterr().err
+    request.write_text('{"instances": [[1, 2]]}')
+    for flags in ([], ["--grpc"]):
+        assert cli(torchserve, "predict", "--input", str(request), *flags) == 1
+        refusal = capsys.readouterr()
+        assert refusal.out == ""
+        assert "400 instances[0]: expected 30 numbers, got 2" in refusal.err
 
 
 def test_a_server_can_be_reached_by_its_addresses_and_key_file(torchserve, capsys):
