@@ -38,7 +38,7 @@ from model import artifact
 from operations import query
 from pipelines import batch, streaming
 from transforms import metrics, tables
-from transforms.bigquery.sink import ROWS_WRITTEN
+from transforms.bigquery.counters import ROWS_WRITTEN
 from transforms.clients import BigQueryEndpoints
 
 EXAMPLES: Final = """\
