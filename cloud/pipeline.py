@@ -48,7 +48,7 @@ def steps(command: PipelineCommand, temp_location: str) -> tuple[str, ...]:
     beam_options.view_as(GoogleCloudOptions).temp_location = temp_location
     pipeline = beam.Pipeline(options=beam_options)
     entry.build(pipeline, command.options, command.options.detection.manifest())
-    return record(pipeline, command.options).steps
+    return record(pipeline, command.options, {}).steps
 
 
 @dataclass(frozen=True, kw_only=True)

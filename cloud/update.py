@@ -28,6 +28,7 @@ _SOURCES: Final = frozenset({"subscription", "topic"})
 _PRIVATE: Final = dataflow.WorkerIPAddressConfiguration.WORKER_IP_PRIVATE
 _MODE: Final = dataflow.StreamingMode.STREAMING_MODE_AT_LEAST_ONCE
 _AT_LEAST_ONCE: Final = "streaming_mode_at_least_once"
+_LEVELS: Final = "sdk_harness_log_level_overrides"
 _ACCELERATOR: Final = re.compile(r"worker_accelerator=type:([^;]+);count:(\d+)")
 # Beam and Dataflow add these by themselves.
 _OWN_EXPERIMENTS: Final = {
@@ -47,9 +48,9 @@ LAUNCHED: Final = {
     *("dataflow_endpoint", "save_main_session", "setup_file", "requirements_file", "sdk_location"),
     *("sdk_container_image", "worker_harness_container_image", "service_account_email", "num_workers"),
     *("max_num_workers", "machine_type", "network", "subnetwork", "use_public_ips", "experiments"),
-    *("dataflow_service_options", "labels", "beam_plugins", "pickle_library"),
+    *("dataflow_service_options", "labels"),
 }
-"""Options of Beam that a launch, the launcher of a template, or Beam's runner sets."""
+"""Options of Beam that a launch or the launcher of a template sets."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class RunningJob:
       options: the pipeline's own options by their names; None for a job that does not say.
       steps: full names of its steps.
       launch: the options of the launch by their names, those that differ from Dataflow's defaults.
-      beam: the options of Beam that it was launched with.
+      beam: the options of Beam that its command line had.
       lists: options of Beam that have several values, without those that every launch sets.
     """
 
@@ -99,10 +100,15 @@ def find(jobs: Jobs, name: str) -> RunningJob:
 def read(job: dataflow.Job) -> RunningJob:
     """Reads what a job says of itself, whichever tool launched it."""
     from pipelines.record import OPTION, JobRecord  # Beam takes seconds to load
+    from pipelines.wiring import QUIET
 
     environment = job.environment
     described = json_format.MessageToDict(type(environment).pb(environment).sdk_pipeline_options)
     beam = described.get("options", {})
+    # The levels that every job gets are no choice of its launch.
+    levels = beam.pop(_LEVELS, None) or {}
+    if chosen := {name: level for name, level in levels.items() if QUIET.get(name) != level}:
+        beam[_LEVELS] = chosen
     record = JobRecord.read(beam[OPTION]) if OPTION in beam else None
     experiments = {*environment.experiments, *beam.get("experiments", ())}
     services = {*environment.service_options, *beam.get("dataflow_service_options", ())}
@@ -119,7 +125,7 @@ def read(job: dataflow.Job) -> RunningJob:
         steps=record.steps if record else (),
         # A template gets service options as experiments.
         launch=_launch(job, beam, experiments | services),
-        beam=beam,
+        beam=record.beam if record else {},
         lists={
             name: tuple(sorted(value for value in values if not _is_set_by_launch(value)))
             for name, values in lists.items()
@@ -228,16 +234,12 @@ def start_from(
 
 
 def _beam_flags(values: Mapping[str, Any]) -> list[str]:
-    """Makes flags of Beam's options: a switch has no value, and a whole number came as a float."""
-    flags = []
-    for name, value in values.items():
-        if value is True:
-            flags.append(f"--{name}")
-        elif isinstance(value, float) and value.is_integer():
-            flags.append(f"--{name}={int(value)}")
-        else:
-            flags += flags_of({name: json.dumps(value) if isinstance(value, dict) else value})
-    return flags
+    """Makes flags of Beam's options; a switch has no value."""
+    flags = [f"--{name}" for name, value in values.items() if value is True]
+    with_value = {name: value for name, value in values.items() if value is not True}
+    return flags + flags_of(
+        {name: json.dumps(value) if isinstance(value, dict) else value for name, value in with_value.items()}
+    )
 
 
 @dataclass(frozen=True)
@@ -300,11 +302,9 @@ def _differences(now: Mapping[str, Any], after: Mapping[str, Any]) -> list[Chang
 
 
 def _shown(value: Any) -> str:
-    """A value for people; a number that came through JSON is a float."""
+    """A value for people."""
     if isinstance(value, list | tuple):
         return ", ".join(sorted(map(str, value))) or "none"
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
     return "none" if value is None or value == "" or value is False else str(value)
 
 

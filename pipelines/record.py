@@ -7,8 +7,9 @@ record is an option of Beam's: every launch writes it, from whichever tool it co
 from __future__ import annotations
 
 import argparse
+import copy
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import apache_beam as beam
@@ -37,38 +38,47 @@ class JobRecord:
       options: the pipeline's own options by their names, defaults included; an option without a value is
         left out.
       steps: full names of the steps, "Detect/Score/..." among them.
+      beam: the options of Beam by their names, as the command line has them.
     """
 
     options: dict[str, Any]
     steps: tuple[str, ...]
+    beam: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, text: str) -> JobRecord:
         """Reads the value of the option."""
         content = json.loads(text)
-        return cls(content["options"], tuple(content["steps"]))
+        return cls(content["options"], tuple(content["steps"]), content["beam"])
 
     def text(self) -> str:
         """The value of the option."""
-        return json.dumps({"options": self.options, "steps": self.steps})
+        return json.dumps(asdict(self))
 
 
-def record(pipeline: beam.Pipeline, options: Any) -> JobRecord:
+def passed(beam_options: PipelineOptions) -> dict[str, Any]:
+    """Returns the options of Beam that a command line passed. Later, pipeline and runner add their own."""
+    return copy.deepcopy(beam_options.get_all_options(drop_default=True))
+
+
+def record(pipeline: beam.Pipeline, options: Any, beam_passed: dict[str, Any]) -> JobRecord:
     """Makes the record of a pipeline that is built.
 
     Args:
       pipeline: with all its steps.
       options: the pipeline's own options.
+      beam_passed: the options of Beam; see `passed`.
     """
     visitor = _Names()
     pipeline.visit(visitor)
     values = {name: value for name, value in option_values(options).items() if value is not None}
-    return JobRecord(values, tuple(visitor.names))
+    return JobRecord(values, tuple(visitor.names), beam_passed)
 
 
-def attach(pipeline: beam.Pipeline, options: Any) -> None:
+def attach(pipeline: beam.Pipeline, options: Any, beam_passed: dict[str, Any]) -> None:
     """Adds the record to the options that Beam sends with the job."""
-    setattr(pipeline.options.view_as(RecordOptions), OPTION, record(pipeline, options).text())
+    text = record(pipeline, options, beam_passed).text()
+    setattr(pipeline.options.view_as(RecordOptions), OPTION, text)
 
 
 class _Names(PipelineVisitor):

@@ -163,6 +163,7 @@ def run(
       OptionError: the options do not fit, or something that they name is not there.
     """
     options, beam_options = parse(argv)
+    passed = record.passed(beam_options)
     check(options, beam_options)
     runner_name = wiring.set_runner(beam_options, LOCAL_RUNNER)
     manifest = options.detection.manifest()
@@ -179,7 +180,7 @@ def run(
     beam_options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(runner=runner, options=beam_options)
     build(pipeline, options, manifest)
-    record.attach(pipeline, options)
+    record.attach(pipeline, options, passed)
     return pipeline.run()
 
 

@@ -30,7 +30,13 @@ WORKERS = [
     *("--max_num_workers=8", "--min_num_workers=2", "--machine_type=n2-standard-8", "--no_use_public_ips"),
     *("--streaming_mode=exactly_once", f"--temp_location=gs://{BUCKET}/elsewhere"),
 ]
-BEAMS = ["--number_of_worker_harness_threads=3", "--labels=team=fraud", "--experiments=x1"]
+BEAMS = [
+    "--number_of_worker_harness_threads=3",
+    "--profile_cpu",
+    '--sdk_harness_log_level_overrides={"transforms": "DEBUG"}',
+    "--labels=team=fraud",
+    "--experiments=x1",
+]
 
 
 @pytest.fixture
@@ -98,7 +104,12 @@ def test_an_update_keeps_the_options_that_it_does_not_name(installation: Google,
     assert environment["tempLocation"] == f"gs://{BUCKET}/elsewhere"
     assert environment["stagingLocation"] == f"gs://{BUCKET}/staging"
     assert environment["additionalExperiments"] == ["min_num_workers=2", "x1"]
-    assert environment["additionalPipelineOptions"] == ["number_of_worker_harness_threads=3"]
+    # No more than was passed: pipeline and runner add options of their own to those of the job.
+    assert sorted(environment["additionalPipelineOptions"]) == [
+        "number_of_worker_harness_threads=3",
+        "profile_cpu",
+        'sdk_harness_log_level_overrides={"transforms": "DEBUG"}',
+    ]
     assert environment["additionalUserLabels"]["team"] == "fraud"
     assert "sdkContainerImage" not in environment  # the template's own
 
