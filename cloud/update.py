@@ -28,7 +28,6 @@ _SOURCES: Final = frozenset({"subscription", "topic"})
 _PRIVATE: Final = dataflow.WorkerIPAddressConfiguration.WORKER_IP_PRIVATE
 _MODE: Final = dataflow.StreamingMode.STREAMING_MODE_AT_LEAST_ONCE
 _AT_LEAST_ONCE: Final = "streaming_mode_at_least_once"
-_LEVELS: Final = "sdk_harness_log_level_overrides"
 _ACCELERATOR: Final = re.compile(r"worker_accelerator=type:([^;]+);count:(\d+)")
 # Beam and Dataflow add these by themselves.
 _OWN_EXPERIMENTS: Final = {
@@ -100,15 +99,10 @@ def find(jobs: Jobs, name: str) -> RunningJob:
 def read(job: dataflow.Job) -> RunningJob:
     """Reads what a job says of itself, whichever tool launched it."""
     from pipelines.record import OPTION, JobRecord  # Beam takes seconds to load
-    from pipelines.wiring import QUIET
 
     environment = job.environment
     described = json_format.MessageToDict(type(environment).pb(environment).sdk_pipeline_options)
     beam = described.get("options", {})
-    # The levels that every job gets are no choice of its launch.
-    levels = beam.pop(_LEVELS, None) or {}
-    if chosen := {name: level for name, level in levels.items() if QUIET.get(name) != level}:
-        beam[_LEVELS] = chosen
     record = JobRecord.read(beam[OPTION]) if OPTION in beam else None
     experiments = {*environment.experiments, *beam.get("experiments", ())}
     services = {*environment.service_options, *beam.get("dataflow_service_options", ())}
