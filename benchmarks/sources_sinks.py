@@ -31,6 +31,7 @@ from google.cloud.bigquery_storage_v1.writer import AppendRowsStream
 
 from benchmarks import sources_sinks_data as data
 from benchmarks.beam_connectors import beam_connectors
+from common.clients import BigQueryEndpoints
 from common.command import command
 from common.output import track
 from local.endpoints import Endpoints
@@ -39,7 +40,6 @@ from transforms.bigquery import ReadBatches, WriteBatches
 from transforms.bigquery.append import Appender
 from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
-from transforms.clients import BigQueryEndpoints
 from transforms.files import ReadJsonLines, ReadParquetBatches, WriteParquetBatches
 from transforms.schema import SCORES
 from transforms.tables import create_tables, scores_table

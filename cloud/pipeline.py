@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from common.clients import BigQueryEndpoints
 from common.options import OptionError, option_values
-from transforms.clients import BigQueryEndpoints
 
 PipelineName = Literal["streaming", "batch"]
 PIPELINES: Final[tuple[PipelineName, ...]] = ("streaming", "batch")

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from google.cloud import bigquery
 from google.cloud.pubsub_v1.types import ReceivedMessage
 
+from common.clients import BigQueryEndpoints
 from common.command import CommandError, Parser, command
 from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_record, progress
@@ -39,7 +40,6 @@ from operations import query
 from pipelines import batch, streaming
 from transforms import metrics, tables
 from transforms.bigquery.counters import ROWS_WRITTEN
-from transforms.clients import BigQueryEndpoints
 
 EXAMPLES: Final = """\
   anomaly demo

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from common.loopback import no_proxy_variables
 
 BIGQUERY_STORAGE_VARIABLE = "BIGQUERY_STORAGE_EMULATOR_HOST"
-"""The variable that `transforms.clients` reads, which is slow to import. Google's clients read none here."""
+"""The variable that `common.clients` reads, which is slow to import. Google's clients read none here."""
 
 
 @dataclass(frozen=True)

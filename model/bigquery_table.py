@@ -9,6 +9,7 @@ import pyarrow as pa
 from google.cloud.bigquery_storage import BigQueryReadClient
 
 from common.bigquery import open_session, read_stream, session_schema, table_path
+from common.clients import EndpointOptions
 from common.google import ERRORS, explain
 from common.names import TABLE
 
@@ -26,7 +27,8 @@ def read_table(
     Args:
       name: project.dataset.table.
       choose: gets the names of the columns that are there, and returns those to read.
-      client: of the Storage Read API; from the environment's credentials when None.
+      client: of the Storage Read API. When None, of Google's with the environment's credentials, or of the
+        local stack that the environment names.
       billing_project: the project that pays for the read. When None, it is the environment's default
         project, or without one that of the table. A public table needs one of yours.
 
@@ -37,7 +39,7 @@ def read_table(
     payer = billing_project or os.environ.get("GOOGLE_CLOUD_PROJECT") or project
     path = table_path(name)
     try:
-        client = client or BigQueryReadClient()
+        client = client or EndpointOptions().with_environment(os.environ).endpoints().read_client()
         # A session without a selection answers the schema; it costs nothing as long as nobody reads from it.
         present = session_schema(open_session(client, path, payer, max_streams=1)).names
         session = open_session(client, path, payer, choose(present), max_streams=1)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from google.api_core.exceptions import BadRequest
 from google.cloud import bigquery
 
-from common import google
+from common import clients, google
 from common.command import CommandError, MissingExtraError, Parser, command
 from common.names import DATASET
 from common.options import OptionError, add_options, option, read_options
@@ -22,7 +22,7 @@ from common.output import add_format, print_rows
 from common.retry import LOOK_SECONDS
 from common.values import at_least, moment
 from operations.pictures import PICTURES, draw
-from transforms import clients, tables
+from transforms import tables
 
 EXAMPLES: Final = """\
   anomaly query top_anomalies --dataset my-project.anomaly --since 24h --limit 10

@@ -17,7 +17,7 @@ import pyarrow as pa
 from google.api_core.exceptions import NotFound
 from google.cloud import bigquery
 
-from common import google
+from common import clients, google
 from common.command import CommandError, Parser, command
 from common.names import DATASET, TOPIC
 from common.options import add_options, option, read_options
@@ -28,7 +28,7 @@ from operations.dead_letters import Letter, message, reason_to_keep, statement, 
 from publisher.messages import Outgoing
 from publisher.pubsub import PubSubTopic
 from publisher.sink import PublishError, Sink
-from transforms import clients, tables
+from transforms import tables
 
 EXAMPLES: Final = """\
   anomaly replay --dataset my-project.anomaly --topic projects/my-project/topics/transactions --dry_run

@@ -17,15 +17,16 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
+from common import clients
+from common.clients import EndpointOptions
 from common.google import ERRORS, explain, grant_on_dataset, grant_on_project, remedy
 from common.options import OptionError, group
 from model.artifact import Manifest
 from pipelines.options import DetectionOptions, MessageOptions, TableOptions
 from pipelines.scorers import ScorerOptions, model_handler
-from transforms import clients, tables
+from transforms import tables
 from transforms.alert import Alert
 from transforms.bigquery.methods import NEEDS
-from transforms.clients import EndpointOptions
 from transforms.detect import Detect, Detected
 from transforms.parse import Parse, ParseColumns
 from transforms.schema import SCORES, SCORES_FULL

@@ -11,11 +11,11 @@ import apache_beam as beam
 import orjson
 import pyarrow as pa
 
+from common.clients import BigQueryEndpoints
 from transforms import metrics, tables
 from transforms.alert import AlertMessages
 from transforms.bigquery import Commit, WriteBatches
 from transforms.bigquery.methods import NEEDS, Method
-from transforms.clients import BigQueryEndpoints
 from transforms.detect import Detected
 from transforms.files import WriteParquetBatches
 from transforms.parquet_sink import shards

@@ -16,12 +16,12 @@ from cloud.resources.changes import Change, create, delete, inspect_all
 from cloud.resources.declared import Names, declare
 from cloud.resources.gcloud import Gcloud
 from cloud.resources.storage import Bucket
+from common.clients import BigQueryEndpoints, EndpointOptions
 from common.command import Parser, command, confirm
 from common.google import use_quota_project
 from common.names import KMS_KEY
 from common.options import OptionError, add_options, group, option, read_options
 from common.output import Format, add_format, print_rows
-from transforms.clients import BigQueryEndpoints, EndpointOptions
 
 EXAMPLES: Final = """
   anomaly resources create --project my-project --region europe-west1

@@ -16,11 +16,11 @@ from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 
 from cloud.resources.gcloud import Gcloud
 from common import google
+from common.clients import BigQueryEndpoints
 from common.command import CommandError
 from common.connections import direct
 from common.loopback import is_loopback_address
 from common.pubsub import publisher_client, subscriber_client
-from transforms.clients import BigQueryEndpoints
 
 LABEL: Final = {"app": "transaction-anomaly"}
 """Marks what this project made. `delete` touches nothing without it."""

@@ -16,6 +16,7 @@ from cloud import launch
 from cloud.resources import __main__ as resources
 from cloud.resources.declared import Names, declare, roles
 from cloud.resources.tables import Dataset
+from common.clients import BigQueryEndpoints
 from local import topics
 from local.endpoints import Endpoints
 from local.runner import LocalStreamingRunner, run_until_drained
@@ -29,7 +30,6 @@ from tests.cloud.google_server import Google
 from tests.cloud.guard import Identity, guarded
 from tests.pipelines.test_end_to_end import rows
 from transforms import metrics, tables
-from transforms.clients import BigQueryEndpoints
 
 pytestmark = pytest.mark.integration
 

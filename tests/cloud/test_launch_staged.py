@@ -31,6 +31,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from cloud import launch, versions
+from common.clients import BigQueryEndpoints
 from local.endpoints import Endpoints
 from local.runner import LocalStreamingRunner, run_until_drained
 from pipelines import batch, streaming
@@ -38,7 +39,6 @@ from templates import lock
 from tests.cloud.google_server import Google
 from tests.templates.test_image import LOCKED, pinned
 from transforms import metrics
-from transforms.clients import BigQueryEndpoints
 
 pytestmark = pytest.mark.integration
 

@@ -18,6 +18,7 @@ from cloud.pipeline import PipelineName
 from cloud.request import JobRequest, add_launch_options, read_request
 from cloud.resources.base import Clients
 from cloud.resources.declared import Names
+from common.clients import BigQueryEndpoints
 from common.command import Parser
 from local import pubsub, topics
 from local.endpoints import Endpoints
@@ -29,7 +30,6 @@ from tests.cloud import storage_server
 from tests.cloud.google_server import Google
 from tests.http_server import Raw, Refusal, serve
 from transforms import tables
-from transforms.clients import BigQueryEndpoints
 
 BUCKET = "local-project-anomaly"
 CALLER = "serviceAccount:local@local-project.iam.gserviceaccount.com"

@@ -8,12 +8,12 @@ from google.cloud import bigquery
 from cloud.checks import places
 from cloud.resources.base import Clients
 from cloud.resources.declared import Names
+from common.clients import BigQueryEndpoints
 from templates import build
 from tests.cloud import google_server, storage_server
 from tests.cloud.google_server import Google
 from tests.cloud.test_preflight import BUCKET, job, only, reroute
 from tests.http_server import Refusal
-from transforms.clients import BigQueryEndpoints
 
 SUBNET = "regions/us-central1/subnetworks/workers"
 SHARED = f"https://www.googleapis.com/compute/v1/projects/host-project/{SUBNET}"

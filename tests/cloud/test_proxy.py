@@ -22,6 +22,7 @@ from cloud import launch, preflight
 from cloud.resources.__main__ import main as resources_main
 from cloud.resources.base import Clients
 from common import pubsub
+from common.clients import BigQueryEndpoints
 from common.loopback import bypass_proxies
 from local import topics
 from local.endpoints import Endpoints
@@ -36,7 +37,6 @@ from publisher.pubsub import PubSubTopic
 from publisher.sink import PublishError
 from tests.cloud.google_server import Google
 from tests.proxies import Proxy, behind
-from transforms.clients import BigQueryEndpoints
 from transforms.remote_http import TorchServeConnection, VertexConnection
 from transforms.remote_protocol import TransientError
 

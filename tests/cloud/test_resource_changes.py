@@ -11,9 +11,9 @@ from cloud.resources.declared import Names, declare, roles
 from cloud.resources.gcloud import Gcloud, GcloudError
 from cloud.resources.storage import Bucket
 from cloud.resources.tables import with_description
+from common.clients import BigQueryEndpoints
 from common.retry import Patience
 from tests.cloud.google_server import Google
-from transforms.clients import BigQueryEndpoints
 
 NAMES = Names("local-project", prefix="it-", dataset="resources")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from common import clients
+from common.clients import BigQueryEndpoints
 from common.options import OptionError
 from local import endpoints as local
 from local import topics
@@ -19,8 +21,7 @@ from pipelines import batch, lookups, streaming
 from publisher.messages import MessageSource
 from publisher.publish import publish
 from publisher.pubsub import PubSubTopic
-from transforms import clients, tables
-from transforms.clients import BigQueryEndpoints
+from transforms import tables
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -242,7 +242,7 @@ def test_a_refused_read_says_which_project_pays_and_how_to_change_it(monkeypatch
 @pytest.mark.integration
 @pytest.mark.parametrize("label", [True, False])
 def test_a_bigquery_table_is_read_through_the_storage_api(
-    bigquery_emulator, bigquery_client, read_client, dataset, label
+    bigquery_emulator, bigquery_client, read_client, dataset, label, monkeypatch
 ):
     from model.bigquery_table import read_table
 
@@ -260,6 +260,8 @@ def test_a_bigquery_table_is_read_through_the_storage_api(
     order = np.argsort(found.features[:, 0])
     np.testing.assert_array_equal(found.features[order], np.arange(5)[:, None] * 100.0 + np.arange(30))
     assert (found.labels is not None) is label
+    monkeypatch.setenv("BIGQUERY_STORAGE_EMULATOR_HOST", bigquery_emulator.bigquery_storage)
+    assert data.fingerprint(data.load(f"bigquery://{name}")) == data.fingerprint(found)
     with pytest.raises(DataError, match=r"--label_column: there is no column 'V29'"):
         read_table(name, lambda names: data.used_columns(names, name, "V29"), client=read_client)
     with pytest.raises(ValueError, match="bigquery://"):

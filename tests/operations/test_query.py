@@ -137,7 +137,7 @@ def score_row(i, score, severity, moment, version="v1"):
 @pytest.fixture(scope="module")
 def filled(bigquery_emulator):
     """A dataset with five scores, one of them stored twice, two alerts and three dead letters."""
-    from transforms.clients import BigQueryEndpoints
+    from common.clients import BigQueryEndpoints
 
     client = BigQueryEndpoints(bigquery_emulator.bigquery).client(bigquery_emulator.project)
     dataset = f"{bigquery_emulator.project}.queries"

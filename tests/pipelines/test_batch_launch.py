@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from google.cloud import bigquery
 
+from common.clients import BigQueryEndpoints
 from common.options import OptionError
 from local.gcs import local_gcs
 from model import artifact
@@ -29,7 +30,6 @@ from model.features import FEATURES
 from pipelines import batch, lookups
 from transforms import metrics
 from transforms.bigquery.source import create_streams
-from transforms.clients import BigQueryEndpoints
 from transforms.schema import to_bigquery
 
 

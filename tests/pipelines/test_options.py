@@ -5,10 +5,10 @@ import copy
 import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
 
+from common import clients
 from common.options import OptionError
 from pipelines import batch, streaming, wiring
 from pipelines.options import DetectionOptions
-from transforms import clients
 
 SUBSCRIPTION = "--subscription=projects/my-project/subscriptions/transactions"
 DATASET = "--output_dataset=my-project.anomaly"

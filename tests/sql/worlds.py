@@ -10,12 +10,12 @@ from typing import Any, Final
 import pyarrow as pa
 from google.cloud import bigquery
 
+from common.clients import BigQueryEndpoints
 from local.endpoints import Endpoints
 from tests.sql import rows, zeta
 from transforms.bigquery.append import Appender
 from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
-from transforms.clients import BigQueryEndpoints
 
 QUANTILE: Final = re.compile(r"APPROX_QUANTILES\((.*?), 100\)\[OFFSET\((\d+)\)\]")
 RANK: Final = r"ARRAY_AGG(\1 IGNORE NULLS ORDER BY \1)[OFFSET(CAST(CEIL(\2 * COUNT(\1) / 100) AS INT64) - 1)]"

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
 
+from common.clients import BigQueryEndpoints
 from tests.transforms.bigquery_cases import SCHEMA, TABLE, FakeClock, NewAppender, new_pending_stream
 from tests.transforms.bigquery_server import ScriptedBigQuery
 from transforms.bigquery.answers import AppendOptions
 from transforms.bigquery.append import Appender
 from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
-from transforms.clients import BigQueryEndpoints
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from common.clients import BigQueryEndpoints
 from common.retry import Patience
 from tests.transforms import bigquery_cases
 from tests.transforms.bigquery_server import SLOW, Fault, ScriptedBigQuery
@@ -19,7 +20,6 @@ from transforms import metrics
 from transforms.bigquery import AppendOptions, WriteBatches
 from transforms.bigquery.counters import THROTTLING_NAMESPACE
 from transforms.bigquery.sink import AppendToDefaultStream
-from transforms.clients import BigQueryEndpoints
 
 pytest_plugins = ("tests.transforms.bigquery_fixtures",)
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from common.bigquery import table_path
+from common.clients import BigQueryEndpoints
 from tests.transforms.bigquery_server import ScriptedBigQuery
 from transforms.bigquery import AppendError, Commit, WriteBatches
 from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import LIFE_SECONDS, MAX_STREAMS_PER_COMMIT, PendingStream
-from transforms.clients import BigQueryEndpoints
 from transforms.dead_letter import dead_letters
 from transforms.detect import Detected
 from transforms.files import MAX_SHARES

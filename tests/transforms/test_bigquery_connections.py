@@ -3,17 +3,17 @@ from __future__ import annotations
 import pytest
 from google.cloud.bigquery_storage_v1 import types
 
+from common import clients
+from common.clients import BigQueryEndpoints
 from common.retry import Patience
 from tests.transforms.bigquery_cases import SCHEMA, TABLE, batch, ids, new_pending_stream
 from tests.transforms.bigquery_server import SLOW, Fault
 from tests.transforms.silent_proxy import SilentProxy
-from transforms import clients
 from transforms.bigquery.answers import AppendError, AppendOptions, TransientAppendError
 from transforms.bigquery.append import Appender
 from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.rows import SchemaMismatchError
 from transforms.bigquery.streams import default_stream
-from transforms.clients import BigQueryEndpoints
 
 pytest_plugins = ("tests.transforms.bigquery_fixtures",)
 

@@ -5,6 +5,7 @@ from google.cloud.bigquery_storage_v1 import types
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.clients import BigQueryEndpoints
 from common.retry import Patience
 from tests.transforms.bigquery_cases import SCHEMA, TABLE, batch, ids, refused
 from tests.transforms.bigquery_server import Fault, ScriptedBigQuery
@@ -13,7 +14,6 @@ from transforms.bigquery.append import Appender
 from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.rows import SchemaMismatchError
 from transforms.bigquery.streams import PendingStream
-from transforms.clients import BigQueryEndpoints
 
 pytest_plugins = ("tests.transforms.bigquery_fixtures",)
 

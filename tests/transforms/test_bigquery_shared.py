@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.clients import BigQueryEndpoints
 from common.retry import Patience
 from tests.transforms.bigquery_cases import SCHEMA, TABLE, batch, ids, refused
 from tests.transforms.bigquery_server import SLOW, Fault, ScriptedBigQuery
 from transforms.bigquery import shared
 from transforms.bigquery.answers import AppendError, AppendOptions, TransientAppendError
-from transforms.clients import BigQueryEndpoints
 
 pytest_plugins = ("tests.transforms.bigquery_fixtures",)
 

@@ -12,11 +12,11 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from google.cloud import bigquery
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from common.clients import BigQueryEndpoints
 from common.retry import Patience
 from tests.transforms.bigquery_server import Fault, ScriptedBigQuery
 from transforms import metrics
 from transforms.bigquery import METHODS, AppendOptions, Commit, WriteBatches
-from transforms.clients import BigQueryEndpoints
 from transforms.schema import SCORES, to_bigquery
 from transforms.tables import create_tables, scores_table
 

@@ -12,6 +12,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from google.cloud import bigquery
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from common.clients import BigQueryEndpoints
 from model.features import FEATURES
 from transforms import metrics
 from transforms.bigquery import ReadBatches
@@ -19,7 +20,6 @@ from transforms.bigquery.append import Appender
 from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.source import arrow_schema, create_streams, read_batches
 from transforms.bigquery.streams import default_stream
-from transforms.clients import BigQueryEndpoints
 from transforms.columnar import to_transactions
 from transforms.schema import to_bigquery
 

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
+from common.clients import BigQueryEndpoints
 from tests.transforms.bigquery_server import ScriptedBigQuery
 from transforms.bigquery import WriteBatches
 from transforms.bigquery.rows import MAX_REQUEST_BYTES, oversized, serialized_size
-from transforms.clients import BigQueryEndpoints
 from transforms.dead_letter import (
     MAX_ATTRIBUTE_BYTES,
     MAX_PAYLOAD_BYTES,

@@ -9,10 +9,10 @@ import orjson
 import pytest
 from google.cloud.bigquery_storage_v1.types import DataFormat, ReadSession
 
+from common.clients import BigQueryEndpoints
 from tests.model.serving.artifacts import transactions
 from tests.proxies import behind
 from tests.transforms.remote_cases import TIME, batches, check_every_row_once, handler_of, score_all
-from transforms.clients import BigQueryEndpoints
 
 pytest_plugins = (
     "tests.model.serving.fixtures",

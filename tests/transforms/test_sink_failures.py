@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 import transforms.sinks
+from common.clients import BigQueryEndpoints
 from tests.transforms.bigquery_server import Fault, Request, ScriptedBigQuery
 from tests.transforms.retrying_runner import RetryingRunner
 from tests.transforms.test_bigquery_sink import score
 from transforms.alert import Alert
-from transforms.clients import BigQueryEndpoints
 from transforms.dead_letter import dead_letters
 from transforms.detect import Detected
 from transforms.schema import SCORES

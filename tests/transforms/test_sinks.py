@@ -5,9 +5,9 @@ import logging
 import apache_beam as beam
 import pytest
 
+from common.clients import BigQueryEndpoints
 from tests.transforms.bigquery_server import ScriptedBigQuery
 from transforms import metrics
-from transforms.clients import BigQueryEndpoints
 from transforms.dead_letter import dead_letters
 from transforms.detect import Detected
 from transforms.schema import ALERTS, SCORES, empty

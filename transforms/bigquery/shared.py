@@ -10,11 +10,11 @@ from typing import Final, NamedTuple
 
 import pyarrow as pa
 
+from common.clients import BigQueryEndpoints
 from transforms.bigquery.answers import AppendOptions
 from transforms.bigquery.append import Appender
 from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
-from transforms.clients import BigQueryEndpoints
 
 
 class Target(NamedTuple):

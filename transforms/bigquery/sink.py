@@ -16,6 +16,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.bigquery import table_path
+from common.clients import BigQueryEndpoints
 from transforms.bigquery import counters, shared
 from transforms.bigquery.answers import AppendOptions
 from transforms.bigquery.append import Appender
@@ -25,7 +26,6 @@ from transforms.bigquery.methods import METHODS, NEEDS, Method
 from transforms.bigquery.rows import refused_rows
 from transforms.bigquery.sending import Sending
 from transforms.bigquery.streams import Finished, PendingStream, commit_streams
-from transforms.clients import BigQueryEndpoints
 from transforms.parse import DEAD_LETTER_TAG
 
 _STREAMS: Final = "streams"

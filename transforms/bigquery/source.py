@@ -15,7 +15,7 @@ from google.cloud.bigquery_storage_v1 import BigQueryReadClient
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.bigquery import open_session, read_stream, session_schema, table_path, table_reference
-from transforms.clients import BigQueryEndpoints
+from common.clients import BigQueryEndpoints
 from transforms.columnar import BATCH_ROWS, rebatch
 from transforms.metrics import counter
 

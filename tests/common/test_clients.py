@@ -8,8 +8,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
 from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
 
-from common.options import OptionError
-from transforms.clients import (
+from common.clients import (
     CHANNEL_OPTIONS,
     KEEPALIVE,
     REST_VARIABLE,
@@ -17,6 +16,7 @@ from transforms.clients import (
     BigQueryEndpoints,
     EndpointOptions,
 )
+from common.options import OptionError
 
 
 def test_a_loopback_endpoint_gets_anonymous_credentials():
