@@ -67,10 +67,7 @@ def to_transactions(
     Raises:
       SourceColumnsError: feature columns are missing, or a column has an impossible type.
     """
-    if "features" in batch.schema.names:
-        matrix, reasons = _from_list(batch)
-    else:
-        matrix, reasons = _from_columns(batch), {}
+    matrix, reasons = _features(batch, np.float32)
     finite = np.isfinite(matrix)
     if not finite.all():
         for row in np.flatnonzero(~finite.all(axis=1)).tolist():
@@ -84,7 +81,9 @@ def to_transactions(
     for i, reason in _outside(times, default_event_time, rules or MessageRules()).items():
         reasons.setdefault(i, reason)
     if ids.null_count:
-        ids = _fill_ids(ids, _content(matrix, times), accounts)
+        unnamed = ids.is_null()
+        content = _content(batch.filter(unnamed), times.filter(unnamed))
+        ids = _fill_ids(ids, content, accounts)
     default = pa.scalar(default_event_time, _EVENT_TIME)
     features = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), N_FEATURES)
     transactions = pa.RecordBatch.from_arrays(
@@ -199,7 +198,12 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def _from_columns(batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
+def _features(batch: pa.RecordBatch, kind: Any) -> tuple[npt.NDArray[Any], dict[int, str]]:
+    """The features [n, 30] as numbers of a numpy type, and why a row has none."""
+    return _from_list(batch, kind) if "features" in batch.schema.names else (_from_columns(batch, kind), {})
+
+
+def _from_columns(batch: pa.RecordBatch, kind: Any) -> npt.NDArray[Any]:
     names = batch.schema.names
     missing = [name for name in FEATURES if name not in names]
     if missing:
@@ -208,14 +212,14 @@ def _from_columns(batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
             f"{FEATURES[0]}, {FEATURES[1]}..{FEATURES[-2]}, {FEATURES[-1]}, or one list column named "
             f"features; it has {', '.join(names)}"
         )
-    matrix = np.empty((batch.num_rows, N_FEATURES), np.float32)
+    matrix = np.empty((batch.num_rows, N_FEATURES), kind)
     with np.errstate(over="ignore", invalid="ignore"):
         for i, name in enumerate(FEATURES):
             matrix[:, i] = _numbers(batch.column(name), name)
     return matrix
 
 
-def _from_list(batch: pa.RecordBatch) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
+def _from_list(batch: pa.RecordBatch, kind: Any) -> tuple[npt.NDArray[Any], dict[int, str]]:
     column = batch.column("features")
     if not any(
         is_kind(column.type)
@@ -225,7 +229,7 @@ def _from_list(batch: pa.RecordBatch) -> tuple[npt.NDArray[np.float32], dict[int
     lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
     whole = lengths == N_FEATURES
     values = _numbers(column.filter(pa.array(whole)).flatten(), "features")
-    matrix = np.full((batch.num_rows, N_FEATURES), np.nan, np.float32)
+    matrix = np.full((batch.num_rows, N_FEATURES), np.nan, kind)
     with np.errstate(over="ignore", invalid="ignore"):
         matrix[whole] = values.reshape(-1, N_FEATURES)
     reasons = {
@@ -321,17 +325,27 @@ def _payloads(batch: pa.RecordBatch, times: pa.Array, rows: list[int]) -> list[b
     return [orjson.dumps(row) for row in known]
 
 
-def _content(matrix: npt.NDArray[np.float32], times: pa.Array) -> npt.NDArray[np.uint8]:
-    """Features and time of each row as bytes, one row of the result each. An unknown time counts as 0."""
+def _content(batch: pa.RecordBatch, times: pa.Array) -> npt.NDArray[np.uint8]:
+    """Features and time of each row as bytes, one row of the result each. An unknown time counts as 0.
+
+    The features are those of the source, in float64: in float32 two rows that differ could be equal.
+    """
+    matrix, _ = _features(batch, np.float64)
     micros = pc.fill_null(times.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
     return np.concatenate([matrix.view(np.uint8), micros.reshape(-1, 1).view(np.uint8)], axis=1)
 
 
 def _fill_ids(ids: pa.Array, content: npt.NDArray[np.uint8], accounts: pa.Array) -> pa.Array:
-    """`ids` with derived ones in the place of nulls: 128 bits over content and account, as 32 hex digits."""
+    """`ids` with derived ones in the place of nulls: 128 bits over content and account, as 32 hex digits.
+
+    Args:
+      ids: [n].
+      content: bytes of the rows whose id is null, in order.
+      accounts: [n].
+    """
     missing = ids.is_null()
     width = content.shape[1]
-    rows = content[missing.to_numpy(zero_copy_only=False)].tobytes()
+    rows = content.tobytes()
     parts = [rows[i : i + width] for i in range(0, len(rows), width)]
     if accounts.null_count < len(accounts):
         named = accounts.filter(missing).to_pylist()
