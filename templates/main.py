@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def pipeline_of(argv: Sequence[str]) -> ModuleType:
-    """Tells the streaming template's parameters from the batch template's.
+    """Tells the streaming template's parameters from the batch template's; for --help either will do.
 
     Raises:
       OptionError: they name no source.
@@ -37,6 +37,8 @@ def pipeline_of(argv: Sequence[str]) -> ModuleType:
     for pipeline, flags in _SOURCES.items():
         if passed.intersection(flags):
             return pipeline
+    if {"--help", "-h"}.intersection(argv):
+        return streaming
     expected = "; ".join(
         f"{' or '.join(flag.removeprefix('--') for flag in flags)} for the {template} template"
         for template, flags in zip(("streaming", "batch"), _SOURCES.values(), strict=True)

@@ -36,6 +36,16 @@ def pubsub_emulator() -> Iterator[Endpoints]:
             yield endpoints
 
 
+@pytest.fixture
+def gcloud_pubsub() -> Iterator[Endpoints]:
+    """Google's own emulator of Pub/Sub, in the place of the embedded one: for what that refuses."""
+    own = LocalStack(pubsub="gcloud", bigquery=False)
+    if missing := own.missing():
+        pytest.skip(" ".join(missing))
+    with own as stack, replace(stack.endpoints, credentials_file=None).activate() as endpoints:
+        yield endpoints
+
+
 @pytest.fixture(scope="session")
 def gcs_root(tmp_path_factory: pytest.TempPathFactory):
     """The directory that stands for Cloud Storage in the BigQuery emulator's load and extract jobs."""

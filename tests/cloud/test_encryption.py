@@ -66,7 +66,8 @@ def test_the_bucket_gets_the_key_and_another_is_replaced(google: Google):
 
 
 @pytest.mark.integration
-def test_a_topic_keeps_its_key(pubsub_emulator):
+@pytest.mark.usefixtures("gcloud_pubsub")
+def test_a_topic_keeps_its_key():
     clients = Clients("local-project")
     name = "projects/local-project/topics/encrypted"
     made = Topic(name)

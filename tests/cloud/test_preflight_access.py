@@ -34,8 +34,7 @@ def nobody(monkeypatch):
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/key.json")
 
 
-@pytest.mark.usefixtures("nobody")
-def test_without_credentials_every_check_says_how_to_sign_in(monkeypatch, capsys):
+def test_without_credentials_every_check_says_how_to_sign_in(nobody, monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nonexistent")
     endpoint = "projects/local-project/locations/us-central1/endpoints/77"
     flags = ["--input_table=local-project.d.t", "--scorer=vertex", f"--vertex_endpoint={endpoint}"]
@@ -48,13 +47,12 @@ def test_without_credentials_every_check_says_how_to_sign_in(monkeypatch, capsys
 
 
 @pytest.mark.integration
-@pytest.mark.usefixtures("nobody")
 @pytest.mark.parametrize("signed_in", [False, True])
 @pytest.mark.parametrize(
     "flags", [["streaming"], ["batch", "--input=gs://b-1/x.parquet"], ["batch", "--input_query=SELECT 1"]]
 )
 def test_where_gcloud_is_there_and_nobody_is_signed_in(
-    flags, signed_in, gcloud, google: Google, monkeypatch, caplog, capsys
+    flags, signed_in, gcloud, google: Google, nobody, monkeypatch, caplog, capsys
 ):
     if signed_in:  # in gcloud, whose answers come from the local server, and not in the clients
         for name, value in google.environment().items():

@@ -62,7 +62,9 @@ def test_create_is_idempotent_and_status_agrees(stack, capsys):
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("gcloud_pubsub")
 def test_status_shows_drift_and_create_repairs_it(stack, capsys):
+    """On gcloud's emulator: the embedded server refuses to push."""
     run(capsys, "create", "--emulators")
     name = NAMES.subscription("alerts-review")
     with SubscriberClient() as subscriber:
