@@ -9,12 +9,14 @@ import contextlib
 import datetime as dt
 import json
 import logging
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import pyarrow as pa
@@ -58,6 +60,10 @@ class DemoError(RuntimeError):
     """A check of the demo has failed; the text names it."""
 
 
+STOP_SECONDS: Final = 20.0
+"""Time for a command of the demo to end."""
+
+
 @dataclass(frozen=True)
 class DemoOptions:
     """The options of the demo.
@@ -97,7 +103,10 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:  # it waits for an emulator that is gone
+                process.kill()
 
 
 def output(process: subprocess.Popen[str]) -> str:
@@ -360,6 +369,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     namespace = parser.parse_args(argv)
     options = read_options(DemoOptions, namespace)
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, _end)
     # Warnings only: Beam's own information would drown the demo's.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -374,6 +384,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print_record(asdict(summary), namespace.format)
     return 0
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Ends as after Ctrl-C: what was started is stopped on the way out."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -327,6 +327,8 @@ def _handler(service: Service, request_type: Any, method: Callable[..., Any]) ->
             return method(service, request)
         except RefusalError as error:
             await _abort(context, error)
+        except ValueError as error:  # of protobuf's own types: a time beyond all years, a path of a mask
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Invalid argument: {error}")
 
     async def stream(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         try:

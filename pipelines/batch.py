@@ -91,7 +91,8 @@ class BatchSource:
             )
         if self.input and self.format is None:
             raise OptionError(
-                f"--input={self.input}: cannot tell the format; pass --input_format=jsonl or parquet"
+                f"--input={self.input}: cannot tell the format; pass --input_format=jsonl or parquet. CSV is "
+                "converted first, by pyarrow.csv.read_csv and pyarrow.parquet.write_table"
             )
 
     @property

@@ -17,13 +17,13 @@ from google.api_core import exceptions
 from google.api_core.retry import Retry
 from google.cloud import bigquery
 
+from common import file_kinds
 from common.bigquery import table_reference
 from common.clients import BigQueryEndpoints
 from common.google import ERRORS, explain, remedy
 from common.options import OptionError
 from common.pubsub import EMULATOR_VARIABLE, publisher_client, subscriber_client
 from common.retry import LOOK_SECONDS
-from transforms import file_kinds
 from transforms.bigquery.source import arrow_schema
 from transforms.columnar import SourceColumnsError, check_columns
 from transforms.compressed import CompressedFileError, compression, decompressed

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
+from common import file_kinds
 from model.features import N_FEATURES
 from model.synthetic.generator import BLOCK, TransactionGenerator, Transactions
 from model.synthetic.parameters import CYCLE_SECONDS
@@ -95,10 +96,18 @@ class FileSource:
       path: JSON lines, or any other lines; a name that ends in .gz is decompressed.
 
     Raises:
+      ValueError: it holds no lines, but is of another kind, such as CSV or a JSON array.
       OSError: the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
+        try:
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as begin:
+                problem = file_kinds.problem(begin.read(file_kinds.HEAD_BYTES))
+        except gzip.BadGzipFile:
+            problem = "is not compressed by gzip, as its name says"
+        if problem:
+            raise ValueError(f"--input={path}: it {problem}")
         # Open until the source is gone, as the messages are taken one portion after another.
         file = path.open("rb")
         lines = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file

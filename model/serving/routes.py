@@ -122,7 +122,7 @@ def create_app(options: ServerOptions | None = None) -> FastAPI:
 
     app = FastAPI(title="Transaction anomaly detection", docs_url=None, redoc_url=None, lifespan=lifespan)
     for path in dict.fromkeys((options.health_route, VERTEX_ROUTE)):
-        app.add_api_route(path, health, methods=["GET"], response_model=None)
+        app.add_api_route(path, health, methods=["GET", "HEAD"], response_model=None)
     for path in dict.fromkeys((options.predict_route, f"{VERTEX_ROUTE}:predict")):
         app.add_api_route(path, predict, methods=["POST"], response_model=None, openapi_extra=_REQUEST_SCHEMA)
     app.add_exception_handler(HTTPException, _http_error)

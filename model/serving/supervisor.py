@@ -16,6 +16,8 @@ from uvicorn import Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import multiprocess
 
+from common.command import CommandError
+
 _CLOSE: Final = (b"connection", b"close")
 
 draining: Final = threading.Event()
@@ -110,12 +112,29 @@ class _Worker(multiprocess.Process):
         return self._server
 
 
+class _Supervisor(multiprocess.Multiprocess):
+    def terminate_all(self) -> None:
+        """Closes the sockets of this process as well: once the workers close theirs, a client is refused."""
+        for socket in self.sockets:
+            socket.close()
+        super().terminate_all()
+
+
 def run(config: Config) -> int:
-    """Serves until a signal ends it; returns the exit status: 1 where the application did not start."""
+    """Serves until a signal ends it; returns the exit status: 1 where the application did not start.
+
+    Raises:
+      CommandError: the address is taken, or is none of this machine.
+    """
+    # Before the application: a port that is taken must not cost the load of a model.
+    try:
+        sockets = [config.bind_socket()]
+    except SystemExit as error:  # uvicorn has logged the reason
+        raise CommandError(f"--port: expected a free port, got {config.host}:{config.port}") from error
     if config.workers == 1:
         server = SoftServer(config)
-        server.run()
+        server.run(sockets)
         return 0 if server.started else 1
     multiprocess.Process = _Worker  # type: ignore[misc]
-    multiprocess.Multiprocess(config, [config.bind_socket()]).run()
+    _Supervisor(config, sockets).run()
     return 0

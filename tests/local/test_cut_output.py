@@ -38,13 +38,18 @@ def left(tmp_path):
     return commands
 
 
-def cut_after(process, text):
-    """Reads the output of a command until it has printed a text, and no further."""
+def read_until(process, text):
+    """Reads the output of a command until it has printed a text."""
     seen = b""
     while text not in seen:
         chunk = os.read(process.stdout.fileno(), 4096)
         assert chunk, seen.decode()
         seen += chunk
+
+
+def cut_after(process, text):
+    """Reads the output of a command until it has printed a text, and no further."""
+    read_until(process, text)
     process.stdout.close()
 
 
@@ -63,6 +68,16 @@ def test_a_demo_that_is_cut_takes_emulators_pipeline_and_publisher_with_it(local
     assert any("local.bqemulator_launcher" in arguments for arguments in running)
     assert any("local.pubsub_server" in arguments for arguments in running)
     assert process.wait() == 141
+    assert left(tmp_path) == []
+
+
+def test_a_demo_that_is_terminated_takes_emulators_pipeline_and_publisher_with_it(model_dir, tmp_path):
+    flags = [f"--model={model_dir}", f"--output={tmp_path / 'demo'}", "--count=5000", "--rate=100"]
+    process = start(tmp_path, "local.demo", *flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    read_until(process, b"messages through the stream")
+    process.terminate()
+    process.stdout.read()
+    assert process.wait() == 143
     assert left(tmp_path) == []
 
 

@@ -324,6 +324,21 @@ def test_methods_that_it_does_not_have_are_unimplemented(server):
 
 
 @pytest.mark.integration
+def test_values_that_protobuf_refuses_are_invalid_arguments(server):
+    topic = topics.create_topic("local-project", "topic")
+    subscription = topics.create_subscription("local-project", "subscription", topic)
+    with subscriber_client() as subscriber:
+        for call in (
+            lambda: subscriber.seek({"subscription": subscription, "time": Timestamp(seconds=-(10**18))}),
+            lambda: subscriber.update_subscription(
+                subscription={"name": subscription}, update_mask={"paths": ["labels.a"]}
+            ),
+        ):
+            with pytest.raises(exceptions.InvalidArgument, match="Invalid argument: "):
+                call()
+
+
+@pytest.mark.integration
 def test_a_server_that_is_full_answers_publishers_so(server):
     topic = topics.create_topic("local-project", "topic")
     subscription = topics.create_subscription("local-project", "subscription", topic)

@@ -95,6 +95,13 @@ def test_a_file_is_sent_as_it_is_or_not_at_all(channel, tmp_path):
         _, errors = process.communicate(timeout=90)
         assert process.returncode == 2
         assert reason in errors
+    (tmp_path / "own.csv").write_text("Time,V1,V2,V3,Amount\n1,2,3,4,5\n")
+    (tmp_path / "own.jsonl.gz").write_text("{}\n")
+    for name, reason in (("own.csv", "it is CSV"), ("own.jsonl.gz", "it is not compressed by gzip")):
+        process = start("--topic", channel.topic, "--input", tmp_path / name)
+        _, errors = process.communicate(timeout=90)
+        assert process.returncode == 2
+        assert f"{name}: {reason}" in errors
     process = start("--topic", channel.topic, "--input", tmp_path / "none.jsonl")
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 1

@@ -5,6 +5,7 @@ BigQuery counts connections, 1,000 a project in most regions, and a harness has 
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Final, NamedTuple
 
@@ -35,6 +36,8 @@ class _Shared:
 
 _LOCK: Final = threading.Lock()
 _APPENDERS: Final[dict[Target, _Shared]] = {}
+# Connections and threads do not pass to a forked process: it makes its own.
+os.register_at_fork(after_in_child=_APPENDERS.clear)
 
 
 def acquire(target: Target) -> Appender:

@@ -169,6 +169,17 @@ def test_clients_are_told_before_the_end(served_artifact):
         assert (answer.status_code, answer.headers["Connection"]) == (200, "close")
 
 
+def test_a_port_that_is_taken_ends_the_server_before_it_loads_a_model(custom_container, served_artifact):
+    port = custom_container.url.rpartition(":")[2]
+    command = [sys.executable, "-m", "model.serving.app", "--model", served_artifact.uri, "--workers", "1"]
+    done = subprocess.run(
+        [*command, "--port", port], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert f"error: --port: expected a free port, got 127.0.0.1:{port}" in done.stderr
+    assert "serving" not in done.stderr
+
+
 def test_a_server_without_its_extra_names_it(tmp_path):
     code = (
         "import sys; sys.modules['uvicorn'] = None\n"

@@ -15,8 +15,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.file_kinds import problem
 from pipelines.batch import main
-from transforms.file_kinds import problem
 
 LINES = b'{"transaction_id": "a", "features": [1]}\n{"transaction_id": "b", "features": [2]}\n'
 
