@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from google.cloud import bigquery
 
-from cloud import launch
+from cloud import launch, versions
 from cloud.resources import __main__ as resources
 from cloud.resources.declared import Names, declare, roles
 from cloud.resources.tables import Dataset
@@ -168,6 +168,7 @@ def submit(google: Google, run_as: As, model_dir: Path, monkeypatch) -> Callable
         for file in model_dir.iterdir():
             google.storage.put(bucket, f"model/{file.name}", file.read_bytes())
         monkeypatch.setenv("PATH", "/nonexistent")  # gcloud's part has its own test
+        monkeypatch.setattr(versions, "here", versions.of_image)  # whatever Python runs the test
         run_as(identity)
         flags = [f"--project={PROJECT}", f"--prefix={names.prefix}", f"--dataset={names.dataset}"]
         flags += [f"--dataflow_endpoint={google.url}", "--image=h/p/r/i:1"]
