@@ -350,7 +350,8 @@ def test_an_empty_pull(channel):
 
 
 def test_ack_ids_that_are_none_are_refused(channel):
-    for ids in ([], ["bogus"], ["x" * 10_000], [f"{channel.subscription}:"]):
+    # gcloud's emulator repeats the id in the status, and gRPC drops one over 8 KiB by lot.
+    for ids in ([], ["bogus"], ["x" * 3_000], [f"{channel.subscription}:"]):
         with pytest.raises(exceptions.InvalidArgument):
             channel.subscriber.acknowledge(subscription=channel.subscription, ack_ids=ids, **ONCE)
         with pytest.raises(exceptions.InvalidArgument):
