@@ -13,9 +13,9 @@ from model.serving.options import usable_cores
 from transforms.bigquery.methods import METHODS, NEEDS, Method
 
 RUNNER: Final = "FnApiRunner"
-"""What runs a batch job on this machine."""
+"""The runner of a batch job on this machine."""
 PROCESS_RUNNER: Final = "local.process_runner.ProcessRunner"
-"""What runs it in several processes; Beam takes the dotted name of a class."""
+"""The runner of it in several processes; Beam takes the dotted name of a class."""
 
 _BEAMS_FLAGS: Final = ("--direct_running_mode", "--direct_num_workers")
 

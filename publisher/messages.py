@@ -27,7 +27,7 @@ MALFORMED_KIND: Final = "malformed_kind"
 
 _MALFORMED_STREAM: Final = 4
 _OF_ANY: Final = ("transaction_id", PLANTED_KIND, MALFORMED_KIND)
-"""What is asked about a message of a file; nobody knows it, so it is null."""
+"""Columns that are null for a message of a file: nobody knows them."""
 
 
 ABOUT: Final = pa.schema(
@@ -101,16 +101,16 @@ class FileSource:
     """
 
     def __init__(self, path: Path) -> None:
+        # Open until the source is gone, as the messages are taken one portion after another.
+        file = path.open("rb")
+        lines = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
         try:
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as begin:
-                problem = file_kinds.problem(begin.read(file_kinds.HEAD_BYTES))
+            problem = file_kinds.problem(lines.read(file_kinds.HEAD_BYTES))
         except gzip.BadGzipFile:
             problem = "is not compressed by gzip, as its name says"
         if problem:
             raise ValueError(f"--input={path}: it {problem}")
-        # Open until the source is gone, as the messages are taken one portion after another.
-        file = path.open("rb")
-        lines = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+        lines.seek(0)
         self._lines = (line for line in map(bytes.rstrip, lines) if line)
         self._taken = 0
 

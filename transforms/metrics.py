@@ -5,6 +5,7 @@ For a finished job: ROWS_IN = ROWS_SCORED + DEAD_LETTERS. Rows that a sink refus
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from apache_beam.metrics import Metrics
@@ -21,6 +22,13 @@ ALERTS: Final = "alerts"
 def counter(name: str) -> Metrics.DelegatingCounter:
     """Makes the counter of this name in the project's namespace."""
     return Metrics.counter(NAMESPACE, name)
+
+
+def add(amounts: Mapping[str, float]) -> None:
+    """Adds to the counters of these names, in whole numbers; a counter that does not move is not reported."""
+    for name, amount in amounts.items():
+        if whole := round(amount):
+            counter(name).inc(whole)
 
 
 def totals(result: PipelineResult) -> dict[str, int]:

@@ -336,15 +336,15 @@ def _runs(parts: Sequence[Part[Answer]], default: str) -> list[list[Part[Answer]
 
 
 def _count(stats: CallStats) -> None:
-    for name, amount in (
-        (CALLS, stats.calls),
-        (RETRIES, stats.retries),
-        (REJECTED, stats.rejected),
-        (WAITED, round(stats.waited * 1000)),
-        (THROTTLED, round(stats.throttled * 1000)),
-    ):
-        if amount:
-            metrics.counter(name).inc(amount)
+    metrics.add(
+        {
+            CALLS: stats.calls,
+            RETRIES: stats.retries,
+            REJECTED: stats.rejected,
+            WAITED: stats.waited * 1000,
+            THROTTLED: stats.throttled * 1000,
+        }
+    )
     if stats.throttled >= 1:
         # Dataflow's autoscaler reads it: more workers would not help an overloaded server.
         ThrottlingSignaler(NAMESPACE).signal_throttled(int(stats.throttled))

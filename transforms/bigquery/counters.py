@@ -12,8 +12,8 @@ from typing import Final
 
 from apache_beam.io.components.adaptive_throttler import ThrottlingSignaler
 
+from transforms import metrics
 from transforms.bigquery.sending import AppendStats
-from transforms.metrics import counter
 
 ROWS_WRITTEN: Final = "rows_written"
 ROWS_REFUSED: Final = "rows_refused"
@@ -39,17 +39,16 @@ class SinkCounters:
 
     def count(self, news: AppendStats) -> None:
         """Adds what happened; runs in the thread of the bundle, as Beam's counters need."""
-        for name, amount in (
-            (ROWS_WRITTEN, news.rows),
-            (ROWS_REFUSED, news.refused_rows),
-            (APPEND_CALLS, news.calls),
-            (APPEND_ERRORS, news.errors),
-            (APPEND_RETRIES, news.retries),
-            (APPEND_WAITED, round(news.waited * 1000)),
-            (APPEND_THROTTLED, round(news.throttled * 1000)),
-        ):
-            if amount:
-                counter(f"{self._table}.{name}").inc(amount)
+        amounts = {
+            ROWS_WRITTEN: news.rows,
+            ROWS_REFUSED: news.refused_rows,
+            APPEND_CALLS: news.calls,
+            APPEND_ERRORS: news.errors,
+            APPEND_RETRIES: news.retries,
+            APPEND_WAITED: news.waited * 1000,
+            APPEND_THROTTLED: news.throttled * 1000,
+        }
+        metrics.add({f"{self._table}.{name}": amount for name, amount in amounts.items()})
         self._unsignalled += news.throttled
         seconds = int(self._unsignalled)
         if seconds:
