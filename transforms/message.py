@@ -154,7 +154,7 @@ def parse_messages(messages: MessageColumns, rules: MessageRules, is_element: bo
     max_bytes, time_attribute = min(rules.max_bytes, MAX_LINE_BYTES - 1), rules.event_time_attribute
     for i, payload in enumerate(messages.payloads):
         try:
-            row = _decode(payload, max_bytes, decode, rules.roles)
+            row = _decode(payload, max_bytes, decode) or _read(payload, rules.roles)
             published = publish_times[i]
             if published is None:
                 published, (earliest, latest) = default_time, default_bounds
@@ -274,9 +274,8 @@ def _decoder(names: Roles) -> Callable[[bytes], Transaction]:
     return decode_own
 
 
-def _decode(
-    payload: bytes, max_bytes: int, decode: Callable[[bytes], Transaction], names: Roles
-) -> Transaction:
+def _decode(payload: bytes, max_bytes: int, decode: Callable[[bytes], Transaction]) -> Transaction | None:
+    """Decodes a usual message; None for one that must be read value by value."""
     if len(payload) > max_bytes:
         if len(payload) < MAX_LINE_BYTES:
             raise _RejectedError(f"payload: {len(payload)} bytes, over the limit of {max_bytes}")
@@ -289,10 +288,9 @@ def _decode(
             row.features = list(msgspec.structs.astuple(_DECODE_NAMED(payload)))
         return row
     except msgspec.ValidationError:
-        pass
+        return None
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise _RejectedError(_reason(error)) from None
-    return _read(payload, names)
 
 
 def _read(payload: bytes, names: Roles) -> Transaction:
