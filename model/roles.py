@@ -17,12 +17,26 @@ MAX_ID_LENGTH: Final = 256
 """Characters in an id: at most 1,024 bytes in UTF-8, the limit of a Pub/Sub attribute."""
 
 
+class RoleError(ValueError):
+    """A role cannot be read from the column that is named for it.
+
+    Attributes:
+      role: field of Roles.
+      reason: what was expected, and what came.
+    """
+
+    def __init__(self, role: str, reason: str) -> None:
+        super().__init__(f"{role}: {reason}")
+        self.role = role
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Roles:
     """The columns, or keys of a message, that hold id, account and time.
 
     Raises:
-      ValueError: a name is empty, there twice, or that of another role.
+      RoleError: a name is empty, there twice, or that of another field.
     """
 
     transaction_id: str = "transaction_id"
@@ -34,7 +48,7 @@ class Roles:
         for role, name in own:
             taken = {other for key, column in own if key != role for other in (key, column)}
             if not name or name in taken | {"features", "event_time_derived"}:
-                raise ValueError(f"{role}: expected a column that no other field is read from, got {name!r}")
+                raise RoleError(role, f"expected a column that no other field is read from, got {name!r}")
 
     def renamed(self) -> dict[str, str]:
         """Returns the names that are not the role's own, by role."""
@@ -177,3 +191,44 @@ def _micros(value: int | float) -> int:
     if abs(value) >= EPOCH_LIMIT:
         raise OverflowError
     return round(value // 1000)
+
+
+_ABSENT: Final = {
+    "transaction_id": "a row without an id gets one from its content",
+    "account_id": "a row without an account has none in the results",
+    "event_time": "a row without a time takes that of the launch",
+}
+_SHOWN: Final = 12
+
+
+def unused_columns(names: Sequence[str], roles: Roles, features: Sequence[str]) -> list[str]:
+    """Says which columns of a source are not used, and which of them may be the id, the account or the time.
+
+    >>> for line in unused_columns(["transactionId", "account_id", "ts", "V1"], Roles(), ["V1"]): print(line)
+    there is no column transaction_id; 'transactionId' may be it: pass --id_column=transactionId
+    there is no column event_time; 'ts' may be it: pass --event_time_column=ts
+    columns that are not used: transactionId, ts
+
+    Args:
+      names: of the source.
+      roles: the columns of id, account and time.
+      features: the other columns that are read.
+
+    Raises:
+      ValueError: several columns differ in case alone.
+    """
+    columns = {field.name: getattr(roles, field.name) for field in fields(roles)}
+    present = {find_column(names, name) for name in (*columns.values(), *features)}
+    unused = [name for name in names if name not in present]
+    lines = []
+    for role, wanted in columns.items():
+        if find_column(names, wanted) is None:
+            alike = resembling(unused, ROLE_NAMES[role])
+            hint = f": {_ABSENT[role]}"
+            if alike:
+                hint = f"; {alike[0]!r} may be it: pass {OPTIONS[role]}={alike[0]}"
+            lines.append(f"there is no column {wanted}{hint}")
+    if unused:
+        more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
+        lines.append(f"columns that are not used: {', '.join(unused[:_SHOWN])}{more}")
+    return lines
