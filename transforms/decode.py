@@ -99,7 +99,8 @@ def _strict(names: Roles) -> Callable[[bytes], Transaction]:
         (f"own_{role}", _ROLE_TYPES[role] | None, msgspec.field(default=None, name=name))
         for role, name in renamed.items()
     ]
-    own = msgspec.json.Decoder(msgspec.defstruct("Own", fields, bases=(Transaction,), gc=False)).decode
+    own_type: Any = msgspec.defstruct("Own", fields, bases=(Transaction,), gc=False)
+    own = msgspec.json.Decoder(own_type).decode
 
     def decode(payload: bytes) -> Transaction:
         row: Transaction = own(payload)
