@@ -269,8 +269,8 @@ class TestTable:
         ("columns", "reason"),
         [
             ({"V3": None}, "The source has no column V3. It needs the 30 feature columns"),
-            ({"V3": ["1"] * 5}, "Column 'V3' is string, not a number"),
-            ({"features": [1.0] * 5}, "Column 'features' is double, not a list of 30 numbers"),
+            ({"V3": [True] * 5}, "Column 'V3' is bool, not a number"),
+            ({"V3": None, "features": [1.0] * 5}, "Column 'features' is double, not a list of 30 numbers"),
         ],
     )
     def test_one_without_what_a_transaction_needs_is_named(self, argv, make_table, columns, reason):
