@@ -70,7 +70,7 @@ def shown(value: Any) -> str:
     if isinstance(value, (int, float)):
         text = repr(value) if isinstance(value, float) or abs(value) < 10**40 else "an integer of many digits"
         return text
-    kinds = {str: "a text", bytes: "a text", list: "a list", dict: "an object"}
+    kinds: dict[type, str] = {str: "a text", bytes: "a text", list: "a list", dict: "an object"}
     return kinds.get(type(value), type(value).__name__)
 
 

@@ -78,8 +78,11 @@ def check_local_files(pattern: str, parquet: bool, roles: Roles | None = None) -
 
 def _say_unused(flag: str, names: Sequence[str], roles: Roles) -> None:
     """Says which columns are not used: a name that is spelt otherwise is no error, and changes the result."""
-    for line in unused_columns(names, roles, SOURCE_COLUMNS):
+    unused = unused_columns(names, roles, SOURCE_COLUMNS)
+    for line in unused.warnings:
         logging.warning("%s: %s", flag, line)
+    for line in unused.notes:
+        logging.info("%s: %s", flag, line)
 
 
 def _keys(head: bytes) -> list[str]:

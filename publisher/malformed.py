@@ -151,9 +151,7 @@ KINDS: Final[dict[str, MalformedKind]] = {
         MalformedKind("null_feature", "null for a feature", _literal(b"null")),
         MalformedKind("nested_bomb", f"{NESTING:,} lists in one another", _nested_bomb, has_id=False),
         MalformedKind("oversize", "longer than the parser takes", _oversize),
-        MalformedKind(
-            "wrong_type_id", "the transaction id is a number with a fraction", _wrong_type_id, has_id=False
-        ),
+        MalformedKind("wrong_type_id", "the transaction id is a fraction", _wrong_type_id, has_id=False),
         MalformedKind("bad_event_time", "no time, or a day alone", _time(*BAD_TIMES), has_time=False),
         MalformedKind("future_event_time", "in the year 2999", _time(FUTURE_TIME), has_time=False),
         MalformedKind("ancient_event_time", "in the year 1999", _time(ANCIENT_TIME), has_time=False),

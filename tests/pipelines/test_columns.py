@@ -97,14 +97,15 @@ def test_a_column_has_one_role(options, flag, shown):
 
 
 def test_what_a_row_without_a_field_gets_is_said_where_nothing_resembles_it():
-    lines = unused_columns(["Time", "V1", "Class"], Roles(), FEATURES)
-    assert lines == [
+    unused = unused_columns(["Time", "V1", "Class"], Roles(), FEATURES)
+    assert unused.warnings == []
+    assert unused.notes == [
         "there is no column transaction_id: a row without an id gets one from its content",
         "there is no column account_id: a row without an account has none in the results",
         "there is no column event_time: a row without a time takes that of the launch",
         "columns that are not used: Class",
     ]
-    assert unused_columns(["TRANSACTION_ID", "account_id", "Event_Time"], Roles(), FEATURES) == []
+    assert unused_columns(["TRANSACTION_ID", "account_id", "Event_Time"], Roles(), FEATURES) == ([], [])
 
 
 @pytest.mark.integration
