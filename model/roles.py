@@ -211,8 +211,8 @@ class Unused(NamedTuple):
 def unused_columns(names: Sequence[str], roles: Roles, others: Sequence[str]) -> Unused:
     """Says which columns of a source are not used, and which of them may be the id, the account or the time.
 
-    >>> unused_columns(["ts", "account_id", "transaction_id", "V1"], Roles(), ["V1"]).warnings
-    ["there is no column event_time; 'ts' may be it: pass --event_time_column=ts"]
+    >>> unused_columns(["ts", "account_id", "transaction_id", "V1"], Roles(), ["V1"]).warnings[0]
+    "there is no column event_time; 'ts' may be it: pass --event_time_column=ts"
 
     Args:
       names: of the source.
