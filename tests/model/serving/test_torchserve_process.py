@@ -20,6 +20,7 @@ from model.serving.torchserve.config import Layout, read_properties
 from model.serving.torchserve.management import list_models
 from tests.model.serving.servers import port_flags
 
+pytest_plugins = ("tests.model.serving.fixtures",)
 pytestmark = pytest.mark.integration
 
 
