@@ -48,9 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     stop = _StopOnSignal()
     try:
-        source = options.content.source(not options.destination.topic, options.load.count)
         pattern = options.load.make_pattern()
-        sink = options.destination.open()
+        source = options.content.source(
+            bool(options.destination.topic), options.load.count, options.load.expected
+        )
+        sink = options.destination.open(options.content.form)
     except ValueError as error:
         raise OptionError(str(error)) from error
     except (PublishError, OSError) as error:
@@ -95,6 +97,7 @@ def describe(summary: Summary) -> dict[str, str]:
     ends = {
         "count": "all messages of --count",
         "duration": "the time of --duration",
+        "source": "the last line of --input, or the present, which simulated time has reached",
         "signal": "stopped",
         "failures": "given up after failures",
     }

@@ -20,7 +20,8 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 
 from publisher.files import JsonLinesFile, LabelsFile
-from publisher.messages import MALFORMED_KIND, PLANTED_KIND, MessageSource, Outgoing, Source
+from publisher.forms import MALFORMED_KIND, PLANTED_KIND
+from publisher.messages import MessageSource, Outgoing, Source
 from publisher.patterns import Constant, Pattern
 from publisher.sink import Receipt, Sink
 
@@ -31,7 +32,7 @@ TICK_SECONDS: Final = 0.005
 FAILED_REQUESTS: Final = 3
 """So many failed requests in a row end the run: each has used up its retries."""
 
-StoppedBy = Literal["count", "duration", "signal", "failures"]
+StoppedBy = Literal["count", "duration", "source", "signal", "failures"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Summary:
 
     Attributes:
       destination: topic or file.
-      stopped_by: what ended the run: "count" or "duration" as asked for, "signal", or "failures".
+      stopped_by: what ended the run: "count" or "duration" as asked for, the end of the "source", "signal",
+        or "failures".
       sent: messages handed to the destination; each of them is confirmed, failed or left out.
       confirmed: messages that arrived.
       failed: messages that could not be published.
@@ -183,6 +185,7 @@ def publish(
             else:
                 messages = source.take(due)
                 if not len(messages):
+                    summary.stopped_by = "source"
                     break
                 summary.sent += len(messages)
                 receipts = sink.send(messages)

@@ -1,4 +1,4 @@
-"""Numbers that look random and are a function of their input alone: ids of transactions, chance by position."""
+"""Ids of transactions and other chance that is a function of a position alone."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class Accounts:
 def journeys(
     seed: int, accounts: npt.NDArray[np.integer], home: npt.NDArray[np.integer], times: Floats
 ) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """Finds where accounts are at times [n]: the country of a journey, or -1; and whether they are on the way.
+    """Finds where accounts are at times [n]: the country of a journey, or -1; and who is on the way.
 
     A function of seed, account and time, so that no state is kept: an account has at most one journey in each
     period, and each journey lies within its period.

@@ -167,7 +167,7 @@ class Merchants:
     def pick(
         self, country: npt.NDArray[np.integer], category: npt.NDArray[np.integer], rng: np.random.Generator
     ) -> Ints:
-        """Picks a merchant for each country and category [n]. Those that sell online sell to all countries."""
+        """Picks a merchant for each country and category [n]; online merchants sell to every country."""
         size = self.size[country, category]
         chosen = (rng.random(len(size)) * size).astype(np.int64)
         picked: Ints = self.members[self.first[country, category] + chosen]
