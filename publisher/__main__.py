@@ -111,6 +111,8 @@ def describe(summary: Summary) -> dict[str, str]:
         "planted frauds": _counts(summary.planted),
         "malformed": _counts(summary.malformed),
     }
+    if summary.first_event_time:
+        rows["event times"] = f"{summary.first_event_time} to {summary.last_event_time}"
     if summary.left_out:
         rows["left out"] = f"{summary.left_out:,} malformed messages, which Parquet cannot hold"
     return rows | {"failed": f"{summary.failed:,}"}

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 
 from publisher.files import JsonLinesFile, LabelsFile
-from publisher.forms import MALFORMED_KIND, PLANTED_KIND
+from publisher.forms import EVENT_TIME, MALFORMED_KIND, PLANTED_KIND
 from publisher.messages import MessageSource, Outgoing, Source
 from publisher.patterns import Constant, Pattern
 from publisher.sink import Receipt, Sink
@@ -63,6 +63,7 @@ class Summary:
       malformed: confirmed messages by kind of malformed message.
       errors: failed messages by reason.
       bytes: size of the confirmed payloads.
+      first_event_time, last_event_time: of the confirmed messages, where they are synthetic.
       seconds: from the first message made to the last receipt.
     """
 
@@ -77,6 +78,8 @@ class Summary:
     malformed: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
+    first_event_time: str | None = None
+    last_event_time: str | None = None
     seconds: float = 0.0
 
     @property
@@ -98,6 +101,11 @@ class Summary:
         self.planted += planted
         self.malformed += malformed
         self.normal += len(messages) - planted.total() - malformed.total()
+        if len(messages) and EVENT_TIME in messages.about.schema.names:
+            times = messages.about.column(EVENT_TIME)
+            first, last = (times[row].as_py().isoformat(timespec="milliseconds") for row in (0, -1))
+            self.first_event_time = self.first_event_time or first
+            self.last_event_time = last
 
     def to_dict(self) -> dict[str, Any]:
         """The fields and the rate as plain values, for JSON."""

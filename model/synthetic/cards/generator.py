@@ -157,8 +157,8 @@ class CardGenerator:
         pool = Merchants.create(seed, merchants)
         self.world = World(seed, pool, Accounts.create(seed, accounts, pool), midnight)
         self._planter = frauds.Planter(self.world, kinds, fraud_share)
-        per_hour = self.per_day / 24
-        self._hours = int(np.clip(round(_SLICE_PAYMENTS / per_hour), 1, _MAX_SLICE_HOURS))
+        normals_per_hour = float(self.world.accounts.rate.sum()) / 24
+        self._hours = int(np.clip(round(_SLICE_PAYMENTS / normals_per_hour), 1, _MAX_SLICE_HOURS))
         self._slices = 0
         self._ready = self._pending = self.world.draw(0.0, 0, np.random.default_rng(0))
         self._next = 0

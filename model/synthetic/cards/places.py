@@ -113,7 +113,7 @@ MIN_MERCHANTS: Final = len(_ONE_OF_EACH)
 """So many merchants have one of each category in every country where accounts live."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Merchants:
     """The pool of merchants, and the ways to pick from it.
 
