@@ -21,10 +21,10 @@ Floats = npt.NDArray[np.float64]
 
 RATES: Final = (0.1, 5.0)
 """Least and greatest number of payments of an account in a day."""
-MEDIAN_RATE, RATE_SPREAD = 1.3, 0.8
+MEDIAN_RATE, RATE_SPREAD = 1.3, 0.7
 LEVELS: Final = (5.0, 200.0)
 """Least and greatest level of an account: its usual amount, in euros."""
-MEDIAN_LEVEL, LEVEL_SPREAD = 35.0, 0.6
+MEDIAN_LEVEL, LEVEL_SPREAD = 30.0, 0.6
 OWN_CATEGORIES: Final = 6
 """Categories in which an account pays. Its payments never leave them, a planted fraud may."""
 FAVOURITES: Final = 16

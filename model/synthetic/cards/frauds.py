@@ -23,7 +23,7 @@ from model.synthetic.cards.payments import (
     World,
     concatenate,
 )
-from model.synthetic.cards.places import CASH, CATEGORIES, IS_RESOLD, ONLINE, PAID, TILL, Ints
+from model.synthetic.cards.places import CASH, CATEGORIES, IS_RISKY, ONLINE, PAID, TILL, Ints
 
 Mask = npt.NDArray[np.bool_]
 
@@ -141,7 +141,7 @@ def _card_testing(world: World, runs: Runs, rng: np.random.Generator) -> Payment
     )
 
 
-_ABROAD: Final = np.flatnonzero(((PAID == TILL) & ~IS_RESOLD) | (PAID == CASH))
+_ABROAD: Final = np.flatnonzero(((PAID == TILL) & ~IS_RISKY) | (PAID == CASH))
 
 
 def _new_country(world: World, runs: Runs, rng: np.random.Generator) -> Payments:
@@ -172,7 +172,7 @@ def _at_home(world: World, payments: Payments) -> Mask:
 
 def _night_use(world: World, runs: Runs, rng: np.random.Generator) -> Payments:
     n, anchors = len(runs.run), runs.anchors
-    places = np.flatnonzero((PAID == CASH) | ((PAID == TILL) & ~IS_RESOLD))
+    places = np.flatnonzero((PAID == CASH) | ((PAID == TILL) & ~IS_RISKY))
     merchant = world.merchants.pick(world.accounts.home[runs.account], rng.choice(places, n), rng)
     midnight = (np.floor((anchors.time + world.midnight) / DAY_SECONDS) + 1) * DAY_SECONDS - world.midnight
     first, last = NIGHT
@@ -188,16 +188,16 @@ def _keeps_nights(world: World, payments: Payments) -> Mask:
     return _at_home(world, payments) & KEEPS_NIGHTS[world.accounts.rhythm[payments.account]]
 
 
-def _resold(world: World, runs: Runs, rng: np.random.Generator) -> Ints:
-    """Picks a merchant for each run, in a category of IS_RESOLD in which its account never pays."""
+def _risky(world: World, runs: Runs, rng: np.random.Generator) -> Ints:
+    """Picks a merchant for each run, in a category of IS_RISKY in which its account never pays."""
     accounts = runs.anchors.account
-    is_new = IS_RESOLD & ~world.accounts.own[accounts]
+    is_new = IS_RISKY & ~world.accounts.own[accounts]
     category = np.argmax(is_new * rng.random(is_new.shape), axis=1)
     return world.merchants.pick(world.accounts.home[accounts], category, rng)
 
 
 def _new_category(world: World, runs: Runs, rng: np.random.Generator) -> Payments:
-    merchant = _each(runs, _resold(world, runs, rng))
+    merchant = _each(runs, _risky(world, runs, rng))
     amount = world.accounts.level[runs.account] * rng.uniform(2.0, 6.0, len(runs.run))
     delay = rng.uniform(600.0, 6 * 3600.0, len(runs.anchors))
     channel = world.channels(runs.account, merchant, amount, rng)
@@ -206,7 +206,7 @@ def _new_category(world: World, runs: Runs, rng: np.random.Generator) -> Payment
 
 def _merchant_compromise(world: World, runs: Runs, rng: np.random.Generator) -> Payments:
     n = len(runs.run)
-    online = np.flatnonzero((PAID == ONLINE) & ~IS_RESOLD)
+    online = np.flatnonzero((PAID == ONLINE) & ~IS_RISKY)
     merchant = world.merchants.pick(world.accounts.home[runs.account], rng.choice(online, n), rng)
     return _payments(
         world,
@@ -249,7 +249,7 @@ KINDS: Final[dict[str, CardFraudKind]] = {
         ),
         CardFraudKind(
             "new_category",
-            "1 or 2 payments where goods are easily resold, in a category that is new to the account",
+            "1 or 2 payments of a category that is new to the account, such as jewellery or gift cards",
             _new_category,
             sizes=(1, 2),
         ),

@@ -115,7 +115,7 @@ class CardGenerator:
     >>> generator = CardGenerator(seed=7, accounts=100)
     >>> batch = generator.transactions(1_000)
     >>> len(batch), batch.categories[:3], round(batch.elapsed[-1] / 86_400)
-    (1000, [], 7)
+    (1000, ['transport', 'grocery', 'restaurant'], 7)
 
     Args:
       seed: the same seed, with the same other arguments, gives the same payments.

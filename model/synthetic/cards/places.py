@@ -26,14 +26,14 @@ class Category:
       weight: how common it is among the habits of accounts.
       amount: its usual amount, as a multiple of the account's level.
       paid: TILL, ONLINE or CASH.
-      is_resold: thieves buy there, because what they buy is easily resold.
+      is_risky: thieves turn a stolen card into money there.
     """
 
     name: str
     weight: float
     amount: float
     paid: int = TILL
-    is_resold: bool = False
+    is_risky: bool = False
 
 
 CATEGORIES: Final = (
@@ -49,17 +49,17 @@ CATEGORIES: Final = (
     Category("travel", 0.3, 3.0, ONLINE),
     Category("marketplace", 2.0, 1.2, ONLINE),
     Category("digital", 1.5, 0.4, ONLINE),
-    Category("electronics", 0.15, 3.0, TILL, is_resold=True),
-    Category("jewellery", 0.05, 3.0, TILL, is_resold=True),
-    Category("gift_cards", 0.06, 1.5, ONLINE, is_resold=True),
-    Category("gambling", 0.1, 1.0, ONLINE, is_resold=True),
-    Category("money_transfer", 0.1, 3.0, ONLINE, is_resold=True),
-    Category("crypto", 0.05, 3.0, ONLINE, is_resold=True),
+    Category("electronics", 0.15, 3.0, TILL, is_risky=True),
+    Category("jewellery", 0.05, 3.0, TILL, is_risky=True),
+    Category("gift_cards", 0.06, 1.5, ONLINE, is_risky=True),
+    Category("gambling", 0.1, 1.0, ONLINE, is_risky=True),
+    Category("money_transfer", 0.1, 3.0, ONLINE, is_risky=True),
+    Category("crypto", 0.05, 3.0, ONLINE, is_risky=True),
 )
 CATEGORY_WEIGHTS: Final = np.array([category.weight for category in CATEGORIES])
 CATEGORY_AMOUNTS: Final = np.array([category.amount for category in CATEGORIES])
 PAID: Final = np.array([category.paid for category in CATEGORIES])
-IS_RESOLD: Final = np.array([category.is_resold for category in CATEGORIES])
+IS_RISKY: Final = np.array([category.is_risky for category in CATEGORIES])
 
 
 @dataclass(frozen=True)
@@ -181,9 +181,7 @@ def _cell(countries: Ints, categories: Ints, country: int, category: int) -> Int
         return np.flatnonzero(alike)
     there = countries == country
     found = np.flatnonzero(alike & there)
-    return (
-        found if len(found) else np.flatnonzero(there & (PAID[categories] == TILL) & ~IS_RESOLD[categories])
-    )
+    return found if len(found) else np.flatnonzero(there & (PAID[categories] == TILL) & ~IS_RISKY[categories])
 
 
 def _names(seed: int, country: Ints) -> npt.NDArray[np.object_]:

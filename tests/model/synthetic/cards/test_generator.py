@@ -81,8 +81,8 @@ def test_any_arguments_make_a_stream_in_order(seed, accounts, merchants, share, 
 def test_share_of_frauds(share):
     n = 100_000
     batch = make(accounts=1_000, merchants=500, fraud_share=share).transactions(n)
-    # Some of the last ones happen after the end of the stream.
-    assert batch.labels.mean() == pytest.approx(share, rel=0.06)
+    # A run that is not due yet is missing at the end, and what happens after it; a few of each kind.
+    assert batch.labels.sum() == pytest.approx(share * n, abs=0.05 * share * n + 4 * len(frauds.KINDS))
 
 
 def test_every_kind_has_its_share():
