@@ -29,6 +29,7 @@ from publisher.ulb import ULB
 from tests.publisher.servers import serve
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+FUTURE = "2090-01-01T00:00:00Z"
 TOPIC = "projects/test-project/topics/payments"
 TABLE = [
     *("transaction_id", "account_id", "event_time", "amount", "currency", "channel", "country"),
@@ -103,6 +104,7 @@ def test_every_message_is_json_with_a_time_in_bounds(seed, n, share, start):
         assert json.loads(payload)["event_time"] == attributes["event_time"]
         assert attributes["event_time"].endswith("Z")
         assert 0 < payment.amount <= frauds.MAX_AMOUNT
+        assert payment.currency == "EUR"
         assert payment.country in {country.code for country in COUNTRIES}
         assert payment.merchant.category in {category.name for category in CATEGORIES}
         assert len(payload) < MAX_MESSAGE_BYTES
@@ -280,8 +282,16 @@ class TestTime:
         assert start < dt.datetime.fromisoformat(summary.first_event_time) < last < dt.datetime.now(dt.UTC)
         assert len(made.take(100)) == 0
 
+    @pytest.mark.parametrize("spec", ["ulb", "card"])
+    def test_nothing_of_the_future_goes_to_a_topic(self, spec):
+        options = parse(
+            [f"--spec={spec}", f"--topic={TOPIC}", "--event_time=simulated", f"--start_time={FUTURE}"]
+        )
+        assert len(options.content.source(True, None, None).take(100)) == 0
+        assert len(options.content.source(False, None, None).take(100)) == 100
+
     def test_a_file_of_another_time_goes_on(self):
-        made = self.made("--jsonl=m", "--count=9", "--start_time=2090-01-01T00:00:00Z")
+        made = self.made("--jsonl=m", "--count=9", f"--start_time={FUTURE}")
         assert len(made.take(3_000)) == 3_000
 
 
