@@ -210,7 +210,11 @@ def make_parser() -> Parser:
     parser = Parser("anomaly publish", _DESCRIPTION, examples)
     add_options(parser, DestinationOptions, "destination (exactly one of --topic, --jsonl, --parquet, --csv)")
     add_options(parser, ContentOptions, "messages")
-    add_options(parser, LoadOptions, "how much, how fast (without an end, --topic runs until Ctrl-C)")
+    add_options(
+        parser,
+        LoadOptions,
+        "how much, how fast (without an end, --topic runs until Ctrl-C, or simulated time until the present)",
+    )
     add_format(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -237,5 +241,14 @@ def _kinds(
     kinds: Mapping[str, frauds.FraudKind | card_frauds.CardFraudKind | malformed.MalformedKind],
     where: str = "",
 ) -> str:
-    lines = [f"  {kind.name:20} {kind.description}" for kind in kinds.values()]
+    lines = [f"  {kind.name:20} {kind.description}" for kind in kinds.values() if not _form(kind)]
+    lines += [
+        f"  {kind.name:20} {kind.description}; with --spec {form} alone"
+        for kind in kinds.values()
+        if (form := _form(kind))
+    ]
     return "\n".join((f"{word} kinds{where}:", *lines))
+
+
+def _form(kind: frauds.FraudKind | card_frauds.CardFraudKind | malformed.MalformedKind) -> str | None:
+    return kind.form if isinstance(kind, malformed.MalformedKind) else None
