@@ -163,16 +163,19 @@ def parse(argv: Sequence[str] | None = None) -> tuple[BatchOptions, PipelineOpti
     return parse_options(parser(), BatchOptions, argv)
 
 
-def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) -> None:
-    """source -> detect -> tables, files."""
+def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) -> WriteFiles | None:
+    """source -> detect -> tables, files. Returns the sink of the files, where there is one."""
     # Fixed here, at launch, so that a bundle that is run again gives the same rows.
     launched = dt.datetime.now(dt.UTC)
     source, parse_rows = _source(options, launched)
     detected = pipeline | "Read" >> source | "Detect" >> wiring.detect(parse_rows, options, manifest)
     wiring.write_tables(detected, options, streaming=False)
-    if options.files.output:
-        schema = SCORES_FULL if options.detection.output_detail == "full" else SCORES
-        _ = detected | "Write files" >> WriteFiles(options.files.output, schema, options.files.overwrite)
+    if not options.files.output:
+        return None
+    schema = SCORES_FULL if options.detection.output_detail == "full" else SCORES
+    files = WriteFiles(options.files.output, schema, options.files.overwrite)
+    _ = detected | "Write files" >> files
+    return files
 
 
 def _source(options: BatchOptions, launched: dt.datetime) -> tuple[beam.PTransform, Parse | ParseColumns]:
@@ -230,8 +233,13 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
         lookups.check_table(source.input_table, project, options.endpoints.endpoints())
     wiring.create_tables(options, beam_options)
     pipeline = beam.Pipeline(options=beam_options)
-    build(pipeline, options, manifest)
-    return pipeline.run()
+    written = build(pipeline, options, manifest)
+    try:
+        return pipeline.run()
+    except BaseException:  # an interruption as well
+        if written:
+            written.discard()
+        raise
 
 
 @command

@@ -28,7 +28,8 @@ from transforms.bigquery.source import arrow_schema
 from transforms.columnar import SourceColumnsError, check_columns
 from transforms.compressed import CompressedFileError, compression, decompressed
 from transforms.files import FileColumnsError, parquet_schema
-from transforms.sinks import output_files
+from transforms.publication import is_cut_off, output_files
+from transforms.sinks import FILE_SETS
 
 _ONCE: Final = Retry(predicate=lambda error: False)
 _T = TypeVar("_T")
@@ -112,8 +113,9 @@ def check_table(name: str, project: str | None, endpoints: BigQueryEndpoints) ->
 def check_output(directory: str, overwrite: bool) -> None:
     """Checks that --output can be written, and has no files of an earlier job.
 
-    Parquet files of two jobs in one directory are read as one output, with rows of both. A gs:// directory
-    that may not be listed is left to the job.
+    Parquet files of two jobs in one directory are read as one output, with rows of both. Those of a job that
+    was stopped while it published them are no output, and are replaced. A gs:// directory that may not be
+    listed is left to the job.
 
     Raises:
       OptionError: it cannot be written, or has files and may not be overwritten.
@@ -124,11 +126,16 @@ def check_output(directory: str, overwrite: bool) -> None:
     if "://" not in directory:
         _check_local_directory(Path(directory), flag)
     try:
-        earlier = within(LOOK_SECONDS, lambda: output_files(directory))
+        earlier = within(LOOK_SECONDS, lambda: output_files(directory, FILE_SETS))
+        cut_off = within(LOOK_SECONDS, lambda: is_cut_off(directory))
     except Exception as error:  # whatever the client of Cloud Storage raises: no permission, no network
         logging.warning("%s: cannot look for files of an earlier job there: %s", flag, error)
         return
-    if earlier and not overwrite:
+    if cut_off:
+        logging.warning(
+            "%s: an earlier job was stopped while it published its files: they are replaced", flag
+        )
+    elif earlier and not overwrite:
         raise OptionError(
             f"{flag} has {len(earlier)} files of an earlier job, such as {earlier[0]}, whose rows would be "
             "mixed with this one's: pass another directory, or --overwrite to replace them"

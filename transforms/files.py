@@ -162,8 +162,8 @@ class WriteParquetBatches(beam.PTransform):
     Input: PCollection of pyarrow.RecordBatch with `schema`. Output: PCollection of str, the paths.
 
     Bounded: `PREFIX-00000-of-00003.parquet` and so on, one file a bundle. They are written under temporary
-    names and renamed when all are complete, so no other program sees a part of the output. Without any rows
-    there is one file without rows.
+    names and renamed when all are complete. Without any rows there is one file without rows. With `staging`
+    they keep their temporary names, and the paths are these: `transforms.publication` renames several sets.
 
     Unbounded: one file every `window_seconds` by the clock,
     `PREFIX-LAUNCH-[START, END)-00000-of-00001.parquet`.
@@ -173,21 +173,19 @@ class WriteParquetBatches(beam.PTransform):
       schema: the columns; batches may have them in their order only.
       codec: compression, as pyarrow names it. "zstd" makes files a third smaller, and takes longer.
       window_seconds: for unbounded input.
-      overwrite: whether `shards(prefix)` of an earlier job are removed. That happens when all new ones are
-        complete, under their temporary names: a job that fails before keeps the old ones. Bounded input
-        only.
+      staging: directory where the files of bounded input stay, under temporary names; "" to rename them.
     """
 
     prefix: str
     schema: pa.Schema
     codec: str = "snappy"
     window_seconds: int = 60
-    overwrite: bool = False
+    staging: str = ""
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
         """Batches to a file sink."""
         if batches.is_bounded:
-            bounded = ParquetSink(self.prefix, self.schema, self.codec, overwrite=self.overwrite)
+            bounded = ParquetSink(self.prefix, self.schema, self.codec, staging=self.staging)
             return batches | beam.io.iobase.Write(bounded)
         # The name of a window's file must not be that of a job before this one.
         prefix = f"{self.prefix}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
