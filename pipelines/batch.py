@@ -13,8 +13,11 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.runners.runner import PipelineResult
 
 from common.command import Parser, command
+from common.compressed import compression
+from common.file_kinds import Kind
 from common.names import TABLE
 from common.options import OptionError, add_options, group, option
+from common.values import location
 from model.artifact import Manifest
 from pipelines import lookups, wiring
 from pipelines.options import TableOptions, parse_options
@@ -22,7 +25,7 @@ from pipelines.processes import RUNNER, ProcessOptions
 from transforms import metrics
 from transforms.bigquery import ReadBatches
 from transforms.columnar import SOURCE_COLUMNS
-from transforms.compressed import compression
+from transforms.csv_source import ParseCsv, ReadCsv
 from transforms.files import ReadJsonLines, ReadParquetBatches
 from transforms.parse import Parse, ParseColumns
 from transforms.schema import SCORES, SCORES_FULL
@@ -38,7 +41,15 @@ EXAMPLES: Final = """
 Flags that are not listed here go to Beam: --runner, --project, --region, --temp_location and so on.
 """
 
-_FORMATS: Final = {"parquet": "parquet", "jsonl": "jsonl", "json": "jsonl", "ndjson": "jsonl"}
+_FORMATS: Final[dict[str, Kind]] = {
+    "parquet": "parquet",
+    "pq": "parquet",
+    "jsonl": "jsonl",
+    "json": "jsonl",
+    "ndjson": "jsonl",
+    "csv": "csv",
+    "tsv": "csv",
+}
 """Format by ending."""
 
 
@@ -52,8 +63,10 @@ class BatchSource:
 
     input: str | None = option(
         None,
+        type=location,
         metavar="PATTERN",
-        help="files of JSON lines or Parquet, local or gs://. Example: gs://my-bucket/2026-03-*.parquet",
+        help="files of JSON lines, Parquet or CSV, local or gs://; a directory stands for all files below "
+        "it. Example: gs://my-bucket/2026-03-*.parquet",
     )
     input_table: str | None = option(
         None,
@@ -67,10 +80,11 @@ class BatchSource:
         metavar="SQL",
         help="BigQuery query whose result has the ULB layout. Example: 'SELECT * FROM `p.d.t` LIMIT 1000'",
     )
-    input_format: Literal["auto", "jsonl", "parquet"] = option(
+    input_format: Literal["auto", "jsonl", "parquet", "csv"] = option(
         "auto",
-        help="format of --input; auto goes by the ending: .parquet, or .jsonl, .json, .ndjson, which .gz, "
-        ".bz2, .xz, .zst or .deflate may follow (default: %(default)s)",
+        help="format of --input; auto goes by the ending: .parquet or .pq, .jsonl, .json or .ndjson, .csv or "
+        ".tsv, which .gz, .bz2, .xz, .zst or .deflate may follow, otherwise by the first bytes of the first "
+        "file (default: %(default)s)",
     )
     row_filter: str | None = option(
         None,
@@ -89,17 +103,14 @@ class BatchSource:
             raise OptionError(
                 "--row_filter goes with --input_table; put the condition into --input_query instead"
             )
-        if self.input and self.format is None:
-            raise OptionError(
-                f"--input={self.input}: cannot tell the format; pass --input_format=jsonl or parquet. CSV is "
-                "converted first, by pyarrow.csv.read_csv and pyarrow.parquet.write_table"
-            )
 
     @property
-    def format(self) -> str | None:
+    def format(self) -> Kind | None:
         """The format of --input by --input_format or by the ending; None where neither tells it."""
-        if self.input_format != "auto" or self.input is None:
-            return None if self.input_format == "auto" else self.input_format
+        if self.input_format != "auto":
+            return self.input_format
+        if self.input is None:
+            return None
         name = self.input.rpartition(".")[0] if compression(self.input) else self.input
         return _FORMATS.get(name.rpartition(".")[2].lower())
 
@@ -110,9 +121,10 @@ class FileOptions:
 
     output: str | None = option(
         None,
+        type=location,
         metavar="DIR",
-        help="directory for Parquet files scores-*, alerts-* and error_records-*, local or gs://. "
-        "Example: gs://my-bucket/scored",
+        help="directory for Parquet files scores-*, alerts-* and error_records-*, local or gs://; _SUCCESS "
+        "is written when all are there. Example: gs://my-bucket/scored",
     )
     overwrite: bool = option(
         False,
@@ -178,13 +190,18 @@ def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) ->
     return files
 
 
-def _source(options: BatchOptions, launched: dt.datetime) -> tuple[beam.PTransform, Parse | ParseColumns]:
+def _source(
+    options: BatchOptions, launched: dt.datetime
+) -> tuple[beam.PTransform, Parse | ParseColumns | ParseCsv]:
     source = options.source
     rules = options.messages.rules(default_time=launched)
-    if source.input and source.format == "jsonl":
-        return ReadJsonLines(source.input), Parse(rules)
     parse_rows = ParseColumns(launched, rules)
     if source.input:
+        form = source.format or lookups.input_format(source.input)
+        if form == "jsonl":
+            return ReadJsonLines(source.input), Parse(rules)
+        if form == "csv":
+            return ReadCsv(source.input, SOURCE_COLUMNS), ParseCsv(launched, rules)
         return ReadParquetBatches(source.input, SOURCE_COLUMNS, optional=True), parse_rows
     read = ReadBatches(
         table=source.input_table,
@@ -221,7 +238,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
     source, files = options.source, options.files
     # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
     if source.input and "://" not in source.input:
-        lookups.check_local_files(source.input, parquet=source.format == "parquet")
+        lookups.check_local_files(source.input, source.format)
     if files.output:
         lookups.check_output(files.output, files.overwrite)
     wiring.set_runner(beam_options, RUNNER)

@@ -105,7 +105,7 @@ class FileSource:
         file = path.open("rb")
         lines = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
         try:
-            problem = file_kinds.problem(lines.read(file_kinds.HEAD_BYTES))
+            problem = file_kinds.problem(lines.read(file_kinds.HEAD_BYTES), "convert it to JSON lines")
         except gzip.BadGzipFile:
             problem = "is not compressed by gzip, as its name says"
         if problem:

@@ -1,4 +1,4 @@
-"""Publishes the files of a job as one: under their names are all of them, or a mark says that some are missing.
+"""Publishes the files of a job as one: all of them have their names, or a mark says that some are missing.
 
     DIRECTORY/_temporary/JOB/...       files that are being written
     DIRECTORY/_PUBLISHING              a job moves its files to their names, or was stopped while it did
@@ -6,7 +6,8 @@
     DIRECTORY/_SUCCESS                 written last: the files, as JSON
 
 No file system moves many files at once, so a process that is killed in the middle leaves a part of them. The
-same job run again takes their place. Names that begin with _ are no data to Spark, Hive, Arrow and this project.
+same job run again takes their place. Names that begin with _ are no data to Spark, Hive, Arrow and this
+project.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ def publish(
     if begun != text:
         if not (overwrite or begun) and (earlier := output_files(directory, sets)):
             raise PublicationError(
-                f"{directory} has {len(earlier)} files of another job, such as {earlier[0]}: write to another "
-                "directory, or pass --overwrite to replace them"
+                f"{directory} has {len(earlier)} files of another job, such as {earlier[0]}: write to "
+                "another directory, or pass --overwrite to replace them"
             )
         _check(moves)
         _write(publishing, text, directory)

@@ -114,7 +114,8 @@ class WriteFiles(beam.PTransform):
     Attributes:
       directory: local or gs://.
       scores_schema: SCORES or SCORES_FULL.
-      overwrite: whether the files of an earlier job are replaced; otherwise the job fails where there are any.
+      overwrite: whether the files of an earlier job are replaced; otherwise the job fails where there are
+        any.
       job: names the temporary files of this job.
     """
 

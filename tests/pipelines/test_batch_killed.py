@@ -1,4 +1,4 @@
-"""A batch job that is killed while it publishes its files leaves a mark, and the same command completes them."""
+"""A batch job that is killed while it publishes its files leaves a mark; the same command completes them."""
 
 from __future__ import annotations
 
