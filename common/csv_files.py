@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from common import file_kinds
+from common.command import CommandError
 from common.files import head, open_content
 
 BLOCK_BYTES: Final = 4 * 1024 * 1024
@@ -22,7 +23,7 @@ _DECIMAL_COMMA: Final = re.compile(rb"(?:^|[;\t|\"])\s*-?\d+,\d+(?:[eE][-+]?\d+)
 _DECIMAL_POINT: Final = re.compile(rb"\d\.\d")
 
 
-class CsvError(ValueError):
+class CsvError(CommandError, ValueError):
     """A file is no CSV that can be read; the text names the file."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -12,21 +12,21 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from common.command import Parser, command
+from common.command import CommandError, Parser, command
 from common.compressed import compression
 from common.file_kinds import Kind
 from common.names import TABLE
 from common.options import OptionError, add_options, group, option
-from common.values import location
+from common.values import SHARE, location
 from model.artifact import Manifest
-from pipelines import lookups, wiring
+from pipelines import failures, lookups, wiring
 from pipelines.options import TableOptions, parse_options
 from pipelines.processes import RUNNER, ProcessOptions
 from transforms import metrics
 from transforms.bigquery import ReadBatches
 from transforms.columnar import SOURCE_COLUMNS
 from transforms.csv_source import ParseCsv, ReadCsv
-from transforms.files import ReadJsonLines, ReadParquetBatches
+from transforms.files import BLANK_LINES, ReadJsonLines, ReadParquetBatches
 from transforms.parse import Parse, ParseColumns
 from transforms.schema import SCORES, SCORES_FULL
 from transforms.sinks import WriteFiles
@@ -139,6 +139,20 @@ class FileOptions:
             )
 
 
+@dataclass(frozen=True)
+class LimitOptions:
+    """The share of rows that may fail before the job counts as failed."""
+
+    max_dead_letter_share: float = option(
+        1.0,
+        type=SHARE,
+        metavar="SHARE",
+        help="exit with status 1 where more of the rows are dead letters, after everything is written; with "
+        "1, where no row was scored. Counters decide at the end of the job, for which a launch on Dataflow by "
+        "anomaly launch or a template does not wait (default: %(default)s)",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions(wiring.JobOptions):
     """The options of the batch pipeline.
@@ -150,6 +164,7 @@ class BatchOptions(wiring.JobOptions):
     source: BatchSource = group("source (one of --input, --input_table and --input_query)")
     tables: TableOptions = group("sinks (one of --output_dataset and --output at least)")
     files: FileOptions = group("files")
+    limits: LimitOptions = group("limits")
     machine: ProcessOptions = group("this machine")
 
     def __post_init__(self) -> None:
@@ -263,12 +278,46 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: runs the job to its end."""
     wiring.configure_logging()
-    result = run(argv)
-    result.wait_until_finish()
+    limit = parse(argv)[0].limits.max_dead_letter_share
+    try:
+        result = run(argv)
+        result.wait_until_finish()
+    except OptionError:
+        raise
+    except Exception as error:
+        if text := failures.sentence(error):
+            raise CommandError(text) from error
+        raise
     totals = metrics.totals(result)
     names = (metrics.ROWS_IN, metrics.ROWS_SCORED, metrics.DEAD_LETTERS, metrics.ALERTS)
     print(", ".join(f"{name.replace('_', ' ')}: {totals.get(name, 0):,}" for name in names))
+    if blank := totals.get(BLANK_LINES):
+        print(f"blank lines, which are no messages: {blank:,}")
+    check_totals(totals, limit)
     return 0
+
+
+def check_totals(totals: Mapping[str, int], max_dead_letter_share: float) -> None:
+    """Checks that a job has scored enough of its rows.
+
+    >>> check_totals({"rows_in": 100, "rows_scored": 99, "dead_letters": 1}, 0.01)
+
+    Args:
+      totals: of the counters of the finished job.
+      max_dead_letter_share: of the rows that came in.
+
+    Raises:
+      CommandError: none was scored, or more than this share are dead letters.
+    """
+    rows, dead = (totals.get(name, 0) for name in (metrics.ROWS_IN, metrics.DEAD_LETTERS))
+    where = "column errorMessage of error_records has the reasons"
+    if rows and not totals.get(metrics.ROWS_SCORED, 0):
+        raise CommandError(f"none of {rows:,} rows was scored: {where}")
+    if rows and dead / rows > max_dead_letter_share:
+        raise CommandError(
+            f"--max_dead_letter_share: expected at most {max_dead_letter_share:.2%} dead letters, got "
+            f"{dead:,} of {rows:,} rows ({dead / rows:.2%}); the output is written, and {where}"
+        )
 
 
 if __name__ == "__main__":

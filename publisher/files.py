@@ -10,6 +10,7 @@ from typing import BinaryIO, Final, Self
 import numpy as np
 import pyarrow as pa
 
+from common.files import writing
 from common.parquet import RowGroupWriter
 from model.features import FEATURES
 from publisher.messages import ABOUT, MALFORMED_KIND, PLANTED_KIND, Outgoing
@@ -35,13 +36,17 @@ class _File:
 
     _file: BinaryIO | RowGroupWriter
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
 
     def poll(self) -> Sequence[Receipt]:
         """See Sink."""
@@ -54,6 +59,7 @@ class JsonLinesFile(_File):
     _file: BinaryIO
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.destination = str(path)
         self._file = path.open("wb", buffering=1 << 20)
 
@@ -64,13 +70,15 @@ class JsonLinesFile(_File):
 
     def flush(self) -> Sequence[Receipt]:
         """See Sink."""
-        self._file.flush()
+        with writing(self._path):
+            self._file.flush()
         return []
 
     def write(self, messages: Outgoing) -> None:
         """Append the payloads."""
         if len(messages):
-            self._file.write(b"\n".join(messages.payloads) + b"\n")
+            with writing(self._path):
+                self._file.write(b"\n".join(messages.payloads) + b"\n")
 
 
 class ParquetFile(_File):
@@ -79,13 +87,15 @@ class ParquetFile(_File):
     _file: RowGroupWriter
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.destination = str(path)
         self._file = RowGroupWriter(path.open("wb"), TRANSACTIONS_SCHEMA)
 
     def send(self, messages: Outgoing) -> Sequence[Receipt]:
         """See Sink."""
         kept = messages.well_formed()
-        self._file.write(to_record_batch(kept))
+        with writing(self._path):
+            self._file.write(to_record_batch(kept))
         return [Receipt(kept, left_out=len(messages) - len(kept))]
 
     def flush(self) -> Sequence[Receipt]:
@@ -99,11 +109,13 @@ class LabelsFile(_File):
     _file: RowGroupWriter
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self._file = RowGroupWriter(path.open("wb"), pa.schema([ABOUT.field(name) for name in LABELS]))
 
     def write(self, messages: Outgoing) -> None:
         """Appends a row for each message."""
-        self._file.write(messages.about.select(LABELS))
+        with writing(self._path):
+            self._file.write(messages.about.select(LABELS))
 
 
 def to_record_batch(messages: Outgoing) -> pa.RecordBatch:

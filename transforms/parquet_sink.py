@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 from apache_beam.coders import BytesCoder
 from apache_beam.io.filebasedsink import FileBasedSink
 from apache_beam.io.filesystem import CompressionTypes
 
+from common.files import writing
 from common.parquet import RowGroupWriter
 from transforms.publication import make_directory
+
+_FLAG: Final = "--output"
+
+
+class _OpenFile(NamedTuple):
+    path: str
+    writer: RowGroupWriter
 
 
 class ParquetSink(FileBasedSink):
@@ -70,15 +78,18 @@ class ParquetSink(FileBasedSink):
         else:
             yield from super().finalize_write(init_result, writer_results, unused_pre_finalize_results)
 
-    def open(self, temp_path: str) -> RowGroupWriter:
+    def open(self, temp_path: str) -> _OpenFile:
         """Opens one file."""
-        return RowGroupWriter(super().open(temp_path), self._schema, self._codec)
+        with writing(temp_path, _FLAG):
+            return _OpenFile(temp_path, RowGroupWriter(super().open(temp_path), self._schema, self._codec))
 
-    def write_record(self, file_handle: RowGroupWriter, value: pa.RecordBatch) -> None:
+    def write_record(self, file_handle: _OpenFile, value: pa.RecordBatch) -> None:
         """Adds a batch to a file."""
-        file_handle.write(value)
+        with writing(file_handle.path, _FLAG):
+            file_handle.writer.write(value)
 
-    def close(self, file_handle: RowGroupWriter | None) -> None:
+    def close(self, file_handle: _OpenFile | None) -> None:
         """Completes a file."""
         if file_handle is not None:
-            file_handle.close()
+            with writing(file_handle.path, _FLAG):
+                file_handle.writer.close()

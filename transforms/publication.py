@@ -12,15 +12,20 @@ project.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import apache_beam as beam
 import orjson
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+
+from common.command import CommandError
+from common.files import writing
 
 SUCCESS: Final = "_SUCCESS"
 PUBLISHING: Final = "_PUBLISHING"
@@ -30,7 +35,7 @@ _BEAMS_TEMPORARY: Final = re.compile(r"/beam-temp-[^/]*-[0-9a-f]{32}/")
 """Directories of jobs of earlier versions that failed."""
 
 
-class PublicationError(RuntimeError):
+class PublicationError(CommandError):
     """The files of a job cannot be published; those that were there before are left or marked."""
 
 
@@ -145,6 +150,9 @@ def remove_temporary(directory: str, job: str = "") -> None:
     if FileSystems.get_filesystem(directory).has_dirs():
         folders = {FileSystems.split(path)[0] for path in paths if not path.startswith(f"{root}/")} | {tree}
         _delete(sorted(folders))
+    if job and "://" not in directory:
+        with contextlib.suppress(OSError):  # other jobs have files there
+            Path(root).rmdir()
 
 
 def _moves(staged: Iterable[tuple[str, str]], directory: str) -> dict[str, str]:
@@ -194,11 +202,12 @@ def _read(path: str) -> bytes:
 def _write(path: str, text: bytes, directory: str) -> None:
     """Writes a file that is there as a whole or not at all."""
     folder = f"{directory}/{TEMPORARY}"
-    make_directory(folder)
     temporary = f"{folder}/{FileSystems.split(path)[1]}"
-    with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        file.write(text)
-    FileSystems.rename([temporary], [path])
+    with writing(path, "--output"):
+        make_directory(folder)
+        with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            file.write(text)
+        FileSystems.rename([temporary], [path])
 
 
 def make_directory(path: str) -> None:

@@ -10,11 +10,12 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystem import FileMetadata
 
+from common.command import CommandError
 from common.files import find
 from common.limits import MAX_SHARES
 
 
-class FileColumnsError(ValueError):
+class FileColumnsError(CommandError, ValueError):
     """A file lacks a column, is not Parquet, or is not there; the text names it."""
 
 
