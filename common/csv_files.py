@@ -94,7 +94,7 @@ def read_table(path: str) -> pa.Table:
         try:
             table: pa.Table = csv.read_csv(file, _read_options(), _parse_options(written), convert)
         except pa.ArrowInvalid as error:
-            raise CsvError(f"{path}: {error}") from error
+            raise CsvError(_unreadable(path, str(error))) from error
     return table
 
 
@@ -122,16 +122,25 @@ def read_texts(
         quoted_strings_can_be_null=False,
     )
 
+    too_long = 0
+
     def skip(row: csv.InvalidRow) -> str:
+        nonlocal too_long
+        too_long = max(too_long, len(row.text)) if len(row.text) > BLOCK_BYTES else too_long
         broken(row)
         return "skip"
 
     with open_content(path) as file:
         try:
-            reader = csv.open_csv(file, _read_options(), _parse_options(written, skip), convert)
-            yield from reader
+            yield from csv.open_csv(file, _read_options(), _parse_options(written, skip), convert)
         except pa.ArrowInvalid as error:
-            raise CsvError(f"{path}: {error}") from error
+            raise CsvError(_unreadable(path, str(error))) from error
+    if too_long:  # at the end of the file; elsewhere pyarrow refuses it
+        raise CsvError(_unreadable(path, f"a row has {too_long:,} bytes"))
+
+
+def _unreadable(path: str, reason: str) -> str:
+    return f"{path}: cannot be read as CSV: {reason}; is there a quote that is not closed?"
 
 
 def _read_options() -> csv.ReadOptions:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -22,7 +21,15 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES: Final = 1024 * 1024
 
-_GLOB: Final = re.compile(r"[*?\[]")
+_KINDS: Final[dict[str, file_kinds.Kind]] = {
+    "parquet": "parquet",
+    "pq": "parquet",
+    "jsonl": "jsonl",
+    "json": "jsonl",
+    "ndjson": "jsonl",
+    "csv": "csv",
+    "tsv": "csv",
+}
 _NULL_KEY: Final = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -46,7 +53,8 @@ def find(pattern: str) -> list[FileMetadata]:
         return [file for file in listed if not _is_directory(file.path)]
 
     whole = pattern.rstrip("/") + "/**"
-    found = match(whole) if pattern.endswith("/") else match(pattern) or match(whole)
+    is_whole = pattern.endswith("/") or (pattern.count("/") == 2 and "://" in pattern)  # a bucket
+    found = match(whole) if is_whole else match(pattern) or match(whole)
     named = set(PurePosixPath(pattern).parts)
     files = [file for file in found if not _is_hidden(file.path, named)]
     return sorted(files, key=lambda file: file.path)
@@ -59,6 +67,18 @@ def _is_directory(path: str) -> bool:
 def _is_hidden(path: str, named: set[str]) -> bool:
     parts = PurePosixPath(path).parts
     return any(part.startswith(("_", ".")) and part not in named and part != ".." for part in parts)
+
+
+def kind_by_name(path: str) -> file_kinds.Kind | None:
+    """Returns the kind of a file by the ending of its name, before that of a compression; None for another.
+
+    >>> kind_by_name("rows.csv.gz"), kind_by_name("part-00000")
+    ('csv', None)
+    """
+    from common.compressed import compression
+
+    name = path.rpartition(".")[0] if compression(path) else path
+    return _KINDS.get(name.rpartition(".")[2].lower())
 
 
 def partition_keys(path: str) -> dict[str, str | None]:
@@ -118,6 +138,7 @@ def writing(path: str | Path, flag: str = "") -> Iterator[None]:
     >>> with writing("out/scores.parquet", "--output"):
     ...     raise OSError(28, "No space left on device")
     Traceback (most recent call last):
+        ...
     common.files.FileWriteError: --output: cannot write out/scores.parquet: No space left on device; ...
 
     Args:

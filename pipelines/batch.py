@@ -13,8 +13,8 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.runners.runner import PipelineResult
 
 from common.command import CommandError, Parser, command
-from common.compressed import compression
 from common.file_kinds import Kind
+from common.files import kind_by_name
 from common.names import TABLE
 from common.options import OptionError, add_options, group, option
 from common.values import SHARE, location
@@ -40,17 +40,6 @@ EXAMPLES: Final = """
 
 Flags that are not listed here go to Beam: --runner, --project, --region, --temp_location and so on.
 """
-
-_FORMATS: Final[dict[str, Kind]] = {
-    "parquet": "parquet",
-    "pq": "parquet",
-    "jsonl": "jsonl",
-    "json": "jsonl",
-    "ndjson": "jsonl",
-    "csv": "csv",
-    "tsv": "csv",
-}
-"""Format by ending."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +100,7 @@ class BatchSource:
             return self.input_format
         if self.input is None:
             return None
-        name = self.input.rpartition(".")[0] if compression(self.input) else self.input
-        return _FORMATS.get(name.rpartition(".")[2].lower())
+        return kind_by_name(self.input)
 
 
 @dataclass(frozen=True)
@@ -147,9 +135,9 @@ class LimitOptions:
         1.0,
         type=SHARE,
         metavar="SHARE",
-        help="exit with status 1 where more of the rows are dead letters, after everything is written; with "
-        "1, where no row was scored. Counters decide at the end of the job, for which a launch on Dataflow by "
-        "anomaly launch or a template does not wait (default: %(default)s)",
+        help="exit with status 1 where more of the rows are dead letters, after everything is written; "
+        "with 1, where no row was scored. Counters decide at the end of the job, for which a launch on "
+        "Dataflow by anomaly launch or a template does not wait (default: %(default)s)",
     )
 
 

@@ -15,6 +15,7 @@ from apache_beam.io.filesystem import FileMetadata
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from common import memory
 from common.compressed import compression, decompressed
 from common.files import open_raw, partition_keys
 from common.limits import MAX_BATCH_BYTES
@@ -58,7 +59,7 @@ class ReadJsonLines(beam.PTransform):
     """
 
     pattern: str
-    rows: int = 4096
+    rows: int = BATCH_ROWS
     split_bytes: int = SPLIT_BYTES
     max_line_bytes: int = MAX_LINE_BYTES
 
@@ -73,16 +74,26 @@ class ReadJsonLines(beam.PTransform):
             >> beam.FlatMap(read_shares, read_lines, self.rows, self.max_line_bytes).with_output_types(
                 list[bytes]
             )
-            | "Messages" >> beam.FlatMap(_without_blank_lines).with_output_types(list[bytes])
+            | "Messages" >> beam.ParDo(_MessagesFn()).with_output_types(list[bytes])
         )
 
 
-def _without_blank_lines(lines: list[bytes]) -> Iterator[list[bytes]]:
-    messages = lines if all(map(bytes.strip, lines)) else [line for line in lines if line.strip()]
-    if blank := len(lines) - len(messages):
-        counter(BLANK_LINES).inc(blank)
-    if messages:
-        yield messages
+class _MessagesFn(beam.DoFn):
+    """Lists of lines in; the same without blank lines out."""
+
+    def __init__(self) -> None:
+        self._blank = counter(BLANK_LINES)
+        self._bytes = 0
+
+    def process(self, lines: list[bytes]) -> Iterable[list[bytes]]:
+        messages = lines if all(map(bytes.strip, lines)) else [line for line in lines if line.strip()]
+        self._blank.inc(len(lines) - len(messages))
+        # The lists before are scored and stored: what they took is free now.
+        if self._bytes > SPLIT_BYTES:
+            self._bytes = 0
+            memory.release()
+        self._bytes += sum(map(len, messages))
+        return [messages] if messages else []
 
 
 @dataclass
@@ -173,7 +184,7 @@ def split_lines(file: FileMetadata, split_bytes: int = SPLIT_BYTES) -> list[Rang
 
 def read_lines(
     share: Range,
-    rows: int = 4096,
+    rows: int = BATCH_ROWS,
     max_line_bytes: int = MAX_LINE_BYTES,
     block_bytes: int = BLOCK_BYTES,
     max_bytes: int = MAX_BATCH_BYTES,

@@ -311,7 +311,7 @@ class TestShares:
         for i in range(30):
             (tmp_path / f"{i}.jsonl").write_bytes(b"%d\n" % i)
         monkeypatch.setattr(group_shares, "__defaults__", (4,))
-        monkeypatch.setattr("transforms.files._read", lambda shares, *_: [[b"line"] * len(shares)])
+        monkeypatch.setattr("transforms.files.read_shares", lambda shares, *_: [[b"line"] * len(shares)])
         with pipeline() as p:
             lists = p | ReadJsonLines(f"{tmp_path}/*.jsonl")
             assert_that(lists | beam.Map(len), equal_to([6, 8, 8, 8]))
