@@ -1,15 +1,14 @@
-"""The peak memory of the batch command on few and on many rows, side by side: it does not grow with the input.
+"""The peak memory of the batch command on few and on many rows, side by side.
 
     python -m benchmarks.memory                       some minutes, and 4 GB of disk
     python -m benchmarks.memory --rows 100000 400000
 
-The command runs as it is typed, in one process, JSON lines to Parquet and Parquet to Parquet, on copies of one
-file. The peak is VmHWM of Linux, for the whole process: Python, Beam and PyTorch take some 400 MB of it.
+The command runs as it is typed, in one process, JSON lines to Parquet and Parquet to Parquet, on copies of
+one file. The peak is VmHWM of Linux, for the whole process: Python, Beam and PyTorch take some 400 MB of it.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.command import command
+from common.command import Parser, command
 from common.output import track
 from model.synthetic.generator import TransactionGenerator
 from publisher.files import ParquetFile
@@ -67,9 +66,7 @@ def peak_mb(directory: Path, form: str, copies: int) -> float:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("python -m benchmarks.memory", __doc__)
     parser.add_argument("--rows", type=int, nargs=2, default=ROWS, metavar="N", help="rows of the two jobs")
     args = parser.parse_args(argv)
     few, many = args.rows

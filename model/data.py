@@ -176,6 +176,7 @@ def _read_files(source: str) -> pa.Table:
     from common import files
 
     try:
+        files.require_credentials(source)
         paths = [file.path for file in files.find(source)]
         tables = [_read_file(path) for path in paths]
         if tables:

@@ -76,6 +76,7 @@ def input_format(pattern: str) -> Kind:
     flag = f"--input={pattern}"
     fix = "pass --input_format=jsonl, parquet or csv"
     try:
+        files.require_credentials(pattern)
         path = within(LOOK_SECONDS, lambda: _paths(pattern))[0]
         start = within(LOOK_SECONDS, lambda: files.head(path))
     except OptionError:

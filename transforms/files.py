@@ -15,7 +15,6 @@ from apache_beam.io.filesystem import FileMetadata
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from common import memory
 from common.compressed import compression, decompressed
 from common.files import open_raw, partition_keys
 from common.limits import MAX_BATCH_BYTES
@@ -83,16 +82,10 @@ class _MessagesFn(beam.DoFn):
 
     def __init__(self) -> None:
         self._blank = counter(BLANK_LINES)
-        self._bytes = 0
 
     def process(self, lines: list[bytes]) -> Iterable[list[bytes]]:
         messages = lines if all(map(bytes.strip, lines)) else [line for line in lines if line.strip()]
         self._blank.inc(len(lines) - len(messages))
-        # The lists before are scored and stored: what they took is free now.
-        if self._bytes > SPLIT_BYTES:
-            self._bytes = 0
-            memory.release()
-        self._bytes += sum(map(len, messages))
         return [messages] if messages else []
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystem import FileMetadata
 
+from common import memory
 from common.command import CommandError
 from common.files import find
 from common.limits import MAX_SHARES
+
+_RELEASE_ELEMENTS: Final = 8
 
 
 class FileColumnsError(CommandError, ValueError):
@@ -85,9 +88,12 @@ def group_shares(shares: Iterable[_Share], most: int = MAX_SHARES) -> list[list[
 
 
 def read_shares(shares: Iterable[Any], read: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:
-    """Reads shares one after the other."""
-    for share in shares:
-        yield from read(share, *args)
+    """Reads shares one after the other, and gives memory back that the elements so far have left free."""
+    elements = (element for share in shares for element in read(share, *args))
+    for number, element in enumerate(elements, start=1):
+        yield element
+        if number % _RELEASE_ELEMENTS == 0:
+            memory.release()
 
 
 def with_keys(
