@@ -29,7 +29,7 @@ class CsvError(CommandError, ValueError):
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a CSV file is written.
+    """The way in which a CSV file is written.
 
     Attributes:
       names: of the columns, from the first line.
