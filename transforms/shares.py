@@ -16,6 +16,7 @@ from common.files import find
 from common.limits import MAX_SHARES
 
 _RELEASE_ELEMENTS: Final = 8
+"""Of a share: a compressed file is one, whatever its size."""
 
 
 class FileColumnsError(CommandError, ValueError):
@@ -89,11 +90,12 @@ def group_shares(shares: Iterable[_Share], most: int = MAX_SHARES) -> list[list[
 
 def read_shares(shares: Iterable[Any], read: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:
     """Reads shares one after the other, and gives memory back that the elements so far have left free."""
-    elements = (element for share in shares for element in read(share, *args))
-    for number, element in enumerate(elements, start=1):
-        yield element
-        if number % _RELEASE_ELEMENTS == 0:
-            memory.release()
+    for share in shares:
+        for number, element in enumerate(read(share, *args), start=1):
+            yield element
+            if number % _RELEASE_ELEMENTS == 0:
+                memory.release()
+        memory.release()
 
 
 def with_keys(
