@@ -7,6 +7,7 @@ import datetime as dt
 import re
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -92,3 +93,20 @@ def moment(text: str, now: dt.datetime | None = None) -> dt.datetime:
     except ValueError:
         expected = "an age such as 90m, 24h or 7d, or a time such as 2026-03-01T12:00:00Z"
     raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+
+
+def location(text: str) -> str:
+    """Reads the place of a file or directory: a path, gs://..., or file:///..., which becomes a path.
+
+    >>> location("file:///data/a%20b.csv"), location("gs://b/c")
+    ('/data/a b.csv', 'gs://b/c')
+
+    Raises:
+      argparse.ArgumentTypeError: file:// names another machine.
+    """
+    if not text.startswith("file:"):
+        return text
+    parts = urlsplit(text)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise argparse.ArgumentTypeError(f"expected a path, gs://... or file:///PATH, got {text!r}")
+    return unquote(text.removeprefix("file:").removeprefix("//").removeprefix("localhost"))

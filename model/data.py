@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 
 from common.command import CommandError
 from common.options import option
-from common.values import at_least
+from common.values import at_least, location
 from model.columns import ColumnTypeError, numbers, plain
 from model.features import FEATURES, LABEL, N_FEATURES, TIME_INDEX
 from model.roles import LABEL_NAMES, find_column, resembling
@@ -43,8 +42,10 @@ class DataOptions:
     data: str = option(
         SYNTHETIC,
         metavar="SOURCE",
-        help="CSV or Parquet file in the ULB layout (Time, V1..V28, Amount, and Class where it is labelled), "
-        f"{BIGQUERY_SCHEME}project.dataset.table, or {SYNTHETIC} (default: %(default)s)",
+        type=location,
+        help="CSV or Parquet in the ULB layout (Time, V1..V28, Amount, and Class where it is labelled), as a "
+        "file, pattern or directory, local or gs://; "
+        f"{BIGQUERY_SCHEME}project.dataset.table; or {SYNTHETIC} (default: %(default)s)",
     )
     label_column: str = option(
         LABEL,
@@ -122,7 +123,8 @@ def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0, label_column: s
     ((1000, 30), True)
 
     Args:
-      source: a CSV or Parquet file in the ULB layout, `bigquery://project.dataset.table`, or `synthetic`.
+      source: CSV or Parquet files in the ULB layout, as `common.files.find` finds them,
+        `bigquery://project.dataset.table`, or `synthetic`.
       rows: how many synthetic transactions to draw; other sources are read whole.
       seed: of the synthetic generator.
       label_column: as in `from_arrow`.
@@ -145,7 +147,7 @@ def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0, label_column: s
         except ValueError as e:
             raise DataError(f"--data {e}") from e
         return from_arrow(table, source, label_column)
-    return from_arrow(_read_file(source), source, label_column)
+    return from_arrow(_read_files(source), source, label_column)
 
 
 def _synthetic(rows: int, seed: int) -> Dataset:
@@ -167,29 +169,42 @@ def _synthetic(rows: int, seed: int) -> Dataset:
     )
 
 
-def _read_file(source: str) -> pa.Table:
-    from pyarrow import csv, parquet
+def _read_files(source: str) -> pa.Table:
+    # Deferred with Beam, whose file systems they use: synthetic data and tables need neither.
+    from common import files
 
-    path = Path(source)
-    if not path.is_file():
-        raise DataError(
-            f"--data: expected a CSV or Parquet file, {BIGQUERY_SCHEME}project.dataset.table or {SYNTHETIC}, "
-            f"got {source!r}, and there is no such file"
-        )
     try:
-        if path.suffix.lower() == ".parquet":
-            # As a file: a directory reader fails on a column that is there twice.
-            return parquet.ParquetFile(path).read()
-        if path.suffix.lower() == ".csv":
-            table = csv.read_csv(path)
-            # Arrow decodes the names of the columns only when they are asked for.
-            _ = table.column_names
-            return table
-    except UnicodeDecodeError as e:
-        raise DataError(f"--data {source}: the names of the columns are not UTF-8: {e}") from e
-    except (pa.ArrowException, OSError) as e:
+        files.require_credentials(source)
+        paths = [file.path for file in files.find(source)]
+        tables = [_read_file(path) for path in paths]
+        if tables:
+            # A single one as it is: joining fails on a column that is there twice.
+            return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+    except DataError:
+        raise
+    except (CommandError, pa.ArrowException) as e:  # their texts name the file
         raise DataError(f"--data {source}: cannot be read: {e}") from e
-    raise DataError(f"--data: expected a name that ends in .csv or .parquet, got {source!r}")
+    except Exception as e:  # whatever Cloud Storage's client raises: no permission, no network
+        raise DataError(f"--data {source}: cannot be read: {e}") from e
+    raise DataError(
+        f"--data: expected CSV or Parquet files, {BIGQUERY_SCHEME}project.dataset.table or {SYNTHETIC}, "
+        f"got {source!r}, and there is no such file"
+    )
+
+
+def _read_file(path: str) -> pa.Table:
+    from pyarrow import parquet
+
+    from common import csv_files, file_kinds, files
+
+    kind = files.kind_by_name(path) or file_kinds.kind(files.head(path))
+    if kind == "csv":
+        return csv_files.read_table(path)
+    if kind == "parquet":
+        # As a file: a directory reader fails on a column that is there twice.
+        with files.open_raw(path) as file:
+            return parquet.ParquetFile(file).read()
+    raise DataError(f"--data: expected CSV or Parquet with the columns of a transaction, got {path!r}")
 
 
 def from_arrow(table: pa.Table, source: str, label_column: str = LABEL) -> Dataset:

@@ -16,7 +16,7 @@ import torch
 from common.command import MissingExtraError, Parser, command
 from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_rows, track
-from common.values import at_least
+from common.values import at_least, location
 from model import artifact, baselines, data, evaluation, fitting, metrics, plots, torchscript
 from model.thresholds import ScoreQuantiles, calibrate
 
@@ -42,7 +42,10 @@ class EvaluateOptions:
         help="train and judge N models with seeds 0 to N-1, in place of --model; --seed is that of the data",
     )
     train_data: str | None = option(
-        None, metavar="SOURCE", help="with --repeat: train on this data, judge on all of --data"
+        None,
+        type=location,
+        metavar="SOURCE",
+        help="with --repeat: train on this data, judge on all of --data",
     )
     prevalence: float = option(
         metrics.TRUE_PREVALENCE,

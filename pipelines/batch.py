@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -12,18 +12,21 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from common.command import Parser, command
+from common.command import CommandError, Parser, command
+from common.file_kinds import Kind
+from common.files import kind_by_name
 from common.names import TABLE
 from common.options import OptionError, add_options, group, option
+from common.values import SHARE, location
 from model.artifact import Manifest
-from pipelines import lookups, wiring
+from pipelines import failures, lookups, wiring
 from pipelines.options import TableOptions, parse_options
 from pipelines.processes import RUNNER, ProcessOptions
 from transforms import metrics
 from transforms.bigquery import ReadBatches
 from transforms.columnar import source_columns
-from transforms.compressed import compression
-from transforms.files import ReadJsonLines, ReadParquetBatches
+from transforms.csv_source import ParseCsv, ReadCsv
+from transforms.files import BLANK_LINES, ReadJsonLines, ReadParquetBatches
 from transforms.parse import Parse, ParseColumns
 from transforms.schema import SCORES, SCORES_FULL
 from transforms.sinks import WriteFiles
@@ -38,9 +41,6 @@ EXAMPLES: Final = """
 Flags that are not listed here go to Beam: --runner, --project, --region, --temp_location and so on.
 """
 
-_FORMATS: Final = {"parquet": "parquet", "jsonl": "jsonl", "json": "jsonl", "ndjson": "jsonl"}
-"""Format by ending."""
-
 
 @dataclass(frozen=True)
 class BatchSource:
@@ -52,8 +52,10 @@ class BatchSource:
 
     input: str | None = option(
         None,
+        type=location,
         metavar="PATTERN",
-        help="files of JSON lines or Parquet, local or gs://. Example: gs://my-bucket/2026-03-*.parquet",
+        help="files of JSON lines, Parquet or CSV, local or gs://; a directory stands for all files below "
+        "it. Example: gs://my-bucket/2026-03-*.parquet",
     )
     input_table: str | None = option(
         None,
@@ -67,10 +69,11 @@ class BatchSource:
         metavar="SQL",
         help="BigQuery query whose result has the ULB layout. Example: 'SELECT * FROM `p.d.t` LIMIT 1000'",
     )
-    input_format: Literal["auto", "jsonl", "parquet"] = option(
+    input_format: Literal["auto", "jsonl", "parquet", "csv"] = option(
         "auto",
-        help="format of --input; auto goes by the ending: .parquet, or .jsonl, .json, .ndjson, which .gz, "
-        ".bz2, .xz, .zst or .deflate may follow (default: %(default)s)",
+        help="format of --input; auto goes by the ending: .parquet or .pq, .jsonl, .json or .ndjson, .csv or "
+        ".tsv, which .gz, .bz2, .xz, .zst or .deflate may follow, otherwise by the first bytes of the first "
+        "file (default: %(default)s)",
     )
     row_filter: str | None = option(
         None,
@@ -89,19 +92,15 @@ class BatchSource:
             raise OptionError(
                 "--row_filter goes with --input_table; put the condition into --input_query instead"
             )
-        if self.input and self.format is None:
-            raise OptionError(
-                f"--input={self.input}: cannot tell the format; pass --input_format=jsonl or parquet. CSV is "
-                "converted first, by pyarrow.csv.read_csv and pyarrow.parquet.write_table"
-            )
 
     @property
-    def format(self) -> str | None:
+    def format(self) -> Kind | None:
         """The format of --input by --input_format or by the ending; None where neither tells it."""
-        if self.input_format != "auto" or self.input is None:
-            return None if self.input_format == "auto" else self.input_format
-        name = self.input.rpartition(".")[0] if compression(self.input) else self.input
-        return _FORMATS.get(name.rpartition(".")[2].lower())
+        if self.input_format != "auto":
+            return self.input_format
+        if self.input is None:
+            return None
+        return kind_by_name(self.input)
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,10 @@ class FileOptions:
 
     output: str | None = option(
         None,
+        type=location,
         metavar="DIR",
-        help="directory for Parquet files scores-*, alerts-* and error_records-*, local or gs://. "
-        "Example: gs://my-bucket/scored",
+        help="directory for Parquet files scores-*, alerts-* and error_records-*, local or gs://; _SUCCESS "
+        "is written when all are there. Example: gs://my-bucket/scored",
     )
     overwrite: bool = option(
         False,
@@ -127,6 +127,20 @@ class FileOptions:
             )
 
 
+@dataclass(frozen=True)
+class LimitOptions:
+    """The share of rows that may fail before the job counts as failed."""
+
+    max_dead_letter_share: float = option(
+        1.0,
+        type=SHARE,
+        metavar="SHARE",
+        help="exit with status 1 where more of the rows are dead letters, after everything is written; "
+        "with 1, where no row was scored. Counters decide at the end of the job, for which a launch on "
+        "Dataflow by anomaly launch or a template does not wait (default: %(default)s)",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions(wiring.JobOptions):
     """The options of the batch pipeline.
@@ -138,6 +152,7 @@ class BatchOptions(wiring.JobOptions):
     source: BatchSource = group("source (one of --input, --input_table and --input_query)")
     tables: TableOptions = group("sinks (one of --output_dataset and --output at least)")
     files: FileOptions = group("files")
+    limits: LimitOptions = group("limits")
     machine: ProcessOptions = group("this machine")
 
     def __post_init__(self) -> None:
@@ -163,26 +178,34 @@ def parse(argv: Sequence[str] | None = None) -> tuple[BatchOptions, PipelineOpti
     return parse_options(parser(), BatchOptions, argv)
 
 
-def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) -> None:
-    """source -> detect -> tables, files."""
+def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) -> WriteFiles | None:
+    """source -> detect -> tables, files. Returns the sink of the files, where there is one."""
     # Fixed here, at launch, so that a bundle that is run again gives the same rows.
     launched = dt.datetime.now(dt.UTC)
     source, parse_rows = _source(options, launched)
     detected = pipeline | "Read" >> source | "Detect" >> wiring.detect(parse_rows, options, manifest)
     wiring.write_tables(detected, options, streaming=False)
-    if options.files.output:
-        schema = SCORES_FULL if options.detection.output_detail == "full" else SCORES
-        _ = detected | "Write files" >> WriteFiles(options.files.output, schema, options.files.overwrite)
+    if not options.files.output:
+        return None
+    schema = SCORES_FULL if options.detection.output_detail == "full" else SCORES
+    files = WriteFiles(options.files.output, schema, options.files.overwrite)
+    _ = detected | "Write files" >> files
+    return files
 
 
-def _source(options: BatchOptions, launched: dt.datetime) -> tuple[beam.PTransform, Parse | ParseColumns]:
+def _source(
+    options: BatchOptions, launched: dt.datetime
+) -> tuple[beam.PTransform, Parse | ParseColumns | ParseCsv]:
     source = options.source
     rules = options.messages.rules(default_time=launched)
-    if source.input and source.format == "jsonl":
-        return ReadJsonLines(source.input), Parse(rules)
     parse_rows = ParseColumns(launched, rules)
     columns = source_columns(rules.roles)
     if source.input:
+        form = source.format or lookups.input_format(source.input)
+        if form == "jsonl":
+            return ReadJsonLines(source.input), Parse(rules)
+        if form == "csv":
+            return ReadCsv(source.input, columns), ParseCsv(launched, rules)
         return ReadParquetBatches(source.input, columns, optional=True), parse_rows
     read = ReadBatches(
         table=source.input_table,
@@ -219,7 +242,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
     source, files = options.source, options.files
     # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
     if source.input and "://" not in source.input:
-        lookups.check_local_files(source.input, source.format == "parquet", options.messages.roles())
+        lookups.check_local_files(source.input, source.format, options.messages.roles())
     if files.output:
         lookups.check_output(files.output, files.overwrite)
     wiring.set_runner(beam_options, RUNNER)
@@ -232,23 +255,62 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
         lookups.check_table(source.input_table, project, options.endpoints.endpoints(), roles)
     wiring.create_tables(options, beam_options)
     pipeline = beam.Pipeline(options=beam_options)
-    build(pipeline, options, manifest)
-    return pipeline.run()
+    written = build(pipeline, options, manifest)
+    try:
+        return pipeline.run()
+    except BaseException:  # an interruption as well
+        if written:
+            written.discard()
+        raise
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: runs the job to its end."""
     wiring.configure_logging()
-    result = run(argv)
-    result.wait_until_finish()
+    limit = parse(argv)[0].limits.max_dead_letter_share
+    try:
+        result = run(argv)
+        result.wait_until_finish()
+    except OptionError:
+        raise
+    except Exception as error:
+        if text := failures.sentence(error):
+            raise CommandError(text) from error
+        raise
     totals = metrics.totals(result)
     names = (
         *(metrics.ROWS_IN, metrics.ROWS_SCORED, metrics.DEAD_LETTERS, metrics.ALERTS),
         *(metrics.IDS_DERIVED, metrics.TIMES_DEFAULTED),
     )
     print(", ".join(f"{name.replace('_', ' ')}: {totals.get(name, 0):,}" for name in names))
+    if blank := totals.get(BLANK_LINES):
+        print(f"blank lines, which are no messages: {blank:,}")
+    check_totals(totals, limit)
     return 0
+
+
+def check_totals(totals: Mapping[str, int], max_dead_letter_share: float) -> None:
+    """Checks that a job has scored enough of its rows.
+
+    >>> check_totals({"rows_in": 100, "rows_scored": 99, "dead_letters": 1}, 0.01)
+
+    Args:
+      totals: of the counters of the finished job.
+      max_dead_letter_share: of the rows that came in.
+
+    Raises:
+      CommandError: none was scored, or more than this share are dead letters.
+    """
+    rows, dead = (totals.get(name, 0) for name in (metrics.ROWS_IN, metrics.DEAD_LETTERS))
+    where = "column errorMessage of error_records has the reasons"
+    if rows and not totals.get(metrics.ROWS_SCORED, 0):
+        raise CommandError(f"none of {rows:,} rows was scored: {where}")
+    if rows and dead / rows > max_dead_letter_share:
+        raise CommandError(
+            f"--max_dead_letter_share: expected at most {max_dead_letter_share:.2%} dead letters, got "
+            f"{dead:,} of {rows:,} rows ({dead / rows:.2%}); the output is written, and {where}"
+        )
 
 
 if __name__ == "__main__":

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import orjson
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
+import pyarrow as pa
 from google.api_core import exceptions
 from google.api_core.retry import Retry
 from google.cloud import bigquery
 
-from common import file_kinds
+from common import file_kinds, files
 from common.bigquery import table_reference
 from common.clients import BigQueryEndpoints
+from common.compressed import CompressedFileError
+from common.csv_files import CsvError
+from common.file_kinds import Kind
 from common.google import ERRORS, explain, remedy
 from common.options import OptionError
 from common.pubsub import EMULATOR_VARIABLE, publisher_client, subscriber_client
@@ -29,51 +31,53 @@ from common.retry import LOOK_SECONDS
 from model.roles import Roles, unused_columns
 from transforms.bigquery.source import arrow_schema
 from transforms.columnar import SOURCE_COLUMNS, SourceColumnsError, check_columns
-from transforms.compressed import CompressedFileError, compression, decompressed
-from transforms.files import FileColumnsError, parquet_schema
-from transforms.sinks import output_files
+from transforms.csv_source import csv_schema
+from transforms.files import parquet_schema
+from transforms.publication import is_cut_off, output_files
+from transforms.shares import FileColumnsError
+from transforms.sinks import FILE_SETS
 
 _ONCE: Final = Retry(predicate=lambda error: False)
 _T = TypeVar("_T")
 
 
-def check_local_files(pattern: str, parquet: bool, roles: Roles | None = None) -> None:
-    """Checks that --input matches files: Parquet with the columns of a transaction, or lines of text.
+def check_local_files(pattern: str, form: Kind | None, roles: Roles | None = None) -> None:
+    """Checks that --input matches files of a format, those with columns with the columns of a transaction.
 
     It says of the first file which columns, or keys, are not used.
+
+    Args:
+      pattern: as the flag has it.
+      form: the format; None for that of the first file.
+      roles: the columns of id, account and time.
 
     Raises:
       OptionError: a file is missing, cannot be read, lacks a column, or is of another kind.
     """
     flag = f"--input={pattern}"
-    paths = [file.path for file in FileSystems.match([pattern])[0].metadata_list]
-    if not paths:
-        raise OptionError(f"{flag}: no such file; `anomaly publish --jsonl FILE --count 1000` writes one")
+    paths = _paths(pattern)
+    form = form or input_format(pattern)
     roles = roles or Roles()
     for number, path in enumerate(paths):
         names: Sequence[str] = ()
-        if Path(path).is_dir():
-            raise OptionError(
-                f"{flag}: {path} is a directory; pass the files in it, such as {path}/*.parquet"
-            )
         try:
-            if parquet:
-                schema = parquet_schema(path)
-                check_columns(schema, roles)
-                names = schema.names
-            else:
-                head = _head(path)
+            if form == "jsonl":
+                head = files.head(path)
                 if problem := file_kinds.problem(head):
                     raise OptionError(f"{flag}: {path} {problem}")
                 names = _keys(head)
+            else:
+                schema = _with_keys(parquet_schema(path) if form == "parquet" else csv_schema(path), path)
+                check_columns(schema, roles)
+                names = schema.names
         except SourceColumnsError as error:
             raise OptionError(f"{flag}: {path}: {error}") from error
-        except FileColumnsError as error:
-            raise OptionError(f"{flag}: {error}; pass --input_format=jsonl where it is JSON lines") from error
+        except (FileColumnsError, CsvError, CompressedFileError) as error:
+            raise OptionError(f"{flag}: {error}{_hint(path, form)}") from error
         except OSError as error:
             raise OptionError(f"{flag}: {path} cannot be read: {error}") from error
         if names and number == 0:
-            _say_unused(flag if parquet else f"{flag}, first line", names, roles)
+            _say_unused(f"{flag}, first line" if form == "jsonl" else flag, names, roles)
 
 
 def _say_unused(flag: str, names: Sequence[str], roles: Roles) -> None:
@@ -94,15 +98,49 @@ def _keys(head: bytes) -> list[str]:
     return list(row) if isinstance(row, dict) else []
 
 
-def _head(path: str) -> bytes:
-    """The first bytes of a file, decompressed; none of one that is damaged, which the job names."""
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        if not compression(path):
-            return bytes(file.read(file_kinds.HEAD_BYTES))
-        try:
-            return next(decompressed(file, path, file_kinds.HEAD_BYTES), b"")
-        except CompressedFileError:
-            return b""
+def input_format(pattern: str) -> Kind:
+    """Returns the format of the first file of --input, by its first bytes.
+
+    Raises:
+      OptionError: there is none, it cannot be read, or it is of no format that can be scored.
+    """
+    flag = f"--input={pattern}"
+    fix = "pass --input_format=jsonl, parquet or csv"
+    try:
+        files.require_credentials(pattern)
+        path = within(LOOK_SECONDS, lambda: _paths(pattern))[0]
+        start = within(LOOK_SECONDS, lambda: files.head(path))
+    except OptionError:
+        raise
+    except Exception as error:  # whatever the client of Cloud Storage raises: no permission, no network
+        raise OptionError(f"{flag}: cannot look at the file to tell its format: {error}; {fix}") from error
+    if words := file_kinds.unreadable(start):
+        raise OptionError(f"{flag}: {path} {words}")
+    return file_kinds.kind(start)
+
+
+def _paths(pattern: str) -> list[str]:
+    if paths := [file.path for file in files.find(pattern)]:
+        return paths
+    raise OptionError(
+        f"--input={pattern}: no such file; `anomaly publish --jsonl FILE --count 1000` writes one"
+    )
+
+
+def _with_keys(schema: pa.Schema, path: str) -> pa.Schema:
+    for name in files.partition_keys(path):
+        if name in SOURCE_COLUMNS and name not in schema.names:
+            schema = schema.append(pa.field(name, pa.string()))
+    return schema
+
+
+def _hint(path: str, form: Kind) -> str:
+    """Names the format that a file seems to have, where it is not the one that it was taken for."""
+    try:
+        seems = file_kinds.kind(files.head(path))
+    except (CompressedFileError, OSError):
+        return ""
+    return "" if seems == form else f"; pass --input_format={seems}"
 
 
 def check_table(
@@ -151,8 +189,9 @@ def check_table(
 def check_output(directory: str, overwrite: bool) -> None:
     """Checks that --output can be written, and has no files of an earlier job.
 
-    Parquet files of two jobs in one directory are read as one output, with rows of both. A gs:// directory
-    that may not be listed is left to the job.
+    Parquet files of two jobs in one directory are read as one output, with rows of both. Those of a job that
+    was stopped while it published them are no output, and are replaced. A gs:// directory that may not be
+    listed is left to the job.
 
     Raises:
       OptionError: it cannot be written, or has files and may not be overwritten.
@@ -163,11 +202,16 @@ def check_output(directory: str, overwrite: bool) -> None:
     if "://" not in directory:
         _check_local_directory(Path(directory), flag)
     try:
-        earlier = within(LOOK_SECONDS, lambda: output_files(directory))
+        earlier = within(LOOK_SECONDS, lambda: output_files(directory, FILE_SETS))
+        cut_off = within(LOOK_SECONDS, lambda: is_cut_off(directory))
     except Exception as error:  # whatever the client of Cloud Storage raises: no permission, no network
         logging.warning("%s: cannot look for files of an earlier job there: %s", flag, error)
         return
-    if earlier and not overwrite:
+    if cut_off:
+        logging.warning(
+            "%s: an earlier job was stopped while it published its files: they are replaced", flag
+        )
+    elif earlier and not overwrite:
         raise OptionError(
             f"{flag} has {len(earlier)} files of an earlier job, such as {earlier[0]}, whose rows would be "
             "mixed with this one's: pass another directory, or --overwrite to replace them"

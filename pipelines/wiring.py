@@ -27,6 +27,7 @@ from pipelines.scorers import ScorerOptions, model_handler
 from transforms import tables
 from transforms.alert import Alert
 from transforms.bigquery.methods import NEEDS
+from transforms.csv_source import ParseCsv
 from transforms.detect import Detect, Detected
 from transforms.parse import Parse, ParseColumns
 from transforms.schema import SCORES, SCORES_FULL
@@ -60,7 +61,7 @@ class JobOptions:
 _Job = TypeVar("_Job", bound=JobOptions)
 
 
-def detect(parse: Parse | ParseColumns, options: JobOptions, manifest: Manifest) -> Detect:
+def detect(parse: Parse | ParseColumns | ParseCsv, options: JobOptions, manifest: Manifest) -> Detect:
     """Makes the detection that the options describe."""
     handler = model_handler(options.scorer, options.detection, manifest)
     return Detect(parse, Score(handler), Alert(manifest.thresholds, options.detection.min_severity))

@@ -12,6 +12,7 @@ from types import FrameType
 from common import output
 from common.command import CommandError, command
 from common.options import OptionError
+from publisher.messages import FileSource
 from publisher.options import parse
 from publisher.publish import Progress, Summary, publish
 from publisher.sink import PublishError
@@ -85,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         raise CommandError(str(error)) from error
     output.print_record(describe(summary) if options.format == "table" else summary.to_dict(), options.format)
+    if isinstance(source, FileSource) and source.blank_lines:
+        print(f"blank lines, which are no messages: {source.blank_lines:,}", file=sys.stderr)
     for reason, number in summary.errors.items():
         print(f"error: {number} messages not published: {reason}", file=sys.stderr)
     if summary.failed:

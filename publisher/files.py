@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from common.files import writing
 from common.parquet import RowGroupWriter
 from publisher.forms import ABOUT_ANY, EVENT_TIME, Form
 from publisher.messages import Outgoing
@@ -26,13 +27,17 @@ class _File:
 
     _file: BinaryIO | RowGroupWriter
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
 
     def poll(self) -> Sequence[Receipt]:
         """See Sink."""
@@ -45,6 +50,7 @@ class JsonLinesFile(_File):
     _file: BinaryIO
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.destination = str(path)
         self._file = path.open("wb", buffering=1 << 20)
 
@@ -55,19 +61,22 @@ class JsonLinesFile(_File):
 
     def flush(self) -> Sequence[Receipt]:
         """See Sink."""
-        self._file.flush()
+        with writing(self._path):
+            self._file.flush()
         return []
 
     def write(self, messages: Outgoing) -> None:
         """Append the payloads."""
         if len(messages):
-            self._file.write(b"\n".join(messages.payloads) + b"\n")
+            with writing(self._path):
+                self._file.write(b"\n".join(messages.payloads) + b"\n")
 
 
 class _Table(_File):
     """Base of the tables. Malformed messages have no columns, so they are left out."""
 
     def __init__(self, path: Path, form: Form, is_labelled: bool) -> None:
+        super().__init__(path)
         self.destination = str(path)
         self._form = form
         self._is_labelled = is_labelled
@@ -76,7 +85,8 @@ class _Table(_File):
     def send(self, messages: Outgoing) -> Sequence[Receipt]:
         """See Sink."""
         kept = messages.well_formed()
-        self._write(self._form.rows(kept.about, self._is_labelled))
+        with writing(self._path):
+            self._write(self._form.rows(kept.about, self._is_labelled))
         return [Receipt(kept, left_out=len(messages) - len(kept))]
 
     def flush(self) -> Sequence[Receipt]:
@@ -123,7 +133,8 @@ class CsvFile(_Table):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        with writing(self._path):
+            self._writer.close()
         super().__exit__(kind, error, trace)
 
     def _write(self, rows: pa.RecordBatch) -> None:
@@ -138,8 +149,10 @@ class LabelsFile(_File):
     _file: RowGroupWriter
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self._file = RowGroupWriter(path.open("wb"), pa.schema(ABOUT_ANY))
 
     def write(self, messages: Outgoing) -> None:
         """Appends a row for each message."""
-        self._file.write(messages.about.select(LABELS))
+        with writing(self._path):
+            self._file.write(messages.about.select(LABELS))

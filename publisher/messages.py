@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -77,7 +77,7 @@ class Source(Protocol):
 
 
 class FileSource:
-    """The lines of a file, each a message; empty lines are passed over.
+    """The lines of a file, each a message; blank lines are none, and are counted.
 
     Args:
       path: JSON lines, or any other lines; a name that ends in .gz is decompressed.
@@ -92,14 +92,22 @@ class FileSource:
         file = path.open("rb")
         lines = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
         try:
-            problem = file_kinds.problem(lines.read(file_kinds.HEAD_BYTES))
+            problem = file_kinds.problem(lines.read(file_kinds.HEAD_BYTES), "convert it to JSON lines")
         except gzip.BadGzipFile:
             problem = "is not compressed by gzip, as its name says"
         if problem:
             raise ValueError(f"--input={path}: it {problem}")
         lines.seek(0)
-        self._lines = (line for line in map(bytes.rstrip, lines) if line)
+        self._lines = self._messages(lines)
         self._taken = 0
+        self.blank_lines = 0
+
+    def _messages(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        for line in map(bytes.rstrip, lines):
+            if line:
+                yield line
+            else:
+                self.blank_lines += 1
 
     def take(self, n: int) -> Outgoing:
         """The next `n` messages, fewer at the end of the file."""

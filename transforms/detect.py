@@ -8,6 +8,7 @@ from typing import NamedTuple
 import apache_beam as beam
 
 from transforms.alert import Alert
+from transforms.csv_source import ParseCsv
 from transforms.parse import Parse, ParseColumns
 from transforms.score import Score
 
@@ -34,7 +35,7 @@ class Detect(beam.PTransform):
       alert: the alerting rule.
     """
 
-    parse: Parse | ParseColumns
+    parse: Parse | ParseColumns | ParseCsv
     score: Score
     alert: Alert
 

@@ -4,55 +4,37 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
+from typing import BinaryIO, Final
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.fileio import EmptyMatchTreatment, MatchFiles
-from apache_beam.io.filesystem import CompressionTypes, FileMetadata
-from apache_beam.io.filesystems import FileSystems
+from apache_beam.io.filesystem import FileMetadata
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from common.limits import MAX_BATCH_BYTES, MAX_SHARES
+from common.compressed import compression, decompressed
+from common.files import open_raw, partition_keys
+from common.limits import MAX_BATCH_BYTES
 from common.parquet import ROW_GROUP_ROWS
 from transforms.columnar import BATCH_ROWS, present_columns, rebatch
-from transforms.compressed import compression, decompressed
 from transforms.decode import MAX_LINE_BYTES
+from transforms.metrics import counter
 from transforms.parquet_sink import ParquetSink
+from transforms.shares import FileColumnsError, FindFiles, Range, RowGroups, Spread, read_shares, with_keys
 
 SPLIT_BYTES: Final = 32 * 1024 * 1024
 """Bytes of a file that one worker reads in one go; more where there are more than MAX_SHARES of them."""
 
 BLOCK_BYTES: Final = 1024 * 1024
 
+BLANK_LINES: Final = "blank_lines"
+"""Counts lines without a message."""
+
 _DECODE_BYTES: Final = 4 * MAX_BATCH_BYTES
 """Bytes of a Parquet file that are decoded in one go: many small decodings take a fifth longer."""
-
-
-class FileColumnsError(ValueError):
-    """A file lacks a column, or is not Parquet; the text names the file."""
-
-
-class Range(NamedTuple):
-    """Bytes `start` to `stop` of a file of lines: the lines that begin there. `stop` None is the end."""
-
-    path: str
-    start: int
-    stop: int | None
-
-
-class RowGroups(NamedTuple):
-    """Some row groups of a Parquet file."""
-
-    path: str
-    numbers: tuple[int, ...]
-
-
-_Share = TypeVar("_Share", Range, RowGroups)
 
 
 @dataclass
@@ -60,14 +42,14 @@ class ReadJsonLines(beam.PTransform):
     """Reads files of lines; it does not decode the lines.
 
     Input: a pipeline. Output: PCollection of lists of bytes: consecutive lines, without their line ends.
-    A line comes out unchanged, valid UTF-8 or not, and so does an empty line. The mark of UTF-8 at the
-    beginning of a file is no part of its first line.
+    A line comes out unchanged, valid UTF-8 or not. A blank line is no message: it is left out, and counted as
+    `blank_lines`. The mark of UTF-8 at the beginning of a file is no part of its first line.
 
     A list, because an element a line would cost more than decoding it. Files that end in .gz, .bz2, .zst and
     the like are decompressed, and read by one worker each; one that is cut off or damaged fails the job.
 
     Attributes:
-      pattern: path or glob, local or gs://. No match is an error.
+      pattern: path, glob or directory, local or gs://. No match is an error.
       rows: lines of a list. The last list of a share of a file may be shorter, and so is one that would have
         more than MAX_BATCH_BYTES.
       split_bytes: size of the shares.
@@ -76,7 +58,7 @@ class ReadJsonLines(beam.PTransform):
     """
 
     pattern: str
-    rows: int = 4096
+    rows: int = BATCH_ROWS
     split_bytes: int = SPLIT_BYTES
     max_line_bytes: int = MAX_LINE_BYTES
 
@@ -84,12 +66,27 @@ class ReadJsonLines(beam.PTransform):
         """Files to ranges, spread over the workers, to lines."""
         return (
             begin
-            | "Match" >> MatchFiles(self.pattern, EmptyMatchTreatment.DISALLOW)
+            | "Match" >> FindFiles(self.pattern)
             | "Split" >> beam.FlatMap(split_lines, self.split_bytes)
-            | "Spread" >> _Spread()
+            | "Spread" >> Spread()
             | "Read"
-            >> beam.FlatMap(_read, read_lines, self.rows, self.max_line_bytes).with_output_types(list[bytes])
+            >> beam.FlatMap(read_shares, read_lines, self.rows, self.max_line_bytes).with_output_types(
+                list[bytes]
+            )
+            | "Messages" >> beam.ParDo(_MessagesFn()).with_output_types(list[bytes])
         )
+
+
+class _MessagesFn(beam.DoFn):
+    """Lists of lines in; the same without blank lines out."""
+
+    def __init__(self) -> None:
+        self._blank = counter(BLANK_LINES)
+
+    def process(self, lines: list[bytes]) -> Iterable[list[bytes]]:
+        messages = lines if all(map(bytes.strip, lines)) else [line for line in lines if line.strip()]
+        self._blank.inc(len(lines) - len(messages))
+        return [messages] if messages else []
 
 
 @dataclass
@@ -99,7 +96,7 @@ class ReadParquetBatches(beam.PTransform):
     Input: a pipeline. Output: PCollection of pyarrow.RecordBatch in the schema of its file.
 
     Attributes:
-      pattern: path or glob, local or gs://. No match is an error.
+      pattern: path, glob or directory, local or gs://. No match is an error.
       columns: names of the columns to read; empty reads all.
       optional: whether a file may lack some of `columns`; otherwise that is an error.
       batch_rows: rows of a batch. The last of a share of a file may have fewer, and so has one that would be
@@ -116,43 +113,14 @@ class ReadParquetBatches(beam.PTransform):
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
         """Files to row groups, spread over the workers, to record batches."""
         required = () if self.optional else tuple(self.columns)
-        read = beam.FlatMap(_read, read_row_groups, tuple(self.columns), self.batch_rows)
+        read = beam.FlatMap(read_shares, read_row_groups, tuple(self.columns), self.batch_rows)
         return (
             begin
-            | "Match" >> MatchFiles(self.pattern, EmptyMatchTreatment.DISALLOW)
+            | "Match" >> FindFiles(self.pattern)
             | "Split" >> beam.FlatMap(split_row_groups, required, self.split_bytes)
-            | "Spread" >> _Spread()
+            | "Spread" >> Spread()
             | "Read" >> read.with_output_types(pa.RecordBatch)
         )
-
-
-class _Spread(beam.PTransform):
-    """Spreads shares over the workers, several together where there are more than MAX_SHARES.
-
-    The bundles behind it are no more than its elements, and each bundle of a batch job takes streams of
-    BigQuery, whose number is limited.
-    """
-
-    def expand(self, shares: beam.PCollection) -> beam.PCollection:
-        """Shares to lists of shares."""
-        gathered = shares | "Gather" >> beam.combiners.ToList()
-        return gathered | "Group" >> beam.FlatMap(group_shares) | "Spread" >> beam.Reshuffle()
-
-
-def group_shares(shares: Iterable[_Share], most: int = MAX_SHARES) -> list[list[_Share]]:
-    """Divides shares into `most` lists at most, of neighbours.
-
-    >>> group_shares([Range("b", 0, 8), Range("a", 8, 16), Range("a", 0, 8)], most=2)[1]
-    [Range(path='b', start=0, stop=8)]
-    """
-    ordered = sorted(shares, key=lambda share: share[:2])
-    length = max(1, -(-len(ordered) // most))
-    return [ordered[start : start + length] for start in range(0, len(ordered), length)]
-
-
-def _read(shares: Iterable[Any], read: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:
-    for share in shares:
-        yield from read(share, *args)
 
 
 @dataclass
@@ -162,8 +130,8 @@ class WriteParquetBatches(beam.PTransform):
     Input: PCollection of pyarrow.RecordBatch with `schema`. Output: PCollection of str, the paths.
 
     Bounded: `PREFIX-00000-of-00003.parquet` and so on, one file a bundle. They are written under temporary
-    names and renamed when all are complete, so no other program sees a part of the output. Without any rows
-    there is one file without rows.
+    names and renamed when all are complete. Without any rows there is one file without rows. With `staging`
+    they keep their temporary names, and the paths are these: `transforms.publication` renames several sets.
 
     Unbounded: one file every `window_seconds` by the clock,
     `PREFIX-LAUNCH-[START, END)-00000-of-00001.parquet`.
@@ -173,21 +141,19 @@ class WriteParquetBatches(beam.PTransform):
       schema: the columns; batches may have them in their order only.
       codec: compression, as pyarrow names it. "zstd" makes files a third smaller, and takes longer.
       window_seconds: for unbounded input.
-      overwrite: whether `shards(prefix)` of an earlier job are removed. That happens when all new ones are
-        complete, under their temporary names: a job that fails before keeps the old ones. Bounded input
-        only.
+      staging: directory where the files of bounded input stay, under temporary names; "" to rename them.
     """
 
     prefix: str
     schema: pa.Schema
     codec: str = "snappy"
     window_seconds: int = 60
-    overwrite: bool = False
+    staging: str = ""
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
         """Batches to a file sink."""
         if batches.is_bounded:
-            bounded = ParquetSink(self.prefix, self.schema, self.codec, overwrite=self.overwrite)
+            bounded = ParquetSink(self.prefix, self.schema, self.codec, staging=self.staging)
             return batches | beam.io.iobase.Write(bounded)
         # The name of a window's file must not be that of a job before this one.
         prefix = f"{self.prefix}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
@@ -211,7 +177,7 @@ def split_lines(file: FileMetadata, split_bytes: int = SPLIT_BYTES) -> list[Rang
 
 def read_lines(
     share: Range,
-    rows: int = 4096,
+    rows: int = BATCH_ROWS,
     max_line_bytes: int = MAX_LINE_BYTES,
     block_bytes: int = BLOCK_BYTES,
     max_bytes: int = MAX_BATCH_BYTES,
@@ -233,7 +199,7 @@ def read_lines(
     held: list[bytes] = []
     held_bytes = 0
     # Beam's own decompression takes a file that was cut off for a whole one.
-    with FileSystems.open(share.path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+    with open_raw(share.path) as file:
         if compression(share.path):
             blocks = decompressed(file, share.path, block_bytes)
         else:
@@ -266,7 +232,7 @@ def parquet_schema(path: str) -> pa.Schema:
 
 
 def _metadata(path: str) -> pq.FileMetaData:
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as source:
+    with open_raw(path) as source:
         try:
             return pq.read_metadata(source)
         except pa.ArrowInvalid as error:
@@ -301,7 +267,7 @@ def read_row_groups(
     share: RowGroups, columns: Sequence[str] = (), batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
     """Reads some row groups, in batches of `batch_rows`. Of `columns` it reads those that the file has."""
-    with FileSystems.open(share.path, compression_type=CompressionTypes.UNCOMPRESSED) as source:
+    with open_raw(share.path) as source:
         # Nanoseconds, Arrow's reading of int96, hold the years to 2262 alone: a later one would wrap around.
         file = pq.ParquetFile(source, coerce_int96_timestamp_unit="us")
         names = present_columns(columns, file.schema_arrow.names)
@@ -313,7 +279,9 @@ def read_row_groups(
             columns=names or None,
             use_threads=False,
         )
-        yield from rebatch(batches, batch_rows)
+        keys = partition_keys(share.path)
+        for batch in rebatch(batches, batch_rows):
+            yield with_keys(batch, keys, columns)
 
 
 def _row_bytes(metadata: pq.FileMetaData, groups: Sequence[int], names: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,18 +13,20 @@ import orjson
 import pyarrow as pa
 
 from common.clients import BigQueryEndpoints
-from transforms import metrics, tables
+from transforms import metrics, publication, tables
 from transforms.alert import AlertMessages
 from transforms.bigquery import Commit, WriteBatches
 from transforms.bigquery.methods import NEEDS, Method
 from transforms.dead_letter import given_message_id
 from transforms.detect import Detected
 from transforms.files import WriteParquetBatches
-from transforms.parquet_sink import shards
 from transforms.schema import ALERTS, ERROR_RECORDS, SCORES
 
 UNSTORED: Final = "dead_letters_unstored"
 """Counts dead letters that BigQuery itself refused; the log names each, and its message is lost."""
+
+FILE_SETS: Final = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE)
+"""The sets of files that `WriteFiles` writes."""
 
 _LOGGED_CHARACTERS: Final = 1_000
 """Of a reason."""
@@ -105,38 +108,48 @@ class WriteTables(beam.PTransform):
 class WriteFiles(beam.PTransform):
     """Writes scores, alerts and dead letters to Parquet files.
 
-    Detected  ->  DIRECTORY/scores-*.parquet, alerts-*.parquet, error_records-*.parquet
+    Detected  ->  DIRECTORY/scores-*.parquet, alerts-*.parquet, error_records-*.parquet, _SUCCESS
+
+    The three sets are published together, when all files of them are complete: see transforms.publication.
 
     Attributes:
       directory: local or gs://.
       scores_schema: SCORES or SCORES_FULL.
-      overwrite: whether the files of an earlier job are removed; see transforms.files.WriteParquetBatches.
-        Otherwise there must be none, or the rows of both jobs are mixed: see `output_files`.
+      overwrite: whether the files of an earlier job are replaced; otherwise the job fails where there are
+        any.
+      job: names the temporary files of this job.
     """
 
     directory: str
     scores_schema: pa.Schema = SCORES
     overwrite: bool = False
+    job: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def expand(self, detected: Detected) -> None:
-        """Three sets of files."""
+        """Three sets of files, and their names."""
+        staged = []
         for name, batches, schema in (
             (tables.SCORES_TABLE, detected.scores, self.scores_schema),
             (tables.ALERTS_TABLE, detected.alerts, ALERTS),
             (tables.ERRORS_TABLE, detected.dead_letters, ERROR_RECORDS),
         ):
-            files = WriteParquetBatches(_prefix(self.directory, name), schema, overwrite=self.overwrite)
-            _ = batches | f"Files {name}" >> files
+            place = f"{publication.staging(self.directory, self.job)}/{name}"
+            write = WriteParquetBatches(f"{self.directory.rstrip('/')}/{name}", schema, staging=place)
+            paths = batches | f"Files {name}" >> write
+            staged.append(paths | f"Set {name}" >> beam.Map(_in_set, name))
+        publish = publication.Publish(self.directory, FILE_SETS, self.overwrite)
+        _ = staged | beam.Flatten() | "Publish" >> publish
+
+    def discard(self) -> None:
+        """Removes the temporary files of this job, which has failed."""
+        try:
+            publication.remove_temporary(self.directory, self.job)
+        except OSError as error:
+            logging.warning("%s: cannot remove the temporary files of this job: %s", self.directory, error)
 
 
-def output_files(directory: str) -> list[str]:
-    """Lists the files that WriteFiles left in a directory."""
-    names = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE)
-    return [path for name in names for path in shards(_prefix(directory, name))]
-
-
-def _prefix(directory: str, name: str) -> str:
-    return f"{directory.rstrip('/')}/{name}"
+def _in_set(path: str, name: str) -> tuple[str, str]:
+    return name, path
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from cloud.checks.finding import Finding, Lookup, bucket_of, left_to_the_workers
 from cloud.pipeline import PipelineCommand
 from cloud.resources.base import Clients
-from common import google
+from common import files, google
 from model import artifact
 
 READER = "roles/storage.objectViewer"
@@ -74,8 +74,6 @@ def check_location(clients: Clients, uri: str, flag: str, region: str = "us-cent
 
 def check_files(clients: Clients, pattern: str, flag: str) -> list[Finding]:
     """Checks that a pattern matches files."""
-    from apache_beam.io.filesystems import FileSystems
-
     subject = f"{flag}={pattern}"
     if not pattern.startswith("gs://"):
         return [_local(subject)]
@@ -86,7 +84,7 @@ def check_files(clients: Clients, pattern: str, flag: str) -> list[Finding]:
     if failed:
         return failed
     try:
-        files = FileSystems.match([pattern])[0].metadata_list
+        found = files.find(pattern)
     except google.ERRORS as error:
         return left_to_the_workers([lookup.failure(error)])
     except Exception as error:  # Beam wraps the errors of Cloud Storage's client in its own
@@ -94,10 +92,10 @@ def check_files(clients: Clients, pattern: str, flag: str) -> list[Finding]:
         if causes:
             return left_to_the_workers([lookup.failure(causes[0])])
         return [Finding(subject, "failed", f"cannot be read: {error}", show)]
-    if not files:
+    if not found:
         return [Finding(subject, "failed", "matches no file", show)]
-    size = sum(file.size_in_bytes for file in files) / 1024**2
-    return [Finding(f"{subject}, {len(files)} files, {size:,.1f} MiB")]
+    size = sum(file.size_in_bytes for file in found) / 1024**2
+    return [Finding(f"{subject}, {len(found)} files, {size:,.1f} MiB")]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

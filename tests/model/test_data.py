@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import itertools
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 
+from local.gcs import local_gcs
 from model import data
 from model.data import DataError, Dataset
 from model.features import AMOUNT_INDEX, FEATURES, LABEL
@@ -37,6 +39,36 @@ def test_files_are_read_in_the_order_of_the_features(tmp_path, suffix, label):
     assert found.provenance["source"] == str(path)
 
 
+def test_files_of_a_directory_a_pattern_and_a_bucket_are_one_table(tmp_path):
+    """With another kind of number in one of them, and what is no data beside them."""
+    place = tmp_path / "bucket" / "day=1"
+    place.mkdir(parents=True)
+    content = table()
+    parquet.write_table(content.slice(0, 20), place / "part-0")
+    whole = content.slice(20).set_column(0, "Time", pa.array(range(30)))
+    csv.write_csv(whole, place / "part-1.csv")
+    (place / ".part-0.crc").write_bytes(b"crc")
+    (tmp_path / "bucket" / "_SUCCESS").touch()
+    sources = [tmp_path / "bucket", f"{tmp_path}/bucket/*/part-*", f"{tmp_path}/*/"]
+    with local_gcs(tmp_path):
+        found = [data.load(str(source)) for source in (*sources, "gs://bucket/", "gs://bucket/day=1/*")]
+    assert {data.fingerprint(one) for one in found} == {data.fingerprint(found[0])}
+    assert found[0].features[:20, AMOUNT_INDEX].tolist() == content["Amount"].cast("float32").to_pylist()[:20]
+    assert found[0].features[20:, 0].tolist() == list(range(30))
+    assert found[0].labels.tolist() == content[LABEL].to_pylist()
+
+
+def test_csv_of_other_dialects_is_the_same_data(tmp_path):
+    content = table()
+    csv.write_csv(content, tmp_path / "rows.csv")
+    text = (tmp_path / "rows.csv").read_text()
+    (tmp_path / "other.csv.gz").write_bytes(
+        gzip.compress(text.replace(",", ";").replace(".", ",").replace("\n", "\r\n").encode())
+    )
+    first, second = (data.load(str(tmp_path / name)) for name in ("rows.csv", "other.csv.gz"))
+    assert data.fingerprint(first) == data.fingerprint(second)
+
+
 def bad(name: str, value: object) -> pa.Table:
     content = table()
     column = content[name].to_pylist()
@@ -65,7 +97,11 @@ def test_bad_columns_are_named(content, text):
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("none.csv", "no such file"), ("rows.xls", "ends in .csv or .parquet")]
+    ("name", "text"),
+    [
+        ("none.csv", "no such file"),
+        ("rows.xls", "expected CSV or Parquet with the columns of a transaction, got .*rows.xls"),
+    ],
 )
 def test_bad_sources_are_named(tmp_path, name, text):
     if name != "none.csv":

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from model import artifact
 from model.synthetic.generator import TransactionGenerator
+from publisher.malformed import KINDS
 from publisher.messages import MessageSource
 from publisher.publish import write_jsonl
 
@@ -19,9 +20,13 @@ _MOMENTS = re.compile(r"(is outside) \S+ \S+ to \S+ \S+")
 
 
 def write_lines(path: Path, rows: int, seed: int = 0) -> None:
-    """Writes messages of every kind as JSON lines; those of one `seed` have the same ids."""
+    """Writes messages of every kind as JSON lines; those of one `seed` have the same ids.
+
+    Not empty ones, which are no lines.
+    """
     generator = TransactionGenerator(seed=seed, fraud_share=0.03)
-    write_jsonl(path, MessageSource(generator, malformed_share=0.02), rows)
+    kinds = [name for name in KINDS if name != "empty"]
+    write_jsonl(path, MessageSource(generator, malformed_share=0.02, malformed_kinds=kinds), rows)
 
 
 def model_flags(model_dir: Path) -> list[str]:

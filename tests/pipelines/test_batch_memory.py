@@ -37,7 +37,8 @@ def test_long_lines_of_a_small_file_do_not_fill_the_memory(model_dir, tmp_path):
         f"--output={tmp_path}/out",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
+    assert f"error: none of {LINES} rows was scored" in done.stderr
     *_, counters, peak_kb = done.stdout.splitlines()
     expected = f"rows in: {LINES}, rows scored: 0, dead letters: {LINES}, alerts: 0"
     assert counters == f"{expected}, ids derived: 0, times defaulted: 0"

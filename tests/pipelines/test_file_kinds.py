@@ -37,7 +37,9 @@ OTHER_KINDS = {
     "utf-16 without a mark": (LINES.decode().encode("utf-16-le"), "is UTF-16 or binary"),
     "array": (b"[\n  " + LINES.replace(b"\n", b",\n"), "is one JSON array; .* jq -c"),
     "pretty": (b'{\n  "transaction_id": "a"\n}\n', "goes over several lines"),
-    "csv": (b"Time,V1,V2,V3,Amount\n0,1,2,3,4\n", "is CSV; convert"),
+    "csv": (b"Time,V1,V2,V3,Amount\n0,1,2,3,4\n", "is CSV; pass --input_format=csv"),
+    "csv with tabs": (b"Time\tV1\tV2\tV3\tAmount\n0\t1\t2\t3\t4\n", "is CSV; pass"),
+    "csv with semicolons": (b'"Time";"V1";"V2";"V3";"Amount"\r\n0;1,5;2;3;4\r\n', "is CSV; pass"),
 }
 
 
@@ -49,6 +51,13 @@ def test_a_file_of_another_kind_is_refused_at_launch(content, words, tmp_path, m
     error = capsys.readouterr().err
     assert problem(content) in error
     assert re.search(words, error)
+
+
+def test_plain_text_under_the_name_of_a_compression_is_refused_at_launch(tmp_path, model_dir, capsys):
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(LINES)
+    assert main([f"--input={path}", f"--model={model_dir}", f"--output={tmp_path / 'out'}"]) == 2
+    assert f"{path}: is no gzip file, or damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from apache_beam.io.filesystem import FileMetadata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.compressed import decompressed
 from common.limits import MAX_BATCH_BYTES
 from common.parquet import RowGroupWriter
 from transforms.coder import RecordBatchCoder
 from transforms.columnar import rebatch
-from transforms.compressed import decompressed
 from transforms.dead_letter import dead_letters
 from transforms.files import Range, read_lines, read_row_groups, split_row_groups
 

@@ -16,6 +16,7 @@ from google.cloud.bigquery_storage_v1 import BigQueryReadClient
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.bigquery import open_session, read_stream, session_schema, table_path, table_reference
 from common.clients import BigQueryEndpoints
+from common.command import CommandError
 from transforms.columnar import BATCH_ROWS, present_columns, rebatch
 from transforms.metrics import counter
 
@@ -41,7 +42,7 @@ _ARROW_TYPES: Final = {
 """By BigQuery's names, those of its API and those of SQL. Other types are read as text."""
 
 
-class ReadError(RuntimeError):
+class ReadError(CommandError):
     """BigQuery cannot be read this way; the text names the table, the column or the query."""
 
 

@@ -15,6 +15,8 @@ from typing import BinaryIO, Final, Protocol
 import zstandard
 from apache_beam.io.filesystem import CompressionTypes
 
+from common.command import CommandError
+
 _READ_BYTES: Final = 128 * 1024
 _PIECE_BYTES: Final = 1024
 """Bytes for one call of zstd's decompressor, whose output has no limit. A piece of this size becomes at most
@@ -24,7 +26,7 @@ _MAX_ZSTD_WINDOW: Final = 2**31
 _GZIP_HEADER: Final = zlib.MAX_WBITS | 16
 
 
-class CompressedFileError(ValueError):
+class CompressedFileError(CommandError, ValueError):
     """A compressed file is cut off or damaged. The text names it."""
 
 

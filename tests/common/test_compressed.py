@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from apache_beam.io.filesystem import FileMetadata
 
-from transforms.compressed import CompressedFileError, decompressed
+from common.compressed import CompressedFileError, decompressed
 from transforms.files import Range, ReadJsonLines, read_lines, split_lines
 
 CODECS = {

@@ -1,0 +1,163 @@
+"""Reads CSV in the dialects that people have: commas, semicolons or tabs, quoted names, decimal commas."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+from pyarrow import csv
+
+from common import file_kinds
+from common.command import CommandError
+from common.files import head, open_content
+
+BLOCK_BYTES: Final = 4 * 1024 * 1024
+"""Bytes that are parsed in one go. A longer row is an error: most probably a quote that is not closed."""
+
+NULLS: Final = ("", "null", "NULL")
+
+_DECIMAL_COMMA: Final = re.compile(rb"(?:^|[;\t|\"])\s*-?\d+,\d+(?:[eE][-+]?\d+)?\s*(?=$|[;\t|\"\r\n])", re.M)
+_DECIMAL_POINT: Final = re.compile(rb"\d\.\d")
+
+
+class CsvError(CommandError, ValueError):
+    """A file is no CSV that can be read; the text names the file."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The way in which a CSV file is written.
+
+    Attributes:
+      names: of the columns, from the first line.
+      delimiter: divides the columns.
+      decimal_point: of numbers.
+    """
+
+    names: tuple[str, ...]
+    delimiter: str = ","
+    decimal_point: str = "."
+
+
+def dialect(path: str) -> Dialect:
+    """Finds out how a file is written, by its first bytes.
+
+    Raises:
+      CsvError: it has no line with the names of the columns, or they are not UTF-8.
+      CompressedFileError: the file is not compressed as its name says.
+      OSError: it cannot be read.
+    """
+    return dialect_of(head(path), path)
+
+
+def dialect_of(content: bytes, path: str) -> Dialect:
+    """Finds out how a file is written, by its first bytes.
+
+    >>> dialect_of(b'"Time";"Amount"\\n0;149,62\\n', "rows.csv")
+    Dialect(names=('Time', 'Amount'), delimiter=';', decimal_point=',')
+
+    Raises:
+      CsvError: it has no line with the names of the columns, or they are not UTF-8.
+    """
+    if problem := file_kinds.unreadable(content):
+        raise CsvError(f"{path} {problem}")
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)
+    first = lines[0].rstrip(b"\r")
+    try:
+        first.decode()
+    except UnicodeDecodeError as error:
+        raise CsvError(f"{path}: the names of the columns are not UTF-8: {error}") from error
+    delimiter = file_kinds.delimiter(first)
+    names = file_kinds.fields(first, delimiter)
+    if not any(names) or any(map(_is_number, names)):
+        raise CsvError(
+            f"{path}: expected the names of the columns in the first line, got {first.decode()[:60]!r}"
+        )
+    rest = lines[1] if len(lines) > 1 else b""
+    has_commas = delimiter != "," and _DECIMAL_COMMA.search(rest) and not _DECIMAL_POINT.search(rest)
+    return Dialect(tuple(names), delimiter, "," if has_commas else ".")
+
+
+def read_table(path: str) -> pa.Table:
+    """Reads a whole file, each column in the type that fits all its values.
+
+    Raises:
+      CsvError: it cannot be read.
+      OSError: it cannot be opened.
+    """
+    written = dialect(path)
+    convert = csv.ConvertOptions(decimal_point=written.decimal_point)
+    with open_content(path) as file:
+        try:
+            table: pa.Table = csv.read_csv(file, _read_options(), _parse_options(written), convert)
+        except pa.ArrowInvalid as error:
+            raise CsvError(_unreadable(path, str(error))) from error
+    return table
+
+
+def read_texts(
+    path: str, written: Dialect, columns: Sequence[str], broken: Callable[[csv.InvalidRow], None]
+) -> Iterator[pa.RecordBatch]:
+    """Reads a file in pieces, each value as the bytes that are there.
+
+    Args:
+      path: of the file.
+      written: its dialect.
+      columns: names of those to read.
+      broken: gets each row that has another number of columns than the first line.
+
+    Raises:
+      CsvError: it cannot be read.
+      CompressedFileError: it is compressed, and cut off or damaged.
+      OSError: it cannot be opened.
+    """
+    convert = csv.ConvertOptions(
+        column_types=dict.fromkeys(columns, pa.binary()),
+        include_columns=list(columns),
+        null_values=list(NULLS),
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+    )
+
+    too_long = 0
+
+    def skip(row: csv.InvalidRow) -> str:
+        nonlocal too_long
+        too_long = max(too_long, len(row.text)) if len(row.text) > BLOCK_BYTES else too_long
+        broken(row)
+        return "skip"
+
+    with open_content(path) as file:
+        try:
+            yield from csv.open_csv(file, _read_options(), _parse_options(written, skip), convert)
+        except pa.ArrowInvalid as error:
+            raise CsvError(_unreadable(path, str(error))) from error
+    if too_long:  # at the end of the file; elsewhere pyarrow refuses it
+        raise CsvError(_unreadable(path, f"a row has {too_long:,} bytes"))
+
+
+def _unreadable(path: str, reason: str) -> str:
+    return f"{path}: cannot be read as CSV: {reason}; is there a quote that is not closed?"
+
+
+def _read_options() -> csv.ReadOptions:
+    return csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
+
+
+def _parse_options(
+    written: Dialect, invalid_row: Callable[[csv.InvalidRow], str] | None = None
+) -> csv.ParseOptions:
+    return csv.ParseOptions(
+        delimiter=written.delimiter, newlines_in_values=True, invalid_row_handler=invalid_row
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import gzip
+
+import pytest
+
+from common.csv_files import CsvError, Dialect, dialect_of, read_table, read_texts
+
+NAMES = ("Time", "V1", "Amount")
+
+
+@pytest.mark.parametrize(
+    ("content", "written"),
+    [
+        (b"Time,V1,Amount\n0,-1.5,149.62\n", Dialect(NAMES)),
+        (b'"Time","V1","Amount"\r\n0,-1.5,"149.62"\r\n', Dialect(NAMES)),
+        (b"\xef\xbb\xbfTime,V1,Amount\n0,1,2\n", Dialect(NAMES)),
+        (b"Time;V1;Amount\n0;-1,5;149,62\n", Dialect(NAMES, ";", ",")),
+        (b'"Time";"V1";"Amount"\n"0";"-1,5";"149,62"\n', Dialect(NAMES, ";", ",")),
+        (b"Time;V1;Amount\n0;-1.5;149.62\n", Dialect(NAMES, ";")),
+        (b"Time\tV1\tAmount\n0\t1\t2\n", Dialect(NAMES, "\t")),
+        (b'"a;b;c;d",V1\n1,2\n', Dialect(("a;b;c;d", "V1"))),
+        (b"Time,V1,Amount", Dialect(NAMES)),
+    ],
+)
+def test_the_first_bytes_tell_the_dialect(content, written):
+    assert dialect_of(content, "rows.csv") == written
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"0,1.5,2\n3,4,5\n", "expected the names of the columns in the first line, got '0,1.5,2'"),
+        (b"", "expected the names of the columns in the first line, got ''"),
+        (b"Time,Betr\xe4ge\n1,2\n", "the names of the columns are not UTF-8"),
+        ("Time,V1\n".encode("utf-16"), "is UTF-16; convert it with iconv"),
+    ],
+)
+def test_a_file_without_names_of_columns_is_named(content, words):
+    with pytest.raises(CsvError, match=f"rows.csv.*{words}"):
+        dialect_of(content, "rows.csv")
+
+
+def test_a_table_has_numbers_whatever_the_dialect(tmp_path):
+    plain, other = tmp_path / "plain.csv", tmp_path / "other.csv.gz"
+    plain.write_bytes(b"Time,V1\n0,-1.5\n1,2\n")
+    other.write_bytes(gzip.compress(b'"Time";"V1"\r\n"0";"-1,5"\r\n"1";"2"\r\n'))
+    assert read_table(str(plain)).to_pydict() == {"Time": [0, 1], "V1": [-1.5, 2.0]}
+    assert read_table(str(other)).to_pydict() == {"Time": [0, 1], "V1": [-1.5, 2.0]}
+
+
+def test_texts_come_as_they_are_and_rows_of_another_width_apart(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'id,V1,note\n007,1e3,"two\nlines"\na,b\n\xff,,x\n1,2,3,4\n"",null,y\n')
+    broken = []
+    batches = read_texts(str(path), dialect_of(path.read_bytes(), str(path)), ["id", "V1"], broken.append)
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert rows == [
+        {"id": b"007", "V1": b"1e3"},
+        {"id": b"\xff", "V1": None},
+        {"id": b"", "V1": None},
+    ]
+    assert [(row.actual_columns, row.text) for row in broken] == [(2, "a,b"), (4, "1,2,3,4")]
+
+
+@pytest.mark.parametrize("lines", [1_500_000, 6_000_000])
+def test_a_quote_that_is_not_closed_is_an_error_that_names_the_file(tmp_path, lines):
+    """Not a row that takes all that follow with it."""
+    path = tmp_path / "rows.csv.gz"
+    path.write_bytes(gzip.compress(b'id,V1\n"1,2\n' + b"3,4\n" * lines, 1))
+    with pytest.raises(CsvError) as error:
+        list(read_texts(str(path), Dialect(("id", "V1")), ["id"], lambda row: None))
+    assert f"{path}: cannot be read as CSV: " in str(error.value)
+    assert str(error.value).endswith("; is there a quote that is not closed?")

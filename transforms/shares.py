@@ -1,0 +1,115 @@
+"""Finds the files of a source, and spreads shares of them over the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeVar
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.io.filesystem import FileMetadata
+
+from common import memory
+from common.command import CommandError
+from common.files import find
+from common.limits import MAX_SHARES
+
+_RELEASE_ELEMENTS: Final = 8
+"""Of a share: a compressed file is one, whatever its size."""
+
+
+class FileColumnsError(CommandError, ValueError):
+    """A file lacks a column, is not Parquet, or is not there; the text names it."""
+
+
+class Range(NamedTuple):
+    """Bytes `start` to `stop` of a file of lines: the lines that begin there. `stop` None is the end."""
+
+    path: str
+    start: int
+    stop: int | None
+
+
+class RowGroups(NamedTuple):
+    """Some row groups of a Parquet file."""
+
+    path: str
+    numbers: tuple[int, ...]
+
+
+_Share = TypeVar("_Share", Range, RowGroups)
+
+
+@dataclass
+class FindFiles(beam.PTransform):
+    """Finds files when the job runs.
+
+    Input: a pipeline. Output: PCollection of apache_beam.io.filesystem.FileMetadata.
+
+    Attributes:
+      pattern: see common.files.find. No match is an error.
+    """
+
+    pattern: str
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
+        """The pattern to files."""
+        return begin | beam.Create([self.pattern], reshuffle=False) | beam.FlatMap(_find)
+
+
+def _find(pattern: str) -> list[FileMetadata]:
+    if files := find(pattern):
+        return files
+    raise FileColumnsError(f"{pattern}: no such file")
+
+
+class Spread(beam.PTransform):
+    """Spreads shares over the workers, several together where there are more than MAX_SHARES.
+
+    The bundles behind it are no more than its elements, and each bundle of a batch job takes streams of
+    BigQuery, whose number is limited.
+    """
+
+    def expand(self, shares: beam.PCollection) -> beam.PCollection:
+        """Shares to lists of shares."""
+        gathered = shares | "Gather" >> beam.combiners.ToList()
+        return gathered | "Group" >> beam.FlatMap(group_shares) | "Spread" >> beam.Reshuffle()
+
+
+def group_shares(shares: Iterable[_Share], most: int = MAX_SHARES) -> list[list[_Share]]:
+    """Divides shares into `most` lists at most, of neighbours.
+
+    >>> group_shares([Range("b", 0, 8), Range("a", 8, 16), Range("a", 0, 8)], most=2)[1]
+    [Range(path='b', start=0, stop=8)]
+    """
+    ordered = sorted(shares, key=lambda share: share[:2])
+    length = max(1, -(-len(ordered) // most))
+    return [ordered[start : start + length] for start in range(0, len(ordered), length)]
+
+
+def read_shares(shares: Iterable[Any], read: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:
+    """Reads shares one after the other, and gives memory back that the elements so far have left free."""
+    for share in shares:
+        for number, element in enumerate(read(share, *args), start=1):
+            yield element
+            if number % _RELEASE_ELEMENTS == 0:
+                memory.release()
+        memory.release()
+
+
+def with_keys(
+    batch: pa.RecordBatch, keys: Mapping[str, str | None], columns: Sequence[str]
+) -> pa.RecordBatch:
+    """Adds the keys of a file's directories that are among `columns` and no columns of the file.
+
+    >>> batch = pa.RecordBatch.from_pydict({"n": [1, 2]})
+    >>> with_keys(batch, {"account_id": "a", "day": "1"}, ["account_id", "n"]).to_pylist()[1]
+    {'n': 2, 'account_id': 'a'}
+    """
+    present = {name.casefold() for name in batch.schema.names}
+    wanted = {name.casefold() for name in columns}
+    for name, value in keys.items():
+        if name.casefold() in wanted - present:
+            batch = batch.append_column(name, pa.repeat(pa.scalar(value, pa.string()), batch.num_rows))
+    return batch
