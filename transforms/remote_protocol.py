@@ -36,8 +36,8 @@ _SERVER_STATES: Final = _OVERLOAD_STATES | {
     "INTERNAL",
     "DEADLINE_EXCEEDED",
 }
-"""Google's names of errors that are the server's. With a status of 4xx, as HTTP 400 and FAILED_PRECONDITION of
-an endpoint without a traffic split, they may also hide what a model says of a row."""
+"""Google's names of errors that are the server's. With a status of 4xx they may hide what a model says of a
+row: HTTP 400 with FAILED_PRECONDITION comes from an endpoint without a traffic split, for example."""
 _TEXT_LIMIT: Final = 300
 
 

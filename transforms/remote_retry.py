@@ -122,7 +122,7 @@ class Caller:
     ) -> Iterator[Part[Result]]:
         """Scores rows start to stop; a request that is refused is halved until the rows at fault stand alone.
 
-        A request that keeps failing with a SuspectError is halved as well, while the server answers `control`.
+        A request that keeps failing with a SuspectError is also halved, while the server answers `control`.
         A row alone is asked for ROW_TRIES times, unless the answer refuses the row itself.
 
         The parts come in order and cover every row once.
@@ -162,7 +162,7 @@ class Caller:
         error: RejectedError | SuspectError,
         control: Callable[[], object] | None,
     ) -> Part[Result]:
-        """Asks for a single row once more where the answer need not be about it, and gives up on it otherwise.
+        """Asks for a row again where the answer need not be about it, and gives up on it otherwise.
 
         Raises:
           TransientError: the server does not answer `control` either, so the row is not at fault.
@@ -184,7 +184,7 @@ class Caller:
 
 
 def _require(control: Callable[[], object] | None, stats: CallStats, error: SuspectError) -> None:
-    """Raises `error`, which stands for the server, unless the server answers a row that is known to be good."""
+    """Raises `error`, which may be the server's, unless the server answers a row that is known to be good."""
     if control is None:
         raise error
     stats.add(calls=1)
