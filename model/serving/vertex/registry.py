@@ -27,6 +27,8 @@ PYTORCH_VERSION: Final = "2.4"
 """The newest PyTorch that Vertex AI has prebuilt containers for; it reads the traced model of a newer one."""
 PREBUILT_ARCHIVE: Final = "model.mar"
 """The name by which the prebuilt containers look for an archive."""
+DEFAULT_ALIAS: Final = "default"
+"""Of the version that a request for the model without a version gets."""
 STAGED_LABEL: Final = "staged"
 STAGED_ARCHIVE: Final = "archive"
 STAGED_ALL: Final = "all"
@@ -165,6 +167,29 @@ def find_version(aiplatform: Any, name: str, model_version: str | None) -> Any:
         described = sorted({info.version_description for info in known.values()})
         raise VertexError(f"{name} has no version {model_version}; it has {', '.join(described)}")
     return aiplatform.Model(model.resource_name, version=alias)
+
+
+def describe(aiplatform: Any) -> list[dict[str, Any]]:
+    """Makes a row for each version of each model of the registry, the newest last."""
+    rows = []
+    for model in sorted(aiplatform.Model.list(), key=lambda model: str(model.display_name)):
+        for info in model.versioning_registry.list_versions():
+            version = aiplatform.Model(model.resource_name, version=info.version_id)
+            aliases = [alias for alias in info.version_aliases if alias != DEFAULT_ALIAS]
+            rows.append(
+                {
+                    "name": model.display_name,
+                    "version": info.version_description,
+                    "id": info.version_id,
+                    "aliases": " ".join(sorted(aliases)),
+                    "default": DEFAULT_ALIAS in info.version_aliases,
+                    "created": info.version_create_time,
+                    "image": version.container_spec.image_uri if version.container_spec else None,
+                    "artifact": version.uri,
+                    "resource": model.resource_name,
+                }
+            )
+    return rows
 
 
 def delete_model(aiplatform: Any, name: str, actions: Actions) -> bool:
