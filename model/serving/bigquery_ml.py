@@ -103,8 +103,7 @@ def remote_model_sql(dataset: str, connection: str, endpoint: str, features: Seq
     """Builds the statement that makes a model of an endpoint, with the features as columns."""
     inputs = ",\n  ".join(f"{_quoted(name)} FLOAT64" for name in features)
     outputs = ", ".join(f"{name} {kind}" for name, kind in OUTPUTS.items())
-    region = ENDPOINT.split(endpoint)["REGION"]
-    url = json.dumps(f"https://{region}-aiplatform.googleapis.com/v1/{endpoint}")
+    url = json.dumps(_url(endpoint))
     return (
         f"CREATE OR REPLACE MODEL `{dataset}.{REMOTE_MODEL}`\nINPUT (\n  {inputs}\n)\nOUTPUT ({outputs})\n"
         f"REMOTE WITH CONNECTION `{connection}`\nOPTIONS (ENDPOINT = {url})"
@@ -117,6 +116,10 @@ def remote_predict_sql(dataset: str, source: str, features: Sequence[str]) -> st
     query = f"SELECT\n      transaction_id,\n      {columns}\n    FROM `{source}`"
     model = f"{dataset}.{REMOTE_MODEL}"
     return f"SELECT {_COLUMNS}\nFROM ML.PREDICT(\n  MODEL `{model}`,\n  (\n    {query}\n  )\n)"
+
+
+def _url(endpoint: str) -> str:
+    return f"https://{ENDPOINT.split(endpoint)['REGION']}-aiplatform.googleapis.com/v1/{endpoint}"
 
 
 def _quoted(name: str) -> str:

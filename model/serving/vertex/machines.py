@@ -135,11 +135,11 @@ class MachineOptions:
     def deployer(self, endpoint: Any) -> Callable[..., Any]:
         """The SDK's `deploy` of an endpoint: scaling to zero is in its preview alone."""
         if not self.scales_to_zero:
-            return endpoint.deploy  # type: ignore[no-any-return]
+            return endpoint.deploy
         # Deferred: seconds of imports.
         from google.cloud.aiplatform.preview import models
 
-        return models.Endpoint(endpoint.resource_name).deploy  # type: ignore[no-any-return]
+        return models.Endpoint(endpoint.resource_name).deploy
 
     def arguments(self) -> dict[str, Any]:
         """As arguments of the SDK's `deploy`."""
@@ -168,8 +168,10 @@ def change_in_place(
 
     flags = {change.flag: change for change in changes}
     resources = deployed.dedicated_resources
-    least = machines.min_replicas if "--min_replicas" in flags else resources.min_replica_count
-    most = machines.max_replicas if "--max_replicas" in flags else resources.max_replica_count or least
+    least: int = resources.min_replica_count
+    if machines.min_replicas is not None:
+        least = machines.min_replicas
+    most: int = machines.max_replicas or resources.max_replica_count or least
     if least > most:
         raise VertexError(
             f"--min_replicas, --max_replicas: expected the first not above the second, got {least} and {most}"
