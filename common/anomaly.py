@@ -30,6 +30,9 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         "serve": Entry("model.serving.app", "serve a model over HTTP, as the container does"),
         "torchserve": Entry("model.serving.torchserve.__main__", "run TorchServe with a model, and ask it"),
         "vertex": Entry("model.serving.vertex.__main__", "upload, deploy and ask a model on Vertex AI"),
+        "bigquery_ml": Entry(
+            "model.serving.bigquery_ml", "write SQL by which BigQuery scores with the model"
+        ),
     },
     "run": {
         "demo": Entry("local.demo", "run everything on this machine: train, publish, stream, batch, query"),

@@ -278,6 +278,16 @@ BUCKET: Final = Name(["BUCKET"], {"BUCKET": _BUCKET}, "my-bucket")
 DATASET_ID: Final = Name(["DATASET"], {"DATASET": _DATASET}, "my_dataset")
 DATASET: Final = Name(["PROJECT.DATASET"], {"PROJECT": _PROJECT, "DATASET": _DATASET})
 TABLE: Final = Name(["PROJECT.DATASET.TABLE"], {"PROJECT": _PROJECT, "DATASET": _DATASET, "TABLE": _TABLE})
+CONNECTION: Final = Name(
+    ["PROJECT.LOCATION.CONNECTION"],
+    {
+        "PROJECT": _PROJECT,
+        "LOCATION": Rule(2, 63, Characters("A-Za-z0-9-", ("letter", "digit", "-"))),
+        "CONNECTION": Rule(1, 1024, Characters("A-Za-z0-9_-", ("letter", "digit", "_", "-"))),
+    },
+    "my-project.us.vertex",
+)
+"""A connection of BigQuery to another service of Google."""
 TOPIC: Final = Name(["projects/PROJECT/topics/TOPIC"], {"PROJECT": _PROJECT, "TOPIC": _PUBSUB})
 SUBSCRIPTION: Final = Name(
     ["projects/PROJECT/subscriptions/SUBSCRIPTION"], {"PROJECT": _PROJECT, "SUBSCRIPTION": _PUBSUB}

@@ -38,6 +38,7 @@ def compare(
     detectors: Sequence[tuple[str, baselines.Detector]],
     prevalence: float = metrics.TRUE_PREVALENCE,
     seed: int = 0,
+    chooser: baselines.Labelled | None = None,
 ) -> tuple[dict[str, Any], dict[str, Scores]]:
     """Judges the model and the baselines on the same rows.
 
@@ -49,14 +50,15 @@ def compare(
       detectors: the baselines, from `model.baselines.available`.
       prevalence: share of frauds for which the figures are given.
       seed: of the baselines.
+      chooser: labelled rows, neither fitted nor judged, that choose the settings of the baselines.
 
     Returns:
-      report: rows, prevalence, per score the figures of `model.metrics.figures`, and why a baseline is
-        left out.
+      report: rows, prevalence, per score the figures of `model.metrics.figures`, the chosen settings of the
+        baselines, and why one is left out.
       scores: per score its values [m].
     """
-    fitted, left_out = baselines.scores(fit_rows, rows, detectors, seed)
-    scores = own_scores(module, rows) | fitted
+    fitted = baselines.scores(fit_rows, rows, detectors, seed, chooser)
+    scores = own_scores(module, rows) | fitted.scores
     report = {
         "rows": {
             "normals": int((labels == 0).sum()),
@@ -65,7 +67,8 @@ def compare(
         },
         "prevalence": prevalence,
         "scores": {name: metrics.figures(values, labels, prevalence) for name, values in scores.items()},
-        "left_out": left_out,
+        "chosen": fitted.chosen,
+        "left_out": fitted.left_out,
     }
     return report, scores
 
@@ -89,8 +92,20 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "spread": {name: _over_seeds(values, deviation) for name, values in by_name.items()}
         if len(reports) > 1
         else {},
+        "chosen": {name: _choices(name, reports) for name in first["chosen"] if name in names},
         "left_out": left_out,
     }
+
+
+def _choices(name: str, reports: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Lists the values of a baseline's setting that the reports chose, each once."""
+    values: dict[str, list[Any]] = {}
+    for report in reports:
+        for setting, value in report["chosen"].get(name, {}).items():
+            values.setdefault(setting, [])
+            if value not in values[setting]:
+                values[setting].append(value)
+    return values
 
 
 def _over_seeds(values: Sequence[Any], statistic: Callable[..., Any]) -> Any:

@@ -153,6 +153,9 @@ def _figures(
         baselines.available(quick=True),
         prevalence,
         seed,
+        baselines.Labelled(
+            dataset.features[parts.validation], (~dataset.is_normal[parts.validation]).astype(np.int8)
+        ),
     )
     return {**figures, **report}
 

@@ -74,8 +74,11 @@ VIEW_OPTIONS: Final = {
     "description": TypeKind.TYPE_STRING,
     "friendly_name": TypeKind.TYPE_STRING,
     "expiration_timestamp": TypeKind.TYPE_TIMESTAMP,
+    "model_type": TypeKind.TYPE_STRING,
+    "model_path": TypeKind.TYPE_STRING,
+    "endpoint": TypeKind.TYPE_STRING,
 }
-"""Options of a table or view that the product may set; another name is refused."""
+"""Options of a table, view or model that the product may set; another name is refused."""
 
 
 def language() -> LanguageOptions:

@@ -21,21 +21,29 @@ from typing import Any, Final
 
 from google.cloud import bigquery
 
+from model.features import FEATURES
 from operations import query
-from tests.sql import sources
+from tests.sql import models, sources
 from transforms import tables
 
+SOURCE: Final = "my-project.other.transactions"
+"""A table in the layout of the ULB data set, with ids."""
 NOON: Final = dt.datetime(2026, 3, 8, 12, tzinfo=dt.UTC)
 
 VALUES: Final[dict[str, Sequence[Any]]] = {
+    "connection": (models.CONNECTION,),
+    "endpoint": ("projects/my-project/locations/us-central1/endpoints/77",),
+    "features": (FEATURES,),
     "full": (False, True),
     "limit": (None, 3, query.INT64_MAX),
     "member": ("serviceAccount:worker@my-project.iam.gserviceaccount.com",),
     "noted": (False, True),
     "operations.query.sql.name": query.names(),
+    "path": ("gs://my-bucket/onnx/",),
     "reason": (None, "over the limit", "payload%"),
     "role": ("roles/bigquery.dataEditor",),
     "since": (None, dt.datetime(1, 1, 1, tzinfo=dt.UTC), NOON),
+    "source": (SOURCE,),
     "stage": (None, "parse"),
     "stored": (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE),
     "transforms.tables.alerts_table.name": ("my_alerts",),
@@ -83,6 +91,11 @@ def sites() -> dict[str, list[str]]:
     for literals in sources.product():
         strings |= sources.holders(literals)
     return strings | {"operations.query.sql": []}
+
+
+def is_of_model(statement: Statement) -> bool:
+    """Whether a statement makes or asks a model of BigQuery ML."""
+    return statement.site.startswith("model.serving.bigquery_ml.")
 
 
 def statements() -> list[Statement]:

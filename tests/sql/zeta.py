@@ -136,6 +136,7 @@ class Catalog:
       views: the query of each view by its name. The analyzer knows a view as a table with the columns of its
         query; where statements are executed, the query stands in its place.
       rows: of each table; statements are executed only where all are given.
+      further: what else a catalog can hold: connections, models, functions.
     """
 
     def __init__(
@@ -144,8 +145,10 @@ class Catalog:
         tables: Mapping[str, Sequence[bigquery.SchemaField]],
         views: Mapping[str, str] | None = None,
         rows: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+        further: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         self._zetasql = zetasql
+        self._further = dict(further or {})
         self._views = dict(views or {})
         self._tables: dict[str, list[types.SimpleColumn]] = {}
         self.add(tables)
@@ -175,7 +178,8 @@ class Catalog:
         self._id = self._register({})
 
     def _register(self, rows: Mapping[str, Sequence[Sequence[Any]]]) -> int:
-        catalog = types.SimpleCatalog(name="c", builtin_function_options=self._zetasql.functions)
+        further = {kind: list(things) for kind, things in self._further.items()}
+        catalog = types.SimpleCatalog(name="c", builtin_function_options=self._zetasql.functions, **further)
         for name, columns in self._tables.items():
             # The whole name in backquotes is one name; without them, and in parts, each part is one.
             catalog.table.append(types.SimpleTable(name=name, column=columns))

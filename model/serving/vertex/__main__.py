@@ -16,8 +16,10 @@ from common.google import ERRORS, explain, remedy
 from common.options import OptionError, add_options, option, read_options
 from common.output import Format, add_format, print_rows
 from common.values import at_least
-from model.serving.vertex import endpoints, prices, registry
-from model.serving.vertex.endpoints import EndpointOptions, MachineOptions
+from model.serving.vertex import batch, endpoints, prices, raw, registry
+from model.serving.vertex.batch import BatchOptions
+from model.serving.vertex.endpoints import EndpointOptions
+from model.serving.vertex.machines import MachineOptions
 from model.serving.vertex.registry import UploadOptions
 from model.serving.vertex.session import Actions, ProjectOptions, VertexError, connect
 
@@ -26,7 +28,9 @@ EXAMPLES: Final = """
   anomaly vertex deploy --project P --name pytorch_autoencoder-prebuilt --endpoint anomaly
   anomaly vertex traffic --project P --endpoint anomaly --split V1=90 --split V2=10
   anomaly vertex predict --project P --endpoint anomaly --input request.json
+  anomaly vertex batch --project P --name pytorch_autoencoder-custom --source P.D.transactions --output P.D
   anomaly vertex list --project P
+  anomaly vertex models --project P
   anomaly vertex delete --project P --endpoint anomaly --name pytorch_autoencoder-prebuilt
 """
 UNDEPLOY: Final = """\
@@ -71,6 +75,9 @@ class PredictOptions:
     input: str = option(
         "-", metavar="FILE", help="file with the JSON request; - reads standard input (default: %(default)s)"
     )
+    raw: bool = option(
+        False, help="send the bytes of the file as they are, and print those of the answer (rawPredict)"
+    )
     psc_address: str | None = option(
         None, metavar="HOST", help="address of a Private Service Connect endpoint in your network"
     )
@@ -113,7 +120,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             split_traffic, name=traffic.endpoint, split=endpoints.parse_split(traffic.split), actions=actions
         )
     elif args.command == "predict":
-        run = partial(predict, options=read_options(PredictOptions, args))
+        run = partial(predict, options=read_options(PredictOptions, args), base=project.base)
+    elif args.command == "batch":
+        run = partial(batch.predict_table, options=read_options(BatchOptions, args), actions=actions)
+    elif args.command == "models":
+        run = partial(show_models, form=args.format)
     elif args.command == "list":
         run = partial(show_endpoints, form=args.format)
     else:
@@ -153,13 +164,16 @@ def deploy(
     endpoint = endpoints.ensure(aiplatform, endpoint_options, options.traffic, actions)
     version = options.version or model.version_description
     if version not in endpoints.deployed_models(endpoint):
-        cost = (machines.machine_type, machines.min_replicas, machines.max_replicas)
+        cost = (machines.machine_type, machines.least, machines.most)
         print(prices.describe(*cost, machines.accelerator_type, machines.accelerators))
-    is_new = endpoints.deploy(
+    changes = endpoints.deploy(
         endpoint, model, version, machines, options.traffic, options.service_account, actions
     )
     name = endpoint_options.endpoint
-    if not is_new:
+    if changes:
+        if not actions.dry_run:
+            print(f"{version} on {name} has {', '.join(f'{c.flag} {c.expected}' for c in changes)} now")
+    elif changes is not None:
         print(f"{version} is deployed to {name} already; anomaly vertex traffic moves its traffic")
     elif not actions.dry_run:
         print(f"{version} is deployed to {name}: {endpoint.resource_name}")
@@ -173,20 +187,24 @@ def split_traffic(aiplatform: Any, name: str, split: dict[str, int], actions: Ac
         print(f"{name}: {'split now' if changed else 'was split so already'}: {shares}")
 
 
-def predict(aiplatform: Any, options: PredictOptions) -> None:
-    """Sends one request to an endpoint and prints the answer as JSON.
+def predict(aiplatform: Any, options: PredictOptions, base: str) -> None:
+    """Sends one request to an endpoint and prints the answer as JSON, or raw as it came.
 
     Raises:
       OptionError: --psc_address does not fit the kind of the endpoint.
       VertexError: there is no request, or the endpoint refuses it.
     """
-    request = _read_request(options.input)
+    content = _read(options.input)
+    request = {} if options.raw else _parse_request(content, options.input)
     endpoint = endpoints.require(aiplatform, options.endpoint)
     kind = endpoints.kind_of(endpoint)
     if (kind == endpoints.PRIVATE_SERVICE_CONNECT) != bool(options.psc_address):
         raise OptionError(
             f"--psc_address: expected for psc endpoints alone, and {options.endpoint} is a {kind} endpoint"
         )
+    if options.raw:
+        sys.stdout.buffer.write(raw.predict(endpoint, kind, content, base, options.psc_address))
+        return
     extra: dict[str, Any] = {}
     if kind == endpoints.DEDICATED:
         extra["use_dedicated_endpoint"] = True
@@ -196,19 +214,24 @@ def predict(aiplatform: Any, options: PredictOptions) -> None:
         answer = endpoint.predict(request["instances"], parameters=request.get("parameters"), **extra)
     except RuntimeError as error:  # the SDK raises it for every refusal of a peered endpoint
         raise VertexError(f"--endpoint {options.endpoint}: {error}") from error
-    content = {
+    shown = {
         "predictions": list(answer.predictions),
         "deployed_model": answer.deployed_model_id,
         "metadata": answer.metadata,
     }
-    print(json.dumps(content, indent=2))
+    print(json.dumps(shown, indent=2))
 
 
-def _read_request(name: str) -> dict[str, Any]:
+def _read(name: str) -> bytes:
     try:
-        request = json.loads(sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8"))
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise VertexError(f"--input: expected a file or -, got {name!r}: {error.strerror}") from error
+
+
+def _parse_request(content: bytes, name: str) -> dict[str, Any]:
+    try:
+        request = json.loads(content)
     except ValueError as error:
         raise VertexError(f"--input {name}: expected JSON: {error}") from error
     if not isinstance(request, dict) or not isinstance(request.get("instances"), list):
@@ -222,6 +245,11 @@ def show_endpoints(aiplatform: Any, form: Format) -> None:
     for endpoint in (*aiplatform.Endpoint.list(), *aiplatform.PrivateEndpoint.list()):
         rows += endpoints.describe(endpoint)
     print_rows(rows, form, "No endpoints in this project and region.")
+
+
+def show_models(aiplatform: Any, form: Format) -> None:
+    """Prints a row for each version of each model of the registry."""
+    print_rows(registry.describe(aiplatform), form, "No models in this project and region.")
 
 
 def delete(aiplatform: Any, options: DeleteOptions, actions: Actions) -> None:
@@ -259,7 +287,9 @@ def _parser() -> Parser:
     add("deploy", "deploy a version to an endpoint", DeployOptions, EndpointOptions, MachineOptions)
     add("traffic", "split traffic between versions (A/B)", TrafficOptions)
     add("predict", "send one request", PredictOptions, changes=False)
+    add("batch", "score a BigQuery table by a model, without an endpoint", BatchOptions)
     add_format(add("list", "endpoints, versions, traffic, dollars an hour", changes=False))
+    add_format(add("models", "models of the registry, versions, aliases", changes=False))
     add("delete", "undeploy all, delete endpoint, model and staged files", DeleteOptions)
     return parser
 

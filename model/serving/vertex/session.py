@@ -36,6 +36,11 @@ class ProjectOptions:
         if not self.project:
             raise OptionError("--project: expected a project, here or in GOOGLE_CLOUD_PROJECT")
 
+    @property
+    def base(self) -> str:
+        """Base URL of the API."""
+        return (self.api_endpoint or f"https://{self.region}-aiplatform.googleapis.com").rstrip("/")
+
 
 class VertexError(CommandError):
     """A step on Vertex AI cannot be done."""

@@ -121,3 +121,35 @@ def test_a_private_service_connect_endpoint_is_asked_at_the_address_given(forwar
     code, _, err = run(*ask, "psc", "--psc_address", "nowhere.invalid")
     assert code == 1
     assert "nowhere.invalid" in err
+
+
+@pytest.mark.parametrize("endpoint", ["e", "peered"])
+def test_a_raw_request_and_its_answer_pass_as_they_are(
+    forwarding, run, vertex, custom_container, tmp_path, endpoint
+):
+    """Bytes that no parser of ours has touched: spaces, an order of members, digits."""
+    if endpoint == "peered":
+        run("deploy", "--name", "m", "--endpoint", "peered", "--network", "projects/1/global/networks/n")
+    url = f"{custom_container.url}/predict"
+    sent = []
+
+    def forward(deployed, body, _):
+        sent.append(body)
+        return requests.post(url, body, headers={"Content-Type": "application/json"}, timeout=60)
+
+    vertex.forward = forward
+    body = b'{ "parameters" : {"fields":["anomaly_score"]},\n "instances":[[' + b"1.50," * 29 + b"0]]}"
+    (tmp_path / "raw.json").write_bytes(body)
+    code, out, err = run("predict", "--raw", "--endpoint", endpoint, "--input", str(tmp_path / "raw.json"))
+    assert code == 0, err
+    assert sent == [body]
+    answer = requests.post(url, body, timeout=60)
+    if endpoint == "peered":  # the address of the SDK for it is that of `predict`
+        assert json.loads(out)["predictions"] == answer.json()["predictions"]
+    else:
+        assert out.encode() == answer.content
+    (tmp_path / "raw.json").write_bytes(b"no JSON")
+    code, out, err = run("predict", "--raw", "--endpoint", endpoint, "--input", str(tmp_path / "raw.json"))
+    assert (code, out) == (1, "")
+    assert f"--endpoint {endpoint}: " in err
+    assert "400" in err

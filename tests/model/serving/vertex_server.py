@@ -13,13 +13,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import requests
 
 from tests.cloud.storage_server import Storage
 from tests.http_server import Raw, Refusal, Request, serve
 
-TYPES = "type.googleapis.com/google.cloud.aiplatform.v1."
 SERVED = "DEDICATED_RESOURCES"
+MUTABLE = [
+    f"dedicatedResources.{field}"
+    for field in ("minReplicaCount", "maxReplicaCount", "requiredReplicaCount", "autoscalingMetricSpecs")
+]
+"""Of a deployed model, by the reference of MutateDeployedModelRequest."""
 CREATED = "2026-01-01T00:00:00Z"
 
 
@@ -32,6 +37,8 @@ class Vertex:
       models: resource name -> its versions, oldest first.
       endpoints: resource name -> resource.
       calls: method, path and body of every request that changes something, in order.
+      jobs: resource name -> batch prediction job.
+      tables: URI of a table -> its rows, that batch prediction jobs read and write.
       forward: sends the body of a prediction to a server, given the deployed model that traffic chose.
       storage: Cloud Storage.
       slow: operations that are not done at once.
@@ -41,6 +48,8 @@ class Vertex:
     url: str = ""
     models: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     calls: list[tuple[str, str, Any]] = field(default_factory=list)
     polls: list[str] = field(default_factory=list)
     forward: Callable[[dict[str, Any], bytes, dict[str, str]], requests.Response] | None = None
@@ -56,7 +65,7 @@ class Vertex:
         for methods, pattern, route in ROUTES:
             match = re.fullmatch(pattern, request.path)
             if match and request.method in methods.split():
-                if request.method != "GET" and "redict" not in request.path:
+                if request.method != "GET" and not _is_prediction(request):
                     self.calls.append((request.method, request.path, request.json))
                 return route(self, match, request)
         raise Refusal(404, "NOT_FOUND", f"{request.method} {request.path}: no such thing")
@@ -65,9 +74,12 @@ class Vertex:
         self._count += 1
         return str(1000 + self._count)
 
-    def _operation(self, parent: str, kind: str, response: dict[str, Any]) -> dict[str, Any]:
+    def _operation(
+        self, parent: str, kind: str, response: dict[str, Any], version: str = "v1"
+    ) -> dict[str, Any]:
         name = f"{parent}/operations/{self._id()}"
-        done = {"name": name, "done": True, "response": {"@type": TYPES + kind, **response}}
+        types = f"type.googleapis.com/google.cloud.aiplatform.{version}."
+        done = {"name": name, "done": True, "response": {"@type": types + kind, **response}}
         if kind == "Empty":
             done["response"] = {"@type": "type.googleapis.com/google.protobuf.Empty"}
         self._operations[name] = done
@@ -157,7 +169,21 @@ class Vertex:
         endpoint["deployedModels"].append(deployed)
         self._check_split(split, {m["id"] for m in endpoint["deployedModels"]})
         endpoint["trafficSplit"] = split
-        return self._operation(match["parent"], "DeployModelResponse", {"deployedModel": deployed})
+        version = request.path.split("/")[1]
+        if not deployed["dedicatedResources"].get("minReplicaCount") and version == "v1":
+            raise Refusal(400, "INVALID_ARGUMENT", "min_replica_count must be greater than 0")
+        response = {"deployedModel": deployed}
+        return self._operation(match["parent"], "DeployModelResponse", response, version)
+
+    def mutate(self, match: re.Match[str], request: Request) -> Any:
+        endpoint, wanted = self.endpoints[match["name"]], request.json["deployedModel"]
+        deployed = next(model for model in endpoint["deployedModels"] if model["id"] == wanted["id"])
+        for path in request.json["updateMask"].split(","):
+            parent, _, field = path.partition(".")
+            if path not in MUTABLE:
+                raise Refusal(400, "INVALID_ARGUMENT", f"{path} is not mutable")
+            deployed[parent][field] = wanted[parent][field]
+        return self._operation(match["parent"], "MutateDeployedModelResponse", {"deployedModel": deployed})
 
     def undeploy(self, match: re.Match[str], request: Request) -> Any:
         endpoint, key = self.endpoints[match["name"]], request.json["deployedModelId"]
@@ -189,14 +215,51 @@ class Vertex:
             return Raw(answer.content, {"X-Vertex-AI-Deployed-Model-Id": deployed["id"]})
         return {**answer.json(), "deployedModelId": deployed["id"], "model": deployed["model"]}
 
+    # batch prediction
+
+    def create_job(self, match: re.Match[str], request: Request) -> Any:
+        name = f"{match['parent']}/batchPredictionJobs/{self._id()}"
+        self.jobs[name] = {**request.json, "name": name, "state": "JOB_STATE_PENDING", "createTime": CREATED}
+        return self.jobs[name]
+
+    def get_job(self, match: re.Match[str], request: Request) -> Any:
+        """Runs the job at the first look at it, as Vertex AI does by its reference: an instance a row."""
+        job = self.jobs[match["name"]]
+        if job["state"] == "JOB_STATE_PENDING":
+            rows = self.tables[job["inputConfig"]["bigquerySource"]["inputUri"]]
+            config, model = job.get("instanceConfig", {}), job["model"]
+            columns = config.get("includedFields") or list(rows[0])
+            assert config.get("instanceType", "array") == "array"
+            body = {"instances": [[row[name] for name in columns] for row in rows]}
+            if job.get("modelParameters"):
+                body["parameters"] = job["modelParameters"]
+            assert self.forward is not None
+            answer = self.forward({"model": model}, orjson.dumps(body), {})
+            if answer.status_code != 200:
+                job |= {"state": "JOB_STATE_FAILED", "error": {"code": 3, "message": answer.text}}
+                return job
+            table = {
+                "bigqueryOutputDataset": job["outputConfig"]["bigqueryDestination"]["outputUri"],
+                "bigqueryOutputTable": "predictions_2026_01_01",
+            }
+            predictions = answer.json()["predictions"]
+            self.tables[".".join(table.values())] = [
+                {**row, "prediction": prediction} for row, prediction in zip(rows, predictions, strict=True)
+            ]
+            counts = {"successfulCount": str(len(rows))}
+            job |= {"state": "JOB_STATE_SUCCEEDED", "outputInfo": table, "completionStats": counts}
+        return job
+
     def _check_split(self, split: dict[str, int], known: set[str]) -> None:
         if set(split) - known or (split and sum(split.values()) != 100):
             raise Refusal(400, "INVALID_ARGUMENT", f"traffic split {split} does not fit {known}")
 
 
-_PARENT = r"/v1/(?P<parent>projects/[^/]+/locations/[^/]+)"
-_MODEL = r"/v1/(?P<name>(?P<parent>projects/[^/]+/locations/[^/]+)/models/[^/:]+)"
-_ENDPOINT = r"/v1/(?P<name>(?P<parent>projects/[^/]+/locations/[^/]+)/endpoints/[^/:]+)"
+_PARENT = r"/v1(beta1)?/(?P<parent>projects/[^/]+/locations/[^/]+)"
+_MODEL = r"/v1(beta1)?/(?P<name>(?P<parent>projects/[^/]+/locations/[^/]+)/models/[^/:]+)"
+_ENDPOINT = r"/v1(beta1)?/(?P<name>(?P<parent>projects/[^/]+/locations/[^/]+)/endpoints/[^/:]+)"
+
+_JOB = r"/v1/(?P<name>(?P<parent>projects/[^/]+/locations/[^/]+)/batchPredictionJobs/[^/:]+)"
 
 ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("GET", r"/ui/(?P<name>projects/.*/operations/\d+)", Vertex.poll),
@@ -205,15 +268,22 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("GET", _MODEL + ":listVersions", Vertex.list_versions),
     ("GET", _MODEL, Vertex.get_model),
     ("DELETE", _MODEL, Vertex.delete_model),
+    ("POST", _PARENT + "/batchPredictionJobs", Vertex.create_job),
+    ("GET", _JOB, Vertex.get_job),
     ("POST", _PARENT + "/endpoints", Vertex.create_endpoint),
     ("GET", _PARENT + "/endpoints", Vertex.list_endpoints),
     ("GET", _ENDPOINT, Vertex.get_endpoint),
     ("PATCH", _ENDPOINT, Vertex.update_endpoint),
     ("POST", _ENDPOINT + ":deployModel", Vertex.deploy),
+    ("POST", _ENDPOINT + ":mutateDeployedModel", Vertex.mutate),
     ("POST", _ENDPOINT + ":undeployModel", Vertex.undeploy),
     ("POST", _ENDPOINT + ":(predict|rawPredict)", Vertex.predict),
     ("DELETE", _ENDPOINT, Vertex.delete_endpoint),
 )
+
+
+def _is_prediction(request: Request) -> bool:
+    return request.path.lower().endswith("predict")
 
 
 def _matching(resources: Any, request: Request) -> list[Any]:
@@ -228,7 +298,7 @@ def vertex_server() -> Iterator[Vertex]:
     lock = threading.Lock()
 
     def answer(request: Request) -> Any:
-        if "redict" in request.path:
+        if _is_prediction(request):
             return vertex.answer(request)  # predictions may overtake each other
         with lock:
             stored = vertex.storage.answer(request)
