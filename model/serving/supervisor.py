@@ -1,11 +1,10 @@
-"""uvicorn for a place behind a load balancer: workers replaced at once, a soft end, slow clients cut.
+"""uvicorn for a place behind a load balancer: workers replaced at once, and a soft end.
 
 No torch here: the process that watches over the workers imports it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import threading
 from types import FrameType
@@ -13,10 +12,10 @@ from typing import Any, Final
 
 import uvicorn
 from uvicorn import Server
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import multiprocess
 
 from common.command import CommandError
+from model.serving.protocol import PatientProtocol
 
 _CLOSE: Final = (b"connection", b"close")
 
@@ -39,40 +38,6 @@ class Config(uvicorn.Config):
         super().__init__(app, factory=True, http=PatientProtocol, **settings)
         self.client_seconds = client_seconds
         self.lame_duck_seconds = lame_duck_seconds
-
-
-class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that cuts clients that send or read too slowly, but leaves idle connections alone."""
-
-    config: Config
-    _watch: asyncio.TimerHandle | None = None
-    _stuck_at: tuple[object, ...] | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See asyncio.Protocol."""
-        super().connection_made(transport)
-        self._watch = self.loop.call_later(self.config.client_seconds, self._look)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio.Protocol."""
-        if self._watch is not None:
-            self._watch.cancel()
-        super().connection_lost(exc)
-
-    def _look(self) -> None:
-        at = self._waiting_for_client()
-        if at is not None and at == self._stuck_at:
-            self.transport.abort()
-            return
-        self._stuck_at = at
-        self._watch = self.loop.call_later(self.config.client_seconds, self._look)
-
-    def _waiting_for_client(self) -> tuple[object, ...] | None:
-        """Says which request or answer the client has to go on with; None where it has none to."""
-        is_whole = self.cycle is None or not self.cycle.more_body
-        has_part = bool(self.conn.trailing_data[0]) or not is_whole
-        is_unread = self.transport.get_write_buffer_size() > 0
-        return (id(self.cycle), has_part, is_unread) if has_part or is_unread else None
 
 
 class SoftServer(Server):
