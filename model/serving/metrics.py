@@ -1,7 +1,7 @@
 """Prometheus metrics of the server, summed over its worker processes.
 
-prometheus-client keeps the values of each process in files of one directory. It reads the directory's name from the
-environment when it is imported: `directory` must have made it before.
+prometheus-client keeps the values of each process in files of one directory. It reads the name from the
+environment when it is imported, so `directory` must have made it before.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _traced(app: ASGIApp) -> ASGIApp:
     except ImportError as error:
         raise MissingExtraError("OTEL_*: traces", "traces", error) from error
     os.environ.setdefault("OTEL_TRACES_EXPORTER", "otlp")
-    # The SDK reads its variables itself: exporters, protocol, sampler, resource. It asks for a class of one's own.
+    # It reads the SDK's variables: exporters, protocol, sampler, resource. It is made to be derived from.
     type("Configurator", (_OTelSDKConfigurator,), {})().configure()
     wrapped: ASGIApp = OpenTelemetryMiddleware(app, excluded_urls=UNTRACED, exclude_spans=["receive", "send"])
     return wrapped

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
-
 from model.serving import inference_protocol
 from model.serving.options import ServerOptions
 from model.serving.predictor import Predictor
@@ -14,39 +12,34 @@ from model.thresholds import SEVERITIES
 
 Json = dict[str, Any]
 
+ID: Final = "[A-Za-z0-9_.-]+"
+"""Expression of a part of a path. It has no colon, which begins the name of an action."""
 VERTEX_ROUTE: Final = "/v1/endpoints/{endpoint}/deployedModels/{deployed_model}"
-LARGEST: Final = float(np.finfo(np.float32).max)
+LARGEST: Final = 3.4028235677973362e38
+"""The largest number that is finite when it is rounded to float32."""
 _NUMBER: Final[Json] = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
 _STRING: Final[Json] = {"type": "string"}
 
 
 def document(options: ServerOptions, predictor: Predictor) -> Json:
     """Describes the server with this model, as OpenAPI 3.1."""
-    scores = {"tags": ["scores"], "requestBody": _body("PredictRequest")}
-    predict = {
-        "summary": "Score transactions",
-        "responses": {"200": _answer("The scores", "PredictResponse"), **_refusals("ErrorResponse")},
-        **scores,
+    unknown = {"404": _answer("No such path", "ErrorResponse")}
+    ready = {
+        "200": _answer("Ready", "Health"),
+        "503": _answer("The model is not loaded, or the server is ending", "ErrorResponse"),
     }
-    health: Json = {
-        "tags": ["health"],
-        "summary": "Tell whether the model is loaded and the server takes requests",
-        "responses": {
-            "200": _answer("Ready", "Health"),
-            "503": _answer("The model is not loaded, or the server is ending", "ErrorResponse"),
-        },
-    }
+    scored = {"200": _answer("The scores", "PredictResponse"), **_refusals("ErrorResponse")}
     vertex = [
-        _path_parameter(name, {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"})
-        for name in _names(VERTEX_ROUTE)
+        _path_parameter(name, {"type": "string", "pattern": f"^{ID}$"})
+        for name in ("endpoint", "deployed_model")
     ]
     paths: Json = {
-        options.health_route: {"get": {"operationId": "health", **health}},
-        VERTEX_ROUTE: {"parameters": vertex, "get": {"operationId": "vertexHealth", **health}},
-        options.predict_route: {"post": {"operationId": "predict", **predict}},
+        options.health_route: {"get": _health("health", ready)},
+        VERTEX_ROUTE: {"parameters": vertex, "get": _health("vertexHealth", {**ready, **unknown})},
+        options.predict_route: {"post": _predict("predict", scored)},
         f"{VERTEX_ROUTE}:predict": {
             "parameters": vertex,
-            "post": {"operationId": "vertexPredict", **predict},
+            "post": _predict("vertexPredict", {**scored, **unknown}),
         },
         "/metadata": {
             "get": {
@@ -76,6 +69,21 @@ def document(options: ServerOptions, predictor: Predictor) -> Json:
         "info": {"title": "Transaction anomaly detection", "version": predictor.manifest.model_version},
         "paths": paths,
         "components": {"schemas": {**_schemas(predictor), **_protocol_schemas(predictor)}},
+    }
+
+
+def _health(operation: str, responses: Json) -> Json:
+    summary = "Tell whether the model is loaded and the server takes requests"
+    return {"operationId": operation, "tags": ["health"], "summary": summary, "responses": responses}
+
+
+def _predict(operation: str, responses: Json) -> Json:
+    return {
+        "operationId": operation,
+        "tags": ["scores"],
+        "summary": "Score transactions",
+        "requestBody": _body("PredictRequest"),
+        "responses": responses,
     }
 
 
@@ -140,11 +148,12 @@ def _schemas(predictor: Predictor) -> Json:
         "NamedRow": {**named, "description": "The raw features by name; other members are ignored."},
         "RowWithFields": {
             **_object(
-                {"features": {"anyOf": [_schema("Row"), _schema("NamedRow")]}, "fields": fields}, "fields"
+                {"features": {"anyOf": [_schema("Row"), _schema("NamedRow")]}, "fields": _or_null(fields)},
+                "fields",
             ),
             "description": "An instance that names the fields of its own answer.",
         },
-        "Parameters": _object({"fields": fields}, "fields"),
+        "Parameters": _object({"fields": _or_null(fields)}, "fields"),
         "PredictRequest": _object(
             {
                 "instances": {
@@ -152,7 +161,7 @@ def _schemas(predictor: Predictor) -> Json:
                     "minItems": 1,
                     "items": {"anyOf": [_schema("Row"), _schema("NamedRow"), _schema("RowWithFields")]},
                 },
-                "parameters": _schema("Parameters"),
+                "parameters": _or_null(_schema("Parameters")),
             },
             "parameters",
         ),
@@ -184,7 +193,7 @@ def _schemas(predictor: Predictor) -> Json:
 def _protocol_schemas(predictor: Predictor) -> Json:
     """Requests and answers of the Open Inference Protocol."""
     width = len(predictor.manifest.features)
-    anything: Json = {"type": "object", "additionalProperties": True}
+    anything = _or_null({"type": "object", "additionalProperties": True})
     shape = {"type": "array", "items": {"type": "integer", "minimum": 0}}
     data = {"type": "array", "items": {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER}]}}
     described = {
@@ -199,15 +208,15 @@ def _protocol_schemas(predictor: Predictor) -> Json:
     return {
         "InputTensor": {
             **_object(tensor, "parameters"),
-            "description": f"{inference_protocol.INPUT!r} of shape [n, {width}], or a tensor of each feature.",
+            "description": f"{inference_protocol.INPUT!r} of shape [n, {width}], or one of each feature.",
         },
         "RequestedOutput": _object(wanted, "parameters"),
         "InferRequest": _object(
             {
-                "id": _STRING,
+                "id": _or_null(_STRING),
                 "parameters": anything,
                 "inputs": {"type": "array", "minItems": 1, "items": _schema("InputTensor")},
-                "outputs": {"type": "array", "items": _schema("RequestedOutput")},
+                "outputs": _or_null({"type": "array", "items": _schema("RequestedOutput")}),
             },
             *("id", "parameters", "outputs"),
         ),
@@ -253,6 +262,10 @@ def _object(properties: Json, *optional: str) -> Json:
     return {**closed, "required": required} if required else closed
 
 
+def _or_null(schema: Json) -> Json:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
 def _schema(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
 
@@ -277,10 +290,6 @@ def _refusals(schema: str) -> Json:
         "500": _answer("The model gave a number that is not finite", schema),
         "503": {**_answer("The server is not ready, or has too much to do", schema), "headers": retry},
     }
-
-
-def _names(route: str) -> list[str]:
-    return [part[1:-1] for part in route.split("/") if part.startswith("{")]
 
 
 def _path_parameter(name: str, schema: Json) -> Json:

@@ -41,7 +41,7 @@ class _Patience:
     _watch: asyncio.TimerHandle | None = None
     _stuck_at: tuple[object, ...] | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: Any) -> None:
         """See asyncio.Protocol."""
         super().connection_made(transport)  # type: ignore[misc]
         self.app_state = {**self.app_state, ARRIVAL: self}

@@ -81,12 +81,12 @@ class RequestParser:
         self._features = tuple(features)
         # Numbered, since a feature's name may be no identifier of Python.
         renamed = {f"f{i}": name for i, name in enumerate(features)}
-        self._named: Any = msgspec.defstruct(
-            "_Named", [(name, float) for name in renamed], gc=False, rename=renamed
-        )
+        members = [(name, float) for name in renamed]
+        named: Any = msgspec.defstruct("_Named", members, gc=False, rename=renamed)
+        self._named = named
         rows = msgspec.defstruct(
             "_NamedRows",
-            [("instances", list[self._named]), ("parameters", _Parameters | None, None)],
+            [("instances", list[named]), ("parameters", _Parameters | None, None)],
             gc=False,
             forbid_unknown_fields=True,
         )

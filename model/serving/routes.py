@@ -23,7 +23,7 @@ from model.serving import inference_protocol, openapi
 from model.serving.loader import Loader
 from model.serving.metrics import Metrics
 from model.serving.observe import observed
-from model.serving.openapi import VERTEX_ROUTE
+from model.serving.openapi import ID, VERTEX_ROUTE
 from model.serving.options import ServerOptions
 from model.serving.predictor import Predictor
 from model.serving.request import REQUEST_FIELDS
@@ -31,13 +31,11 @@ from model.serving.service import JSON, Endpoint, Limits, RefusedError, Scored, 
 from model.serving.supervisor import draining
 
 MODEL_ROUTES: Final = ("/v2/models/{model_name}", "/v2/models/{model_name}/versions/{model_version}")
-MODEL_PATH: Final = re.compile(r"/v2/models/([^/:]+)(?:/versions/([^/:]+))?/infer")
+MODEL_PATH: Final = re.compile(f"/v2/models/({ID})(?:/versions/({ID}))?/infer")
 
 
 class _IdConvertor(Convertor[str]):
-    """A part of a path without the colon that begins the name of an action."""
-
-    regex = "[^/:]+"
+    regex = ID
 
     def convert(self, value: str) -> str:
         return value
@@ -66,7 +64,7 @@ class Application(FastAPI):
         # For other methods than POST.
         self.add_api_route(_typed(route), through_fastapi, methods=["POST"], response_model=None)
         if "{" in route:
-            pattern = re.sub(r"\\{\w+\\}", "[^/:]+", re.escape(route))
+            pattern = re.sub(r"\\{\w+\\}", lambda _: ID, re.escape(route))
             self._patterns.append((re.compile(pattern).fullmatch, endpoint))
         else:
             self._exact[route] = endpoint
@@ -235,7 +233,9 @@ def _json(content: Any) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = error_response(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+    path = request.url.path
+    make = inference_protocol.error_response if path.startswith("/v2") else error_response
+    response = make(error.status_code, f"{request.method} {path}: {error.detail}")
     response.headers.update(error.headers or {})
     return response
 

@@ -173,8 +173,8 @@ class Endpoint:
         self._metrics.answered(self._route, time.monotonic() - arrived, scores)
         return Response(answer, media_type=JSON)
 
-    def _refuse(self, code: int, reason: str, message: str, **details: Any) -> Response:
-        self._metrics.refused(self._route, code, reason)
+    def _refuse(self, code: int, label: str, message: str, **details: Any) -> Response:
+        self._metrics.refused(self._route, code, label)
         return self._error(code, message, **details)
 
 
