@@ -91,7 +91,7 @@ setup(
         "export": EXPORT,
         # Servers of the model: the FastAPI container and TorchServe, which needs pyyaml and does not say so.
         "serve": [
-            "fastapi>=0.115,<1",
+            "fastapi>=0.165,<1",
             "httptools>=0.6.4,<1",
             "prometheus-client>=0.21,<1",
             "psutil>=6,<8",

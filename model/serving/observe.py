@@ -18,7 +18,6 @@ from model.serving.options import ServerOptions
 
 REQUEST_ID: Final = b"x-request-id"
 _PLAIN_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}").fullmatch
-UNTRACED: Final = "/health,/metrics,/v2/health"
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
@@ -102,5 +101,10 @@ def _traced(app: ASGIApp) -> ASGIApp:
     os.environ.setdefault("OTEL_TRACES_EXPORTER", "otlp")
     # It reads the SDK's variables: exporters, protocol, sampler, resource. It is made to be derived from.
     type("Configurator", (_OTelSDKConfigurator,), {})().configure()
-    wrapped: ASGIApp = OpenTelemetryMiddleware(app, excluded_urls=UNTRACED, exclude_spans=["receive", "send"])
-    return wrapped
+    traced: ASGIApp = OpenTelemetryMiddleware(app, exclude_spans=["receive", "send"])
+
+    async def scores_traced(scope: Scope, receive: Receive, send: Send) -> None:
+        # Probes and scrapers would be most of the traces.
+        await (traced if scope.get("method") == "POST" else app)(scope, receive, send)
+
+    return scores_traced

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from fastapi.telemetry import TelemetryConfig
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -51,7 +52,9 @@ class Application(FastAPI):
     """The application; requests for scores go past FastAPI's layers, which cost more than the model."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(docs_url=None, redoc_url=None, openapi_url=None, **settings)
+        # Traces are made in `observe`, for the requests that go past FastAPI as well.
+        own: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+        super().__init__(docs_url=None, redoc_url=None, openapi_url=None, telemetry=own, **settings)
         self._exact: dict[str, Endpoint] = {}
         self._patterns: list[tuple[Callable[[str], object], Endpoint]] = []
 
