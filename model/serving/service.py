@@ -45,11 +45,15 @@ class RefusedError(Exception):
 
 
 class Limits:
-    """Checks the size of requests and answers."""
+    """Checks the size of requests and answers, and how long requests wait.
+
+    Attributes:
+      scored_at: `time.monotonic()` when the latest request was scored.
+    """
 
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
-        self._admitted_at = -math.inf
+        self.scored_at = -math.inf
 
     def check_rows(self, rows: int, predictor: Predictor, fields: Iterable[str]) -> None:
         """Refuses a request with too many rows.
@@ -71,17 +75,16 @@ class Limits:
     def check_wait(self, arrived: float) -> None:
         """Refuses a request that has waited too long for its turn: that keeps the wait of the others short.
 
-        One in each such time is admitted all the same, so that a server that is too slow for the limit works.
+        Where none was scored for that time, it is admitted: a server that is too slow for the limit works.
 
         Raises:
           RefusedError: the request came too long ago.
         """
         millis = self._options.max_wait_millis
         now = time.monotonic()
-        if now - arrived > millis / 1000 > now - self._admitted_at:
+        if now - arrived > millis / 1000 > now - self.scored_at:
             message = f"the server is overloaded: the request waited more than {millis} ms; try again"
             raise RefusedError(503, "overload", message, retry_after=RETRY_SECONDS)
-        self._admitted_at = now
 
     async def read(self, scope: Scope, receive: Receive) -> bytes:
         """Reads the body of a request.
@@ -175,7 +178,8 @@ class Endpoint:
         except Exception as error:
             _LOG.exception("a request failed")
             return self._refuse(500, "failed", f"{type(error).__name__}: {error}")
-        self._metrics.answered(self._route, time.monotonic() - arrived, scores)
+        self._limits.scored_at = now = time.monotonic()
+        self._metrics.answered(self._route, now - arrived, scores)
         return Response(answer, media_type=JSON)
 
     def _refuse(self, code: int, label: str, message: str, **details: Any) -> Response:

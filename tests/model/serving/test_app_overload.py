@@ -84,7 +84,7 @@ def test_under_more_than_it_can_do_each_request_is_answered_or_refused_with_the_
     served_artifact,
 ):
     content = body(3000)
-    with container(served_artifact.uri, MAX_WAIT_MILLIS="20") as served:
+    with container(served_artifact.uri, MAX_WAIT_MILLIS="5") as served:
         connections = [connect(served.url) for _ in range(40)]
         head = request_head(len(content))
         for connection in connections:
