@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import httptools
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -16,17 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES: Final = 65_536
 ARRIVAL: Final = "arrival"
-"""The key in the `state` of an ASGI scope under which the request's connection is found."""
-
-
-class Arrival(Protocol):
-    """The side of a connection that an application sees.
-
-    Attributes:
-      received_at: `time.monotonic()` of the latest bytes.
-    """
-
-    received_at: float
+"""The key in the `state` of an ASGI scope for its connection; its `received_at` is the time of the latest bytes."""
 
 
 class _Patience:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.telemetry import TelemetryConfig
-from starlette.convertors import Convertor, register_url_convertor
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -35,14 +35,8 @@ MODEL_ROUTES: Final = ("/v2/models/{model_name}", "/v2/models/{model_name}/versi
 MODEL_PATH: Final = re.compile(f"/v2/models/({ID})(?:/versions/({ID}))?/infer")
 
 
-class _IdConvertor(Convertor[str]):
+class _IdConvertor(StringConvertor):
     regex = ID
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
 
 
 register_url_convertor("id", _IdConvertor())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -49,11 +51,14 @@ class Limits:
 
     Attributes:
       scored_at: `time.monotonic()` when the latest request was scored.
+      turn: held while a request is scored. Others get theirs at later turns of the event loop, and it reads
+        from all connections between them: so it is known since when a request waits.
     """
 
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self.scored_at = -math.inf
+        self.turn = asyncio.Lock()
 
     def check_rows(self, rows: int, predictor: Predictor, fields: Iterable[str]) -> None:
         """Refuses a request with too many rows.
@@ -72,17 +77,32 @@ class Limits:
             )
             raise RefusedError(413, "answer_too_long", message)
 
-    def check_wait(self, arrived: float) -> None:
-        """Refuses a request that has waited too long for its turn: that keeps the wait of the others short.
+    async def take_turn(self, arrived: float) -> None:
+        """Waits until `turn` is held, but not too long: that keeps the wait of the others short.
 
         Where none was scored for that time, it is admitted: a server that is too slow for the limit works.
 
         Raises:
           RefusedError: the request came too long ago.
         """
-        millis = self._options.max_wait_millis
+        limit = self._options.max_wait_millis / 1000
+        if self.turn.locked():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, arrived + limit - time.monotonic())):
+                    await self.turn.acquire()
+                    return
+            self._check_wait(arrived, limit)
+        await self.turn.acquire()
+        try:
+            self._check_wait(arrived, limit)
+        except RefusedError:
+            self.turn.release()
+            raise
+
+    def _check_wait(self, arrived: float, limit: float) -> None:
         now = time.monotonic()
-        if now - arrived > millis / 1000 > now - self.scored_at:
+        if now - arrived > limit > now - self.scored_at:
+            millis = self._options.max_wait_millis
             message = f"the server is overloaded: the request waited more than {millis} ms; try again"
             raise RefusedError(503, "overload", message, retry_after=RETRY_SECONDS)
 
@@ -164,8 +184,12 @@ class Endpoint:
             predictor = self._loader.predictor
             if predictor is None:
                 raise RefusedError(503, "not_ready", self._loader.status, retry_after=RETRY_SECONDS)
-            self._limits.check_wait(arrived)
-            answer, scores = self._work(predictor, scope, body)
+            await self._limits.take_turn(arrived)
+            try:
+                answer, scores = self._work(predictor, scope, body)
+                self._limits.scored_at = time.monotonic()
+            finally:
+                self._limits.turn.release()
         except BadRequestError as error:
             details = {"instance": error.instance, "field": error.field, "reason": error.reason}
             return self._refuse(400, "bad_request", str(error), **details)
@@ -178,8 +202,7 @@ class Endpoint:
         except Exception as error:
             _LOG.exception("a request failed")
             return self._refuse(500, "failed", f"{type(error).__name__}: {error}")
-        self._limits.scored_at = now = time.monotonic()
-        self._metrics.answered(self._route, now - arrived, scores)
+        self._metrics.answered(self._route, self._limits.scored_at - arrived, scores)
         return Response(answer, media_type=JSON)
 
     def _refuse(self, code: int, label: str, message: str, **details: Any) -> Response:

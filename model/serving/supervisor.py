@@ -5,7 +5,9 @@ No torch here: the process that watches over the workers imports it.
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import socket
 import threading
 from types import FrameType
 from typing import Any, Final
@@ -17,6 +19,8 @@ from uvicorn.supervisors import multiprocess
 from common.command import CommandError
 from model.serving.protocol import PatientProtocol
 
+ACCEPTED_AT_ONCE: Final = 16
+"""Few enough to leave some to the other workers."""
 _CLOSE: Final = (b"connection", b"close")
 
 draining: Final = threading.Event()
@@ -47,6 +51,46 @@ class SoftServer(Server):
     """
 
     config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._listeners: list[socket.socket] = []
+        self._accepting: set[asyncio.Task[Any]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts as uvicorn does, and accepts several connections at a turn.
+
+        uvloop accepts one at each turn of its loop. With many busy connections a turn is long, and new
+        clients, health checks among them, would wait for one turn each.
+        """
+        await super().startup(sockets)
+        for original in sockets or ():
+            listener = original.dup()
+            listener.setblocking(False)
+            self._listeners.append(listener)
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends as uvicorn does."""
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+        await super().shutdown(sockets)
+
+    def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # none is left, or another worker was first
+                return
+            connection.setblocking(False)
+            task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+            self._accepting.add(task)
+            task.add_done_callback(self._accepting.discard)
+
+    def _protocol(self) -> PatientProtocol:
+        return PatientProtocol(self.config, self.server_state, self.lifespan.state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Takes SIGTERM softly; a second one, and SIGINT, end the server as uvicorn does."""
@@ -80,8 +124,8 @@ class _Worker(multiprocess.Process):
 class _Supervisor(multiprocess.Multiprocess):
     def terminate_all(self) -> None:
         """Closes the sockets of this process as well: once the workers close theirs, a client is refused."""
-        for socket in self.sockets:
-            socket.close()
+        for listener in self.sockets:
+            listener.close()
         super().terminate_all()
 
 
