@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES: Final = 65_536
 ARRIVAL: Final = "arrival"
-"""The key in the `state` of an ASGI scope for its connection; its `received_at` is the time of the latest bytes."""
+"""The key of the connection in the `state` of an ASGI scope."""
 
 
 class _Patience:
@@ -28,6 +28,7 @@ class _Patience:
     cycle: Any
     app_state: dict[str, Any]
     received_at = 0.0
+    """`time.monotonic()` of the latest bytes."""
     _watch: asyncio.TimerHandle | None = None
     _stuck_at: tuple[object, ...] | None = None
 
