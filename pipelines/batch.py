@@ -181,12 +181,13 @@ def _source(options: BatchOptions, launched: dt.datetime) -> tuple[beam.PTransfo
     if source.input and source.format == "jsonl":
         return ReadJsonLines(source.input), Parse(rules)
     parse_rows = ParseColumns(launched, rules)
+    columns = tuple(dict.fromkeys((*SOURCE_COLUMNS, *rules.pass_through)))
     if source.input:
-        return ReadParquetBatches(source.input, SOURCE_COLUMNS, optional=True), parse_rows
+        return ReadParquetBatches(source.input, columns, optional=True), parse_rows
     read = ReadBatches(
         table=source.input_table,
         query=source.input_query,
-        columns=SOURCE_COLUMNS,
+        columns=columns,
         optional=True,
         row_filter=source.row_filter or "",
         endpoints=options.endpoints.endpoints(),

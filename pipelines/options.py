@@ -34,7 +34,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class MessageOptions:
-    """The rules that a message has to keep; see transforms.message."""
+    """The rules that a message has to keep, and what of it travels with the row; see transforms.message.
+
+    Raises:
+      OptionError: a name of --pass_through is empty, or there twice.
+    """
 
     max_message_bytes: int = option(
         MAX_MESSAGE_BYTES,
@@ -56,12 +60,40 @@ class MessageOptions:
         "streamed rows into partitions of the last ten years)",
     )
 
+    pass_through: str | None = option(
+        None,
+        metavar="NAME,NAME",
+        help="keys at the top of a message, or columns of a table or file, that travel into scores, alerts "
+        "and their messages, as one JSON object in the column pass_through. Example: card_type,load_id",
+    )
+    trace_messages: bool = option(
+        False,
+        help="message id and publish time travel into scores, alerts and their messages, so that rows can be "
+        "joined to what was published, and latency is known step by step; parsing takes a tenth longer "
+        "(default: no)",
+    )
+
+    def __post_init__(self) -> None:
+        names = self.passed
+        if not all(names) or len({*names}) < len(names):
+            raise OptionError(
+                "--pass_through: expected different names with a comma between them, got "
+                f"{self.pass_through!r}"
+            )
+
+    @property
+    def passed(self) -> tuple[str, ...]:
+        """The names of --pass_through."""
+        return tuple(self.pass_through.split(",")) if self.pass_through else ()
+
     def rules(self, **more: Any) -> MessageRules:
         """Returns the rules for `Parse`; `more` are further fields of MessageRules."""
         return MessageRules(
             max_bytes=self.max_message_bytes,
             max_lead=dt.timedelta(seconds=self.max_event_lead_seconds),
             max_age=dt.timedelta(days=self.max_event_age_days),
+            pass_through=self.passed,
+            trace_messages=self.trace_messages,
             **more,
         )
 

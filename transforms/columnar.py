@@ -20,6 +20,7 @@ from model.features import FEATURES, N_FEATURES
 from transforms.dead_letter import dead_letters
 from transforms.message import MAX_ID_LENGTH, MessageRules, Parsed, event_time_bounds, outside_text
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS, empty
+from transforms.trace import message_trace, passed_columns
 
 BATCH_ROWS: Final = 16 * 1024
 """Rows in the batches of a columnar source: enough that the cost of a batch at every step vanishes."""
@@ -86,8 +87,11 @@ def to_transactions(
         ids = _fill_ids(ids, content, accounts)
     default = pa.scalar(default_event_time, _EVENT_TIME)
     features = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), N_FEATURES)
+    names = rules.pass_through if rules else ()
+    passed = passed_columns(batch, names) if names else None
+    trace = message_trace(None, None, passed, batch.num_rows)
     transactions = pa.RecordBatch.from_arrays(
-        [ids, accounts, pc.fill_null(times, default), times.is_null(), features], schema=TRANSACTIONS
+        [ids, accounts, pc.fill_null(times, default), times.is_null(), features, *trace], schema=TRANSACTIONS
     )
     if not reasons:
         return Parsed(transactions, empty(ERROR_RECORDS))
@@ -96,7 +100,7 @@ def to_transactions(
     keep[rejected] = False
     return Parsed(
         transactions.filter(pa.array(keep)),
-        dead_letters(_payloads(batch, times, rejected), [reasons[i] for i in rejected], "parse"),
+        dead_letters(_payloads(batch, times, rejected, names), [reasons[i] for i in rejected], "parse"),
     )
 
 
@@ -316,9 +320,12 @@ def _moment(time: pa.TimestampScalar) -> str | int | None:
         return int(time.value)
 
 
-def _payloads(batch: pa.RecordBatch, times: pa.Array, rows: list[int]) -> list[bytes]:
+def _payloads(
+    batch: pa.RecordBatch, times: pa.Array, rows: list[int], passed: Sequence[str] = ()
+) -> list[bytes]:
     """These rows as JSON that the message parser takes: only the columns it knows, times in RFC 3339."""
-    names = [name for name in batch.schema.names if name in SOURCE_COLUMNS and name != "event_time"]
+    known_names = {*SOURCE_COLUMNS, *passed} - {"event_time"}
+    names = [name for name in batch.schema.names if name in known_names]
     known = row_dicts(batch.select(names).take(pa.array(rows, pa.int64())))
     if "event_time" in batch.schema.names:
         known = [row | {"event_time": _moment(times[i])} for i, row in zip(rows, known, strict=True)]

@@ -43,6 +43,7 @@ from common.limits import MAX_MESSAGE_BYTES
 from model.features import FEATURES, N_FEATURES
 from transforms.dead_letter import dead_letters
 from transforms.schema import TRANSACTIONS
+from transforms.trace import message_trace, passed_values
 
 MAX_ID_LENGTH: Final = 256
 """Characters in an id: at most 1,024 bytes in UTF-8, the limit of a Pub/Sub attribute."""
@@ -99,6 +100,8 @@ class MessageRules:
         last ten years at most.
       event_time_attribute: name of a message attribute (RFC 3339, or milliseconds since the epoch) that
         overrides the payload's event time; None to ignore attributes.
+      pass_through: keys at the top of a message, or columns, that travel with the row as JSON.
+      trace_messages: whether message id and publish time travel with the row.
     """
 
     default_time: dt.datetime | None = None
@@ -106,6 +109,8 @@ class MessageRules:
     max_lead: dt.timedelta = dt.timedelta(days=1)
     max_age: dt.timedelta = dt.timedelta(days=3650)
     event_time_attribute: str | None = None
+    pass_through: tuple[str, ...] = ()
+    trace_messages: bool = False
 
 
 class Parsed(NamedTuple):
@@ -178,10 +183,11 @@ def parse_messages(messages: MessageColumns, rules: MessageRules) -> Parsed:
             value = rows[k].features[FEATURES.index(name)]
             reasons[positions[k]] = f"features: {name} is {value!r}, not a finite float32"
         rows = [row for row, fits in zip(rows, finite, strict=True) if fits]
+        positions = [i for i, fits in zip(positions, finite, strict=True) if fits]
         matrix = matrix[finite]
     rejected = sorted(reasons)
     return Parsed(
-        _transactions(rows, matrix),
+        _transactions(rows, matrix, _trace(messages, positions, rules)),
         dead_letters(
             [messages.payloads[i] for i in rejected],
             [reasons[i] for i in rejected],
@@ -283,7 +289,23 @@ def _matrix(rows: Sequence[Transaction]) -> npt.NDArray[np.float32]:
         return wide.astype(np.float32).reshape(-1, N_FEATURES)
 
 
-def _transactions(rows: Sequence[Transaction], matrix: npt.NDArray[np.float32]) -> pa.RecordBatch:
+def _trace(messages: MessageColumns, positions: Sequence[int], rules: MessageRules) -> list[pa.Array]:
+    """The columns of TRACE_FIELDS for the messages at these positions."""
+    ids, times = (messages.message_ids, messages.publish_times) if rules.trace_messages else (None, None)
+    passed = rules.pass_through and passed_values(
+        [messages.payloads[i] for i in positions], rules.pass_through
+    )
+    return message_trace(
+        ids and [ids[i] for i in positions],
+        times and [times[i] for i in positions],
+        passed or None,
+        len(positions),
+    )
+
+
+def _transactions(
+    rows: Sequence[Transaction], matrix: npt.NDArray[np.float32], trace: Sequence[pa.Array]
+) -> pa.RecordBatch:
     features = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), N_FEATURES)
     columns = [
         pa.array([row.transaction_id for row in rows], pa.string()),
@@ -291,5 +313,6 @@ def _transactions(rows: Sequence[Transaction], matrix: npt.NDArray[np.float32]) 
         pa.array([row.event_time for row in rows], TRANSACTIONS.field("event_time").type),
         pa.array([row.event_time_derived is True for row in rows], pa.bool_()),
         features,
+        *trace,
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, cast
@@ -15,6 +16,7 @@ import transforms.coder  # noqa: F401  registers the coder of record batches
 from transforms import metrics
 from transforms.columnar import to_transactions
 from transforms.message import MessageColumns, MessageRules, Parsed, parse_messages
+from transforms.trace import READ_AT, stamped
 
 DEAD_LETTER_TAG: Final = "dead_letters"
 """Tag of the second output of every transform that can reject a row."""
@@ -97,10 +99,10 @@ class _CountingFn(beam.DoFn):
         self._rows_in = metrics.counter(metrics.ROWS_IN)
         self._dead = metrics.counter(metrics.DEAD_LETTERS)
 
-    def _emit(self, rows: int, parsed: Parsed) -> Iterable[pa.RecordBatch]:
+    def _emit(self, rows: int, parsed: Parsed, began: int) -> Iterable[pa.RecordBatch]:
         self._rows_in.inc(rows)
         if parsed.transactions.num_rows:
-            yield parsed.transactions
+            yield stamped(parsed.transactions, READ_AT, began)
         if parsed.dead_letters.num_rows:
             self._dead.inc(parsed.dead_letters.num_rows)
             yield beam.pvalue.TaggedOutput(DEAD_LETTER_TAG, parsed.dead_letters)
@@ -112,7 +114,8 @@ class _ParseFn(_CountingFn):
         self._rules = rules
 
     def process(self, element: Sequence[PubsubMessage] | Sequence[bytes]) -> Iterable[pa.RecordBatch]:
-        return self._emit(len(element), parse_messages(message_columns(element), self._rules))
+        began = time.time_ns() // 1000
+        return self._emit(len(element), parse_messages(message_columns(element), self._rules), began)
 
 
 class _ParseColumnsFn(_CountingFn):
@@ -122,4 +125,6 @@ class _ParseColumnsFn(_CountingFn):
         self._rules = rules
 
     def process(self, element: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        return self._emit(element.num_rows, to_transactions(element, self._default_event_time, self._rules))
+        began = time.time_ns() // 1000
+        parsed = to_transactions(element, self._default_event_time, self._rules)
+        return self._emit(element.num_rows, parsed, began)

@@ -37,8 +37,24 @@ KEY_FIELDS: Final = (
     ),
 )
 
+TRACE_FIELDS: Final = (
+    _field("message_id", pa.string(), "Id of the Pub/Sub message (--trace_messages)"),
+    _field("publish_time", _TIMESTAMP, "When Pub/Sub took the message (--trace_messages)"),
+    _field("read_at", _TIMESTAMP, "When the pipeline began to parse the row"),
+    _field(
+        "pass_through",
+        pa.string(),
+        "JSON object of the fields that --pass_through names, values as they came. Null without any",
+    ),
+)
+"""The columns by which a row is traced; see transforms.trace."""
+
 TRANSACTIONS: Final = pa.schema(
-    [*KEY_FIELDS, _field("features", pa.list_(pa.float32(), N_FEATURES), "Raw features", False)]
+    [
+        *KEY_FIELDS,
+        _field("features", pa.list_(pa.float32(), N_FEATURES), "Raw features", False),
+        *TRACE_FIELDS,
+    ]
 )
 """A parsed batch: `features` holds one row of 30 raw float32 values, in the order of model.features."""
 
@@ -61,6 +77,8 @@ SCORES: Final = pa.schema(
         _TOP_FEATURES_FIELD,
         _VERSION_FIELD,
         _SCORED_AT_FIELD,
+        *TRACE_FIELDS,
+        _field("stored_at", _TIMESTAMP, "When the row was sent to the table; null in files"),
     ]
 )
 
@@ -85,6 +103,7 @@ ALERTS: Final = pa.schema(
         _TOP_FEATURES_FIELD,
         _VERSION_FIELD,
         _SCORED_AT_FIELD,
+        *TRACE_FIELDS,
     ]
 )
 

@@ -8,7 +8,6 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pyarrow as pa
 
 from model.explain import top_features
@@ -16,7 +15,8 @@ from model.features import FEATURES, N_FEATURES
 from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
 from model.thresholds import SEVERITIES, severity_codes
 from transforms.dead_letter import dead_letters
-from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES
+from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES, TRACE_FIELDS
+from transforms.trace import untraced
 
 OutputDetail = Literal["compact", "full"]
 
@@ -100,6 +100,8 @@ def assemble_scores(
         pa.ListArray.from_arrays(_offsets(n, TOP_FEATURES), top),
         pa.repeat(rules.model_version, n),
         pa.array(np.full(n, scored_at, np.int64)).cast(SCORES.field("scored_at").type),
+        *(transactions.column(field.name) for field in TRACE_FIELDS),
+        pa.nulls(n, SCORES.field("stored_at").type),
     ]
     schema = SCORES
     if rules.detail == "full":
@@ -112,15 +114,13 @@ def assemble_scores(
 
 def unscored(transactions: pa.RecordBatch, reasons: list[str]) -> pa.RecordBatch:
     """Makes dead letters of transactions that could not be scored; their payloads can be replayed."""
-    return dead_letters(transaction_messages(transactions), reasons, "score")
+    attributes = [{"message_id": text} if text else {} for text in transactions["message_id"].to_pylist()]
+    return dead_letters(transaction_messages(transactions), reasons, "score", attributes)
 
 
 def transaction_messages(transactions: pa.RecordBatch) -> list[bytes]:
     """Makes JSON messages of a TRANSACTIONS batch, in the form that the parser takes."""
-    return [
-        orjson.dumps({key: value for key, value in row.items() if value is not None})
-        for row in transactions.to_pylist()
-    ]
+    return [untraced(row) for row in transactions.to_pylist()]
 
 
 def _lists(matrix: npt.NDArray[np.floating]) -> pa.ListArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,13 +14,14 @@ import pyarrow as pa
 
 from common.clients import BigQueryEndpoints
 from transforms import metrics, tables
-from transforms.alert import AlertMessages
 from transforms.bigquery import Commit, WriteBatches
 from transforms.bigquery.methods import NEEDS, Method
 from transforms.detect import Detected
 from transforms.files import WriteParquetBatches
 from transforms.parquet_sink import shards
 from transforms.schema import ALERTS, ERROR_RECORDS, SCORES
+from transforms.topics import RowMessages
+from transforms.trace import STORED_AT, stamped
 
 UNSTORED: Final = "dead_letters_unstored"
 """Counts dead letters that BigQuery itself refused; the log names each, and its message is lost."""
@@ -71,7 +73,8 @@ class WriteTables(beam.PTransform):
 
     def expand(self, detected: Detected) -> None:
         """Three tables; the refused rows of the first two go to the third; then the commit."""
-        scores = detected.scores | "Scores" >> self._write(tables.SCORES_TABLE, self.scores_schema)
+        sent = detected.scores | "Stamp" >> beam.Map(_sent).with_output_types(pa.RecordBatch)
+        scores = sent | "Scores" >> self._write(tables.SCORES_TABLE, self.scores_schema)
         alerts = self._apart(detected.alerts, "Alerts") | "Alerts" >> self._write(tables.ALERTS_TABLE, ALERTS)
         rejected = (detected.dead_letters, scores.dead_letters, alerts.dead_letters) | beam.Flatten()
         last = self._apart(rejected, "Errors") | "Errors" >> self._write(tables.ERRORS_TABLE, ERROR_RECORDS)
@@ -139,21 +142,29 @@ def _prefix(directory: str, name: str) -> str:
 
 
 @dataclass
-class PublishAlerts(beam.PTransform):
-    """Publishes alerts.
+class PublishRows(beam.PTransform):
+    """Publishes scores or alerts.
 
-    ALERTS batch  ->  Pub/Sub message a row; see transforms.alert.alert_messages
+    SCORES | ALERTS batch  ->  Pub/Sub message a row; see transforms.topics.row_messages
 
     Attributes:
       topic: "projects/PROJECT/topics/TOPIC".
+      apart: whether a `Checkpoint` stands before it: yes for alerts. Scores are all rows, and the checkpoint
+        would bill them; where it is missing, a failure of the topic stores the rows of the bundle again.
     """
 
     topic: str
+    apart: bool = False
 
-    def expand(self, alerts: beam.PCollection) -> None:
-        """Alerts to the topic."""
-        messages = alerts | Checkpoint() | AlertMessages()
+    def expand(self, batches: beam.PCollection) -> None:
+        """Rows to the topic."""
+        messages = (batches | Checkpoint() if self.apart else batches) | RowMessages()
         _ = messages | beam.io.WriteToPubSub(self.topic, with_attributes=True)
+
+
+def _sent(scores: pa.RecordBatch) -> pa.RecordBatch:
+    """Notes in the rows when they go to the table. A sink that waits and tries again does so after this."""
+    return stamped(scores, STORED_AT, time.time_ns() // 1000)
 
 
 class _LogFn(beam.DoFn):

@@ -9,7 +9,7 @@ import pytest
 
 from model.features import FEATURES
 from transforms.message import MessageColumns, MessageRules, parse_messages
-from transforms.schema import SCORES, SCORES_FULL, TRANSACTIONS
+from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TRANSACTIONS
 from transforms.scores import ScoreRules, assemble_scores, feature_matrix, transaction_messages
 
 RULES = ScoreRules({"medium": 10.0, "high": 20.0}, "v1")
@@ -51,7 +51,8 @@ def test_literal_rows():
         {"feature": "Amount", "contribution": 2.0},
         {"feature": "V1", "contribution": 1.0},
     ]
-    common = {"event_time": TIME, "top_features": top, "model_version": "v1", "scored_at": TIME}
+    untraced = dict.fromkeys(("message_id", "publish_time", "read_at", "pass_through", "stored_at"))
+    common = untraced | {"event_time": TIME, "top_features": top, "model_version": "v1", "scored_at": TIME}
     assert scored.scores.to_pylist() == [
         common
         | {
@@ -122,7 +123,7 @@ def test_feature_matrix_of_a_slice():
 def test_transactions_as_messages_survive_the_parser():
     batch = transactions(3)
     messages = transaction_messages(batch)
-    assert list(json.loads(messages[0])) == batch.schema.names
+    assert list(json.loads(messages[0])) == [*(field.name for field in KEY_FIELDS), "features"]
     assert "account_id" not in json.loads(messages[1])
     assert parse_messages(MessageColumns(messages), MessageRules(TIME)).transactions.equals(batch)
     assert len(FEATURES) == batch.schema.field("features").type.list_size
