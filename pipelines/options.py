@@ -193,6 +193,17 @@ class TableOptions:
         True,
         help="create the tables and views of --output_dataset that are missing, at launch (default: yes)",
     )
+    window_seconds: int = option(
+        0,
+        type=at_least(0, 86_400),
+        metavar="N",
+        help="sum scores up by windows of event time of so many seconds into the table score_windows; 0 for "
+        "no windows. Example: 60 (default: %(default)s)",
+    )
+
+    def __post_init__(self) -> None:
+        if self.window_seconds and not self.output_dataset:
+            raise OptionError("--window_seconds fills a table: pass --output_dataset as well")
 
 
 @dataclass(frozen=True)

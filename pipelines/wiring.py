@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import uuid
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -32,6 +33,7 @@ from transforms.parse import Parse, ParseColumns
 from transforms.schema import SCORES, SCORES_FULL
 from transforms.score import Score
 from transforms.sinks import WriteTables
+from transforms.windows import CountWindows
 
 _MEMBER: Final = "user:EMAIL"
 
@@ -75,7 +77,14 @@ def write_tables(detected: Detected, options: JobOptions, streaming: bool) -> No
             method=options.tables.write_method,
             streaming=streaming,
             endpoints=options.endpoints.endpoints(),
+            windows=_windows(options.tables, streaming),
         )
+
+
+def _windows(options: TableOptions, streaming: bool) -> CountWindows | None:
+    if not options.window_seconds:
+        return None
+    return CountWindows(options.window_seconds, uuid.uuid4().hex, streaming)
 
 
 def check(options: JobOptions, beam_options: PipelineOptions) -> None:

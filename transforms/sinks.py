@@ -19,9 +19,10 @@ from transforms.bigquery.methods import NEEDS, Method
 from transforms.detect import Detected
 from transforms.files import WriteParquetBatches
 from transforms.parquet_sink import shards
-from transforms.schema import ALERTS, ERROR_RECORDS, SCORES
+from transforms.schema import ALERTS, ERROR_RECORDS, SCORE_WINDOWS, SCORES
 from transforms.topics import RowMessages
 from transforms.trace import STORED_AT, stamped
+from transforms.windows import CountWindows
 
 UNSTORED: Final = "dead_letters_unstored"
 """Counts dead letters that BigQuery itself refused; the log names each, and its message is lost."""
@@ -50,12 +51,13 @@ class Checkpoint(beam.PTransform):
 class WriteTables(beam.PTransform):
     """Writes scores, alerts and dead letters to the tables of a dataset.
 
-    Detected  ->  scores, alerts, error_records; rows that BigQuery refuses join the error records
+    Detected  ->  scores, alerts, error_records, and score_windows where windows are counted; rows that
+    BigQuery refuses join the error records
 
-    A batch job commits the three tables when all of them are written, each of them at once: first the scores,
-    then the alerts, which are of no use without them, then the error records. In a stream, rows are visible
-    as they are stored, so that a step that is repeated stores them again: alerts and dead letters pass a
-    `Checkpoint`. Scores, by far the most rows, need none: the others have theirs.
+    A batch job commits the tables when all of them are written, each of them at once: first the scores, then
+    the alerts and windows, which are of no use without them, then the error records. In a stream, rows are
+    visible as they are stored, so that a step that is repeated stores them again: alerts and dead letters
+    pass a `Checkpoint`, and windows a shuffle. Scores, by far the most rows, need none: the others have one.
 
     Attributes:
       dataset: "PROJECT.DATASET"; its tables must exist, see transforms.tables.
@@ -63,6 +65,7 @@ class WriteTables(beam.PTransform):
       method: see transforms.bigquery.WriteBatches.
       streaming: whether the pipeline is.
       endpoints: where BigQuery answers.
+      windows: sums the scores up by windows; None leaves that table empty.
     """
 
     dataset: str
@@ -70,18 +73,23 @@ class WriteTables(beam.PTransform):
     method: Method = "storage_arrow"
     streaming: bool = False
     endpoints: BigQueryEndpoints = field(default_factory=BigQueryEndpoints)
+    windows: CountWindows | None = None
 
     def expand(self, detected: Detected) -> None:
-        """Three tables; the refused rows of the first two go to the third; then the commit."""
+        """The tables; refused rows of the others go to the error records; then the commit."""
         sent = detected.scores | "Stamp" >> beam.Map(_sent).with_output_types(pa.RecordBatch)
         scores = sent | "Scores" >> self._write(tables.SCORES_TABLE, self.scores_schema)
         alerts = self._apart(detected.alerts, "Alerts") | "Alerts" >> self._write(tables.ALERTS_TABLE, ALERTS)
-        rejected = (detected.dead_letters, scores.dead_letters, alerts.dead_letters) | beam.Flatten()
+        written = [scores, alerts]
+        if self.windows:
+            windows = detected.scores | "Count windows" >> self.windows
+            written.append(windows | "Windows" >> self._write(tables.WINDOWS_TABLE, SCORE_WINDOWS))
+        rejected = (detected.dead_letters, *(each.dead_letters for each in written)) | beam.Flatten()
         last = self._apart(rejected, "Errors") | "Errors" >> self._write(tables.ERRORS_TABLE, ERROR_RECORDS)
         _ = last.dead_letters | "Log" >> beam.ParDo(_LogFn())
         if self._commits_at_the_end:
-            streams = (scores.streams, alerts.streams, last.streams) | "Streams" >> beam.Flatten()
-            names = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE)
+            streams = [each.streams for each in (*written, last)] | "Streams" >> beam.Flatten()
+            names = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.WINDOWS_TABLE, tables.ERRORS_TABLE)
             order = [f"{self.dataset}.{name}" for name in names]
             _ = streams | "Commit" >> Commit(self.endpoints, order)
 
