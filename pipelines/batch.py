@@ -141,6 +141,7 @@ class BatchOptions(wiring.JobOptions):
     machine: ProcessOptions = group("this machine")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.tables.output_dataset or self.files.output):
             raise OptionError(
                 "expected --output_dataset=PROJECT.DATASET or --output=DIR: scores need a place to go"

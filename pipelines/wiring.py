@@ -23,6 +23,7 @@ from common.clients import EndpointOptions
 from common.google import ERRORS, explain, grant_on_dataset, grant_on_project, remedy
 from common.options import OptionError, group
 from model.artifact import Manifest
+from model.outputs import ANOMALY_SCORE
 from pipelines.options import DetectionOptions, MessageOptions, TableOptions
 from pipelines.scorers import ScorerOptions, model_handler
 from transforms import tables
@@ -49,6 +50,9 @@ class JobOptions:
       scorer: the place where the model is.
       tables: the tables to write, if any.
       endpoints: where BigQuery answers.
+
+    Raises:
+      OptionError: the score has no thresholds.
     """
 
     source: Any = group("source")
@@ -57,6 +61,14 @@ class JobOptions:
     scorer: ScorerOptions = group("scorer")
     tables: TableOptions = group("sinks")
     endpoints: EndpointOptions = group()
+
+    def __post_init__(self) -> None:
+        given = (self.detection.medium_threshold, self.detection.high_threshold)
+        if self.scorer.score_field != ANOMALY_SCORE and None in given:
+            raise OptionError(
+                f"--score_field={self.scorer.score_field}: the thresholds of --model are for "
+                f"{ANOMALY_SCORE}; pass --medium_threshold and --high_threshold for this score"
+            )
 
 
 _Job = TypeVar("_Job", bound=JobOptions)

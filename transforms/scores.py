@@ -72,7 +72,7 @@ def assemble_scores(
     Args:
       transactions: a TRANSACTIONS batch of n rows.
       outputs: `anomaly_score` [n], `encoded` [n, 4], `contributions` [n, 30]; with detail "full" also the
-        other outputs of the model by name.
+        other outputs of the model by name. Columns of outputs that a server does not have stay empty.
       rules: thresholds, version and detail.
       scored_at: microseconds since the epoch.
     """
@@ -87,17 +87,12 @@ def assemble_scores(
         return Scored(scores, unscored(bad, reasons))
     n = len(score)
     codes = severity_codes(score, rules.thresholds)
-    indices, contributions = top_features(np.asarray(outputs[CONTRIBUTIONS]), TOP_FEATURES)
-    top = pa.StructArray.from_arrays(
-        [_NAMES.take(pa.array(indices.reshape(-1))), pa.array(contributions.reshape(-1).astype(np.float64))],
-        names=["feature", "contribution"],
-    )
     columns = [
         *(transactions.column(field.name) for field in KEY_FIELDS),
         pa.array(score),
         _SEVERITY_NAMES.take(pa.array(codes)),
-        _lists(np.asarray(outputs[ENCODED])),
-        pa.ListArray.from_arrays(_offsets(n, TOP_FEATURES), top),
+        _lists(outputs.get(ENCODED), n),
+        _top(outputs.get(CONTRIBUTIONS), n),
         pa.repeat(rules.model_version, n),
         pa.array(np.full(n, scored_at, np.int64)).cast(SCORES.field("scored_at").type),
         *(transactions.column(field.name) for field in TRACE_FIELDS),
@@ -107,8 +102,8 @@ def assemble_scores(
     if rules.detail == "full":
         schema = SCORES_FULL
         for scale in SCALES:
-            columns += [_lists(outputs[f"{scale}_{name}"]) for name in VECTOR_OUTPUTS]
-            columns += [pa.array(outputs[f"{scale}_{name}"].astype(np.float64)) for name in SCALAR_OUTPUTS]
+            columns += [_lists(outputs.get(f"{scale}_{name}"), n) for name in VECTOR_OUTPUTS]
+            columns += [_numbers(outputs.get(f"{scale}_{name}"), n) for name in SCALAR_OUTPUTS]
     return Scored(pa.RecordBatch.from_arrays(columns, schema=schema), dead_letters([], [], "score"))
 
 
@@ -123,8 +118,25 @@ def transaction_messages(transactions: pa.RecordBatch) -> list[bytes]:
     return [untraced(row) for row in transactions.to_pylist()]
 
 
-def _lists(matrix: npt.NDArray[np.floating]) -> pa.ListArray:
-    n, width = matrix.shape
+def _top(contributions: npt.NDArray[np.floating] | None, n: int) -> pa.Array:
+    if contributions is None:
+        return pa.nulls(n, SCORES.field("top_features").type)
+    indices, values = top_features(contributions, TOP_FEATURES)
+    top = pa.StructArray.from_arrays(
+        [_NAMES.take(pa.array(indices.reshape(-1))), pa.array(values.reshape(-1).astype(np.float64))],
+        names=["feature", "contribution"],
+    )
+    return pa.ListArray.from_arrays(_offsets(n, TOP_FEATURES), top)
+
+
+def _numbers(values: npt.NDArray[np.floating] | None, n: int) -> pa.Array:
+    return pa.nulls(n, pa.float64()) if values is None else pa.array(values.astype(np.float64))
+
+
+def _lists(matrix: npt.NDArray[np.floating] | None, n: int) -> pa.Array:
+    if matrix is None:
+        return pa.nulls(n, pa.list_(pa.float64()))
+    width = matrix.shape[1]
     return pa.ListArray.from_arrays(_offsets(n, width), pa.array(matrix.reshape(-1).astype(np.float64)))
 
 
