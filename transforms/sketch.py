@@ -77,7 +77,7 @@ class Sketch:
 
     @property
     def rows(self) -> int:
-        """How many numbers there are."""
+        """The number of numbers."""
         return int(self.counts.sum())
 
     @property

@@ -87,20 +87,22 @@ def summaries(scores: pa.RecordBatch, seconds: int) -> dict[tuple[str, int], Sum
     Returns:
       The summaries by version and start of the window, in seconds since the epoch.
     """
-    starts = scores["event_time"].cast(pa.int64()).to_numpy() // (seconds * 1_000_000) * seconds
+    numbers = scores["event_time"].cast(pa.int64()).to_numpy() // (seconds * 1_000_000)
     versions = scores["model_version"].dictionary_encode()
-    groups, places = np.unique(np.stack([versions.indices.to_numpy(), starts]), axis=1, return_inverse=True)
+    # One number for version and window: numpy sorts those several times faster than pairs.
+    known = max(1, len(versions.dictionary))
+    groups, places = np.unique(numbers * known + versions.indices.to_numpy(), return_inverse=True)
     values = scores["anomaly_score"].to_numpy()
     severities = pc.index_in(scores["severity"], _SEVERITIES).to_numpy()
     waits = pc.subtract(scores["scored_at"], scores["publish_time"]).cast(pa.int64()).cast(pa.float64())
     latency = waits.to_numpy(zero_copy_only=False) / 1000  # NaN where it is not known
-    places = places.reshape(-1)
     order = np.argsort(places, kind="stable")
-    ends = np.cumsum(np.bincount(places, minlength=groups.shape[1]))
+    ends = np.cumsum(np.bincount(places, minlength=len(groups)))
     found = {}
-    for group, rows in zip(groups.T.tolist(), np.split(order, ends[:-1]), strict=True):
+    for group, rows in zip(groups.tolist(), np.split(order, ends[:-1]), strict=True):
         waited = latency[rows]
-        found[versions.dictionary[group[0]].as_py(), group[1]] = Summary(
+        number, version = divmod(group, known)
+        found[versions.dictionary[version].as_py(), number * seconds] = Summary(
             np.bincount(severities[rows], minlength=len(SEVERITIES)),
             Sketch.of(values[rows]),
             Sketch.of(waited[~np.isnan(waited)]),
