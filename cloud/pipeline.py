@@ -77,6 +77,7 @@ class PipelineCommand:
     subscription: str | None = None
     topic: str | None = None
     alert_topic: str | None = None
+    scores_topic: str | None = None
     input: str | None = None
     input_table: str | None = None
     input_query: str | None = None

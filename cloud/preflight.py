@@ -53,7 +53,7 @@ def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
     if command.subscription:
         topic = request.names.topic("transactions")
         yield partial(services.check_subscription, clients, command.subscription, topic)
-    for name in filter(None, (command.topic, command.alert_topic)):
+    for name in filter(None, (command.topic, command.alert_topic, command.scores_topic)):
         yield partial(services.check_topic, clients, name)
     if command.input:
         yield partial(storage.check_files, clients, command.input, "--input")

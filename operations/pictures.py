@@ -38,9 +38,24 @@ PICTURES: Final = {
     "anomalies_by_feature": Picture("feature", ("alerts", "high", "mean_contribution"), bars=True),
     "anomalies_by_hour": Picture("hour", ("transactions", "medium", "high", "alert_percent")),
     "dead_letters": Picture("reason", ("messages",), series="stage", bars=True),
-    "latency": Picture("minute"),
+    "latency": Picture(
+        "minute",
+        (
+            "transactions",
+            "p50_ms",
+            "p99_ms",
+            "publish_to_read_p99_ms",
+            "read_to_scored_p99_ms",
+            "scored_to_stored_p99_ms",
+        ),
+    ),
     "score_drift": Picture(
         "day", ("transactions", "alert_percent", "score_p50", "score_p99"), series="model_version"
+    ),
+    "score_windows": Picture(
+        "window_start",
+        ("transactions", "medium", "high", "score_p50", "score_p99", "latency_p99_ms"),
+        series="model_version",
     ),
 }
 """The queries that can be drawn; the others list single rows."""

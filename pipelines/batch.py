@@ -156,6 +156,7 @@ class BatchOptions(wiring.JobOptions):
     machine: ProcessOptions = group("this machine")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.tables.output_dataset or self.files.output):
             raise OptionError(
                 "expected --output_dataset=PROJECT.DATASET or --output=DIR: scores need a place to go"
@@ -199,7 +200,7 @@ def _source(
     source = options.source
     rules = options.messages.rules(default_time=launched)
     parse_rows = ParseColumns(launched, rules)
-    columns = source_columns(rules.roles)
+    columns = tuple(dict.fromkeys((*source_columns(rules.roles), *rules.pass_through)))
     if source.input:
         form = source.format or lookups.input_format(source.input)
         if form == "jsonl":
@@ -242,7 +243,9 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
     source, files = options.source, options.files
     # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
     if source.input and "://" not in source.input:
-        lookups.check_local_files(source.input, source.format, options.messages.roles())
+        lookups.check_local_files(
+            source.input, source.format, options.messages.roles(), options.messages.passed
+        )
     if files.output:
         lookups.check_output(files.output, files.overwrite)
     wiring.set_runner(beam_options, RUNNER)
@@ -252,7 +255,9 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
     if source.input_table:
         project = beam_options.view_as(GoogleCloudOptions).project
         roles = options.messages.roles()
-        lookups.check_table(source.input_table, project, options.endpoints.endpoints(), roles)
+        lookups.check_table(
+            source.input_table, project, options.endpoints.endpoints(), roles, options.messages.passed
+        )
     wiring.create_tables(options, beam_options)
     pipeline = beam.Pipeline(options=beam_options)
     written = build(pipeline, options, manifest)

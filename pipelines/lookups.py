@@ -41,7 +41,9 @@ _ONCE: Final = Retry(predicate=lambda error: False)
 _T = TypeVar("_T")
 
 
-def check_local_files(pattern: str, form: Kind | None, roles: Roles | None = None) -> None:
+def check_local_files(
+    pattern: str, form: Kind | None, roles: Roles | None = None, passed: Sequence[str] = ()
+) -> None:
     """Checks that --input matches files of a format, those with columns with the columns of a transaction.
 
     It says of the first file which columns, or keys, are not used.
@@ -50,6 +52,7 @@ def check_local_files(pattern: str, form: Kind | None, roles: Roles | None = Non
       pattern: as the flag has it.
       form: the format; None for that of the first file.
       roles: the columns of id, account and time.
+      passed: the columns that pass through.
 
     Raises:
       OptionError: a file is missing, cannot be read, lacks a column, or is of another kind.
@@ -77,12 +80,12 @@ def check_local_files(pattern: str, form: Kind | None, roles: Roles | None = Non
         except OSError as error:
             raise OptionError(f"{flag}: {path} cannot be read: {error}") from error
         if names and number == 0:
-            _say_unused(f"{flag}, first line" if form == "jsonl" else flag, names, roles)
+            _say_unused(f"{flag}, first line" if form == "jsonl" else flag, names, roles, passed)
 
 
-def _say_unused(flag: str, names: Sequence[str], roles: Roles) -> None:
+def _say_unused(flag: str, names: Sequence[str], roles: Roles, passed: Sequence[str] = ()) -> None:
     """Says which columns are not used: a name that is spelt otherwise is no error, and changes the result."""
-    unused = unused_columns(names, roles, SOURCE_COLUMNS)
+    unused = unused_columns(names, roles, (*SOURCE_COLUMNS, *passed))
     for line in unused.warnings:
         logging.warning("%s: %s", flag, line)
     for line in unused.notes:
@@ -144,7 +147,11 @@ def _hint(path: str, form: Kind) -> str:
 
 
 def check_table(
-    name: str, project: str | None, endpoints: BigQueryEndpoints, roles: Roles | None = None
+    name: str,
+    project: str | None,
+    endpoints: BigQueryEndpoints,
+    roles: Roles | None = None,
+    passed: Sequence[str] = (),
 ) -> None:
     """Checks that --input_table exists, is no view, and has the columns of a transaction.
 
@@ -181,7 +188,7 @@ def check_table(
         roles = roles or Roles()
         schema = arrow_schema(table.schema)
         check_columns(schema, roles)
-        _say_unused(flag, schema.names, roles)
+        _say_unused(flag, schema.names, roles, passed)
     except SourceColumnsError as error:
         raise OptionError(f"{flag}: {error}; --input_query can rename and convert columns") from error
 

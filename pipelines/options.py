@@ -35,10 +35,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class MessageOptions:
-    """The rules that a message has to keep, and the columns of its id, account and time.
+    """The rules that a message has to keep, where id, account and time are, and what travels with the row.
 
     Raises:
-      OptionError: a column is named that another field is read from.
+      OptionError: a column is named that another field is read from, or a name of --pass_through is empty, or
+        there twice.
     """
 
     max_message_bytes: int = option(
@@ -77,8 +78,27 @@ class MessageOptions:
         help="column, or key of a message, that holds its time. Example: timestamp (default: event_time)",
     )
 
+    pass_through: str | None = option(
+        None,
+        metavar="NAME,NAME",
+        help="keys at the top of a message, or columns of a table or file, that travel into scores, alerts "
+        "and their messages, as one JSON object in the column pass_through. Example: card_type,load_id",
+    )
+    trace_messages: bool = option(
+        False,
+        help="message id and publish time travel into scores, alerts and their messages, so that rows can be "
+        "joined to what was published, and latency is known step by step; parsing takes a tenth longer "
+        "(default: no)",
+    )
+
     def __post_init__(self) -> None:
         self.roles()
+        names = self.passed
+        if not all(names) or len({*names}) < len(names):
+            raise OptionError(
+                "--pass_through: expected different names with a comma between them, got "
+                f"{self.pass_through!r}"
+            )
 
     def roles(self) -> Roles:
         """Returns the columns of id, account and time.
@@ -97,6 +117,11 @@ class MessageOptions:
         except RoleError as error:
             raise OptionError(f"{OPTIONS[error.role]}: {error.reason}") from error
 
+    @property
+    def passed(self) -> tuple[str, ...]:
+        """The names of --pass_through."""
+        return tuple(self.pass_through.split(",")) if self.pass_through else ()
+
     def rules(self, **more: Any) -> MessageRules:
         """Returns the rules for `Parse`; `more` are further fields of MessageRules."""
         return MessageRules(
@@ -104,6 +129,8 @@ class MessageOptions:
             max_lead=dt.timedelta(seconds=self.max_event_lead_seconds),
             max_age=dt.timedelta(days=self.max_event_age_days),
             roles=self.roles(),
+            pass_through=self.passed,
+            trace_messages=self.trace_messages,
             **more,
         )
 
@@ -203,6 +230,17 @@ class TableOptions:
         True,
         help="create the tables and views of --output_dataset that are missing, at launch (default: yes)",
     )
+    window_seconds: int = option(
+        0,
+        type=at_least(0, 86_400),
+        metavar="N",
+        help="sum scores up by windows of event time of so many seconds into the table score_windows; 0 for "
+        "no windows. Example: 60 (default: %(default)s)",
+    )
+
+    def __post_init__(self) -> None:
+        if self.window_seconds and not self.output_dataset:
+            raise OptionError("--window_seconds fills a table: pass --output_dataset as well")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from common.names import ENDPOINT
 from common.options import OptionError, option
 from common.values import at_least
 from model.artifact import MODEL_NAME, Manifest
+from model.outputs import ANOMALY_SCORE, width
 from pipelines.options import DetectionOptions
 from transforms.remote import Limits, TorchServeHandler, VertexHandler
 from transforms.remote_protocol import MIN_REQUEST_BYTES
@@ -48,6 +49,13 @@ class ScorerOptions:
         metavar="NAME",
         help="endpoint for --scorer=vertex, public, dedicated or private. "
         "Example: projects/my-project/locations/us-central1/endpoints/1234567890",
+    )
+    score_field: str = option(
+        ANOMALY_SCORE,
+        metavar="FIELD",
+        help="with --scorer=vertex, the field of a prediction that is the score, for endpoints of another "
+        "model; --medium_threshold and --high_threshold are then for it. Example: denormalized_MAE (default: "
+        "%(default)s)",
     )
     vertex_psc_address: str | None = option(
         None,
@@ -117,6 +125,13 @@ class ScorerOptions:
         required = _REQUIRED.get(self.scorer, "scorer")
         if not getattr(self, required):
             raise OptionError(f"--scorer={self.scorer} needs --{required}")
+        if self.score_field != ANOMALY_SCORE and self.scorer != "vertex":
+            raise OptionError(f"--score_field goes with --scorer=vertex, and the scorer is {self.scorer}")
+        if width(self.score_field) is not None:
+            raise OptionError(
+                f"--score_field: expected a field with one number a row, got {self.score_field!r}, which has "
+                f"{width(self.score_field)}"
+            )
         for field in dataclasses.fields(self):
             prefix, underscore, _ = field.name.partition("_")
             is_given = getattr(self, field.name) != field.default
@@ -180,6 +195,7 @@ def model_handler(scorer: ScorerOptions, detection: DetectionOptions, manifest: 
     if scorer.scorer == "vertex":
         return VertexHandler(
             **shared,
+            score_field=scorer.score_field,
             endpoint=scorer.vertex_endpoint or "",
             api_endpoint=scorer.vertex_api_endpoint,
             psc_address=scorer.vertex_psc_address,

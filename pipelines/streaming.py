@@ -22,7 +22,7 @@ from pipelines import lookups, record, wiring
 from pipelines.options import RequiredTableOptions, parse_options
 from transforms.gather import BatchMessages
 from transforms.parse import Parse
-from transforms.sinks import PublishAlerts
+from transforms.sinks import PublishRows
 
 LOCAL_RUNNER: Final = "local.runner.LocalStreamingRunner"
 """Runs a stream on this machine when no --runner is given; see docs/local-stack.md."""
@@ -105,6 +105,13 @@ class StreamingOptions(wiring.JobOptions):
         metavar="TOPIC",
         help="publish each alert as JSON to this topic. Example: projects/my-project/topics/alerts",
     )
+    scores_topic: str | None = option(
+        None,
+        type=TOPIC,
+        metavar="TOPIC",
+        help="publish each scored row as JSON to this topic; Pub/Sub bills every row. "
+        "Example: projects/my-project/topics/scores",
+    )
 
 
 def parser() -> Parser:
@@ -124,7 +131,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[StreamingOptions, Pipeline
 
 
 def build(pipeline: beam.Pipeline, options: StreamingOptions, manifest: Manifest) -> None:
-    """messages -> batches -> detect -> tables, alert topic."""
+    """messages -> batches -> detect -> tables, topics."""
     source = options.source
     rules = options.messages.rules(event_time_attribute=source.event_time_attribute)
     # No timestamp_attribute here: the source would fail for ever on a message whose attribute is malformed.
@@ -136,7 +143,9 @@ def build(pipeline: beam.Pipeline, options: StreamingOptions, manifest: Manifest
     detected = batches | "Detect" >> wiring.detect(Parse(rules), options, manifest)
     wiring.write_tables(detected, options, streaming=True)
     if options.alert_topic:
-        _ = detected.alerts | "Publish alerts" >> PublishAlerts(options.alert_topic)
+        _ = detected.alerts | "Publish alerts" >> PublishRows(options.alert_topic, apart=True)
+    if options.scores_topic:
+        _ = detected.scores | "Publish scores" >> PublishRows(options.scores_topic)
 
 
 def check(options: StreamingOptions, beam_options: PipelineOptions) -> None:
@@ -173,6 +182,7 @@ def run(
             ("--subscription", options.source.subscription),
             ("--topic", options.source.topic),
             ("--alert_topic", options.alert_topic),
+            ("--scores_topic", options.scores_topic),
         ):
             if name:
                 lookups.check_pubsub(flag, name)

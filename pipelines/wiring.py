@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import uuid
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -22,6 +23,7 @@ from common.clients import EndpointOptions
 from common.google import ERRORS, explain, grant_on_dataset, grant_on_project, remedy
 from common.options import OptionError, group
 from model.artifact import Manifest
+from model.outputs import ANOMALY_SCORE
 from pipelines.options import DetectionOptions, MessageOptions, TableOptions
 from pipelines.scorers import ScorerOptions, model_handler
 from transforms import tables
@@ -33,6 +35,7 @@ from transforms.parse import Parse, ParseColumns
 from transforms.schema import SCORES, SCORES_FULL
 from transforms.score import Score
 from transforms.sinks import WriteTables
+from transforms.windows import CountWindows
 
 _MEMBER: Final = "user:EMAIL"
 
@@ -48,6 +51,9 @@ class JobOptions:
       scorer: the place where the model is.
       tables: the tables to write, if any.
       endpoints: where BigQuery answers.
+
+    Raises:
+      OptionError: the score has no thresholds.
     """
 
     source: Any = group("source")
@@ -56,6 +62,14 @@ class JobOptions:
     scorer: ScorerOptions = group("scorer")
     tables: TableOptions = group("sinks")
     endpoints: EndpointOptions = group()
+
+    def __post_init__(self) -> None:
+        given = (self.detection.medium_threshold, self.detection.high_threshold)
+        if self.scorer.score_field != ANOMALY_SCORE and None in given:
+            raise OptionError(
+                f"--score_field={self.scorer.score_field}: the thresholds of --model are for "
+                f"{ANOMALY_SCORE}; pass --medium_threshold and --high_threshold for this score"
+            )
 
 
 _Job = TypeVar("_Job", bound=JobOptions)
@@ -76,7 +90,14 @@ def write_tables(detected: Detected, options: JobOptions, streaming: bool) -> No
             method=options.tables.write_method,
             streaming=streaming,
             endpoints=options.endpoints.endpoints(),
+            windows=_windows(options.tables, streaming),
         )
+
+
+def _windows(options: TableOptions, streaming: bool) -> CountWindows | None:
+    if not options.window_seconds:
+        return None
+    return CountWindows(options.window_seconds, uuid.uuid4().hex, streaming)
 
 
 def check(options: JobOptions, beam_options: PipelineOptions) -> None:

@@ -1,4 +1,4 @@
-"""Alerts: the rows whose score reached a threshold, as a batch for tables and as messages for a topic."""
+"""Alerts: the rows whose score reached a threshold."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import apache_beam as beam
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.io.gcp.pubsub import PubsubMessage
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from model.thresholds import SEVERITIES
@@ -36,18 +34,6 @@ class Alert(beam.PTransform):
         return scores | beam.ParDo(_AlertFn(dict(self.thresholds), self.min_severity)).with_output_types(
             pa.RecordBatch
         )
-
-
-@dataclass
-class AlertMessages(beam.PTransform):
-    """Turns alerts into Pub/Sub messages.
-
-    ALERTS batch  ->  PubsubMessage (JSON; severity, top features and ids as attributes)
-    """
-
-    def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        """Alerts to messages, one a row."""
-        return batches | beam.FlatMap(alert_messages).with_output_types(PubsubMessage)
 
 
 def alerts(
@@ -77,26 +63,6 @@ def alerts(
     return pa.RecordBatch.from_arrays(
         [columns[name] if name in columns else rows.column(name) for name in ALERTS.names], schema=ALERTS
     )
-
-
-def alert_messages(batch: pa.RecordBatch) -> list[PubsubMessage]:
-    """Makes one message per row of an ALERTS batch.
-
-    The body is the row as JSON. The attributes let a subscription filter without decoding it: `severity`,
-    `top_features` (names, largest contribution first, joined by commas), `transaction_id`, `model_version`.
-    """
-    return [
-        PubsubMessage(
-            orjson.dumps(row),
-            {
-                "severity": row["severity"],
-                "top_features": ",".join(item["feature"] for item in row["top_features"]),
-                "transaction_id": row["transaction_id"],
-                "model_version": row["model_version"],
-            },
-        )
-        for row in batch.to_pylist()
-    ]
 
 
 class _AlertFn(beam.DoFn):

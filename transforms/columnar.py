@@ -22,6 +22,7 @@ from transforms.derived_ids import fill_ids
 from transforms.json_rows import moment_text, row_messages
 from transforms.message import MessageRules, Parsed, event_time_bounds, outside_text
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS, empty
+from transforms.trace import message_trace, passed_columns
 
 BATCH_ROWS: Final = 16 * 1024
 """Rows in the batches of a columnar source: enough that the cost of a batch at every step vanishes."""
@@ -98,12 +99,20 @@ def to_transactions(
     """
     rules = rules or MessageRules()
     try:
-        return _validated(_known(batch, rules.roles), batch.num_rows, default_event_time, rules)
+        passed = passed_columns(batch, rules.pass_through) if rules.pass_through else None
+        known = _known(batch, rules.roles)
+        return _validated(known, batch.num_rows, default_event_time, rules, passed)
     except columns.ColumnTypeError as error:
         raise SourceColumnsError(str(error)) from error
 
 
-def _validated(source: _Columns, n: int, default_event_time: dt.datetime, rules: MessageRules) -> Parsed:
+def _validated(
+    source: _Columns,
+    n: int,
+    default_event_time: dt.datetime,
+    rules: MessageRules,
+    passed: pa.Array | None = None,
+) -> Parsed:
     matrix, reasons = _features(source, n, np.float32)
     finite = np.isfinite(matrix)
     if not finite.all():
@@ -136,6 +145,7 @@ def _validated(source: _Columns, n: int, default_event_time: dt.datetime, rules:
             if "event_time_derived" in source
             else untimed,
             features,
+            *message_trace(None, None, passed, n),
         ],
         schema=TRANSACTIONS,
     )

@@ -27,6 +27,7 @@ from model.values import shown
 from transforms.dead_letter import MESSAGE_ID, PUBSUB_MESSAGE_ID, dead_letters
 from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction, decoder
 from transforms.schema import TRANSACTIONS
+from transforms.trace import message_trace, passed_values
 
 _DECODE_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _ELEMENT_ROWS: Final = 1024
@@ -60,6 +61,8 @@ class MessageRules:
         ignore attributes.
       roles: keys, or columns, that hold id, account and time. A message without one of these keys is read by
         the role's own name, under which dead letters have it.
+      pass_through: keys at the top of a message, or columns, that travel with the row as JSON.
+      trace_messages: whether message id and publish time travel with the row.
     """
 
     default_time: dt.datetime | None = None
@@ -68,6 +71,8 @@ class MessageRules:
     max_age: dt.timedelta = dt.timedelta(days=3650)
     event_time_attribute: str | None = None
     roles: Roles = field(default_factory=Roles)
+    pass_through: tuple[str, ...] = ()
+    trace_messages: bool = False
 
 
 class Parsed(NamedTuple):
@@ -199,10 +204,11 @@ def _parse(
             value = rows[k].features[FEATURES.index(name)]
             reasons[positions[k]] = f"features: {name} is {shown(value)}, not a finite float32"
         rows = [row for row, fits in zip(rows, finite, strict=True) if fits]
+        positions = [i for i, fits in zip(positions, finite, strict=True) if fits]
         matrix = matrix[finite]
     rejected = sorted(reasons)
     parsed = Parsed(
-        _transactions(rows, matrix),
+        _transactions(rows, matrix, _trace(messages, positions, rules)),
         dead_letters(
             [messages.payloads[i] for i in rejected],
             [reasons[i] for i in rejected],
@@ -263,7 +269,23 @@ def _matrix(rows: Sequence[Transaction]) -> npt.NDArray[np.float32]:
         return wide.astype(np.float32).reshape(-1, N_FEATURES)
 
 
-def _transactions(rows: Sequence[Transaction], matrix: npt.NDArray[np.float32]) -> pa.RecordBatch:
+def _trace(messages: MessageColumns, positions: Sequence[int], rules: MessageRules) -> list[pa.Array]:
+    """The columns of TRACE_FIELDS for the messages at these positions."""
+    ids, times = (messages.message_ids, messages.publish_times) if rules.trace_messages else (None, None)
+    passed = rules.pass_through and passed_values(
+        [messages.payloads[i] for i in positions], rules.pass_through
+    )
+    return message_trace(
+        ids and [ids[i] for i in positions],
+        times and [times[i] for i in positions],
+        passed or None,
+        len(positions),
+    )
+
+
+def _transactions(
+    rows: Sequence[Transaction], matrix: npt.NDArray[np.float32], trace: Sequence[pa.Array]
+) -> pa.RecordBatch:
     features = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), N_FEATURES)
     columns = [
         pa.array([row.transaction_id for row in rows], pa.string()),
@@ -271,5 +293,6 @@ def _transactions(rows: Sequence[Transaction], matrix: npt.NDArray[np.float32]) 
         pa.array([row.event_time for row in rows], TRANSACTIONS.field("event_time").type),
         pa.array([row.event_time_derived is True for row in rows], pa.bool_()),
         features,
+        *trace,
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, cast
@@ -15,6 +16,7 @@ import transforms.coder  # noqa: F401  registers the coder of record batches
 from transforms import metrics
 from transforms.columnar import to_transactions
 from transforms.message import MessageColumns, MessageRules, Parsed, parse_parts
+from transforms.trace import READ_AT, stamped
 
 DEAD_LETTER_TAG: Final = "dead_letters"
 """Tag of the second output of every transform that can reject a row."""
@@ -97,14 +99,14 @@ class _CountingFn(beam.DoFn):
         self._rows_in = metrics.counter(metrics.ROWS_IN)
         self._dead = metrics.counter(metrics.DEAD_LETTERS)
 
-    def _emit(self, parsed: Parsed) -> Iterable[pa.RecordBatch]:
+    def _emit(self, parsed: Parsed, began: int) -> Iterable[pa.RecordBatch]:
         # By the outcome: a message that is an array counts as the transactions in it.
         self._rows_in.inc(parsed.transactions.num_rows + parsed.dead_letters.num_rows)
         metrics.add(
             {metrics.IDS_DERIVED: parsed.ids_derived, metrics.TIMES_DEFAULTED: parsed.times_defaulted}
         )
         if parsed.transactions.num_rows:
-            yield parsed.transactions
+            yield stamped(parsed.transactions, READ_AT, began)
         if parsed.dead_letters.num_rows:
             self._dead.inc(parsed.dead_letters.num_rows)
             yield beam.pvalue.TaggedOutput(DEAD_LETTER_TAG, parsed.dead_letters)
@@ -116,8 +118,9 @@ class _ParseFn(_CountingFn):
         self._rules = rules
 
     def process(self, element: Sequence[PubsubMessage] | Sequence[bytes]) -> Iterable[pa.RecordBatch]:
+        began = time.time_ns() // 1000
         for parsed in parse_parts(message_columns(element), self._rules):
-            yield from self._emit(parsed)
+            yield from self._emit(parsed, began)
 
 
 class _ParseColumnsFn(_CountingFn):
@@ -127,4 +130,6 @@ class _ParseColumnsFn(_CountingFn):
         self._rules = rules
 
     def process(self, element: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        return self._emit(to_transactions(element, self._default_event_time, self._rules))
+        began = time.time_ns() // 1000
+        parsed = to_transactions(element, self._default_event_time, self._rules)
+        return self._emit(parsed, began)

@@ -31,7 +31,7 @@ from apache_beam.ml.inference.base import ModelHandler
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.retry import Patience
 from model.features import N_FEATURES
-from model.outputs import answer_bytes
+from model.outputs import ANOMALY_SCORE, answer_bytes
 from transforms import metrics
 from transforms.remote_http import Connection, TorchServeConnection, VertexConnection
 from transforms.remote_protocol import MIN_REQUEST_BYTES, Answer, Contract, RejectedError
@@ -91,10 +91,13 @@ class RemoteModel:
         # No __del__: that of a model that lives as long as the process runs when modules are already gone.
         weakref.finalize(self, _close, self._threads, connection)
 
-    def probe(self) -> None:
+    def probe(self, any_shape: bool = False) -> None:
         """Asks for the score of a plain transaction, and finds out how the server takes the fields' names.
 
         So a server that cannot serve at all fails here, and not at the first row.
+
+        Args:
+          any_shape: whether a server that lacks fields is used without them, as long as it has the score.
 
         Raises:
           TransientError: the server does not answer.
@@ -107,10 +110,45 @@ class RemoteModel:
             try:
                 self._caller.retry(self._ask_plain, CallStats())
             except RejectedError:
+                self.contract = replace(self.contract, per_instance=False)
+                if any_shape:
+                    self._fit()
+                    return
                 raise RejectedError(
                     f"{self.connection.name}: does not answer a plain transaction with the fields "
                     f"{', '.join(self.contract.fields)}; is it a server of this model? {first}"
                 ) from first
+
+    def _fit(self) -> None:
+        """Takes the fields that the server has, by the first form of a request that it answers with a score.
+
+        Raises:
+          RejectedError: it answers none.
+        """
+        forms = [self.contract, replace(self.contract, per_instance=True), replace(self.contract, plain=True)]
+        for form in forms:
+            body = form.encode(np.zeros((1, N_FEATURES), np.float32))
+
+            def fit(form: Contract = form, body: bytes = body) -> Contract:
+                response = self.connection.post(body)
+                contract = form.fitted(response)
+                contract.read(response, 1)
+                return contract
+
+            try:
+                self.contract = self._caller.retry(fit, CallStats())
+            except RejectedError as error:
+                refusal = error
+            else:
+                if self.contract.absent:
+                    absent = ", ".join(sorted(self.contract.absent))
+                    _LOG.warning(
+                        "%s does not answer %s: their columns stay empty", self.connection.name, absent
+                    )
+                return
+        raise RejectedError(
+            f"{self.connection.name}: does not answer a plain transaction with a score: {refusal}"
+        ) from refusal
 
     def score(self, features: npt.NDArray[np.float32], stats: CallStats) -> list[Part[Answer]]:
         """Asks for the scores of raw features [n, 30]; returns parts in order, which cover every row once.
@@ -166,12 +204,16 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
       model_version: written into rows whose answer names no version; an answer's own version wins.
       detail: "compact", or "full" for all outputs of the model.
       limits: how requests are cut, sent and repeated.
+      score_field: the field of an answer that is the score.
+      any_shape: whether a server is used that does not have all fields.
     """
 
     thresholds: Mapping[str, float]
     model_version: str
     detail: OutputDetail = "compact"
     limits: Limits = field(default_factory=Limits)
+    score_field: str = ANOMALY_SCORE
+    any_shape: bool = False
 
     @abstractmethod
     def connect(self) -> Connection:
@@ -186,8 +228,9 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
         """
         caller = Caller(self.limits.patience, self.limits.max_retry_after)
         connection = caller.retry(self.connect, CallStats())
-        model = RemoteModel(connection, Contract(self.detail), self.limits, caller)
-        model.probe()
+        contract = Contract(self.detail, score_field=self.score_field)
+        model = RemoteModel(connection, contract, self.limits, caller)
+        model.probe(self.any_shape)
         return model
 
     def run_inference(
@@ -274,6 +317,7 @@ class VertexHandler(RemoteHandler):
       psc_address: address of a Private Service Connect endpoint in the workers' network.
     """
 
+    any_shape: bool = True
     endpoint: str = ""
     api_endpoint: str | None = None
     psc_address: str | None = None

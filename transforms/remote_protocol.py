@@ -13,7 +13,7 @@ from __future__ import annotations
 import email.utils
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from model.outputs import ANSWER_FIELDS, SCORE_FIELDS, width
+from model.outputs import ANOMALY_SCORE, ANSWER_FIELDS, CONTRIBUTIONS, SCORE_FIELDS, width
 from transforms.scores import OutputDetail
 
 MIN_REQUEST_BYTES: Final = 4096
@@ -101,6 +101,10 @@ class Request(NamedTuple):
     body: bytes
 
 
+class _AnyBody(msgspec.Struct):
+    predictions: list[dict[str, Any]]
+
+
 class _Metadata(msgspec.Struct):
     model_version: str | None = None
 
@@ -113,20 +117,55 @@ class Contract:
       detail: "compact" for the outputs that SCORES needs, "full" for all outputs.
       per_instance: ask for the fields in every instance, `{"features": [...], "fields": [...]}`, for servers
         that hand single instances to the model and drop `parameters`: Vertex AI's prebuilt containers.
+      plain: ask for no fields, and take those that come.
+      score_field: the field that is the score. Contributions explain anomaly_score alone, so that with
+        another score they are not asked for.
+      absent: fields that this server does not have; their columns stay empty.
     """
 
     detail: OutputDetail = "compact"
     per_instance: bool = False
+    plain: bool = False
+    score_field: str = ANOMALY_SCORE
+    absent: frozenset[str] = frozenset()
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields that are asked for and that every prediction must have."""
-        return ANSWER_FIELDS if self.detail == "full" else SCORE_FIELDS
+        wanted = ANSWER_FIELDS if self.detail == "full" else SCORE_FIELDS
+        left_out = self.absent
+        if self.score_field != ANOMALY_SCORE:
+            wanted = tuple(dict.fromkeys((self.score_field, *wanted)))
+            left_out |= {ANOMALY_SCORE, CONTRIBUTIONS}
+        return tuple(name for name in wanted if name not in left_out)
+
+    def fitted(self, response: Response) -> Contract:
+        """Returns this contract without the fields that the answer to one plain row does not have.
+
+        Raises:
+          TransientError, RejectedError: as `read`.
+          MalformedError: the answer is no prediction, or does not have the score.
+        """
+        check_status(response)
+        try:
+            body = msgspec.json.decode(response.body, type=_AnyBody)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise MalformedError(f"malformed answer: {error}: {_excerpt(response.body)}") from None
+        names = body.predictions[0].keys() if body.predictions else ()
+        if self.score_field not in names:
+            fields = ", ".join(names)[:_TEXT_LIMIT] or "none"
+            raise MalformedError(
+                f"expected the field {self.score_field} in a prediction, got {fields}; pass one of them "
+                "that is a single number as --score_field, and thresholds for it"
+            )
+        return replace(self, absent=frozenset(self.fields).difference(names))
 
     def encode(self, features: npt.NDArray[np.float32]) -> bytes:
         """The body for raw features [n, 30], each number in the fewest digits that give the same float32."""
         body: dict[str, Any]
-        if self.per_instance:
+        if self.plain:
+            body = {"instances": features}
+        elif self.per_instance:
             body = {"instances": [{"features": row, "fields": self.fields} for row in features]}
         else:
             body = {"instances": features, "parameters": {"fields": self.fields}}
@@ -174,6 +213,7 @@ class Contract:
             if not np.isfinite(values).all():
                 raise MalformedError(f"malformed answer: {name} is not a finite float32")
             outputs[name] = values
+        outputs[ANOMALY_SCORE] = outputs[self.score_field]
         version = body.metadata and body.metadata.model_version
         deployed = response.headers.get("x-vertex-ai-deployed-model-id") or body.deployedModelId
         return Answer(outputs, version, deployed)

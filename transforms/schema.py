@@ -37,8 +37,24 @@ KEY_FIELDS: Final = (
     ),
 )
 
+TRACE_FIELDS: Final = (
+    _field("message_id", pa.string(), "Id of the Pub/Sub message (--trace_messages)"),
+    _field("publish_time", _TIMESTAMP, "When Pub/Sub took the message (--trace_messages)"),
+    _field("read_at", _TIMESTAMP, "When the pipeline began to parse the row"),
+    _field(
+        "pass_through",
+        pa.string(),
+        "JSON object of the fields that --pass_through names, values as they came. Null without any",
+    ),
+)
+"""The columns by which a row is traced; see transforms.trace."""
+
 TRANSACTIONS: Final = pa.schema(
-    [*KEY_FIELDS, _field("features", pa.list_(pa.float32(), N_FEATURES), "Raw features", False)]
+    [
+        *KEY_FIELDS,
+        _field("features", pa.list_(pa.float32(), N_FEATURES), "Raw features", False),
+        *TRACE_FIELDS,
+    ]
 )
 """A parsed batch: `features` holds one row of 30 raw float32 values, in the order of model.features."""
 
@@ -61,6 +77,8 @@ SCORES: Final = pa.schema(
         _TOP_FEATURES_FIELD,
         _VERSION_FIELD,
         _SCORED_AT_FIELD,
+        *TRACE_FIELDS,
+        _field("stored_at", _TIMESTAMP, "When the row was sent to the table; null in files"),
     ]
 )
 
@@ -85,6 +103,7 @@ ALERTS: Final = pa.schema(
         _TOP_FEATURES_FIELD,
         _VERSION_FIELD,
         _SCORED_AT_FIELD,
+        *TRACE_FIELDS,
     ]
 )
 
@@ -105,6 +124,37 @@ ERROR_RECORDS: Final = pa.schema(
     ]
 )
 """Dead letters: the columns of Google's own Dataflow templates, with stage and attempt."""
+
+
+def _measure_fields(name: str, unit: str, text: str) -> Iterable[pa.Field]:
+    yield _field(f"{name}_mean{unit}", pa.float64(), f"Mean of {text}")
+    for percent in (50, 90, 99):
+        yield _field(
+            f"{name}_p{percent}{unit}", pa.float64(), f"{percent}th percentile of {text}, within 1 %"
+        )
+    yield _field(f"{name}_max{unit}", pa.float64(), f"Greatest of {text}")
+    bins = pa.struct([_BIN_VALUE_FIELD, _BIN_ROWS_FIELD])
+    yield _field(f"{name}_bins", pa.list_(bins), f"Bins of {text}, from which windows can be added up")
+
+
+_BIN_VALUE_FIELD = _field("value", pa.float64(), "Within 1 % of each number of the bin", False)
+_BIN_ROWS_FIELD = _field("transactions", pa.int64(), "How many numbers the bin holds", False)
+
+SCORE_WINDOWS: Final = pa.schema(
+    [
+        _field("window_start", _TIMESTAMP, "Begin of the window of event time", False),
+        _field("window_seconds", pa.int64(), "Length of the window", False),
+        _VERSION_FIELD,
+        _field("run_id", pa.string(), "The launch that counted; the counts of all runs add up", False),
+        _field("pane", pa.int64(), "Number of this state of the window; a later one replaces it", False),
+        _field("computed_at", _TIMESTAMP, "When the row was made", False),
+        _field("transactions", pa.int64(), "Scored rows; one that was delivered twice counts twice", False),
+        *(_field(name, pa.int64(), f"Those of severity {name}", False) for name in SEVERITIES[1:]),
+        *_measure_fields("score", "", "anomaly_score"),
+        *_measure_fields("latency", "_ms", "the time from publication to score (--trace_messages)"),
+    ]
+)
+"""One state of a window; see transforms.windows."""
 
 _BIGQUERY_TYPES: Final = {
     pa.bool_(): "BOOL",

@@ -8,7 +8,6 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pyarrow as pa
 
 from model.explain import top_features
@@ -16,7 +15,8 @@ from model.features import FEATURES, N_FEATURES
 from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
 from model.thresholds import SEVERITIES, severity_codes
 from transforms.dead_letter import dead_letters
-from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES
+from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES, TRACE_FIELDS
+from transforms.trace import untraced
 
 OutputDetail = Literal["compact", "full"]
 
@@ -72,7 +72,7 @@ def assemble_scores(
     Args:
       transactions: a TRANSACTIONS batch of n rows.
       outputs: `anomaly_score` [n], `encoded` [n, 4], `contributions` [n, 30]; with detail "full" also the
-        other outputs of the model by name.
+        other outputs of the model by name. Columns of outputs that a server does not have stay empty.
       rules: thresholds, version and detail.
       scored_at: microseconds since the epoch.
     """
@@ -87,32 +87,30 @@ def assemble_scores(
         return Scored(scores, unscored(bad, reasons))
     n = len(score)
     codes = severity_codes(score, rules.thresholds)
-    indices, contributions = top_features(np.asarray(outputs[CONTRIBUTIONS]), TOP_FEATURES)
-    top = pa.StructArray.from_arrays(
-        [_NAMES.take(pa.array(indices.reshape(-1))), pa.array(contributions.reshape(-1).astype(np.float64))],
-        names=["feature", "contribution"],
-    )
     columns = [
         *(transactions.column(field.name) for field in KEY_FIELDS),
         pa.array(score),
         _SEVERITY_NAMES.take(pa.array(codes)),
-        _lists(np.asarray(outputs[ENCODED])),
-        pa.ListArray.from_arrays(_offsets(n, TOP_FEATURES), top),
+        _lists(outputs.get(ENCODED), n),
+        _top(outputs.get(CONTRIBUTIONS), n),
         pa.repeat(rules.model_version, n),
         pa.array(np.full(n, scored_at, np.int64)).cast(SCORES.field("scored_at").type),
+        *(transactions.column(field.name) for field in TRACE_FIELDS),
+        pa.nulls(n, SCORES.field("stored_at").type),
     ]
     schema = SCORES
     if rules.detail == "full":
         schema = SCORES_FULL
         for scale in SCALES:
-            columns += [_lists(outputs[f"{scale}_{name}"]) for name in VECTOR_OUTPUTS]
-            columns += [pa.array(outputs[f"{scale}_{name}"].astype(np.float64)) for name in SCALAR_OUTPUTS]
+            columns += [_lists(outputs.get(f"{scale}_{name}"), n) for name in VECTOR_OUTPUTS]
+            columns += [_numbers(outputs.get(f"{scale}_{name}"), n) for name in SCALAR_OUTPUTS]
     return Scored(pa.RecordBatch.from_arrays(columns, schema=schema), dead_letters([], [], "score"))
 
 
 def unscored(transactions: pa.RecordBatch, reasons: list[str]) -> pa.RecordBatch:
     """Makes dead letters of transactions that could not be scored; their payloads can be replayed."""
-    return dead_letters(transaction_messages(transactions), reasons, "score")
+    attributes = [{"message_id": text} if text else {} for text in transactions["message_id"].to_pylist()]
+    return dead_letters(transaction_messages(transactions), reasons, "score", attributes)
 
 
 def transaction_messages(transactions: pa.RecordBatch) -> list[bytes]:
@@ -120,15 +118,31 @@ def transaction_messages(transactions: pa.RecordBatch) -> list[bytes]:
 
     Features go by name: a model with other features, or in another order, must not take them for its own.
     """
-    messages = []
-    for row in transactions.to_pylist():
-        named = dict(zip(FEATURES, row.pop("features"), strict=True))
-        messages.append(orjson.dumps({key: value for key, value in row.items() if value is not None} | named))
-    return messages
+    return [
+        untraced(row | dict(zip(FEATURES, row.pop("features"), strict=True)))
+        for row in transactions.to_pylist()
+    ]
 
 
-def _lists(matrix: npt.NDArray[np.floating]) -> pa.ListArray:
-    n, width = matrix.shape
+def _top(contributions: npt.NDArray[np.floating] | None, n: int) -> pa.Array:
+    if contributions is None:
+        return pa.nulls(n, SCORES.field("top_features").type)
+    indices, values = top_features(contributions, TOP_FEATURES)
+    top = pa.StructArray.from_arrays(
+        [_NAMES.take(pa.array(indices.reshape(-1))), pa.array(values.reshape(-1).astype(np.float64))],
+        names=["feature", "contribution"],
+    )
+    return pa.ListArray.from_arrays(_offsets(n, TOP_FEATURES), top)
+
+
+def _numbers(values: npt.NDArray[np.floating] | None, n: int) -> pa.Array:
+    return pa.nulls(n, pa.float64()) if values is None else pa.array(values.astype(np.float64))
+
+
+def _lists(matrix: npt.NDArray[np.floating] | None, n: int) -> pa.Array:
+    if matrix is None:
+        return pa.nulls(n, pa.list_(pa.float64()))
+    width = matrix.shape[1]
     return pa.ListArray.from_arrays(_offsets(n, width), pa.array(matrix.reshape(-1).astype(np.float64)))
 
 

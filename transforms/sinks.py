@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,13 +15,15 @@ import pyarrow as pa
 
 from common.clients import BigQueryEndpoints
 from transforms import metrics, publication, tables
-from transforms.alert import AlertMessages
 from transforms.bigquery import Commit, WriteBatches
 from transforms.bigquery.methods import NEEDS, Method
 from transforms.dead_letter import given_message_id
 from transforms.detect import Detected
 from transforms.files import WriteParquetBatches
-from transforms.schema import ALERTS, ERROR_RECORDS, SCORES
+from transforms.schema import ALERTS, ERROR_RECORDS, SCORE_WINDOWS, SCORES
+from transforms.topics import RowMessages
+from transforms.trace import STORED_AT, stamped
+from transforms.windows import CountWindows
 
 UNSTORED: Final = "dead_letters_unstored"
 """Counts dead letters that BigQuery itself refused; the log names each, and its message is lost."""
@@ -52,12 +55,13 @@ class Checkpoint(beam.PTransform):
 class WriteTables(beam.PTransform):
     """Writes scores, alerts and dead letters to the tables of a dataset.
 
-    Detected  ->  scores, alerts, error_records; rows that BigQuery refuses join the error records
+    Detected  ->  scores, alerts, error_records, and score_windows where windows are counted; rows that
+    BigQuery refuses join the error records
 
-    A batch job commits the three tables when all of them are written, each of them at once: first the scores,
-    then the alerts, which are of no use without them, then the error records. In a stream, rows are visible
-    as they are stored, so that a step that is repeated stores them again: alerts and dead letters pass a
-    `Checkpoint`. Scores, by far the most rows, need none: the others have theirs.
+    A batch job commits the tables when all of them are written, each of them at once: first the scores, then
+    the alerts and windows, which are of no use without them, then the error records. In a stream, rows are
+    visible as they are stored, so that a step that is repeated stores them again: alerts and dead letters
+    pass a `Checkpoint`, and windows a shuffle. Scores, by far the most rows, need none: the others have one.
 
     Attributes:
       dataset: "PROJECT.DATASET"; its tables must exist, see transforms.tables.
@@ -65,6 +69,7 @@ class WriteTables(beam.PTransform):
       method: see transforms.bigquery.WriteBatches.
       streaming: whether the pipeline is.
       endpoints: where BigQuery answers.
+      windows: sums the scores up by windows; None leaves that table empty.
     """
 
     dataset: str
@@ -72,17 +77,23 @@ class WriteTables(beam.PTransform):
     method: Method = "storage_arrow"
     streaming: bool = False
     endpoints: BigQueryEndpoints = field(default_factory=BigQueryEndpoints)
+    windows: CountWindows | None = None
 
     def expand(self, detected: Detected) -> None:
-        """Three tables; the refused rows of the first two go to the third; then the commit."""
-        scores = detected.scores | "Scores" >> self._write(tables.SCORES_TABLE, self.scores_schema)
+        """The tables; refused rows of the others go to the error records; then the commit."""
+        sent = detected.scores | "Stamp" >> beam.Map(_sent).with_output_types(pa.RecordBatch)
+        scores = sent | "Scores" >> self._write(tables.SCORES_TABLE, self.scores_schema)
         alerts = self._apart(detected.alerts, "Alerts") | "Alerts" >> self._write(tables.ALERTS_TABLE, ALERTS)
-        rejected = (detected.dead_letters, scores.dead_letters, alerts.dead_letters) | beam.Flatten()
+        written = [scores, alerts]
+        if self.windows:
+            windows = detected.scores | "Count windows" >> self.windows
+            written.append(windows | "Windows" >> self._write(tables.WINDOWS_TABLE, SCORE_WINDOWS))
+        rejected = (detected.dead_letters, *(each.dead_letters for each in written)) | beam.Flatten()
         last = self._apart(rejected, "Errors") | "Errors" >> self._write(tables.ERRORS_TABLE, ERROR_RECORDS)
         _ = last.dead_letters | "Log" >> beam.ParDo(_LogFn())
         if self._commits_at_the_end:
-            streams = (scores.streams, alerts.streams, last.streams) | "Streams" >> beam.Flatten()
-            names = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE)
+            streams = [each.streams for each in (*written, last)] | "Streams" >> beam.Flatten()
+            names = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.WINDOWS_TABLE, tables.ERRORS_TABLE)
             order = [f"{self.dataset}.{name}" for name in names]
             _ = streams | "Commit" >> Commit(self.endpoints, order)
 
@@ -153,21 +164,29 @@ def _in_set(path: str, name: str) -> tuple[str, str]:
 
 
 @dataclass
-class PublishAlerts(beam.PTransform):
-    """Publishes alerts.
+class PublishRows(beam.PTransform):
+    """Publishes scores or alerts.
 
-    ALERTS batch  ->  Pub/Sub message a row; see transforms.alert.alert_messages
+    SCORES | ALERTS batch  ->  Pub/Sub message a row; see transforms.topics.row_messages
 
     Attributes:
       topic: "projects/PROJECT/topics/TOPIC".
+      apart: whether a `Checkpoint` stands before it: yes for alerts. Scores are all rows, and the checkpoint
+        would bill them; where it is missing, a failure of the topic stores the rows of the bundle again.
     """
 
     topic: str
+    apart: bool = False
 
-    def expand(self, alerts: beam.PCollection) -> None:
-        """Alerts to the topic."""
-        messages = alerts | Checkpoint() | AlertMessages()
+    def expand(self, batches: beam.PCollection) -> None:
+        """Rows to the topic."""
+        messages = (batches | Checkpoint() if self.apart else batches) | RowMessages()
         _ = messages | beam.io.WriteToPubSub(self.topic, with_attributes=True)
+
+
+def _sent(scores: pa.RecordBatch) -> pa.RecordBatch:
+    """Notes in the rows when they go to the table. A sink that waits and tries again does so after this."""
+    return stamped(scores, STORED_AT, time.time_ns() // 1000)
 
 
 class _LogFn(beam.DoFn):

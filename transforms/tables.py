@@ -15,12 +15,13 @@ from google.cloud.bigquery.retry import DEFAULT_RETRY
 
 from common import google
 from common.retry import LOOK_SECONDS
-from transforms.schema import ALERTS, ERROR_RECORDS, SCORES, SCORES_FULL, to_bigquery
+from transforms.schema import ALERTS, ERROR_RECORDS, SCORE_WINDOWS, SCORES, SCORES_FULL, to_bigquery
 
 SCORES_TABLE: Final = "scores"
 ALERTS_TABLE: Final = "alerts"
 ERRORS_TABLE: Final = "error_records"
 REPLAYED_TABLE: Final = "replayed_records"
+WINDOWS_TABLE: Final = "score_windows"
 
 REPLAYED_RECORDS: Final = pa.schema(
     [
@@ -189,6 +190,21 @@ def error_records_table(name: str = ERRORS_TABLE) -> TableSpec:
     )
 
 
+def score_windows_table() -> TableSpec:
+    """The table of scores summed up by windows of event time."""
+    return TableSpec(
+        name=WINDOWS_TABLE,
+        schema=SCORE_WINDOWS,
+        description="Scores summed up by windows of event time, one row for each state of a window",
+        partition_field="window_start",
+        clustering=("window_seconds", "model_version"),
+        view=f"{WINDOWS_TABLE}_latest",
+        view_description="The last state of each window, one row for each run and model version",
+        key=("window_start", "window_seconds", "model_version", "run_id"),
+        latest=("pane", "computed_at"),
+    )
+
+
 def replayed_records_table(name: str = REPLAYED_TABLE) -> TableSpec:
     """The table of the dead letters that operations.replay has sent; that command alone creates it."""
     return TableSpec(
@@ -204,7 +220,12 @@ def replayed_records_table(name: str = REPLAYED_TABLE) -> TableSpec:
     )
 
 
-TABLES: Final[tuple[TableSpec, ...]] = (scores_table(), alerts_table(), error_records_table())
+TABLES: Final[tuple[TableSpec, ...]] = (
+    scores_table(),
+    alerts_table(),
+    error_records_table(),
+    score_windows_table(),
+)
 
 
 def create_tables(

@@ -74,8 +74,8 @@ def needed_roles(request: JobRequest, image: str = "") -> list[Role]:
         need("pubsub.viewer", "subscription", name, project)  # Dataflow looks it up
     if command.topic:  # Dataflow makes a subscription for the job
         need("pubsub.editor", "project", command.topic.split("/")[1])
-    if command.alert_topic:
-        _, project, _, name = command.alert_topic.split("/")
+    for topic in filter(None, (command.alert_topic, command.scores_topic)):
+        _, project, _, name = topic.split("/")
         need("pubsub.publisher", "topic", name, project)
         need("pubsub.viewer", "topic", name, project)
     for uri in (request.temp_location, request.staging_location, command.output or ""):

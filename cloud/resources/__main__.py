@@ -42,6 +42,12 @@ class ResourceOptions(InstallationOptions):
 
     dataset_location: str = option("", metavar="LOCATION", help="such as EU (default: the region)")
     vertex: bool = option(False, action="store_true", help="also allow calls of Vertex AI endpoints")
+    scores_topic: bool = option(
+        False,
+        action="store_true",
+        help="also a topic named scores, with roles, for --scores_topic of the stream; `delete` looks for it "
+        "in any case",
+    )
     kms_key: str | None = option(
         None,
         type=KMS_KEY,
@@ -93,6 +99,7 @@ class ResourceOptions(InstallationOptions):
             names,
             dataset_location=self.dataset_location,
             vertex=self.vertex,
+            scores_topic=self.scores_topic,
             full=self.full,
             kms_key=self.kms_key or "",
         )
@@ -187,7 +194,8 @@ def run(action: str, options: ResourceOptions, form: Format) -> int:
     clients = Clients(
         options.project, options.endpoints, Gcloud(print_only=options.print_gcloud), options.emulators
     )
-    resources = [r for r in declare(options.names) if r.emulated or not options.emulators]
+    names = replace(options.names, scores_topic=options.scores_topic or action == "delete")
+    resources = [r for r in declare(names) if r.emulated or not options.emulators]
     try:
         if action == "delete":
             return _delete(options, resources, clients, form)

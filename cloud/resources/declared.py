@@ -60,6 +60,7 @@ class Names:
       prefix: start of the names of topics, subscriptions, account and repository, so that two installations
         fit into one project. It ends with "-".
       vertex: whether pipelines may call Vertex AI endpoints.
+      scores_topic: whether there is a topic for every scored row (--scores_topic of the stream).
       full: whether the scores table has every output of the model.
       kms_key: full name of the Cloud KMS key that encrypts bucket, repository, topics and dataset; Google's
         own keys when empty.
@@ -78,6 +79,7 @@ class Names:
     dataset_location: str = ""
     prefix: str = ""
     vertex: bool = False
+    scores_topic: bool = False
     full: bool = False
     kms_key: str = ""
 
@@ -177,6 +179,7 @@ def _messages(names: Names) -> tuple[Resource, ...]:
         Topic(names.topic("transactions"), retention=dt.timedelta(days=1), kms_key=key),
         Topic(dead, kms_key=key),
         Topic(alerts, kms_key=key),
+        *((Topic(names.topic("scores"), kms_key=key),) if names.scores_topic else ()),
         # For Dataflow, which extends deadlines and deduplicates. It also returns messages for reasons of its
         # own, so that a dead-letter topic would take sound ones. Bad messages go to error_records instead.
         Subscription(
@@ -237,8 +240,11 @@ def roles(names: Names) -> tuple[Role, ...]:
         role("artifactregistry.reader", "repository", names.repository),
         role("pubsub.subscriber", "subscription", source),
         role("pubsub.viewer", "subscription", source),  # Dataflow looks the subscription up
-        role("pubsub.publisher", "topic", alerts),
-        role("pubsub.viewer", "topic", alerts),  # Dataflow looks the topic up
+        *(
+            role(f"pubsub.{right}", "topic", topic)  # Dataflow looks the topic up
+            for topic in (alerts, *((f"{names.prefix}scores",) if names.scores_topic else ()))
+            for right in ("publisher", "viewer")
+        ),
         # Pub/Sub itself moves undeliverable alerts from one to the other.
         role("pubsub.publisher", "topic", f"{alerts}-dead-letter", _PUBSUB_AGENT),
         role("pubsub.subscriber", "subscription", review, _PUBSUB_AGENT),

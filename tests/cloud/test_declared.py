@@ -123,3 +123,11 @@ def test_exactly_once_and_dead_letters_are_for_the_alerts_alone():
     assert found["it-alerts-review"].dead_letter_topic == NAMES.topic("alerts-dead-letter")
     assert not found["it-transactions-pipeline"].exactly_once
     assert found["it-transactions-pipeline"].dead_letter_topic is None
+
+
+def test_a_topic_of_scores_is_declared_with_its_roles_where_it_is_asked_for():
+    names = Names("p-123456", scores_topic=True)
+    assert names.topic("scores") in {resource.name for resource in declare(names)}
+    given = {(r.name, r.target_name) for r in roles(names) if r.target == "topic"}
+    assert {("roles/pubsub.publisher", "scores"), ("roles/pubsub.viewer", "scores")} <= given
+    assert not {resource.name for resource in declare(Names("p-123456"))} & {names.topic("scores")}

@@ -58,7 +58,7 @@ def test_create_is_idempotent_and_status_agrees(stack, capsys):
 
     client = bigquery.Client("local-project", client_options={"api_endpoint": stack.bigquery})
     views = {table.table_id for table in client.list_tables("resources") if table.table_type == "VIEW"}
-    assert views == {"scores_latest", "alerts_latest", "error_records_latest"}
+    assert views == {"scores_latest", "alerts_latest", "error_records_latest", "score_windows_latest"}
 
 
 @pytest.mark.integration

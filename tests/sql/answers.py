@@ -157,18 +157,36 @@ def latency(scores: Rows, limit: int) -> Rows:
     """Percentiles by minute, from the event to the first time at which it was scored."""
     first = [min(copies, key=itemgetter(*_SCORED)) for copies in _copies(scores)]
 
-    def waited(row: Row) -> int:
-        micros = (row["scored_at"] - row["event_time"]) // dt.timedelta(microseconds=1)
+    def waited(row: Row, start: str, end: str) -> int | None:
+        if row[start] is None or row[end] is None:
+            return None
+        micros = (row[end] - row[start]) // dt.timedelta(microseconds=1)
         return abs(micros) // 1000 * (1 if micros > 0 else -1)  # whole milliseconds, towards 0
+
+    def percentiles(found: Rows, start: str, end: str) -> list[int | None]:
+        known = [each for row in found if (each := waited(row, start, end)) is not None]
+        return [_percentile(known, percent) if known else None for percent in (50, 99)]
+
+    steps = {
+        "publish_to_read": ("publish_time", "read_at"),
+        "read_to_scored": ("read_at", "scored_at"),
+        "scored_to_stored": ("scored_at", "stored_at"),
+    }
 
     minutes = _groups(first, lambda row: row["scored_at"].replace(second=0, microsecond=0))
     shown = [
         {
             "minute": minute,
             "transactions": len(found),
-            "p50_ms": _percentile(map(waited, found), 50),
-            "p99_ms": _percentile(map(waited, found), 99),
-            "max_ms": max(map(waited, found)),
+            **dict(
+                zip(("p50_ms", "p99_ms"), percentiles(found, "event_time", "scored_at"), strict=True),
+            ),
+            "max_ms": max(waited(row, "event_time", "scored_at") or 0 for row in found),
+            **{
+                f"{step}_p{percent}_ms": value
+                for step, times in steps.items()
+                for percent, value in zip((50, 99), percentiles(found, *times), strict=True)
+            },
         }
         for minute, found in minutes.items()
     ]
@@ -194,6 +212,44 @@ def score_drift(scores: Rows, limit: int) -> Rows:
         for (day, version), found in days.items()
     ]
     return _last(shown, limit, "day", "model_version")
+
+
+def score_windows(windows: Rows, limit: int) -> Rows:
+    """The last state of each window; what several runs counted in it is added up, bin by bin."""
+    last = [
+        row for row in _latest(windows, "score_windows", "pane", "computed_at") if row["transactions"] > 0
+    ]
+    names = ("window_start", "window_seconds", "model_version")
+    shown = []
+    for key, found in _groups(last, lambda row: tuple(row[name] for name in names)).items():
+        total = sum(row["transactions"] for row in found)
+        known = [row for row in found if row["score_mean"] is not None]
+        sums = [row["score_mean"] * row["transactions"] for row in known]
+        shown.append(
+            {
+                **dict(zip(names, key, strict=True)),
+                "transactions": total,
+                **{name: _sum(row[name] for row in found) for name in ALERTING},
+                "score_mean": _about(math.fsum(sums) / total if known else None, 6),
+                **_bin_percentiles(found, "score", "", 3),
+                **_bin_percentiles(found, "latency", "_ms", 1),
+            }
+        )
+    return _last(shown, limit, *names)
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _bin_percentiles(found: Rows, name: str, unit: str, digits: int) -> Row:
+    bins = [item for row in found for item in row[f"{name}_bins"] if item["transactions"] > 0]
+    values = [item["value"] for item in bins for _ in range(item["transactions"])]
+    return {
+        f"{name}_p{percent}{unit}": _about(_percentile(values, percent) if values else None, digits)
+        for percent in (50, 99)
+    }
 
 
 def top_anomalies(scores: Rows, limit: int) -> Rows:
@@ -229,6 +285,7 @@ _QUERIES: Final[dict[str, tuple[Callable[[Rows, int], Rows], str, str, int]]] = 
     "dead_letters": (dead_letters, "error_records", "timestamp", 50),
     "latency": (latency, "scores", "event_time", 1000),
     "score_drift": (score_drift, "scores", "event_time", 1000),
+    "score_windows": (score_windows, "score_windows", "window_start", 1000),
     "top_anomalies": (top_anomalies, "scores", "event_time", 20),
 }
 """Function, table, the column that --since bounds, and the most rows."""
@@ -236,6 +293,10 @@ _QUERIES: Final[dict[str, tuple[Callable[[Rows, int], Rows], str, str, int]]] = 
 
 def view(table: str, stored: Rows) -> Rows:
     """The rows of the view over a table: the latest of the copies, in no order."""
-    times = {"error_records": ("timestamp",), "replayed_records": ("replayed_at",)}
+    times = {
+        "error_records": ("timestamp",),
+        "replayed_records": ("replayed_at",),
+        "score_windows": ("pane", "computed_at"),
+    }
     order = times.get(table, ("scored_at", "event_time"))
     return _latest(stored, table, *order)

@@ -95,10 +95,12 @@ POOLS: Final[dict[str, Sequence[Any]]] = {
     "errorMessage": REASONS,
     "feature": ("V1", "V14", "Amount"),
     "model_version": ("v1", "v2", "it's v3"),
+    "run_id": ("first", "second"),
     "severity": SEVERITIES,
     "stage": ("parse", "score", "sink"),
 }
 """Columns with few values; others take any of their type."""
+_WINDOW: Final = ("window_start", "window_seconds", "model_version", "run_id")
 _LETTER: Final = ("stage", "errorMessage", "attempt", "payloadBytes")
 
 
@@ -161,6 +163,8 @@ def key_of(row: Mapping[str, Any], table: str) -> tuple[Any, ...]:
             return *(row[name] for name in _LETTER), tuple(pairs)
         case tables.REPLAYED_TABLE:
             return (row["letter"],)
+        case tables.WINDOWS_TABLE:
+            return tuple(row[name] for name in _WINDOW)
     raise LookupError(f"{table}: what tells its rows apart?")
 
 
@@ -177,6 +181,8 @@ def _kept(row: Mapping[str, Any], table: str) -> set[str]:
             return names if row["event_time_derived"] else {*names, "event_time"}
         case tables.ERRORS_TABLE:
             return {*_LETTER, "attributes"}
+        case tables.WINDOWS_TABLE:
+            return {*_WINDOW}
     return {"letter"}
 
 

@@ -40,8 +40,8 @@ def catalog_of(zetasql, dataset, specs):
 
 @pytest.fixture(scope="module")
 def catalogs(zetasql):
-    """The four tables and their views by dataset and by the detail of the scores."""
-    others = [tables.alerts_table(), tables.error_records_table(), tables.replayed_records_table()]
+    """The tables and their views by dataset and by the detail of the scores."""
+    others = [*tables.TABLES[1:], tables.replayed_records_table()]
     return {
         dataset: catalog_of(zetasql, dataset, [tables.scores_table(full), *others])
         for dataset, full in zip(DATASETS, (False, True), strict=True)

@@ -52,8 +52,7 @@ class Setting:
     @property
     def specs(self) -> list[tables.TableSpec]:
         """The tables."""
-        others = [tables.alerts_table(), tables.error_records_table(), tables.replayed_records_table()]
-        return [tables.scores_table(self.full), *others]
+        return [tables.scores_table(self.full), *tables.TABLES[1:], tables.replayed_records_table()]
 
     def runs(self, statement: statements.Statement) -> bool:
         """Tells whether a statement reads these tables, and differs from others in more than a literal."""

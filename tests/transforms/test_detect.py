@@ -14,7 +14,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from model import artifact
 from model.inference import CALL_ROWS
 from transforms import metrics
-from transforms.alert import Alert, AlertMessages, alert_messages, alerts
+from transforms.alert import Alert, alerts
 from transforms.coder import RecordBatchCoder
 from transforms.detect import Detect
 from transforms.gather import BatchMessages
@@ -22,6 +22,7 @@ from transforms.message import MessageRules
 from transforms.parse import Parse
 from transforms.schema import ALERTS, SCORES
 from transforms.score import PytorchHandler, Score
+from transforms.topics import RowMessages, row_messages
 
 TIME = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
 NORMAL = [1000.0, *([0.0] * 28), 20.0]
@@ -164,7 +165,7 @@ def test_alerts_refuse_an_unknown_severity():
 
 def test_alert_messages_literally():
     batch = alerts(pa.RecordBatch.from_pylist([SCORE_ROW], schema=SCORES), THRESHOLDS)
-    (sent,) = alert_messages(batch)
+    (sent,) = row_messages(batch)
     assert json.loads(sent.data) == {
         "transaction_id": "b",
         "account_id": None,
@@ -184,7 +185,7 @@ def test_alert_messages_literally():
         "model_version": "v1",
     }
     with pipeline() as p:
-        sent_messages = p | beam.Create([batch]) | AlertMessages()
+        sent_messages = p | beam.Create([batch]) | RowMessages()
         assert_that(sent_messages | beam.Map(lambda m: m.data), equal_to([sent.data]))
 
 
@@ -199,5 +200,5 @@ def test_a_slice_crosses_the_coder_alone():
     coder = RecordBatchCoder()
     encoded = coder.encode(batch.slice(500, 1))
     assert coder.decode(encoded).equals(batch.slice(0, 1))
-    assert len(encoded) < 4_000
+    assert len(encoded) < 5_000
     assert isinstance(beam.coders.registry.get_coder(pa.RecordBatch), RecordBatchCoder)

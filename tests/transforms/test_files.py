@@ -251,6 +251,10 @@ class TestWriteParquet:
             ],
             "model_version": "1",
             "scored_at": dt.datetime(2026, 3, 1, 0, 0, 1, tzinfo=dt.UTC),
+            "message_id": "17",
+            "publish_time": dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
+            "read_at": None,
+            "pass_through": '{"load_id":1}',
         }
         with pipeline() as p:
             alerts = p | beam.Create([pa.RecordBatch.from_pylist([row], ALERTS)])

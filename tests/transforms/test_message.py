@@ -60,6 +60,10 @@ def test_a_message_becomes_a_row():
         "event_time": dt.datetime(2026, 3, 1, 11, 0, tzinfo=dt.UTC),
         "event_time_derived": False,
         "features": VALUES,
+        "message_id": None,
+        "publish_time": None,
+        "read_at": None,
+        "pass_through": None,
     }
 
 

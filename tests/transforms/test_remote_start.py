@@ -21,10 +21,12 @@ pytest_plugins = ("tests.model.serving.fixtures", "tests.transforms.remote_fixtu
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize("fault", ["400", "HTML", "missing field"])
+@pytest.mark.parametrize("fault", ["400", "HTML", "NaN", "missing field"])
 def test_a_server_that_cannot_serve_fails_at_the_start_and_no_row_is_condemned(
     fault, kind, server, served_artifact
 ):
+    if (fault, kind) == ("missing field", "vertex"):
+        pytest.skip("an endpoint of another model is used: see test_remote_shapes")
     server.judge = REFUSALS[fault]
     with pytest.raises(RejectedError, match="does not answer a plain transaction"):
         handler_of(kind, server, served_artifact).load_model()

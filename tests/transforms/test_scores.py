@@ -10,7 +10,7 @@ import pytest
 from model.features import FEATURES
 from model.values import FeatureError, features
 from transforms.message import MessageColumns, MessageRules, parse_messages
-from transforms.schema import SCORES, SCORES_FULL, TRANSACTIONS
+from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TRANSACTIONS
 from transforms.scores import ScoreRules, assemble_scores, feature_matrix, transaction_messages
 
 RULES = ScoreRules({"medium": 10.0, "high": 20.0}, "v1")
@@ -52,7 +52,8 @@ def test_literal_rows():
         {"feature": "Amount", "contribution": 2.0},
         {"feature": "V1", "contribution": 1.0},
     ]
-    common = {"event_time": TIME, "top_features": top, "model_version": "v1", "scored_at": TIME}
+    untraced = dict.fromkeys(("message_id", "publish_time", "read_at", "pass_through", "stored_at"))
+    common = untraced | {"event_time": TIME, "top_features": top, "model_version": "v1", "scored_at": TIME}
     assert scored.scores.to_pylist() == [
         common
         | {
@@ -134,7 +135,7 @@ def test_a_dead_letter_of_a_score_is_no_list_that_a_model_could_take_in_another_
 def test_transactions_as_messages_survive_the_parser():
     batch = transactions(3)
     messages = transaction_messages(batch)
-    assert list(json.loads(messages[0])) == [*batch.schema.names[:-1], *FEATURES]
+    assert list(json.loads(messages[0])) == [*(field.name for field in KEY_FIELDS), *FEATURES]
     assert "account_id" not in json.loads(messages[1])
     assert parse_messages(MessageColumns(messages), MessageRules(TIME)).transactions.equals(batch)
     assert len(FEATURES) == batch.schema.field("features").type.list_size

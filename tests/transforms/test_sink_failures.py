@@ -18,7 +18,7 @@ from transforms.alert import Alert
 from transforms.dead_letter import dead_letters
 from transforms.detect import Detected
 from transforms.schema import SCORES
-from transforms.sinks import PublishAlerts, WriteTables
+from transforms.sinks import PublishRows, WriteTables
 
 ROWS = 1_000
 ATTEMPTS = 5
@@ -53,7 +53,7 @@ def run(server: ScriptedBigQuery, runner: RetryingRunner) -> None:
         alerts = scores | Alert({"medium": 2.0, "high": 3.0})
         endpoints = BigQueryEndpoints(storage=server.address)
         _ = Detected(scores, alerts, dead) | WriteTables("p.d", streaming=True, endpoints=endpoints)
-        _ = alerts | PublishAlerts("projects/p/topics/alerts")
+        _ = alerts | PublishRows("projects/p/topics/alerts", apart=True)
 
 
 @pytest.mark.parametrize("failing", SINKS)

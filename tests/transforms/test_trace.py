@@ -1,0 +1,149 @@
+"""What passes through from a message or a column to scores, alerts, messages and dead letters."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pytest
+from apache_beam.io.gcp.pubsub import PubsubMessage
+from apache_beam.testing.util import assert_that, is_not_empty
+
+from common.options import OptionError
+from model.features import FEATURES
+from pipelines.options import MessageOptions
+from tests.transforms.test_scores import RULES, outputs
+from transforms.alert import alerts
+from transforms.columnar import to_transactions
+from transforms.message import MessageColumns, MessageRules, parse_messages
+from transforms.parse import Parse
+from transforms.schema import TRANSACTIONS
+from transforms.scores import assemble_scores, transaction_messages, unscored
+from transforms.topics import row_messages
+
+TIME = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+RULES_OF_A_LOAD_TEST = MessageRules(TIME, pass_through=("load_id", "card type"), trace_messages=True)
+
+
+def message(more: bytes = b"", features: int = 30) -> bytes:
+    return b'{"transaction_id":"t","features":%s%s}' % (json.dumps([1] * features).encode(), more)
+
+
+def parsed(*payloads: bytes, rules: MessageRules = RULES_OF_A_LOAD_TEST) -> pa.RecordBatch:
+    ids = [f"m-{i}" for i in range(len(payloads))]
+    times = [TIME + dt.timedelta(seconds=i) for i in range(len(payloads))]
+    return parse_messages(MessageColumns(payloads, None, ids, times), rules).transactions
+
+
+@pytest.mark.parametrize(
+    ("more", "passed"),
+    [
+        (b"", None),
+        (b',"load_id":7', '{"load_id":7}'),
+        (b',"load_id":null', '{"load_id":null}'),
+        (b',"card type":"\xc3\xa9\\u00e9","load_id":1.50e3', '{"load_id":1.50e3,"card type":"é\\u00e9"}'),
+        (b',"load_id":{"load_id":[1]},"other":2', '{"load_id":{"load_id":[1]}}'),
+        (b',"load_id":12345678901234567890123', '{"load_id":12345678901234567890123}'),
+        (b',"load_id":1,"load_id":2', '{"load_id":2}'),
+    ],
+)
+def test_values_of_a_message_pass_as_they_came(more, passed):
+    assert parsed(message(more)).column("pass_through").to_pylist() == [passed]
+
+
+def test_nothing_is_traced_unless_the_rules_say_so():
+    batch = parsed(message(b',"load_id":7'), rules=MessageRules(TIME))
+    assert batch.select(["message_id", "publish_time", "pass_through"]).to_pylist() == [
+        {"message_id": None, "publish_time": None, "pass_through": None}
+    ]
+
+
+def test_rows_keep_the_trace_of_their_own_message_where_others_are_rejected():
+    not_finite = message(b',"load_id":1').replace(b"[1,", b"[1e39,")
+    batch = parsed(message(b',"load_id":0'), not_finite, b"{}", message(b',"load_id":3'))
+    assert batch.column("message_id").to_pylist() == ["m-0", "m-3"]
+    assert batch.column("publish_time").to_pylist() == [TIME, TIME + dt.timedelta(seconds=3)]
+    assert batch.column("pass_through").to_pylist() == ['{"load_id":0}', '{"load_id":3}']
+
+
+def test_a_message_as_deep_as_the_decoder_takes_costs_no_neighbour():
+    deep = b"[" * 100_000 + b"]" * 100_000
+    rules = MessageRules(TIME, max_bytes=10**6, pass_through=("load_id",))
+    for depth in (900, 990, 1_000, 1_010, 5_000):
+        value = b"[" * depth + b"]" * depth
+        assert parsed(message(b',"load_id":%s' % value), message(), rules=rules).num_rows >= 1
+    assert parsed(message(b',"load_id":%s' % deep), message(), rules=rules).num_rows == 1
+
+
+def test_a_trace_travels_into_scores_alerts_and_their_messages():
+    batch = parsed(message(b',"load_id":{"a":1}'), message())
+    scores = assemble_scores(batch, outputs([25.0, 30.0]), RULES, 1).scores
+    alerted = alerts(scores, RULES.thresholds)
+    for rows in (scores, alerted):
+        assert rows.column("message_id").to_pylist() == ["m-0", "m-1"]
+        first, second = (json.loads(sent.data) for sent in row_messages(rows))
+        assert (first["message_id"], first["pass_through"]) == ("m-0", {"load_id": {"a": 1}})
+        assert first["publish_time"] == "2026-03-01T12:00:00+00:00"
+        assert "pass_through" not in second
+        assert not {"read_at", "stored_at"} & {*second}
+
+
+def test_a_row_that_cannot_be_scored_is_a_message_with_its_fields_again():
+    more = b',"load_id":1e400,"card type":1'
+    letter = unscored(parsed(message(more)), ["no score"])
+    (payload,) = letter.column("payloadBytes").to_pylist()
+    assert letter.column("attributes").to_pylist() == [[{"key": "message_id", "value": "m-0"}]]
+    assert set(json.loads(payload)) == {
+        *("transaction_id", "event_time", "event_time_derived", "features", "load_id", "card type")
+    }
+    assert parsed(payload).column("pass_through").equals(parsed(message(more)).column("pass_through"))
+
+
+def test_a_row_wins_over_a_field_of_its_name():
+    rules = MessageRules(TIME, pass_through=("features", "transaction_id"))
+    batch = parsed(message(), rules=rules)
+    assert json.loads(batch.column("pass_through")[0].as_py()) == {
+        "features": [1] * 30,
+        "transaction_id": "t",
+    }
+    assert parsed(*transaction_messages(batch), rules=rules).column("transaction_id").to_pylist() == ["t"]
+
+
+def test_columns_of_a_table_pass_as_json_also_into_dead_letters():
+    columns = {name: [1.0, np.nan] for name in FEATURES} | {
+        "load_id": pa.array([dt.datetime(2026, 3, 1), None]),
+        "ignored": [1, 2],
+    }
+    rules = MessageRules(pass_through=("load_id", "absent"))
+    parts = to_transactions(pa.RecordBatch.from_pydict(columns), TIME, rules)
+    assert parts.transactions.column("pass_through").to_pylist() == ['{"load_id":"2026-03-01T00:00:00"}']
+    (letter,) = parts.dead_letters.column("payloadBytes").to_pylist()
+    assert json.loads(letter)["load_id"] is None
+    assert "ignored" not in json.loads(letter)
+
+
+def test_the_parser_notes_when_it_reads():
+    with beam.Pipeline("FnApiRunner") as p:
+        sent = PubsubMessage(message(), {}, "m-0", TIME)
+        rows = p | beam.Create([[sent]]) | Parse(RULES_OF_A_LOAD_TEST)
+        times = rows.transactions | beam.FlatMap(lambda batch: batch.column("read_at").to_pylist())
+        recent = times | beam.Filter(lambda time: abs(dt.datetime.now(dt.UTC) - time).total_seconds() < 600)
+        assert_that(recent, is_not_empty())
+
+
+def test_an_empty_batch_has_the_columns():
+    assert parsed(rules=RULES_OF_A_LOAD_TEST).schema.equals(TRANSACTIONS)
+
+
+@pytest.mark.parametrize("text", [",", "a,", "a,a", ",a"])
+def test_names_that_are_none_are_refused(text):
+    with pytest.raises(OptionError, match="--pass_through: expected different names with a comma between"):
+        MessageOptions(pass_through=text)
+
+
+def test_the_option_names_the_fields():
+    rules = MessageOptions(pass_through="load_id,card type", trace_messages=True).rules(default_time=TIME)
+    assert rules == RULES_OF_A_LOAD_TEST
