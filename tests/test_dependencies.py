@@ -20,7 +20,6 @@ NOT_IMPORTED = {
     "uvloop": "uvicorn takes it by name",
     "torchserve": "started as a process",
     "onnxscript": "torch.onnx takes it by name",
-    "pyyaml": "TorchServe needs it and does not say so",
 }
 
 
