@@ -17,6 +17,10 @@ ROWS_IN: Final = "rows_in"
 ROWS_SCORED: Final = "rows_scored"
 DEAD_LETTERS: Final = "dead_letters"
 ALERTS: Final = "alerts"
+IDS_DERIVED: Final = "ids_derived"
+"""Transactions that had no id, and got one from their content."""
+TIMES_DEFAULTED: Final = "times_defaulted"
+"""Transactions that had no time, and got that of their publication or of the job's launch."""
 
 
 def counter(name: str) -> Metrics.DelegatingCounter:
