@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 from common.command import CommandError
 from common.options import option
 from common.values import at_least
+from model.columns import ColumnTypeError, numbers, plain
 from model.features import FEATURES, LABEL, N_FEATURES, TIME_INDEX
+from model.roles import LABEL_NAMES, find_column, resembling
 from model.thresholds import MIN_CALIBRATION_ROWS
 
 SYNTHETIC: Final = "synthetic"
@@ -26,10 +28,6 @@ SYNTHETIC_FRAUD_SHARE: Final = 0.01
 SPLIT_SHARES: Final = (0.6, 0.2, 0.2)
 """Training, validation (early stopping, thresholds) and test."""
 SplitBy = Literal["random", "time"]
-RESEMBLE_LABEL: Final = frozenset(
-    {"class", "fraud", "isfraud", "label", "fraudlabel", "target", "isfraudulent"}
-)
-"""Names under which people keep the label, in lower case without underscores."""
 MIN_NORMALS: Final = 5_000
 """A fifth of the normals calibrates the thresholds; fewer than 1,000 cannot place a budget of 0.1 %."""
 
@@ -221,24 +219,31 @@ def from_arrow(table: pa.Table, source: str, label_column: str = LABEL) -> Datas
             provenance["rows_without_label"] = int((~is_known).sum())
         provenance["frauds"] = int(labels.sum())
     features = np.empty((table.num_rows, N_FEATURES), dtype=np.float32)
-    for i, name in enumerate(FEATURES):
+    for i, name in enumerate(used[:N_FEATURES]):
         features[:, i] = _column(table, name, source)
     return Dataset(features, labels, provenance)
 
 
 def used_columns(names: Sequence[str], source: str, label_column: str = LABEL) -> Sequence[str]:
-    """Chooses the columns of a table that are read: the features, and the label where there is one.
+    """Chooses the columns of a table that are read: the features in order, and the label where there is one.
+
+    A feature is found by its name, otherwise by its name without case, as in batches and SQL.
 
     Raises:
       DataError: a column is missing or there twice, or another column is called as a label; see `from_arrow`.
     """
-    missing = [name for name in FEATURES if name not in names]
+    try:
+        found = {name: find_column(names, name) for name in FEATURES}
+    except ValueError as e:
+        raise DataError(f"{source}: {e}") from e
+    missing = [name for name, column in found.items() if column is None]
     if missing:
         raise DataError(
             f"{source}: column(s) missing: {', '.join(missing)}; needed are Time, V1..V28, Amount"
         )
     is_labelled = bool(label_column) and _has_label(names, label_column, source)
-    used = (*FEATURES, label_column) if is_labelled else FEATURES
+    features = tuple(column for column in found.values() if column is not None)
+    used = (*features, label_column) if is_labelled else features
     twice = [name for name in used if names.count(name) > 1]
     if twice:
         raise DataError(f"{source}: column(s) there more than once: {', '.join(twice)}; keep one of each")
@@ -248,7 +253,7 @@ def used_columns(names: Sequence[str], source: str, label_column: str = LABEL) -
 def _has_label(names: Sequence[str], label_column: str, source: str) -> bool:
     if label_column in names:
         return True
-    alike = [name for name in names if name.lower().replace("_", "") in RESEMBLE_LABEL]
+    alike = resembling(names, LABEL_NAMES)
     if label_column != LABEL:
         raise DataError(
             f"{source}: --label_column: there is no column {label_column!r}; "
@@ -264,15 +269,16 @@ def _has_label(names: Sequence[str], label_column: str, source: str) -> bool:
 
 def _column(table: pa.Table, name: str, source: str) -> npt.NDArray[np.float64]:
     try:
-        values = pc.cast(table[name], pa.float64()).to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
-        raise DataError(f"{source}: column {name} is not numeric ({table[name].type}): {e}") from e
+        chunks = [numbers(plain(chunk), name) for chunk in table[name].chunks]
+    except ColumnTypeError as e:
+        raise DataError(f"{source}: {e}") from e
+    values = np.concatenate([np.empty(0), *chunks]).astype(np.float64)
     with np.errstate(over="ignore"):
         bad = ~np.isfinite(values.astype(np.float32))
     if bad.any():
         raise DataError(
-            f"{source}: column {name} has {int(bad.sum())} missing, NaN or infinite value(s), "
-            f"the first in row {int(np.argmax(bad))}; remove or repair these rows"
+            f"{source}: column {name} has {int(bad.sum())} missing, NaN or infinite value(s), or texts that "
+            f"are no number, the first in row {int(np.argmax(bad))}; remove or repair these rows"
         )
     return values
 

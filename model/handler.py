@@ -9,7 +9,8 @@ has it), and runs one model call for a whole dynamic batch. What it accepts:
       the score; without it, the 14 fields.
   INSTANCE
       as a request of its own, or as the json envelope of the prebuilt container passes it on: a list of 30
-      numbers, an object by feature name, or either of them as JSON text; the answer is one object of fields.
+      numbers (also as text), an object by feature name, or either of them as JSON text; the answer is one
+      object of fields.
   {"features": INSTANCE, "fields": ["anomaly_score", ...]}
       an instance that names its own fields, since the json envelope drops `parameters`.
 
@@ -34,8 +35,10 @@ except ImportError:  # the prebuilt containers do not promise it
 
 try:
     from model.features import FEATURES
-except ImportError:  # inside an archive the module lies beside this one
+    from model.values import number
+except ImportError:  # inside an archive the modules lie beside this one
     from features import FEATURES  # type: ignore[no-redef]
+    from values import number  # type: ignore[no-redef]
 
 CONTRIBUTIONS = "contributions"
 SCORE_FIELDS = frozenset(("anomaly_score", "encoded", CONTRIBUTIONS))
@@ -113,7 +116,7 @@ class TransactionHandler:
                 body = _loads(body)
             whole = isinstance(body, dict) and "instances" in body
             if not whole:
-                own = isinstance(body, dict) and "features" in body
+                own = isinstance(body, dict) and body.get("features") not in (None, [])
                 return {
                     "whole": False,
                     "fields": self._wanted(body) if own else self.fields,
@@ -210,6 +213,8 @@ def _row(instance: Any) -> list[float]:
     """The 30 numbers of one instance; ValueError names what is wrong with it."""
     if isinstance(instance, (bytes, bytearray, memoryview, str)):
         instance = _loads(instance)
+    if isinstance(instance, dict) and instance.get("features") and isinstance(instance["features"], list):
+        instance = instance["features"]
     if isinstance(instance, dict):
         missing = [name for name in FEATURES if name not in instance]
         if missing:
@@ -221,6 +226,8 @@ def _row(instance: Any) -> list[float]:
         raise ValueError(f"expected {len(FEATURES)} numbers, got {len(instance)}")
     # `type` and not isinstance: True is an int to Python and not a number to the contract.
     if not _NUMBERS.issuperset(map(type, instance)):
+        instance = [_from_text(value) for value in instance]
+    if not _NUMBERS.issuperset(map(type, instance)):
         bad = next(i for i, value in enumerate(instance) if type(value) not in _NUMBERS)
         raise ValueError(f"{FEATURES[bad]}: expected a number, got {_kind(instance[bad])}")
     # Rounding to float32 may pass its largest number by half a unit and still be finite; refuse that as well.
@@ -230,6 +237,13 @@ def _row(instance: Any) -> list[float]:
         bad = next(i for i, value in enumerate(instance) if not abs(value) <= FLOAT32_MAX)
         raise ValueError(f"{FEATURES[bad]}: not a finite float32 number")
     return instance
+
+
+def _from_text(value: Any) -> Any:
+    try:
+        return number(value) if type(value) is str else value
+    except ValueError:
+        return value
 
 
 def _kind(value: Any) -> str:

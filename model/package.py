@@ -16,6 +16,7 @@ import torch
 
 import model.features
 import model.handler
+import model.values
 from common.command import CommandError, Parser, command
 from common.options import add_options, option, read_options
 from common.output import add_format, print_rows
@@ -95,7 +96,7 @@ def write_archive(model_file: Path, directory: Path, version: str) -> Path:
             version=version,
             serialized_file=str(model_file),
             handler=str(model.handler.__file__),
-            extra_files=str(model.features.__file__),
+            extra_files=f"{model.features.__file__},{model.values.__file__}",
             export_path=str(directory),
             force=True,
         )

@@ -22,6 +22,20 @@ KEYS: Final = ("transaction_id", "account_id", "event_time")
 """The roles that every row has a column for."""
 
 
+class RoleError(ValueError):
+    """A role cannot be read from the column that is named for it.
+
+    Attributes:
+      role: field of Roles.
+      reason: what was expected, and what came.
+    """
+
+    def __init__(self, role: str, reason: str) -> None:
+        super().__init__(f"{role}: {reason}")
+        self.role = role
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Roles:
     """The columns, or keys of a message, that are no features. A dot enters a nested one.
@@ -36,7 +50,7 @@ class Roles:
       pass_through: fields that are carried from the message to scores and alerts.
 
     Raises:
-      ValueError: the name of one of KEYS is empty, there twice, or that of another role.
+      RoleError: the name of one of KEYS is empty, there twice, or that of another field.
     """
 
     transaction_id: str = "transaction_id"
@@ -52,7 +66,7 @@ class Roles:
         for role, name in own:
             taken = {other for key, column in own if key != role for other in (key, column)}
             if not name or name in taken | {"features", "event_time_derived"}:
-                raise ValueError(f"{role}: expected a column that no other field is read from, got {name!r}")
+                raise RoleError(role, f"expected a column that no other field is read from, got {name!r}")
 
     def renamed(self) -> dict[str, str]:
         """Returns the names that are not the role's own, by role."""
@@ -196,3 +210,44 @@ def _micros(value: int | float) -> int:
     if abs(value) >= EPOCH_LIMIT:
         raise OverflowError
     return round(value // 1000)
+
+
+_ABSENT: Final = {
+    "transaction_id": "a row without an id gets one from its content",
+    "account_id": "a row without an account has none in the results",
+    "event_time": "a row without a time takes that of the launch",
+}
+_SHOWN: Final = 12
+
+
+def unused_columns(names: Sequence[str], roles: Roles, features: Sequence[str]) -> list[str]:
+    """Says which columns of a source are not used, and which of them may be the id, the account or the time.
+
+    >>> for line in unused_columns(["transactionId", "account_id", "ts", "V1"], Roles(), ["V1"]): print(line)
+    there is no column transaction_id; 'transactionId' may be it: pass --id_column=transactionId
+    there is no column event_time; 'ts' may be it: pass --event_time_column=ts
+    columns that are not used: transactionId, ts
+
+    Args:
+      names: of the source.
+      roles: the columns of id, account and time.
+      features: the other columns that are read.
+
+    Raises:
+      ValueError: several columns differ in case alone.
+    """
+    columns = {field.name: getattr(roles, field.name) for field in fields(roles)}
+    present = {find_column(names, name) for name in (*columns.values(), *features)}
+    unused = [name for name in names if name not in present]
+    lines = []
+    for role, wanted in columns.items():
+        if find_column(names, wanted) is None:
+            alike = resembling(unused, ROLE_NAMES[role])
+            hint = f": {_ABSENT[role]}"
+            if alike:
+                hint = f"; {alike[0]!r} may be it: pass {OPTIONS[role]}={alike[0]}"
+            lines.append(f"there is no column {wanted}{hint}")
+    if unused:
+        more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
+        lines.append(f"columns that are not used: {', '.join(unused[:_SHOWN])}{more}")
+    return lines

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from model.roles import Roles
+from model.roles import RoleError, Roles
 from model.spec.declaration import (
     KEEP,
     SCALES,
@@ -64,21 +64,18 @@ def _roles(content: Mapping[str, Any]) -> Roles:
     twice = next((i for i, name in enumerate(fields) if name in fields[:i]), None)
     if twice is not None:
         raise SpecError(("pass_through", twice), f"{fields[twice]!r} is there twice: remove one")
-    keys = (
+    keys = [
         _field(content.get("transaction_id", default.transaction_id), ("transaction_id",)),
         _field(content.get("account", default.account_id), ("account",)),
         _field(time, time_path),
-    )
+    ]
     amount, label = (
         None if content.get(key) is None else _field(content[key], (key,)) for key in ("amount", "label")
     )
     try:
         return Roles(*keys, form, amount, label, fields)
-    except ValueError as error:
-        role = str(error).partition(":")[0]
-        raise SpecError(
-            ("account" if role == "account_id" else role,), str(error).partition(": ")[2]
-        ) from error
+    except RoleError as error:
+        raise SpecError(("account" if error.role == "account_id" else error.role,), error.reason) from error
 
 
 def _feature(entry: Any, path: Path, roles: Roles) -> Feature:

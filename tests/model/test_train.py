@@ -214,7 +214,7 @@ def test_numbers_out_of_range_are_named(tmp_path, capsys, arguments):
     [
         (1_000, {}, "too few: at least 5000"),
         (1_000, {"V2": np.full(1_000, np.nan)}, "column V2 has 1000 missing, NaN or infinite"),
-        (1_000, {"Amount": np.array(["a"] * 1_000)}, "column Amount is not numeric"),
+        (1_000, {"Amount": np.array(["a"] * 1_000)}, "column Amount has 1000 missing, NaN or infinite"),
     ],
 )
 def test_bad_data_is_an_error_that_names_it(tmp_path, capsys, n, replaced, text):
