@@ -17,6 +17,8 @@ ROWS_IN: Final = "rows_in"
 ROWS_SCORED: Final = "rows_scored"
 DEAD_LETTERS: Final = "dead_letters"
 ALERTS: Final = "alerts"
+VALUES_OUT_OF_RANGE: Final = "values_out_of_range"
+"""Values of features that lie outside the range of the training; see `model.ranges`."""
 
 
 def counter(name: str) -> Metrics.DelegatingCounter:

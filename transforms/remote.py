@@ -32,6 +32,7 @@ import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.retry import Patience
 from model.features import N_FEATURES
 from model.outputs import answer_bytes
+from model.ranges import FeatureRanges, FeatureWatch
 from transforms import metrics
 from transforms.remote_http import Connection, TorchServeConnection, VertexConnection
 from transforms.remote_protocol import MIN_REQUEST_BYTES, Answer, Contract, RejectedError
@@ -81,13 +82,21 @@ class Limits:
 class RemoteModel:
     """A server in place of a model in memory: connection, threads, and the form of its requests."""
 
-    def __init__(self, connection: Connection, contract: Contract, limits: Limits, caller: Caller) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        contract: Contract,
+        limits: Limits,
+        caller: Caller,
+        ranges: FeatureRanges,
+    ) -> None:
         self.connection = connection
         self.contract = contract
         self._limits = limits
         self._caller = caller
         self._threads = ThreadPoolExecutor(limits.in_flight, thread_name_prefix="remote-scorer")
         self.warned: set[str] = set()
+        self.watch = FeatureWatch(ranges)
         # No __del__: that of a model that lives as long as the process runs when modules are already gone.
         weakref.finalize(self, _close, self._threads, connection)
 
@@ -163,12 +172,14 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
       model_version: written into rows whose answer names no version; an answer's own version wins.
       detail: "compact", or "full" for all outputs of the model.
       limits: how requests are cut, sent and repeated.
+      ranges: of the features, from the manifest of the model; without them no value is out of range.
     """
 
     thresholds: Mapping[str, float]
     model_version: str
     detail: OutputDetail = "compact"
     limits: Limits = field(default_factory=Limits)
+    ranges: FeatureRanges = field(default_factory=FeatureRanges)
 
     @abstractmethod
     def connect(self) -> Connection:
@@ -183,7 +194,7 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
         """
         caller = Caller(self.limits.patience, self.limits.max_retry_after)
         connection = caller.retry(self.connect, CallStats())
-        model = RemoteModel(connection, Contract(self.detail), self.limits, caller)
+        model = RemoteModel(connection, Contract(self.detail), self.limits, caller, self.ranges)
         model.probe()
         return model
 
@@ -200,11 +211,13 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
         """
         assert isinstance(batch, pa.RecordBatch)
         stats = CallStats()
+        features = feature_matrix(batch)
         try:
-            parts = model.score(feature_matrix(batch), stats)
+            parts = model.score(features, stats)
         finally:
             _count(stats)
         metrics.counter(ROWS).inc(batch.num_rows)
+        metrics.add({metrics.VALUES_OUT_OF_RANGE: model.watch.look(features)})
         self._watch_versions(parts, model)
         rules = ScoreRules(self.thresholds, self.model_version, self.detail)
         return [assemble_parts(batch, parts, rules, time.time_ns() // 1000)]
