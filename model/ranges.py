@@ -72,7 +72,7 @@ def check_quantiles(names: Sequence[str], quantiles: Quantiles) -> None:
     """
     for name, values in quantiles.items():
         if name not in names:
-            raise ValueError(f"feature_quantiles: {name!r} is no feature of the model")
+            raise ValueError(f"feature_quantiles: {name!r} is no input of the model")
         if len(values) != len(PROBABILITIES) or not np.isfinite(values).all() or (np.diff(values) < 0).any():
             raise ValueError(
                 f"feature_quantiles: {name}: expected {len(PROBABILITIES)} finite, ascending numbers"

@@ -170,6 +170,7 @@ def model_handler(scorer: ScorerOptions, detection: DetectionOptions, manifest: 
         "model_version": manifest.model_version,
         "detail": detection.output_detail,
         "ranges": manifest.ranges,
+        "spec": manifest.spec,
         "limits": Limits(
             rows=scorer.remote_rows,
             bytes=scorer.remote_bytes,

@@ -30,9 +30,10 @@ from apache_beam.ml.inference.base import ModelHandler
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.retry import Patience
-from model.features import N_FEATURES
 from model.outputs import answer_bytes
 from model.ranges import FeatureRanges, FeatureWatch
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
 from transforms import metrics
 from transforms.remote_http import Connection, TorchServeConnection, VertexConnection
 from transforms.remote_protocol import MIN_REQUEST_BYTES, Answer, Contract, RejectedError
@@ -109,7 +110,7 @@ class RemoteModel:
           TransientError: the server does not answer.
           RejectedError: it answers, and not as the serving contract says.
         """
-        row = np.zeros((1, N_FEATURES), np.float32)
+        row = np.zeros((1, self.contract.n_inputs), np.float32)
         try:
             self._caller.retry(lambda: self._ask(row), CallStats())
         except RejectedError as first:
@@ -151,7 +152,8 @@ class RemoteModel:
         limit = self.connection.answer_limit
         if limit is None:
             return self._limits.rows
-        return max(1, min(self._limits.rows, limit // answer_bytes(self.contract.fields)))
+        row_bytes = answer_bytes(self.contract.fields, self.contract.n_inputs)
+        return max(1, min(self._limits.rows, limit // row_bytes))
 
     def _ask(self, features: npt.NDArray[np.float32]) -> Answer:
         return self._send(self.contract.encode(features), len(features))
@@ -173,6 +175,7 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
       detail: "compact", or "full" for all outputs of the model.
       limits: how requests are cut, sent and repeated.
       ranges: of the features, from the manifest of the model; without them no value is out of range.
+      spec: of the model.
     """
 
     thresholds: Mapping[str, float]
@@ -180,6 +183,7 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
     detail: OutputDetail = "compact"
     limits: Limits = field(default_factory=Limits)
     ranges: FeatureRanges = field(default_factory=FeatureRanges)
+    spec: FeatureSpec = ULB
 
     @abstractmethod
     def connect(self) -> Connection:
@@ -194,7 +198,8 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
         """
         caller = Caller(self.limits.patience, self.limits.max_retry_after)
         connection = caller.retry(self.connect, CallStats())
-        model = RemoteModel(connection, Contract(self.detail), self.limits, caller, self.ranges)
+        contract = Contract(self.detail, n_inputs=len(self.spec.inputs))
+        model = RemoteModel(connection, contract, self.limits, caller, self.ranges)
         model.probe()
         return model
 

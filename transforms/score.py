@@ -104,7 +104,7 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
         rules = ScoreRules(thresholds, found.manifest.model_version, self.detail)
         loaded = LoadedModel(found.load_model(), rules, FeatureWatch(found.manifest.ranges))
         inference.use_one_thread()
-        inference.warm_up(loaded.module, loaded.fields)
+        inference.warm_up(loaded.module, loaded.fields, len(found.manifest.spec.inputs))
         # Modules and model live as long as the worker. Without this the garbage collector, which the many
         # short-lived objects of parsing set going, would look through all of them again and again.
         gc.collect()

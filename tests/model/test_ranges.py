@@ -120,7 +120,7 @@ def test_a_watch_travels(ranges, normals):
 @pytest.mark.parametrize(
     ("quantiles", "reason"),
     [
-        ({"c": range(21)}, "feature_quantiles: 'c' is no feature of the model"),
+        ({"c": range(21)}, "feature_quantiles: 'c' is no input of the model"),
         ({"a": range(20)}, "feature_quantiles: a: expected 21 finite, ascending numbers"),
         ({"a": range(21, 0, -1)}, "feature_quantiles: a: expected 21 finite, ascending numbers"),
         ({"a": [0.0] * 20 + [float("inf")]}, "feature_quantiles: a: expected 21 finite, ascending numbers"),
