@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _Session = TypeVar("_Session", bound=Session)
 _PREFIXES: Final = ("http://", "https://localhost", "https://127.", "https://[::1]")
-"""Where loopback addresses begin. The rest of https:// may have an adapter with a client's certificate."""
+"""Beginnings of loopback addresses. The rest of https:// may have an adapter with a client's certificate."""
 
 
 class DirectAdapter(HTTPAdapter):

@@ -21,7 +21,7 @@ from local.pubsub_rules import invalid_ack_ids
 
 ReceivedMessage: Final[Any] = types.ReceivedMessage.pb()
 _OVERHEAD_BYTES: Final = 400
-"""Bytes of a message in memory besides its data, measured."""
+"""Bytes of a message in memory in addition to its data, measured."""
 ANSWER_BYTES: Final = 3_500_000
 """Most bytes of messages in one answer, unless one alone is larger. Clients of an emulator refuse 4 MiB."""
 

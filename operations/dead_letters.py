@@ -11,9 +11,8 @@ import orjson
 from google.cloud import bigquery
 
 from transforms import tables
-from transforms.dead_letter import ATTEMPT_ATTRIBUTE, is_cut
+from transforms.dead_letter import ATTEMPT_ATTRIBUTE, MESSAGE_ID, PUBSUB_MESSAGE_ID, given_message_id, is_cut
 
-MESSAGE_ID: Final = "message_id"
 ORIGINAL_MESSAGE_ID: Final = "original_message_id"
 """Attribute with the id of the message as it was first published."""
 MAX_ATTRIBUTES: Final = 100
@@ -43,20 +42,26 @@ def reason_to_keep(letter: Letter, max_attempts: int) -> str | None:
         return "payload cut: the letter keeps a part of the message; publish it from its source"
     if letter.attempt >= max_attempts:
         return f"attempts used up: --max_attempts={max_attempts}"
-    if len(letter.attributes) >= MAX_ATTRIBUTES:
+    if len(_attributes(letter)) > MAX_ATTRIBUTES:
         return f"attributes: {MAX_ATTRIBUTES} or more, which leaves no room for {ATTEMPT_ATTRIBUTE}"
     return None
 
 
 def message(letter: Letter) -> tuple[bytes, dict[str, str]]:
     """Makes payload and attributes of the message that replays a letter."""
+    return with_event_time(letter.payload or b"", letter.timestamp), _attributes(letter)
+
+
+def _attributes(letter: Letter) -> dict[str, str]:
     # Names that begin with goog are Pub/Sub's own, and it takes none from a publisher.
     attributes = {name: value for name, value in letter.attributes.items() if not name.startswith("goog")}
-    first_id = attributes.pop(MESSAGE_ID, None)
-    if first_id and len(attributes) < MAX_ATTRIBUTES - 1:
-        attributes.setdefault(ORIGINAL_MESSAGE_ID, first_id)
+    first_id = given_message_id(letter.attributes)
+    if PUBSUB_MESSAGE_ID not in letter.attributes:  # otherwise `message_id` is the publisher's
+        attributes.pop(MESSAGE_ID, None)
     attributes[ATTEMPT_ATTRIBUTE] = str(letter.attempt + 1)
-    return with_event_time(letter.payload or b"", letter.timestamp), attributes
+    if first_id and len(attributes) < MAX_ATTRIBUTES:
+        attributes.setdefault(ORIGINAL_MESSAGE_ID, first_id)
+    return attributes
 
 
 def with_event_time(payload: bytes, moment: dt.datetime) -> bytes:

@@ -40,7 +40,7 @@ Ctrl-C. Run one replay of a dataset at a time: two would send the same letters."
 
 PORTION_LETTERS: Final = 5_000
 PORTION_BYTES: Final = 32 * 1024**2
-"""What is published before it is noted as sent, and sent again if the process dies in between."""
+"""Letters published before they are noted as sent; sent again if the process dies in between."""
 DRY_ROWS: Final = 50
 
 

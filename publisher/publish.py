@@ -27,7 +27,7 @@ from publisher.sink import Receipt, Sink
 BATCH: Final = 1_000
 """Most messages that are made at a time."""
 TICK_SECONDS: Final = 0.005
-"""How long to wait when no message is due."""
+"""Seconds to wait when no message is due."""
 FAILED_REQUESTS: Final = 3
 """So many failed requests in a row end the run: each has used up its retries."""
 

@@ -1,4 +1,4 @@
-"""What the product imports is declared in setup.py, and what setup.py declares is imported."""
+"""Imports of the product are declared in setup.py, and the declared packages are imported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ NOT_IMPORTED = {
     "uvloop": "uvicorn takes it by name",
     "torchserve": "started as a process",
     "onnxscript": "torch.onnx takes it by name",
-    "pyyaml": "TorchServe needs it and does not say so",
 }
 
 

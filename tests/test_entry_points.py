@@ -16,7 +16,7 @@ INTERNAL = {"local.guardian", "local.bqemulator_launcher"}
 
 
 def runs(path: Path) -> bool:
-    """Whether a module has an `if __name__ == "__main__"`."""
+    """Tells whether a module has an `if __name__ == "__main__"`."""
     tests = (node.test for node in ast.parse(path.read_text()).body if isinstance(node, ast.If))
     return any(ast.unparse(test) == "__name__ == '__main__'" for test in tests)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from tests.test_layout import MAY_IMPORT, ROOT
 
-MODULES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
+MODULES = sorted(path for room in (*MAY_IMPORT, "tests") for path in (ROOT / room).rglob("*.py"))
 _FIRST = re.compile(r"(What|That|Whether|Without which|With which|How|Why|Where|Which)\b")
 _WORDS = re.compile(
     r"\bhas not (a|the|its|any)\b|\bat the most\b|\bof another hand\b|\bor else\b|, else\b|\bbesides\b"
@@ -21,9 +23,17 @@ _WORDS = re.compile(
 LONGEST_MODULE = 400
 
 
+def _block(node: ast.AST) -> list[ast.stmt]:
+    return node.body if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) else []
+
+
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and text of every docstring of a module."""
+    """Line and text of every docstring of a module, those of constants and fields included."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for before, after in itertools.pairwise(_block(node)):
+            match before, after:
+                case ast.Assign() | ast.AnnAssign(), ast.Expr(ast.Constant(str(text))):
+                    yield after.lineno, inspect.cleandoc(text)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import datetime as dt
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.limits import MAX_BATCH_BYTES
+from model import columns
 from model.features import FEATURES, N_FEATURES
+from model.roles import OPTIONS, Roles, find_column
+from model.values import shown
 from transforms.dead_letter import dead_letters
-from transforms.message import MAX_ID_LENGTH, MessageRules, Parsed, event_time_bounds, outside_text
+from transforms.derived_ids import fill_ids
+from transforms.json_rows import moment_text, row_messages
+from transforms.message import MessageRules, Parsed, event_time_bounds, outside_text
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS, empty
 
 BATCH_ROWS: Final = 16 * 1024
 """Rows in the batches of a columnar source: enough that the cost of a batch at every step vanishes."""
 
-SOURCE_COLUMNS: Final = ("transaction_id", "account_id", "event_time", "features", *FEATURES)
+_ROLES: Final = ("transaction_id", "account_id", "event_time")
+SOURCE_COLUMNS: Final = (*_ROLES, "event_time_derived", "features", *FEATURES)
 """The columns that `to_transactions` looks at; a source need not read any other."""
 
 _EVENT_TIME: Final = TRANSACTIONS.field("event_time").type
@@ -34,80 +36,153 @@ class SourceColumnsError(ValueError):
     """A source lacks a column, or has one of a type that cannot be used. The text names it."""
 
 
+def source_columns(roles: Roles) -> tuple[str, ...]:
+    """Returns the columns to ask a source for.
+
+    >>> source_columns(Roles(event_time="timestamp"))[:4]
+    ('transaction_id', 'account_id', 'timestamp', 'event_time_derived')
+    """
+    return tuple(getattr(roles, name, name) for name in SOURCE_COLUMNS)
+
+
+def present_columns(wanted: Iterable[str], present: Sequence[str]) -> list[str]:
+    """Returns those of the wanted columns that a source has, as it spells them.
+
+    >>> present_columns(["transaction_id", "Time", "V1"], ["TIME", "v1", "Class"])
+    ['TIME', 'v1']
+
+    Raises:
+      SourceColumnsError: several columns differ in case alone.
+    """
+    try:
+        return [name for one in wanted if (name := find_column(present, one)) is not None]
+    except ValueError as error:
+        raise SourceColumnsError(str(error)) from error
+
+
 def to_transactions(
     batch: pa.RecordBatch, default_event_time: dt.datetime, rules: MessageRules | None = None
 ) -> Parsed:
-    """Validates rows in the ULB layout, all at once.
+    """Validates rows in the ULB layout, all at once, by the rules for values of docs/messages.md.
 
-    - The 30 columns of model.features, numbers; or `features`, a list of 30 numbers. Null, NaN, infinite or
-      over the float32 range: a dead letter that names the feature.
-    - `transaction_id`, string or integer. Null or absent: derived from features, `event_time` and
-      `account_id`, so that reading again gives the same id, and equal rows count as one.
-    - `account_id`, string or integer; may be null or absent.
-    - `event_time`, timestamp, UTC where it has no zone. Null or absent: `default_event_time`, marked as
-      derived. A time further from that than `rules` allow is a dead letter.
+    - The 30 columns of model.features; or `features`, a list of 30. A row whose list is null or empty is read
+      from the 30 columns, where they are there.
+    - The columns that `rules.roles` name, by default `transaction_id`, `account_id` and `event_time`. A null
+      id is derived from features, `event_time` and `account_id`, so that reading again gives the same id, and
+      equal rows count as one. A null time is `default_event_time`, marked as derived.
 
     >>> row = {name: [1.0] for name in FEATURES} | {"transaction_id": ["t-1"]}
     >>> parsed = to_transactions(pa.RecordBatch.from_pydict(row), dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
     >>> parsed.transactions.column("transaction_id").to_pylist()
     ['t-1']
 
-    Ids are 1 to 256 characters long, otherwise the row is a dead letter. Other columns are ignored, also the
+    A column is found by its name, otherwise by its name without case. Other columns are ignored, also the
     label.
 
     Args:
       batch: the rows.
       default_event_time: timezone-aware. Fix it at launch, so that a repeated bundle gives the same rows.
-      rules: whose `max_lead` and `max_age` hold; those of a message when None.
+      rules: whose `roles`, `max_lead` and `max_age` hold; those of a message when None.
 
     Returns:
-      A TRANSACTIONS batch, and an ERROR_RECORDS batch whose payloads are the rejected rows as JSON. Together
-      they hold every row once, in order.
+      A TRANSACTIONS batch, and an ERROR_RECORDS batch whose payloads are the rejected rows as messages, in
+      the form in which they would have been scored. Together they hold every row once, in order.
 
     Raises:
       SourceColumnsError: feature columns are missing, or a column has an impossible type.
     """
+    rules = rules or MessageRules()
+    batch = _known(batch, rules.roles)
+    try:
+        return _validated(batch, default_event_time, rules)
+    except columns.ColumnTypeError as error:
+        raise SourceColumnsError(str(error)) from error
+
+
+def _validated(batch: pa.RecordBatch, default_event_time: dt.datetime, rules: MessageRules) -> Parsed:
     matrix, reasons = _features(batch, np.float32)
     finite = np.isfinite(matrix)
     if not finite.all():
         for row in np.flatnonzero(~finite.all(axis=1)).tolist():
             if row not in reasons:
                 reasons[row] = _not_finite(batch, row, int(np.flatnonzero(~finite[row])[0]))
-    ids, accounts = _text(batch, "transaction_id"), _text(batch, "account_id")
-    for name, column in (("transaction_id", ids), ("account_id", accounts)):
-        for i in _wrong_length(column):
-            reasons.setdefault(i, f"{name}: {len(column[i].as_py())} characters, not 1 to {MAX_ID_LENGTH}")
-    times = _event_times(batch)
-    for i, reason in _outside(times, default_event_time, rules or MessageRules()).items():
+    ids = columns.identifiers(_column(batch, "transaction_id"), rules.roles.transaction_id)
+    accounts = columns.identifiers(_column(batch, "account_id"), rules.roles.account_id)
+    times = columns.event_times(_column(batch, "event_time"), rules.roles.event_time)
+    for name, read in zip(_ROLES, (ids, accounts, times), strict=True):
+        for i, reason in read.reasons.items():
+            reasons.setdefault(i, f"{name}: {reason}")
+    for i, reason in _outside(times.column, default_event_time, rules).items():
         reasons.setdefault(i, reason)
-    if ids.null_count:
-        unnamed = ids.is_null()
-        content = _content(batch.filter(unnamed), times.filter(unnamed))
-        ids = _fill_ids(ids, content, accounts)
-    default = pa.scalar(default_event_time, _EVENT_TIME)
+    named, unnamed = ids.column, ids.column.is_null()
+    if named.null_count:
+        content = _content(batch.filter(unnamed), times.column.filter(unnamed))
+        named = fill_ids(named, content, accounts.column)
+    untimed = times.column.is_null()
     features = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), N_FEATURES)
     transactions = pa.RecordBatch.from_arrays(
-        [ids, accounts, pc.fill_null(times, default), times.is_null(), features], schema=TRANSACTIONS
+        [
+            named,
+            accounts.column,
+            pc.fill_null(times.column, pa.scalar(default_event_time, _EVENT_TIME)),
+            pc.or_(untimed, _derived(batch)),
+            features,
+        ],
+        schema=TRANSACTIONS,
     )
     if not reasons:
-        return Parsed(transactions, empty(ERROR_RECORDS))
+        return Parsed(transactions, empty(ERROR_RECORDS), _count(unnamed), _count(untimed))
     rejected = sorted(reasons)
     keep = np.ones(batch.num_rows, bool)
     keep[rejected] = False
-    return Parsed(
-        transactions.filter(pa.array(keep)),
-        dead_letters(_payloads(batch, times, rejected), [reasons[i] for i in rejected], "parse"),
-    )
+    kept = pa.array(keep)
+    unread = {
+        name: {i: batch.column(name)[i].as_py() for i in read.reasons}
+        for name, read in zip(_ROLES, (ids, accounts, times), strict=True)
+    }
+    payloads = row_messages(transactions, rejected, [_source_values(batch, i) for i in rejected], unread)
+    letters = dead_letters(payloads, [reasons[i] for i in rejected], "parse")
+    counts = _count(unnamed.filter(kept)), _count(untimed.filter(kept))
+    return Parsed(transactions.filter(kept), letters, *counts)
 
 
-def check_columns(schema: pa.Schema) -> None:
+def _count(mask: pa.Array) -> int:
+    return int(pc.sum(mask).as_py() or 0)
+
+
+def _known(batch: pa.RecordBatch, roles: Roles) -> pa.RecordBatch:
+    """The columns of SOURCE_COLUMNS that a batch has, under these names and in plain types."""
+    present = batch.schema.names
+    names, arrays = [], []
+    for known, wanted in zip(SOURCE_COLUMNS, source_columns(roles), strict=True):
+        found = present_columns([wanted], present)
+        if found:
+            if present.count(found[0]) > 1:
+                raise SourceColumnsError(f"Column {found[0]!r} is there {present.count(found[0])} times")
+            names.append(known)
+            arrays.append(columns.plain(batch.column(found[0])))
+        elif wanted != known:
+            raise SourceColumnsError(f"{OPTIONS[known]}: there is no column {wanted}; {_they_are(present)}")
+    if "features" not in names and (missing := [name for name in FEATURES if name not in names]):
+        raise SourceColumnsError(
+            f"The source has no column {', '.join(missing)}. It needs the {N_FEATURES} feature columns "
+            f"{FEATURES[0]}, {FEATURES[1]}..{FEATURES[-2]}, {FEATURES[-1]}, or one list column named "
+            f"features; {_they_are(present)}"
+        )
+    return pa.RecordBatch.from_arrays(arrays, names=names)
+
+
+def _they_are(names: Sequence[str]) -> str:
+    return f"it has {', '.join(names)}"
+
+
+def check_columns(schema: pa.Schema, roles: Roles | None = None) -> None:
     """Raises SourceColumnsError for columns that `to_transactions` would refuse, before there are rows."""
-    for name in SOURCE_COLUMNS:
-        if schema.names.count(name) > 1:
-            raise SourceColumnsError(f"Column {name!r} is there {schema.names.count(name)} times")
+    roles = roles or Roles()
+    used = present_columns(source_columns(roles), schema.names)
     # Of other columns the types do not matter, and not all of them make an empty array.
-    fields = [field if field.name in SOURCE_COLUMNS else pa.field(field.name, pa.null()) for field in schema]
-    to_transactions(empty(pa.schema(fields)), dt.datetime.now(dt.UTC))
+    fields = [field if field.name in used else pa.field(field.name, pa.null()) for field in schema]
+    to_transactions(empty(pa.schema(fields)), dt.datetime.now(dt.UTC), MessageRules(roles=roles))
 
 
 def rebatch(
@@ -175,125 +250,78 @@ def join(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     return joined[0] if joined else batches[0]
 
 
-def row_dicts(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """Returns the rows as dicts for JSON, as BigQuery writes it: times RFC 3339, bytes base64, NaN as text.
-
-    >>> row_dicts(pa.RecordBatch.from_pydict({"raw": [b"abc"], "score": [float("nan")]}))
-    [{'raw': 'YWJj', 'score': 'NaN'}]
-    """
-    return [_plain(row) for row in batch.to_pylist()]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, float) and not np.isfinite(value):
-        return "NaN" if np.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
 def _features(batch: pa.RecordBatch, kind: Any) -> tuple[npt.NDArray[Any], dict[int, str]]:
     """The features [n, 30] as numbers of a numpy type, and why a row has none."""
-    return _from_list(batch, kind) if "features" in batch.schema.names else (_from_columns(batch, kind), {})
+    is_named = all(name in batch.schema.names for name in FEATURES)
+    if not _has_lists(batch):
+        if not is_named:
+            raise SourceColumnsError(
+                f"Column 'features' is {batch.column('features').type}, not a list of {N_FEATURES} numbers"
+            )
+        return _from_columns(batch, kind), {}
+    matrix, lengths = _from_list(batch, kind)
+    if is_named and (lengths < 1).any():
+        rows = np.flatnonzero(lengths < 1)
+        matrix[rows] = _from_columns(batch.take(pa.array(rows)), kind)
+        lengths[rows] = N_FEATURES
+    return matrix, {
+        int(i): "features: null" if lengths[i] < 0 else f"features: {lengths[i]} values, not {N_FEATURES}"
+        for i in np.flatnonzero(lengths != N_FEATURES)
+    }
+
+
+def _has_lists(batch: pa.RecordBatch) -> bool:
+    if "features" not in batch.schema.names:
+        return False
+    kind = batch.column("features").type
+    return any(
+        is_kind(kind) for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    )
 
 
 def _from_columns(batch: pa.RecordBatch, kind: Any) -> npt.NDArray[Any]:
-    names = batch.schema.names
-    missing = [name for name in FEATURES if name not in names]
-    if missing:
-        raise SourceColumnsError(
-            f"The source has no column {', '.join(missing)}. It needs the {N_FEATURES} feature columns "
-            f"{FEATURES[0]}, {FEATURES[1]}..{FEATURES[-2]}, {FEATURES[-1]}, or one list column named "
-            f"features; it has {', '.join(names)}"
-        )
     matrix = np.empty((batch.num_rows, N_FEATURES), kind)
     with np.errstate(over="ignore", invalid="ignore"):
         for i, name in enumerate(FEATURES):
-            matrix[:, i] = _numbers(batch.column(name), name)
+            matrix[:, i] = columns.numbers(batch.column(name), name)
     return matrix
 
 
-def _from_list(batch: pa.RecordBatch, kind: Any) -> tuple[npt.NDArray[Any], dict[int, str]]:
+def _from_list(batch: pa.RecordBatch, kind: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """The lists of 30 as numbers, NaN in other rows, and the length of each list, -1 where it is null."""
     column = batch.column("features")
-    if not any(
-        is_kind(column.type)
-        for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    ):
-        raise SourceColumnsError(f"Column 'features' is {column.type}, not a list of {N_FEATURES} numbers")
-    lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
+    lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False).astype(np.int64)
     whole = lengths == N_FEATURES
-    values = _numbers(column.filter(pa.array(whole)).flatten(), "features")
+    values = columns.numbers(columns.plain(column.filter(pa.array(whole)).flatten()), "features")
     matrix = np.full((batch.num_rows, N_FEATURES), np.nan, kind)
     with np.errstate(over="ignore", invalid="ignore"):
         matrix[whole] = values.reshape(-1, N_FEATURES)
-    reasons = {
-        int(i): "features: null" if lengths[i] < 0 else f"features: {lengths[i]} values, not {N_FEATURES}"
-        for i in np.flatnonzero(~whole)
-    }
-    return matrix, reasons
+    return matrix, lengths
 
 
-def _numbers(column: pa.Array, name: str) -> npt.NDArray[Any]:
-    """The values as a numpy array of numbers; null becomes NaN."""
-    kind = column.type
-    if pa.types.is_decimal(kind):
-        column = column.cast(pa.float64())
-    elif pa.types.is_null(kind):
-        column = column.cast(pa.float32())
-    elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-        raise SourceColumnsError(f"Column {name!r} is {kind}, not a number")
-    numbers: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    return numbers
+def _source_values(batch: pa.RecordBatch, row: int) -> list[Any]:
+    """The features of a row as the source has them, in order; of another number where a list is."""
+    values = batch.column("features")[row].as_py() if _has_lists(batch) else None
+    if not values and all(name in batch.schema.names for name in FEATURES):
+        return [batch.column(name)[row].as_py() for name in FEATURES]
+    return values or []
 
 
 def _not_finite(batch: pa.RecordBatch, row: int, feature: int) -> str:
-    name = FEATURES[feature]
-    column = batch.column("features" if "features" in batch.schema.names else name)
-    value = column[row].as_py()
-    if isinstance(value, list):
-        value = value[feature]
-    return f"features: {name} is {'null' if value is None else repr(value)}, not a finite float32"
+    return (
+        f"features: {FEATURES[feature]} is {shown(_source_values(batch, row)[feature])}, not a finite float32"
+    )
 
 
-def _text(batch: pa.RecordBatch, name: str) -> pa.Array:
-    if name not in batch.schema.names:
-        return pa.nulls(batch.num_rows, pa.string())
-    column = batch.column(name)
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kind = column.type
-    known = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_null)
-    if not any(is_kind(kind) for is_kind in known):
-        raise SourceColumnsError(f"Column {name!r} is {kind}, not a string or an integer")
-    return column.cast(pa.string())
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    return batch.column(name) if name in batch.schema.names else pa.nulls(batch.num_rows)
 
 
-def _wrong_length(column: pa.Array) -> list[int]:
-    least, most = pc.min_max(pc.binary_length(column)).values()
-    if least.as_py() is None or (least.as_py() >= 1 and most.as_py() <= MAX_ID_LENGTH):
-        return []  # the usual case: bytes are counted faster than characters, and are no fewer
-    lengths = pc.fill_null(pc.utf8_length(column), 1).to_numpy(zero_copy_only=False)
-    return [int(i) for i in np.flatnonzero((lengths < 1) | (lengths > MAX_ID_LENGTH))]
-
-
-def _event_times(batch: pa.RecordBatch) -> pa.Array:
-    if "event_time" not in batch.schema.names:
-        return pa.nulls(batch.num_rows, _EVENT_TIME)
-    column = batch.column("event_time")
-    kind = column.type
-    if pa.types.is_null(kind):
-        return column.cast(_EVENT_TIME)
-    if not pa.types.is_timestamp(kind):
-        raise SourceColumnsError(f"Column 'event_time' is {kind}, not a timestamp")
-    if kind.tz is None:
-        column = pc.assume_timezone(column, "UTC")
-    return pc.cast(column, _EVENT_TIME, safe=False)  # nanoseconds are cut
+def _derived(batch: pa.RecordBatch) -> pa.Array:
+    column = _column(batch, "event_time_derived")
+    if not (pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
+        raise SourceColumnsError(f"Column 'event_time_derived' is {column.type}, not a boolean")
+    return pc.fill_null(column.cast(pa.bool_()), False)
 
 
 def _outside(times: pa.Array, default: dt.datetime, rules: MessageRules) -> dict[int, str]:
@@ -305,24 +333,7 @@ def _outside(times: pa.Array, default: dt.datetime, rules: MessageRules) -> dict
         return {}  # the usual case
     outside = pc.or_(pc.less(times, earliest), pc.greater(times, latest))
     rows = np.flatnonzero(pc.fill_null(outside, False).to_numpy(zero_copy_only=False)).tolist()
-    return {row: outside_text(str(_moment(times[row])), bounds) for row in rows}
-
-
-def _moment(time: pa.TimestampScalar) -> str | int | None:
-    """RFC 3339, or microseconds since the epoch where the year is one that datetime cannot hold."""
-    try:
-        return time.as_py().isoformat() if time.is_valid else None
-    except OverflowError:
-        return int(time.value)
-
-
-def _payloads(batch: pa.RecordBatch, times: pa.Array, rows: list[int]) -> list[bytes]:
-    """These rows as JSON that the message parser takes: only the columns it knows, times in RFC 3339."""
-    names = [name for name in batch.schema.names if name in SOURCE_COLUMNS and name != "event_time"]
-    known = row_dicts(batch.select(names).take(pa.array(rows, pa.int64())))
-    if "event_time" in batch.schema.names:
-        known = [row | {"event_time": _moment(times[i])} for i, row in zip(rows, known, strict=True)]
-    return [orjson.dumps(row) for row in known]
+    return {row: outside_text(moment_text(times[row]), bounds) for row in rows}
 
 
 def _content(batch: pa.RecordBatch, times: pa.Array) -> npt.NDArray[np.uint8]:
@@ -333,27 +344,3 @@ def _content(batch: pa.RecordBatch, times: pa.Array) -> npt.NDArray[np.uint8]:
     matrix, _ = _features(batch, np.float64)
     micros = pc.fill_null(times.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
     return np.concatenate([matrix.view(np.uint8), micros.reshape(-1, 1).view(np.uint8)], axis=1)
-
-
-def _fill_ids(ids: pa.Array, content: npt.NDArray[np.uint8], accounts: pa.Array) -> pa.Array:
-    """`ids` with derived ones in the place of nulls: 128 bits over content and account, as 32 hex digits.
-
-    Args:
-      ids: [n].
-      content: bytes of the rows whose id is null, in order.
-      accounts: [n].
-    """
-    missing = ids.is_null()
-    width = content.shape[1]
-    rows = content.tobytes()
-    parts = [rows[i : i + width] for i in range(0, len(rows), width)]
-    if accounts.null_count < len(accounts):
-        named = accounts.filter(missing).to_pylist()
-        parts = [part + (name or "").encode() for part, name in zip(parts, named, strict=True)]
-    digests = b"".join([hashlib.blake2b(part, digest_size=16).digest() for part in parts])
-    # One string of all digits, cut every 32: a Python string for each row would cost as much as its hash.
-    offsets = np.arange(0, 32 * len(parts) + 1, 32, dtype=np.int32)
-    derived = pa.StringArray.from_buffers(
-        len(parts), pa.py_buffer(offsets), pa.py_buffer(binascii.hexlify(digests))
-    )
-    return derived if len(parts) == len(ids) else pc.replace_with_mask(ids, missing, derived)

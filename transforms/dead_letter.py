@@ -21,6 +21,12 @@ from transforms.schema import ERROR_RECORDS, empty
 ATTEMPT_ATTRIBUTE: Final = "dead_letter_attempt"
 """Message attribute that counts how often a message was replayed from the dead letters."""
 
+MESSAGE_ID: Final = "message_id"
+"""Attribute of a dead letter with the id that Pub/Sub gave the message."""
+
+PUBSUB_MESSAGE_ID: Final = "goog_message_id"
+"""Attribute with that id where the publisher has a `message_id`. Publishers may not begin a name so."""
+
 MAX_ATTRIBUTE_BYTES: Final = 256 * 1024
 """Attributes beyond are left out. Pub/Sub allows half of it: 100 names of 256 bytes, values of 1,024."""
 
@@ -113,6 +119,17 @@ def attempt(attributes: Mapping[str, str]) -> int:
     """
     text = attributes.get(ATTEMPT_ATTRIBUTE, "0")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def given_message_id(attributes: Mapping[str, str]) -> str | None:
+    """Returns the id that Pub/Sub gave the message of a dead letter; None where it came from no topic.
+
+    >>> given_message_id({"message_id": "17"})
+    '17'
+    >>> given_message_id({"message_id": "the publisher's", "goog_message_id": "17"})
+    '17'
+    """
+    return attributes.get(PUBSUB_MESSAGE_ID) or attributes.get(MESSAGE_ID)
 
 
 def _begin(data: bytes, limit: int) -> bytes:

@@ -19,7 +19,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.limits import MAX_BATCH_BYTES, MAX_SHARES
 from common.parquet import ROW_GROUP_ROWS
-from transforms.columnar import BATCH_ROWS, rebatch
+from transforms.columnar import BATCH_ROWS, present_columns, rebatch
 from transforms.compressed import compression, decompressed
 from transforms.message import MAX_LINE_BYTES
 from transforms.parquet_sink import ParquetSink
@@ -302,8 +302,9 @@ def read_row_groups(
 ) -> Iterator[pa.RecordBatch]:
     """Reads some row groups, in batches of `batch_rows`. Of `columns` it reads those that the file has."""
     with FileSystems.open(share.path, compression_type=CompressionTypes.UNCOMPRESSED) as source:
-        file = pq.ParquetFile(source)
-        names = [name for name in columns if name in file.schema_arrow.names]
+        # Nanoseconds, Arrow's reading of int96, hold the years to 2262 alone: a later one would wrap around.
+        file = pq.ParquetFile(source, coerce_int96_timestamp_unit="us")
+        names = present_columns(columns, file.schema_arrow.names)
         # Decoded in large pieces, which are then cut.
         rows = _DECODE_BYTES // _row_bytes(file.metadata, share.numbers, names)
         batches = file.iter_batches(

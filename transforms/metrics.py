@@ -19,6 +19,10 @@ DEAD_LETTERS: Final = "dead_letters"
 ALERTS: Final = "alerts"
 VALUES_OUT_OF_RANGE: Final = "values_out_of_range"
 """Values of features that lie outside the range of the training; see `model.ranges`."""
+IDS_DERIVED: Final = "ids_derived"
+"""Transactions that had no id, and got one from their content."""
+TIMES_DEFAULTED: Final = "times_defaulted"
+"""Transactions that had no time, and got that of their publication or of the job's launch."""
 
 
 def counter(name: str) -> Metrics.DelegatingCounter:

@@ -39,7 +39,7 @@ class Parse(beam.PTransform):
     ['parse']
 
     Attributes:
-      rules: those that a message has to keep; see the table in transforms.message.
+      rules: those that a message has to keep; see docs/messages.md.
     """
 
     rules: MessageRules = field(default_factory=MessageRules)
@@ -57,7 +57,7 @@ class ParseColumns(beam.PTransform):
 
     Attributes:
       default_event_time: event time of rows that have none; timezone-aware, fixed at launch.
-      rules: how far an event time may lie from that; see transforms.columnar.to_transactions.
+      rules: roles of columns, and how far an event time may lie from that; see to_transactions.
     """
 
     default_event_time: dt.datetime
@@ -97,8 +97,12 @@ class _CountingFn(beam.DoFn):
         self._rows_in = metrics.counter(metrics.ROWS_IN)
         self._dead = metrics.counter(metrics.DEAD_LETTERS)
 
-    def _emit(self, rows: int, parsed: Parsed) -> Iterable[pa.RecordBatch]:
-        self._rows_in.inc(rows)
+    def _emit(self, parsed: Parsed) -> Iterable[pa.RecordBatch]:
+        # By the outcome: a message that is an array counts as the transactions in it.
+        self._rows_in.inc(parsed.transactions.num_rows + parsed.dead_letters.num_rows)
+        metrics.add(
+            {metrics.IDS_DERIVED: parsed.ids_derived, metrics.TIMES_DEFAULTED: parsed.times_defaulted}
+        )
         if parsed.transactions.num_rows:
             yield parsed.transactions
         if parsed.dead_letters.num_rows:
@@ -112,7 +116,7 @@ class _ParseFn(_CountingFn):
         self._rules = rules
 
     def process(self, element: Sequence[PubsubMessage] | Sequence[bytes]) -> Iterable[pa.RecordBatch]:
-        return self._emit(len(element), parse_messages(message_columns(element), self._rules))
+        return self._emit(parse_messages(message_columns(element), self._rules))
 
 
 class _ParseColumnsFn(_CountingFn):
@@ -122,4 +126,4 @@ class _ParseColumnsFn(_CountingFn):
         self._rules = rules
 
     def process(self, element: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        return self._emit(element.num_rows, to_transactions(element, self._default_event_time, self._rules))
+        return self._emit(to_transactions(element, self._default_event_time, self._rules))

@@ -21,7 +21,7 @@ PATIENCE: Final = Patience(seconds=math.inf, first=0.5, longest=30.0, tries=8, s
 """A quota of a server refills within minutes. No wait is short, so that a throttled server recovers."""
 
 MALFORMED_TRIES: Final = 3
-"""How often a single row is asked for whose answer is no score, before the row is blamed."""
+"""Number of requests for a single row whose answer is no score, before the row is blamed."""
 _LOG: Final = logging.getLogger(__name__)
 _LOG_SECONDS: Final = 30.0
 """At most one line about failing calls in this time, in a process."""

@@ -116,11 +116,15 @@ def unscored(transactions: pa.RecordBatch, reasons: list[str]) -> pa.RecordBatch
 
 
 def transaction_messages(transactions: pa.RecordBatch) -> list[bytes]:
-    """Makes JSON messages of a TRANSACTIONS batch, in the form that the parser takes."""
-    return [
-        orjson.dumps({key: value for key, value in row.items() if value is not None})
-        for row in transactions.to_pylist()
-    ]
+    """Makes JSON messages of a TRANSACTIONS batch, in the form that the parser takes.
+
+    Features go by name: a model with other features, or in another order, must not take them for its own.
+    """
+    messages = []
+    for row in transactions.to_pylist():
+        named = dict(zip(FEATURES, row.pop("features"), strict=True))
+        messages.append(orjson.dumps({key: value for key, value in row.items() if value is not None} | named))
+    return messages
 
 
 def _lists(matrix: npt.NDArray[np.floating]) -> pa.ListArray:

@@ -16,6 +16,7 @@ from transforms import metrics, tables
 from transforms.alert import AlertMessages
 from transforms.bigquery import Commit, WriteBatches
 from transforms.bigquery.methods import NEEDS, Method
+from transforms.dead_letter import given_message_id
 from transforms.detect import Detected
 from transforms.files import WriteParquetBatches
 from transforms.parquet_sink import shards
@@ -184,6 +185,6 @@ def unstored(reason: str, payload: bytes) -> str:
         letter = orjson.loads(payload)
     except orjson.JSONDecodeError:  # cut
         letter = {}
-    ids = [pair["value"] for pair in letter.get("attributes", ()) if pair["key"] == "message_id"]
-    stage, message_id = letter.get("stage", "unknown"), ids[-1] if ids else "unknown"
+    attributes = {pair["key"]: pair["value"] for pair in letter.get("attributes", ())}
+    stage, message_id = letter.get("stage", "unknown"), given_message_id(attributes) or "unknown"
     return f"{reason[:_LOGGED_CHARACTERS]} (stage {stage}, message id {message_id}, {len(payload)} bytes)"

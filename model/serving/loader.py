@@ -15,7 +15,7 @@ from model.serving.predictor import Predictor
 _LOG: Final = logging.getLogger("uvicorn.error")  # the server's own log, so that both share one format
 PATIENCE: Final = Patience(seconds=math.inf, first=1.0, longest=30.0)
 DAMAGED_ATTEMPTS: Final = 6
-"""How often an artifact may look damaged or incomplete: an upload that is under way looks like that as well.
+"""Number of looks at a damaged or incomplete artifact: an upload that is under way looks like that as well.
 With PATIENCE, the last try comes about 15 s after the first."""
 
 

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from model.spec.declaration import Feature, FeatureSpec
 from model.spec.kinds import MEDIAN, OWN
 from model.spec.learnt import NOTHING, Encoded, Learnt, Rarity
-from model.spec.rows import EXPECTED, LARGEST_WHOLE, shown
+from model.spec.rows import EXPECTED, LARGEST_WHOLE
 from model.spec.times import around, parse_time
+from model.values import shown
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 Array = pa.Array
@@ -36,7 +37,7 @@ class ColumnEncoder:
     >>> spec = FeatureSpec.from_json({"features": [{"name": "amount", "kind": "number"}]})
     >>> encoded = ColumnEncoder(spec).encode({"amount": pa.array([1.5, None])})
     >>> encoded.inputs[0].tolist(), encoded.reasons
-    ([1.5], {1: 'amount: expected a finite number within float32, got nothing'})
+    ([1.5], {1: 'amount: expected a finite number within float32, got null'})
 
     Args:
       spec: the features.
@@ -75,6 +76,7 @@ class ColumnEncoder:
                 if bad.any():
                     for row in np.flatnonzero(bad).tolist():
                         value = arrays[source][row].as_py()
+                        value = None if value != value else value  # NaN is a missing value
                         reasons.setdefault(row, f"{source}: expected {expected}, got {shown(value)}")
         if reasons:
             matrix[list(reasons)] = np.nan

@@ -14,7 +14,8 @@ Path = tuple[Any, ...]
 
 SCALES = ("linear", "log")
 USES = ("score", "reconstruction")
-TIME_FORMATS = ("rfc3339", "seconds", "milliseconds")
+TIME_FORMATS = ("any", "rfc3339", "seconds", "milliseconds")
+"""Of an event time; any reads times as `model.roles.event_time` does."""
 KEEP = 200
 """Values of a category that are kept, unless the spec says another number."""
 
@@ -51,7 +52,7 @@ class Roles:
     transaction_id: str = "transaction_id"
     account_id: str = "account_id"
     event_time: str = "event_time"
-    time_format: str = "rfc3339"
+    time_format: str = "any"
     amount: str | None = None
     label: str | None = None
     pass_through: tuple[str, ...] = ()
@@ -164,7 +165,7 @@ class FeatureSpec:
         content: dict[str, Any] = {
             "transaction_id": roles.transaction_id,
             "account": roles.account_id,
-            "event_time": {"from": roles.event_time, "format": roles.time_format},
+            "event_time": _time_json(roles),
         }
         content |= {"amount": roles.amount} if roles.amount is not None else {}
         content |= {"label": roles.label} if roles.label is not None else {}
@@ -183,6 +184,12 @@ class FeatureSpec:
         from model.spec.checks import parse
 
         return parse(content)
+
+
+def _time_json(roles: Roles) -> Any:
+    if roles.time_format == TIME_FORMATS[0]:
+        return roles.event_time
+    return {"from": roles.event_time, "format": roles.time_format}
 
 
 def _feature_json(feature: Feature) -> dict[str, Any]:

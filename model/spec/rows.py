@@ -15,6 +15,7 @@ from model.spec.declaration import Feature, FeatureSpec, getter
 from model.spec.kinds import MEDIAN, OWN
 from model.spec.learnt import NOTHING, Encoded, Learnt
 from model.spec.times import AROUND, parse_time
+from model.values import BLANKS, number, shown
 
 Convert = Callable[[Any], Sequence[float]]
 
@@ -26,8 +27,6 @@ EXPECTED = {
 """By the type of a field: what its values are."""
 LARGEST_WHOLE = 2**53
 """A float up to this may stand for a whole number."""
-_TOO_LARGE = (2 - 2**-24) * 2.0**127
-"""From here on a number rounds to an infinite float32."""
 
 
 class RowEncoder:
@@ -37,7 +36,7 @@ class RowEncoder:
     ...     {"name": "amount", "kind": "number"}, {"name": "present", "kind": "boolean"}]})
     >>> encoded = RowEncoder(spec).encode([[12.5, True], {"amount": 3, "present": False}, {"amount": 3}])
     >>> encoded.inputs[:2].tolist(), encoded.reasons
-    ([[12.5, 1.0], [3.0, 0.0]], {2: 'present: expected true or false, got nothing'})
+    ([[12.5, 1.0], [3.0, 0.0]], {2: 'present: expected true or false, got null'})
 
     Args:
       spec: the features.
@@ -87,7 +86,9 @@ class RowEncoder:
             try:
                 row.extend(convert(values[at]))
             except ValueError as error:
-                raise ValueError(f"{source}: {error}, got {shown(values[at])}") from None
+                raise ValueError(
+                    f"{source}: {error}, got {shown(None if values[at] != values[at] else values[at])}"
+                ) from None
         return row
 
 
@@ -123,12 +124,15 @@ def _or_missing(convert: Convert, default: Sequence[float] | None, expected: str
 
 
 def _number(value: Any) -> Sequence[float]:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _TOO_LARGE:
-        raise ValueError(f"expected {EXPECTED['number']}")
-    return (float(value),)
+    try:
+        return (number(value),)
+    except ValueError:
+        raise ValueError(f"expected {EXPECTED['number']}") from None
 
 
 def _boolean(value: Any) -> Sequence[float]:
+    if isinstance(value, str):
+        value = {"true": True, "1": True, "false": False, "0": False}.get(value.strip(BLANKS).lower())
     if not isinstance(value, (bool, int, float)) or value not in (0, 1):
         raise ValueError(f"expected {EXPECTED['boolean']}")
     return (float(value),)
@@ -143,17 +147,9 @@ def text_of(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
-        return "true" if value else "false"
+        return shown(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < LARGEST_WHOLE:
         value = int(value)
     if not isinstance(value, int):
         raise ValueError(f"expected {EXPECTED['category']}")
     return str(value)
-
-
-def shown(value: Any) -> str:
-    """Returns a value as a reason names it: in few characters."""
-    if value is None or value != value:
-        return "nothing"
-    text = ("true" if value else "false") if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 64 else f"{text[:64]}..."

@@ -150,7 +150,7 @@ NEAR = st.text(st.sampled_from("agoz09AZ-_.:/@=~+% äʼ\n1"), max_size=40)
 
 
 def split(form: str) -> list[str]:
-    """What stands between the parts of a form, and every second time the word of a part."""
+    """The texts between the parts of a form, and every second time the word of a part."""
     return re.split("([A-Z]{2,})", form)
 
 

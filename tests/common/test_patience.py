@@ -1,4 +1,4 @@
-"""How long Patience waits, and when it ends."""
+"""The waits of Patience, and its end."""
 
 import pytest
 

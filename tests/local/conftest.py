@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from google.cloud import bigquery
+
+from tests.local.bigquery_cases import FIELDS
+from tests.local.runner_cases import CALLS, GATE, SEEN
 
 
 @pytest.fixture
@@ -19,3 +23,21 @@ def load_source(tmp_path: Path):
         return kind(files, config)
 
     return make
+
+
+@pytest.fixture
+def table(bigquery_client, dataset):
+    """A fresh table with FIELDS; its full id."""
+    name = f"{bigquery_client.project}.{dataset}.t"
+    bigquery_client.create_table(bigquery.Table(name, FIELDS))
+    return name
+
+
+@pytest.fixture
+def clean_records():
+    """Empties the records of the steps of `runner_cases`, and opens their gate at the end."""
+    SEEN.clear()
+    CALLS.clear()
+    GATE.clear()
+    yield
+    GATE.set()

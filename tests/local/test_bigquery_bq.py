@@ -31,7 +31,7 @@ def bq(bigquery_emulator, dataset, tmp_path):
     environment |= {"HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path / "gcloud"), "DATASET": dataset}
 
     def run(*commands):
-        """What each command says, with its exit status before it."""
+        """The output of each command, with its exit status before it."""
         script = "\n".join(f"out=$(local_bq {line} 2>&1); printf '%s\\0' \"$? $out\"" for line in commands)
         done = subprocess.run(
             ["bash", "-c", lines[0] + script],

@@ -1,4 +1,4 @@
-"""What tables.get and tables.list of the BigQuery emulator say: all that a table was made with."""
+"""Answers of tables.get and tables.list of the BigQuery emulator: all that a table was made with."""
 
 import datetime
 

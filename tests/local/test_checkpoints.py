@@ -6,7 +6,7 @@ from apache_beam.io.gcp.pubsub import ReadFromPubSub
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from local.runner import LocalStreamingRunner, run_until_drained
-from tests.local.test_runner import publish
+from tests.local.runner_cases import publish
 
 SEEN: list[bytes] = []
 

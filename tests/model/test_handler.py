@@ -19,7 +19,7 @@ from tests.model.test_network import answers
 
 
 class Context:
-    """What TorchServe hands to a handler, as far as this one uses it."""
+    """The context that TorchServe hands to a handler, as far as this one uses it."""
 
     def __init__(self, model_dir: Path, manifest: dict) -> None:
         self.system_properties = {"model_dir": str(model_dir), "gpu_id": None}

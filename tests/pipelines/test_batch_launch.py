@@ -1,4 +1,4 @@
-"""What the batch pipeline understands and refuses at launch, on real files and tables."""
+"""Options that the batch pipeline understands and refuses at launch, on real files and tables."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Answer = Callable[[int, bytes], grpc.StatusCode | None]
 
 
 class Service:
-    """What arrived, and a client that is connected to the service."""
+    """The messages that arrived, and a client that is connected to the service."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer

@@ -152,7 +152,7 @@ class Rows:
 
 
 def key_of(row: Mapping[str, Any], table: str) -> tuple[Any, ...]:
-    """What copies of a row share: said here again, and not taken from the declaration of the table."""
+    """The columns that copies of a row share: written again, not taken from the declaration."""
     match table:
         case tables.SCORES_TABLE | tables.ALERTS_TABLE:
             return row["transaction_id"], None if row["event_time_derived"] else row["event_time"]
@@ -165,7 +165,7 @@ def key_of(row: Mapping[str, Any], table: str) -> tuple[Any, ...]:
 
 
 def identity(row: Mapping[str, Any], spec: tables.TableSpec) -> str:
-    """What two rows share of which the view may show either: key and time."""
+    """The columns that two rows share of which the view may show either: key and time."""
     return repr([key_of(row, spec.name), *(row[column] for column in spec.latest)])
 
 

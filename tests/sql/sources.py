@@ -44,7 +44,7 @@ class Example:
 
     @property
     def is_sketch(self) -> bool:
-        """Whether something is left out of it."""
+        """True where something is left out of it."""
         return "..." in self.sql
 
 
@@ -169,7 +169,7 @@ def holders(literals: Literals) -> dict[str, list[str]]:
 
 
 def is_sql(text: str) -> bool:
-    """Whether a string holds words of SQL."""
+    """Tells whether a string holds words of SQL."""
     return _SQL.search(text) is not None
 
 

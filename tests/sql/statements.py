@@ -43,7 +43,7 @@ VALUES: Final[dict[str, Sequence[Any]]] = {
     "transforms.tables.replayed_records_table.name": ("my_notes",),
     "transforms.tables.scores_table.name": ("my_scores",),
 }
-"""What a parameter can be, by its name, or by its full name where functions differ. A default is added."""
+"""Values of a parameter, by its name, or by its full name where functions differ. A default is added."""
 
 DATASET: Final = "dataset"
 """The parameter that says where the tables are; given when a statement is built."""
@@ -91,7 +91,7 @@ def statements() -> list[Statement]:
 
 
 def is_module(site: str) -> bool:
-    """Whether the SQL of a site is a constant, which is a part of statements that functions build."""
+    """Tells whether the SQL of a site is a constant, which is a part of statements that functions build."""
     return site in {sources.module_name(path) for path in sources.product_files(".py")}
 
 

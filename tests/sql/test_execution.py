@@ -33,7 +33,7 @@ NOON: Final = statements.NOON
 
 @dataclass(frozen=True)
 class Setting:
-    """How the rows of a world are made.
+    """The way in which the rows of a world are made.
 
     Attributes:
       seed: of the rows.
@@ -56,7 +56,7 @@ class Setting:
         return [tables.scores_table(self.full), *others]
 
     def runs(self, statement: statements.Statement) -> bool:
-        """Whether a statement reads rows of these tables, and differs from others in more than a literal."""
+        """Tells whether a statement reads these tables, and differs from others in more than a literal."""
         is_query = re.match(r"(--.*\n)*(SELECT|WITH)\b", statement.sql("p.d")[0])
         if not is_query or (statement.spec and statement.spec not in self.specs):
             return False
@@ -110,7 +110,7 @@ def world_of(zetasql, bigquery_emulator):
 
 
 def is_ordered(sql: str) -> bool:
-    """Whether the whole statement has an order, and not only a part in parentheses."""
+    """Tells whether the whole statement has an order, and not only a part in parentheses."""
     before = None
     while sql != before:
         before, sql = sql, re.sub(r"\([^()]*\)", "", sql)

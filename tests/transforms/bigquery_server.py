@@ -26,7 +26,7 @@ _CODES = types.StorageError.StorageErrorCode
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to one AppendRows request.
+    """The fate of one AppendRows request.
 
     Attributes:
       code: name of a google.rpc code.
@@ -53,7 +53,7 @@ SLOW = "OK"
 
 @dataclass
 class Request:
-    """What the server saw of an AppendRows request."""
+    """The parts of an AppendRows request that the server saw."""
 
     connection: int
     stream: str

@@ -1,4 +1,4 @@
-"""What the tests of the remote handlers share: batches, faults, and the check that each row is there once."""
+"""Shared by the tests of the remote handlers: batches, faults, and the check that each row is there once."""
 
 from __future__ import annotations
 

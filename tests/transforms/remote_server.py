@@ -265,5 +265,5 @@ def _reset(connection: socket.socket) -> None:
 
 
 def has_row(request: PredictRequest, marks: Sequence[float]) -> bool:
-    """Whether the request holds a row whose Amount is one of `marks`."""
+    """Tells whether the request holds a row whose Amount is one of `marks`."""
     return bool(np.isin(request.features[:, -1], np.array(marks, np.float32)).any())

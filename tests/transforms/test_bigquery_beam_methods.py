@@ -66,7 +66,7 @@ class RefusedRow(NamedTuple):
 
 
 class InPlaceOfJava(beam.PTransform):
-    """What Beam hands to its Java service, recorded; the second row comes back as refused."""
+    """Records the input of Beam's Java service; the second row comes back as refused."""
 
     calls: ClassVar[list[dict]] = []
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.features import FEATURES, N_FEATURES
-from transforms.columnar import SourceColumnsError, check_columns, rebatch, row_dicts, to_transactions
+from transforms.columnar import SourceColumnsError, check_columns, rebatch, to_transactions
+from transforms.json_rows import row_dicts
 from transforms.message import MessageColumns, MessageRules, parse_messages
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS
 
@@ -148,11 +149,15 @@ class TestToTransactions:
         assert parsed.dead_letters.column("errorMessage").to_pylist() == [
             f"event_time: 1970-01-01T00:00:00+00:00 {bounds}",
             f"event_time: 2026-03-02T12:00:00.000001+00:00 {bounds}",
-            f"event_time: {2**62} {bounds}",
+            f"event_time: {2**62} microseconds after 1970 {bounds}",
         ]
         payloads = map(orjson.loads, parsed.dead_letters.column("payloadBytes").to_pylist())
         assert [row["event_time"] for row in payloads] == [
-            *("1970-01-01T00:00:00+00:00", "2026-03-02T12:00:00.000001+00:00", 2**62)
+            *(
+                "1970-01-01T00:00:00+00:00",
+                "2026-03-02T12:00:00.000001+00:00",
+                f"{2**62} microseconds after 1970",
+            )
         ]
         wide = MessageRules(max_lead=dt.timedelta(days=2), max_age=dt.timedelta(days=36_500))
         parsed = to_transactions(batch, NOW, wide)
@@ -201,11 +206,13 @@ class TestToTransactions:
     @pytest.mark.parametrize(
         ("columns", "message"),
         [
-            ({"V2": ["1", "2", "3"]}, "Column 'V2' is string, not a number"),
             ({"V2": [True, False, True]}, "Column 'V2' is bool, not a number"),
-            ({"features": [1.0, 2.0, 3.0]}, "Column 'features' is double, not a list of 30 numbers"),
-            ({"features": [["a"] * 30] * 3}, "Column 'features' is string, not a number"),
-            ({"event_time": [1, 2, 3]}, "Column 'event_time' is int64, not a timestamp"),
+            ({"features": [[True] * 30] * 3}, "Column 'features' is bool, not a number"),
+            (
+                {"event_time": [dt.date(2026, 3, 1)] * 3},
+                "Column 'event_time' is date32[day], not a timestamp",
+            ),
+            ({"event_time_derived": ["no"] * 3}, "Column 'event_time_derived' is string, not a boolean"),
             ({"transaction_id": [1.5, 2.5, 3.5]}, "Column 'transaction_id' is double"),
         ],
     )

@@ -85,6 +85,7 @@ def test_conservation_over_many_messages(detect):
     assert metrics.totals(result) == {
         metrics.ROWS_IN: 1000,
         metrics.ROWS_SCORED: 900,
+        metrics.TIMES_DEFAULTED: 900,
         metrics.DEAD_LETTERS: 100,
     }
 

@@ -95,49 +95,59 @@ def test_a_list_wins_over_named_features():
     [
         (with_feature("NaN", 3), "payload: not JSON"),
         (with_feature("Infinity", 3), "payload: not JSON"),
-        (with_feature("1e999", 3), "Number out of range - at `$.features[3]`, which is V3"),
-        (with_feature("-1e999", 0), "Number out of range - at `$.features[0]`, which is Time"),
-        (with_feature("1" + "0" * 400, 29), "Number out of range - at `$.features[29]`, which is Amount"),
+        (with_feature("1e999", 3), "features: V3 is inf, not a finite float32"),
+        (with_feature("-1e999", 0), "features: Time is -inf, not a finite float32"),
+        (
+            with_feature("1" + "0" * 400, 29),
+            "features: Amount is an integer of many digits, not a finite float32",
+        ),
+        (with_feature("1" + "0" * 5000, 29), "features: Amount is inf, not a finite float32"),
         (with_feature("1e39", 3), "features: V3 is 1e+39, not a finite float32"),
-        (with_feature("true", 1), "Expected `float`, got `bool` - at `$.features[1]`, which is V1"),
-        (with_feature('"1.5"', 29), "Expected `float`, got `str` - at `$.features[29]`, which is Amount"),
-        (with_feature("null", 2), "Expected `float`, got `null` - at `$.features[2]`, which is V2"),
-        (with_feature("[1]", 2), "Expected `float`, got `array` - at `$.features[2]`, which is V2"),
-        (message(features=VALUES[:29]), "Expected `array` of length >= 30 - at `$.features`"),
-        (message(features=[*VALUES, 1.0]), "Expected `array` of length <= 30 - at `$.features`"),
-        (message(features="1,2,3"), "Expected `array`, got `str` - at `$.features`"),
-        (message(features=None), "Expected `array`, got `null` - at `$.features`"),
+        (with_feature("true", 1), "features: V1 is true, not a finite float32"),
+        (with_feature('"1,5"', 29), "features: Amount is a text, not a finite float32"),
+        (with_feature("null", 2), "features: V2 is null, not a finite float32"),
+        (with_feature("[1]", 2), "features: V2 is a list, not a finite float32"),
+        (message(features=VALUES[:29]), "features: 29 values, not 30"),
+        (message(features=[*VALUES, 1.0]), "features: 31 values, not 30"),
+        (
+            message(features="1,2,3"),
+            "features: no list of 30 numbers, and as named keys incomplete: Time, V1",
+        ),
+        (message(features=None), "features: no list of 30 numbers, and as named keys incomplete: Time, V1"),
         (
             message(features=...),
-            "features: absent, and as named keys incomplete: Object missing required field `Time`",
+            "features: absent, and as named keys incomplete: Time, V1, V2, V3, V4 and 25 more missing; the "
+            "keys are transaction_id, account_id, event_time",
         ),
         (
             json.dumps({name: 1 for name in FEATURES if name != "V17"}).encode(),
-            "features: absent, and as named keys incomplete: Object missing required field `V17`",
+            "features: absent, and as named keys incomplete: V17 missing; the keys are Time, V1, V2",
         ),
         (
             json.dumps(dict.fromkeys(FEATURES, 1) | {"V5": "x"}).encode(),
-            "Expected `float`, got `str` - at `$.V5`",
+            "features: V5 is a text, not a finite float32",
         ),
         (b"", "payload: not JSON (Input data was truncated)"),
         (message()[:-20], "payload: not JSON (Input data was truncated)"),
         (b"hello", "payload: not JSON"),
-        (b"[]", "payload: Expected `object`, got `array`"),
-        (b"null", "payload: Expected `object`, got `null`"),
-        (b"12", "payload: Expected `object`, got `int`"),
+        (b"[]", "payload: a list, not an object or an array of objects"),
+        (b"null", "payload: null, not an object"),
+        (b"12", "payload: 12, not an object"),
         (message() + message(), "payload: not JSON"),
         (message().decode().encode("utf-16"), "payload: not UTF-8"),
         (message(merchant="X").replace(b"X", b"\xff"), "payload: not UTF-8 (invalid start byte"),
         (message(transaction_id="\ud800"), "payload: not JSON"),
-        (message(transaction_id=""), "Expected `str` of length >= 1 - at `$.transaction_id`"),
-        (message(transaction_id="x" * 257), "Expected `str` of length <= 256 - at `$.transaction_id`"),
-        (message(transaction_id=12), "Expected `str | null`, got `int` - at `$.transaction_id`"),
-        (message(account_id=12), "Expected `str | null`, got `int` - at `$.account_id`"),
-        (message(event_time_derived=1), "Expected `bool | null`, got `int` - at `$.event_time_derived`"),
-        (message(event_time=12), "Expected `datetime | null`, got `int` - at `$.event_time`"),
-        (message(event_time="yesterday"), "Invalid RFC3339 encoded datetime - at `$.event_time`"),
-        (message(event_time="2026-03-01T11:00:00"), "with a timezone component - at `$.event_time`"),
-        (message(event_time="2026-02-30T11:00:00Z"), "Invalid RFC3339 encoded datetime - at `$.event_time`"),
+        (message(transaction_id=""), "transaction_id: 0 characters, not 1 to 256"),
+        (message(transaction_id="x" * 257), "transaction_id: 257 characters, not 1 to 256"),
+        (message(transaction_id=1.0), "transaction_id: 1.0, not a text or an integer"),
+        (message(account_id=True), "account_id: true, not a text or an integer"),
+        (message(account_id=10**300), "account_id: an integer of many digits, not a text"),
+        (message(event_time_derived=1), "event_time_derived: 1, not true or false"),
+        (message(event_time=12), "event_time: 1970-01-01T00:00:12+00:00 is outside"),
+        (message(event_time=1e30), "event_time: 1e+30 that is no time of the calendar"),
+        (message(event_time="2026-03-01"), "event_time: a text that is no time; expected RFC 3339"),
+        (message(event_time="yesterday"), "event_time: a text that is no time; expected RFC 3339"),
+        (message(event_time="2026-02-30T11:00:00Z"), "event_time: a text that is no time of the calendar"),
         (message(event_time="2026-03-02T12:00:01Z"), "event_time: 2026-03-02T12:00:01+00:00 is outside"),
         (message(event_time="2015-01-01T00:00:00Z"), "event_time: 2015-01-01T00:00:00+00:00 is outside"),
         (message(event_time="0001-01-01T00:00:00+23:59"), "event_time: 0001-01-01T00:00:00+23:59 is outside"),
@@ -152,13 +162,9 @@ def test_a_bad_message_is_rejected_with_the_field(payload, reason):
 
 
 def test_the_last_of_a_key_that_comes_twice_counts():
-    twice = b'{"account_id": "first", "account_id": "second", ' + message(account_id=...)[1:]
+    twice = b'{"account_id": "first", "account_id": "second", "features": [1], ' + message(account_id=...)[1:]
     assert accepted(twice)["account_id"] == "second"
-
-
-def test_both_of_a_key_that_comes_twice_must_be_valid():
-    twice = b'{"features": [1], ' + message()[1:]
-    assert "Expected `array` of length >= 30" in rejected(twice)
+    assert accepted(twice)["features"] == VALUES
 
 
 def test_ten_megabytes_are_rejected_unread_and_kept_cut():

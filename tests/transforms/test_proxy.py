@@ -1,4 +1,4 @@
-"""What workers open to this machine goes there without the proxy of the environment."""
+"""Connections of workers to this machine go there without the proxy of the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the remote handlers ask for, and what they write of the answer."""
+"""Requests of the remote handlers, and the rows that they write of the answers."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def vertex(custom_container):
 
 @pytest.fixture(scope="module")
 def scored_by(vertex, torchserve, served_artifact, tmp_path_factory):
-    """What a batch pipeline writes with each --scorer, as one table each, and its counters."""
+    """The tables of a batch pipeline with each --scorer, as one table each, and its counters."""
     directory = tmp_path_factory.mktemp("batch")
     source = directory / "transactions.jsonl"
     with source.open("w") as file:

@@ -1,4 +1,4 @@
-"""How the remote handlers find their server: endpoints, tokens, and what fails before any row is sent."""
+"""The remote handlers find their server: endpoints, tokens, and what fails before any row is sent."""
 
 from __future__ import annotations
 

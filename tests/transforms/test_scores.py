@@ -122,7 +122,7 @@ def test_feature_matrix_of_a_slice():
 def test_transactions_as_messages_survive_the_parser():
     batch = transactions(3)
     messages = transaction_messages(batch)
-    assert list(json.loads(messages[0])) == batch.schema.names
+    assert list(json.loads(messages[0])) == [*batch.schema.names[:-1], *FEATURES]
     assert "account_id" not in json.loads(messages[1])
     assert parse_messages(MessageColumns(messages), MessageRules(TIME)).transactions.equals(batch)
     assert len(FEATURES) == batch.schema.field("features").type.list_size

@@ -19,8 +19,8 @@ from apache_beam.utils.timestamp import Timestamp
 
 from transforms.bigquery.methods import Method
 from transforms.bigquery.rows import STAGE, conform
-from transforms.columnar import row_dicts
 from transforms.dead_letter import dead_letters
+from transforms.json_rows import row_dicts
 from transforms.metrics import counter
 from transforms.schema import ERROR_RECORDS, empty, to_bigquery
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.limits import MAX_APPEND_BYTES
-from transforms.columnar import row_dicts
 from transforms.dead_letter import dead_letters
+from transforms.json_rows import row_dicts
 
 MAX_REQUEST_BYTES: Final = MAX_APPEND_BYTES
 """Bytes of rows in one request. `transforms.dead_letter` cuts letters so that each of them fits."""

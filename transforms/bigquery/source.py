@@ -16,7 +16,7 @@ from google.cloud.bigquery_storage_v1 import BigQueryReadClient
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.bigquery import open_session, read_stream, session_schema, table_path, table_reference
 from common.clients import BigQueryEndpoints
-from transforms.columnar import BATCH_ROWS, rebatch
+from transforms.columnar import BATCH_ROWS, present_columns, rebatch
 from transforms.metrics import counter
 
 ROWS_READ: Final = "rows_read"
@@ -139,7 +139,7 @@ def create_streams(read: ReadBatches) -> list[Stream]:
         if columns and read.optional:
             # A session tells the columns to whoever may read the table; nothing of it is read, or paid.
             names = session_schema(open_session(client, path, project, max_streams=1)).names
-            columns = [name for name in columns if name in names]
+            columns = present_columns(columns, names)
         session = open_session(client, path, project, columns, read.row_filter, read.max_streams)
     except exceptions.GoogleAPICallError as error:
         raise ReadError(_explain(read, table, error)) from error

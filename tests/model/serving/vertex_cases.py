@@ -1,4 +1,4 @@
-"""What the tests of the Vertex AI commands share."""
+"""Cases that the tests of the Vertex AI commands share."""
 
 PREBUILT = "us-docker.pkg.dev/vertex-ai/prediction/pytorch-cpu.2-4:latest"
 CUSTOM = "us-central1-docker.pkg.dev/p/anomaly/anomaly-serving:1"

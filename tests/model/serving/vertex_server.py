@@ -25,7 +25,7 @@ CREATED = "2026-01-01T00:00:00Z"
 
 @dataclass
 class Vertex:
-    """What the server knows, and what it was asked.
+    """The resources of the server, and the requests that came.
 
     Attributes:
       url: of the server.

@@ -53,7 +53,7 @@ def test_a_column_within_structs_is_found_also_where_a_struct_is_null():
     spec = spec_of({"name": "size", "from": "order.box.size", "kind": "number"})
     encoded = ColumnEncoder(spec).encode(field_columns(table, spec.fields))
     assert encoded.inputs[0, 0] == 1.0
-    assert encoded.reasons == {1: "order.box.size: expected a finite number within float32, got nothing"}
+    assert encoded.reasons == {1: "order.box.size: expected a finite number within float32, got null"}
     flat = pa.table({"order.box.size": [3.0]})
     assert ColumnEncoder(spec).encode(field_columns(flat, spec.fields)).inputs[0, 0] == 3.0
 
@@ -102,15 +102,18 @@ def test_the_hour_is_that_of_the_zone_and_winter_differs_from_summer():
     ("instance", "reason"),
     [
         ([True, "x", 0], "amount: expected a finite number within float32, got true"),
-        (["1", "x", 0], "amount: expected a finite number within float32, got '1'"),
-        ([10**400, "x", 0], "amount: expected a finite number within float32, got 1000"),
+        (["a", "x", 0], "amount: expected a finite number within float32, got a text"),
+        ([10**400, "x", 0], "amount: expected a finite number within float32, got an integer of many"),
         ([1, 1.5, 0], "place: expected a text or a whole number, got 1.5"),
-        ([1, ["x"], 0], r"place: expected a text or a whole number, got \['x'\]"),
-        ([1, "x", 10**400], "event_time: expected a number of milliseconds since 1970, got 1000"),
+        ([1, ["x"], 0], "place: expected a text or a whole number, got a list"),
+        (
+            [1, "x", 10**400],
+            "event_time: expected a number of milliseconds since 1970, got an integer of many",
+        ),
         ([1, "x", True], "event_time: expected a number of milliseconds since 1970, got true"),
-        ({"amount": 1, "event_time": 0}, "place: expected a text or a whole number, got nothing"),
+        ({"amount": 1, "event_time": 0}, "place: expected a text or a whole number, got null"),
         ([1, "x"], r"features: expected 3 values \(amount, place, event_time\), got 2"),
-        ("x", "features: expected a list of values or an object, got 'x'"),
+        ("x", "features: expected a list of values or an object, got a text"),
     ],
 )
 def test_a_reason_names_the_field_and_what_came(instance, reason):

@@ -1,0 +1,166 @@
+"""Reads Arrow columns of numbers, ids and times, by the rules of model.values and model.roles."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from model import roles
+from model.values import NUMBER
+
+EVENT_TIME: Final = pa.timestamp("us", tz="UTC")
+_UUID_BYTES: Final = 16
+
+
+class ColumnTypeError(ValueError):
+    """A column has a type that cannot be used. The text names both."""
+
+
+class Read(NamedTuple):
+    """A column that was read, null where there is nothing; and why a row could not be read, by its number."""
+
+    column: pa.Array
+    reasons: dict[int, str]
+
+
+def plain(column: pa.Array) -> pa.Array:
+    """Returns the column in a type that has compute functions: no dictionary, view or extension."""
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain(column.storage)
+    if pa.types.is_dictionary(kind):
+        return plain(column.dictionary_decode())
+    if kind == pa.string_view():
+        return column.cast(pa.string())
+    if kind == pa.binary_view():
+        return column.cast(pa.binary())
+    if kind == pa.binary(_UUID_BYTES):  # the type of Parquet's UUID where Arrow does not know it as one
+        texts = [None if value is None else str(uuid.UUID(bytes=value)) for value in column.to_pylist()]
+        return pa.array(texts, pa.string())
+    return column
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Tells whether a plain column holds texts; bytes count, because some writers store texts so."""
+    return any(
+        is_kind(kind)
+        for is_kind in (
+            *(pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary),
+            pa.types.is_fixed_size_binary,
+        )
+    )
+
+
+def numbers(column: pa.Array, name: str) -> npt.NDArray[Any]:
+    """Returns a plain column as numbers; NaN where there is none, or a text that holds none.
+
+    >>> numbers(pa.array(["1.5", "x", None]), "V1").tolist()
+    [1.5, nan, nan]
+
+    Raises:
+      ColumnTypeError: the column holds neither numbers nor texts.
+    """
+    kind = column.type
+    if pa.types.is_decimal(kind):
+        column = column.cast(pa.float64())
+    elif pa.types.is_null(kind):
+        column = column.cast(pa.float32())
+    elif is_text(kind):
+        trimmed = pc.ascii_trim_whitespace(_decoded(column).column)
+        is_number = pc.match_substring_regex(trimmed, f"^({NUMBER})$")
+        column = pc.if_else(is_number, trimmed, pa.scalar(None, pa.string())).cast(pa.float64())
+    elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+        raise ColumnTypeError(f"Column {name!r} is {kind}, not a number")
+    values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return values
+
+
+def identifiers(column: pa.Array, name: str) -> Read:
+    """Reads a plain column of ids, texts or integers, as texts of 1 to 256 characters.
+
+    A text of another length stays in the column, with its reason.
+
+    Raises:
+      ColumnTypeError: the column holds neither.
+    """
+    kind = column.type
+    if is_text(kind):
+        texts, reasons = _decoded(column)
+    elif pa.types.is_integer(kind) or pa.types.is_null(kind):
+        texts, reasons = column.cast(pa.string()), {}
+    else:
+        raise ColumnTypeError(f"Column {name!r} is {kind}, not a string or an integer")
+    least, most = pc.min_max(pc.binary_length(texts)).values()
+    if least.as_py() is None or (least.as_py() >= 1 and most.as_py() <= roles.MAX_ID_LENGTH):
+        return Read(texts, reasons)  # the usual case: bytes are counted faster than characters
+    lengths = pc.fill_null(pc.utf8_length(texts), 1).to_numpy(zero_copy_only=False)
+    for i in np.flatnonzero((lengths < 1) | (lengths > roles.MAX_ID_LENGTH)).tolist():
+        reasons.setdefault(i, f"{lengths[i]} characters, not 1 to {roles.MAX_ID_LENGTH}")
+    return Read(texts, reasons)
+
+
+def event_times(column: pa.Array, name: str) -> Read:
+    """Reads a plain column of times: timestamps, UTC where they have no zone; texts; numbers since 1970.
+
+    Nanoseconds are cut. A row that holds no time is null, with its reason.
+
+    Raises:
+      ColumnTypeError: the column holds none of these.
+    """
+    kind = column.type
+    if pa.types.is_null(kind):
+        return Read(column.cast(EVENT_TIME), {})
+    if pa.types.is_timestamp(kind):
+        if kind.tz is None:
+            column = pc.assume_timezone(column, "UTC")
+        return Read(pc.cast(column, EVENT_TIME, safe=False), {})
+    if pa.types.is_int64(kind):
+        return Read(_from_epoch(column), {})
+    if is_text(kind):
+        texts, reasons = _decoded(column)
+        return _each(texts, roles.event_time, reasons)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return _each(column, roles.event_time, {})
+    if pa.types.is_decimal(kind):
+        return _each(column.cast(pa.float64()), roles.event_time, {})
+    raise ColumnTypeError(f"Column {name!r} is {kind}, not a timestamp, a text or a number since 1970")
+
+
+def _from_epoch(column: pa.Array) -> pa.Array:
+    """Whole numbers as times, by their size: the rule of `roles.event_time`, for all rows at once."""
+    values = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
+    size = np.abs(values.astype(np.float64))
+    micros = values // 1000
+    for limit, factor in reversed(roles.EPOCH_UNITS):
+        micros = np.where(size < limit, values * factor, micros)
+    return pa.array(micros, pa.int64(), mask=column.is_null().to_numpy(zero_copy_only=False)).cast(EVENT_TIME)
+
+
+def _decoded(column: pa.Array) -> Read:
+    """Bytes as texts; null where they are not UTF-8."""
+    try:
+        return Read(column.cast(pa.string()), {})
+    except pa.ArrowInvalid:
+        return _each(column, lambda value: None if value is None else value.decode(), {}, pa.string())
+
+
+def _each(
+    column: pa.Array, read: Callable[[Any], Any], reasons: dict[int, str], kind: pa.DataType = EVENT_TIME
+) -> Read:
+    values: list[Any] = []
+    for i, value in enumerate(column.to_pylist()):
+        try:
+            values.append(read(value))
+        except UnicodeDecodeError as error:
+            values.append(None)
+            reasons[i] = f"not UTF-8 ({error.reason} at byte {error.start})"
+        except ValueError as error:
+            values.append(None)
+            reasons[i] = str(error)
+    return Read(pa.array(values, kind), reasons)
