@@ -16,14 +16,17 @@ import torch
 
 import model.features
 import model.handler
+import model.spec
 import model.values
 from common.command import CommandError, Parser, command
 from common.options import add_options, option, read_options
 from common.output import add_format, print_rows
 from model import artifact
-from model.features import N_FEATURES
 from model.network import TransactionAutoencoder
 from model.outputs import ANSWER_FIELDS
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
+from model.spec.learnt import NOTHING, Learnt
 
 EXAMPLES: Final = """
   anomaly package --model out/model --output out/packages
@@ -50,18 +53,22 @@ class _Flat(torch.nn.Module):
         self.network = network
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Raw features [n, 30] to the outputs."""
+        """Raw inputs [n, k] to the outputs."""
         return (*self.network(features).values(), self.network.score(features)[2])
 
 
-def eager(module: torch.jit.ScriptModule) -> TransactionAutoencoder:
+def eager(module: torch.jit.ScriptModule, spec: FeatureSpec = ULB) -> TransactionAutoencoder:
     """Rebuilds the network of a traced module; ONNX and torch.export start from it.
 
     Args:
       module: loaded with freeze=False, since freezing turns the weights into constants of the graph.
+      spec: of its inputs, from the manifest.
     """
-    network = TransactionAutoencoder()
-    network.load_state_dict(module.state_dict())
+    network = TransactionAutoencoder(spec)
+    state = dict(module.state_dict())
+    if "is_amount" in state:  # a model of before feature specs
+        state["logs"] = state.pop("is_amount")[None]
+    network.load_state_dict(state)
     return network.eval()
 
 
@@ -110,7 +117,7 @@ def write_archive(model_file: Path, directory: Path, version: str) -> Path:
 def write_onnx(network: TransactionAutoencoder, path: Path) -> Path:
     """Writes the network as ONNX and checks it against eager mode in onnxruntime.
 
-    It has one input `features`, float32 [n, 30] of any n. The outputs are ONNX_OUTPUTS, plain float32
+    It has one input `features`, float32 [n, k] of any n. The outputs are ONNX_OUTPUTS, plain float32
     tensors, as BigQuery ML imports them.
 
     Raises:
@@ -172,15 +179,15 @@ def write_exported(network: TransactionAutoencoder, path: Path) -> Path:
 
 def _example(network: TransactionAutoencoder, n: int = 3) -> torch.Tensor:
     """Random rows around the training data, twice as wide."""
-    noise = torch.randn(n, N_FEATURES, generator=torch.Generator().manual_seed(n))
+    noise = torch.randn(n, len(network.mean), generator=torch.Generator().manual_seed(n))
     return network.mean + 2.0 * network.std * noise
 
 
 def _check(kind: str, flat: _Flat, answer: Callable[[torch.Tensor], Sequence[Any]]) -> None:
     """Compares with eager mode: 1e-4 relative, beside the rounding of float32 at the scale of each output.
 
-    The widest scale is that of Time. Its reconstruction is off by up to 0.1 s, which is much to the logarithm
-    of one that is close to 0 s.
+    The widest scale of the default spec is that of Time. Its reconstruction is off by up to 0.1 s, which is
+    much to the logarithm of one that is close to 0 s.
     """
     widest = float(flat.network.std.max())
     scales = {"denormalized_MSLE": 100.0, "denormalized_MSE": widest**2}
@@ -238,7 +245,7 @@ def package(packed: artifact.Artifact, directory: Path, formats: Sequence[str] =
       PackagingError: see the writers.
     """
     artifact.check_writable(directory)
-    network = eager(packed.load_model(freeze=False))
+    network = eager(packed.load_model(freeze=False), packed.manifest.spec)
     writers: dict[str, Callable[[], Path]] = {
         "mar": lambda: write_archive(packed.model_path, directory, packed.manifest.model_version),
         "onnx": lambda: write_onnx(network, directory / ONNX_FILE),

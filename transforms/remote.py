@@ -30,8 +30,10 @@ from apache_beam.ml.inference.base import ModelHandler
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.retry import Patience
-from model.features import N_FEATURES
 from model.outputs import answer_bytes
+from model.ranges import FeatureRanges, FeatureWatch
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
 from transforms import metrics
 from transforms.remote_http import Connection, TorchServeConnection, VertexConnection
 from transforms.remote_protocol import MIN_REQUEST_BYTES, Answer, Contract, RejectedError
@@ -81,13 +83,21 @@ class Limits:
 class RemoteModel:
     """A server in place of a model in memory: connection, threads, and the form of its requests."""
 
-    def __init__(self, connection: Connection, contract: Contract, limits: Limits, caller: Caller) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        contract: Contract,
+        limits: Limits,
+        caller: Caller,
+        ranges: FeatureRanges,
+    ) -> None:
         self.connection = connection
         self.contract = contract
         self._limits = limits
         self._caller = caller
         self._threads = ThreadPoolExecutor(limits.in_flight, thread_name_prefix="remote-scorer")
         self.warned: set[str] = set()
+        self.watch = FeatureWatch(ranges)
         # No __del__: that of a model that lives as long as the process runs when modules are already gone.
         weakref.finalize(self, _close, self._threads, connection)
 
@@ -100,7 +110,7 @@ class RemoteModel:
           TransientError: the server does not answer.
           RejectedError: it answers, and not as the serving contract says.
         """
-        row = np.zeros((1, N_FEATURES), np.float32)
+        row = np.zeros((1, self.contract.n_inputs), np.float32)
         try:
             self._caller.retry(lambda: self._ask(row), CallStats())
         except RejectedError as first:
@@ -142,7 +152,8 @@ class RemoteModel:
         limit = self.connection.answer_limit
         if limit is None:
             return self._limits.rows
-        return max(1, min(self._limits.rows, limit // answer_bytes(self.contract.fields)))
+        row_bytes = answer_bytes(self.contract.fields, self.contract.n_inputs)
+        return max(1, min(self._limits.rows, limit // row_bytes))
 
     def _ask(self, features: npt.NDArray[np.float32]) -> Answer:
         return self._send(self.contract.encode(features), len(features))
@@ -163,12 +174,16 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
       model_version: written into rows whose answer names no version; an answer's own version wins.
       detail: "compact", or "full" for all outputs of the model.
       limits: how requests are cut, sent and repeated.
+      ranges: of the features, from the manifest of the model; without them no value is out of range.
+      spec: of the model.
     """
 
     thresholds: Mapping[str, float]
     model_version: str
     detail: OutputDetail = "compact"
     limits: Limits = field(default_factory=Limits)
+    ranges: FeatureRanges = field(default_factory=FeatureRanges)
+    spec: FeatureSpec = ULB
 
     @abstractmethod
     def connect(self) -> Connection:
@@ -183,7 +198,8 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
         """
         caller = Caller(self.limits.patience, self.limits.max_retry_after)
         connection = caller.retry(self.connect, CallStats())
-        model = RemoteModel(connection, Contract(self.detail), self.limits, caller)
+        contract = Contract(self.detail, n_inputs=len(self.spec.inputs))
+        model = RemoteModel(connection, contract, self.limits, caller, self.ranges)
         model.probe()
         return model
 
@@ -200,11 +216,13 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
         """
         assert isinstance(batch, pa.RecordBatch)
         stats = CallStats()
+        features = feature_matrix(batch)
         try:
-            parts = model.score(feature_matrix(batch), stats)
+            parts = model.score(features, stats)
         finally:
             _count(stats)
         metrics.counter(ROWS).inc(batch.num_rows)
+        metrics.add({metrics.VALUES_OUT_OF_RANGE: model.watch.look(features)})
         self._watch_versions(parts, model)
         rules = ScoreRules(self.thresholds, self.model_version, self.detail)
         return [assemble_parts(batch, parts, rules, time.time_ns() // 1000)]

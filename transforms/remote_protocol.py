@@ -11,8 +11,9 @@ them, or its answer is no score.
 from __future__ import annotations
 
 import email.utils
+import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import orjson
 
 from model.outputs import ANSWER_FIELDS, SCORE_FIELDS, width
+from model.spec.default import ULB
 from transforms.scores import OutputDetail
 
 MIN_REQUEST_BYTES: Final = 4096
@@ -75,7 +77,7 @@ class Answer(NamedTuple):
     """A verified answer.
 
     Attributes:
-      outputs: float32 arrays by field; [n], [n, 4] or [n, 30].
+      outputs: float32 arrays by field; [n], or [n, width of the field].
       model_version: the version that the server named, or None.
       deployed_model: the id of the deployed model that Vertex AI named, or None.
     """
@@ -105,10 +107,12 @@ class Contract:
       detail: "compact" for the outputs that SCORES needs, "full" for all outputs.
       per_instance: ask for the fields in every instance, `{"features": [...], "fields": [...]}`, for servers
         that hand single instances to the model and drop `parameters`: Vertex AI's prebuilt containers.
+      n_inputs: of the model.
     """
 
     detail: OutputDetail = "compact"
     per_instance: bool = False
+    n_inputs: int = len(ULB.inputs)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -154,7 +158,7 @@ class Contract:
         """
         check_status(response)
         try:
-            body = _decoder(self.fields)(response.body)
+            body = _decoder(self.fields, self.n_inputs)(response.body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedError(f"malformed answer: {error}: {_excerpt(response.body)}") from None
         if len(body.predictions) != n:
@@ -224,27 +228,24 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _kind(name: str) -> Any:
-    size = width(name)
+def _kind(name: str, n_inputs: int) -> Any:
+    size = width(name, n_inputs)
     if size is None:
         return float
     return Annotated[list[float], msgspec.Meta(min_length=size, max_length=size)]
 
 
-_DECODERS: Final[dict[Sequence[str], Any]] = {}
-
-
-def _decoder(fields: tuple[str, ...]) -> Any:
+@functools.cache
+def _decoder(fields: tuple[str, ...], n_inputs: int) -> Any:
     """Decodes an answer strictly: strings, booleans and null are no numbers; other members are ignored."""
-    if fields not in _DECODERS:
-        prediction: Any = msgspec.defstruct("Prediction", [(name, _kind(name)) for name in fields], gc=False)
-        body = msgspec.defstruct(
-            "Body",
-            [
-                ("predictions", list[prediction]),
-                ("metadata", _Metadata | None, None),
-                ("deployedModelId", str | None, None),
-            ],
-        )
-        _DECODERS[fields] = msgspec.json.Decoder(body).decode
-    return _DECODERS[fields]
+    members = [(name, _kind(name, n_inputs)) for name in fields]
+    prediction: Any = msgspec.defstruct("Prediction", members, gc=False)
+    body = msgspec.defstruct(
+        "Body",
+        [
+            ("predictions", list[prediction]),
+            ("metadata", _Metadata | None, None),
+            ("deployedModelId", str | None, None),
+        ],
+    )
+    return msgspec.json.Decoder(body).decode

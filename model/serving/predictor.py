@@ -27,7 +27,7 @@ class Predictor:
         self.manifest: Manifest = artifact.manifest
         self._module = artifact.load_model()
         for fields in (DEFAULT_FIELDS, ANSWER_FIELDS):
-            inference.warm_up(self._module, fields)
+            inference.warm_up(self._module, fields, len(self.manifest.spec.inputs))
 
     def outputs(
         self, features: npt.NDArray[np.float32], fields: Sequence[str]

@@ -104,7 +104,8 @@ def create_app(options: ServerOptions | None = None) -> FastAPI:
             if loader.predictor is None:
                 return error_response(503, loader.status)
             features, fields = parse_request(body)
-            if len(features) > (most := max(1, options.max_answer_bytes // answer_bytes(fields))):
+            row_bytes = answer_bytes(fields, features.shape[1])
+            if len(features) > (most := max(1, options.max_answer_bytes // row_bytes)):
                 return error_response(
                     413,
                     f"the answer to {len(features)} instances would be longer than "
