@@ -26,7 +26,6 @@ from model.network import TransactionAutoencoder
 from model.outputs import ANSWER_FIELDS
 from model.spec.declaration import FeatureSpec
 from model.spec.default import ULB
-from model.spec.learnt import NOTHING, Learnt
 
 EXAMPLES: Final = """
   anomaly package --model out/model --output out/packages

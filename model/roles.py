@@ -236,12 +236,13 @@ def unused_columns(names: Sequence[str], roles: Roles, features: Sequence[str]) 
     Raises:
       ValueError: several columns differ in case alone.
     """
-    columns = {field.name: getattr(roles, field.name) for field in fields(roles)}
+    columns = {key: getattr(roles, key) for key in KEYS}
     present = {find_column(names, name) for name in (*columns.values(), *features)}
     unused = [name for name in names if name not in present]
     lines = []
     for role, wanted in columns.items():
-        if find_column(names, wanted) is None:
+        outer = wanted.partition(".")[0]
+        if find_column(names, wanted) is None and (outer == wanted or find_column(names, outer) is None):
             alike = resembling(unused, ROLE_NAMES[role])
             hint = f": {_ABSENT[role]}"
             if alike:

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.features import FEATURES, N_FEATURES
-from transforms.columnar import SourceColumnsError, check_columns, rebatch, to_transactions
+from transforms.columnar import SourceColumnsError, check_columns, to_transactions
 from transforms.json_rows import row_dicts
 from transforms.message import MessageColumns, MessageRules, parse_messages
+from transforms.rebatch import rebatch
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
