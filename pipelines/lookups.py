@@ -102,8 +102,11 @@ def check_local_files(pattern: str, files: Sequence[LocalFile], rules: MessageRu
 
 def _say_unused(flag: str, names: Sequence[str], rules: MessageRules) -> None:
     """Says which columns are not used: a name that is spelt otherwise is no error, and changes the result."""
-    for line in unused_columns(names, rules.roles, source_columns(rules)):
+    unused = unused_columns(names, rules.roles, source_columns(rules))
+    for line in unused.warnings:
         logging.warning("%s: %s", flag, line)
+    for line in unused.notes:
+        logging.info("%s: %s", flag, line)
 
 
 def _keys(head: bytes) -> list[str]:

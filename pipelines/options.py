@@ -90,7 +90,11 @@ class MessageOptions:
         Raises:
           OptionError: a column is named that another field is read from.
         """
-        names = {role: getattr(self, flag.removeprefix("--")) for role, flag in OPTIONS.items()}
+        names = {
+            "transaction_id": self.id_column,
+            "account_id": self.account_column,
+            "event_time": self.event_time_column,
+        }
         named = {role: name for role, name in names.items() if name is not None}
         try:
             return dataclasses.replace(declared or Roles(), **named)
