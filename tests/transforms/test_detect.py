@@ -147,7 +147,11 @@ SCORE_ROW = {
     "anomaly_score": 25.0,
     "severity": "high",
     "encoded": [0.0] * 4,
-    "top_features": [{"feature": "V1", "contribution": 3.0}, {"feature": "V2", "contribution": 2.0}],
+    "amount": 12.5,
+    "top_features": [
+        {"feature": "V1", "contribution": 3.0, "value": "-4.25"},
+        {"feature": "V2", "contribution": 2.0, "value": "0.5"},
+    ],
     "model_version": "v1",
     "scored_at": TIME,
 }
@@ -181,10 +185,11 @@ def test_alert_messages_literally():
         "account_id": None,
         "event_time": "2026-03-01T12:00:00+00:00",
         "event_time_derived": True,
+        "amount": 12.5,
         "anomaly_score": 25.0,
         "severity": "high",
         "threshold": 20.0,
-        "top_features": [{"feature": "V1", "contribution": 3.0}, {"feature": "V2", "contribution": 2.0}],
+        "top_features": SCORE_ROW["top_features"],
         "model_version": "v1",
         "scored_at": "2026-03-01T12:00:00+00:00",
     }
