@@ -78,6 +78,8 @@ def with_event_time(payload: bytes, moment: dt.datetime) -> bytes:
         return payload
     if not isinstance(document, dict) or not document or document.get("event_time") is not None:
         return payload
+    if not isinstance(document.get("event_time_derived"), bool | None):  # the reason of its rejection stays
+        return payload
     time = orjson.dumps({"event_time": moment.isoformat(), "event_time_derived": True})
     return payload.rstrip()[:-1] + b"," + time[1:]
 

@@ -205,8 +205,8 @@ def _parse(
             "parse",
             [_traceable(attributes[i], message_ids[i]) for i in rejected],
         ),
-        sum(i not in reasons for i in unnamed),
-        sum(i not in reasons for i in untimed),
+        len(set(unnamed) - reasons.keys()) if unnamed else 0,
+        len(set(untimed) - reasons.keys()) if untimed else 0,
     )
     return parsed, arrays
 

@@ -118,6 +118,7 @@ def test_a_message_without_event_time_keeps_the_time_of_its_rejection():
         b'"text"',
         b'{"event_time":"2026-01-01T00:00:00Z"}',
         b'{"event_time":7}',
+        b'{"event_time_derived":7}',
     ],
 )
 def test_every_other_payload_stays_as_it_is(payload):
