@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
 import torch
 
 import model.handler
-import model.spec
 from common.command import CommandError, Parser, command
 from common.options import add_options, option, read_options
 from common.output import add_format, print_rows
@@ -30,6 +32,15 @@ EXAMPLES: Final = """
   anomaly package --model out/model --output out/packages
   anomaly package --model gs://my-bucket/model --output out/packages --formats mar onnx
 """
+ENCODER: Final = (
+    "__init__.py",
+    "values.py",
+    *(
+        f"spec/{name}.py"
+        for name in ("__init__", "kinds", "declaration", "checks", "learnt", "times", "rows")
+    ),
+)
+"""Modules that the archive of TorchServe carries; they need NumPy alone."""
 ONNX_FILE: Final = "model.onnx"
 EXPORT_FILE: Final = "model.pt2"
 ONNX_INPUT: Final = "features"
@@ -75,13 +86,17 @@ def archive_available() -> bool:
     return importlib.util.find_spec("model_archiver") is not None
 
 
-def write_archive(model_file: Path, directory: Path, version: str) -> Path:
+def write_archive(
+    model_file: Path, directory: Path, version: str, spec: FeatureSpec = ULB, learnt: Learnt = NOTHING
+) -> Path:
     """Writes the TorchServe archive of a traced model.
 
     Args:
       model_file: the file of `model.torchscript.save`, by the name `final_model_traced.pt`.
       directory: where the archive goes; an older one is replaced.
       version: of the model.
+      spec: of its features.
+      learnt: of them, from the manifest.
 
     Raises:
       PackagingError: torch-model-archiver is not installed.
@@ -95,21 +110,34 @@ def write_archive(model_file: Path, directory: Path, version: str) -> Path:
 
     root = logging.getLogger()
     before = list(root.handlers)
-    generate_model_archive(
-        ModelArchiverConfig(
-            model_name=artifact.MODEL_NAME,
-            version=version,
-            serialized_file=str(model_file),
-            handler=str(model.handler.__file__),
-            extra_files=str(model.features.__file__),
-            export_path=str(directory),
-            force=True,
+    with TemporaryDirectory() as extra:
+        _write_encoder(Path(extra), spec, learnt)
+        generate_model_archive(
+            ModelArchiverConfig(
+                model_name=artifact.MODEL_NAME,
+                version=version,
+                serialized_file=str(model_file),
+                handler=str(model.handler.__file__),
+                extra_files=extra,
+                export_path=str(directory),
+                force=True,
+            )
         )
-    )
     # The archiver sets up logging for the whole process; a library call must not.
     for added in [h for h in root.handlers if h not in before]:
         root.removeHandler(added)
     return directory / artifact.ARCHIVE_FILE
+
+
+def _write_encoder(directory: Path, spec: FeatureSpec, learnt: Learnt) -> None:
+    """Writes the modules of ENCODER and the spec, by which the handler encodes instances."""
+    root = Path(model.__file__).parent
+    for name in ENCODER:
+        target = directory / "model" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, target)
+    content = {"spec": spec.to_json(), "learnt": learnt.to_json()}
+    (directory / model.handler.FEATURES_FILE).write_text(json.dumps(content), encoding="utf-8")
 
 
 def write_onnx(network: TransactionAutoencoder, path: Path) -> Path:
@@ -245,7 +273,13 @@ def package(packed: artifact.Artifact, directory: Path, formats: Sequence[str] =
     artifact.check_writable(directory)
     network = eager(packed.load_model(freeze=False), packed.manifest.spec)
     writers: dict[str, Callable[[], Path]] = {
-        "mar": lambda: write_archive(packed.model_path, directory, packed.manifest.model_version),
+        "mar": lambda: write_archive(
+            packed.model_path,
+            directory,
+            packed.manifest.model_version,
+            packed.manifest.spec,
+            packed.manifest.learnt,
+        ),
         "onnx": lambda: write_onnx(network, directory / ONNX_FILE),
         "pt2": lambda: write_exported(network, directory / EXPORT_FILE),
     }

@@ -76,9 +76,13 @@ def test_a_package_with_other_answers_is_refused(network):
 
 def test_archive_holds_model_handler_and_features(trained):
     with zipfile.ZipFile(trained.local_dir / artifact.ARCHIVE_FILE) as archive:
-        assert {"final_model_traced.pt", "handler.py", "features.py", "MAR-INF/MANIFEST.json"} <= set(
-            archive.namelist()
-        )
+        assert {
+            "final_model_traced.pt",
+            "handler.py",
+            "features.json",
+            "model/spec/rows.py",
+            "MAR-INF/MANIFEST.json",
+        } <= set(archive.namelist())
         manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]
         assert archive.read("final_model_traced.pt") == trained.model_path.read_bytes()
     assert manifest["modelName"] == "pytorch_autoencoder"
