@@ -191,10 +191,10 @@ def _times(table: pa.Table, spec: FeatureSpec) -> npt.NDArray[Any] | None:
 
 
 def _ranks(column: pa.Array) -> npt.NDArray[np.float64]:
-    """Numbers the values of a column in their order; a missing one comes first."""
+    """Numbers the values of a column in their order; a missing one comes last."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    ranks = pc.rank(column, sort_keys="ascending", null_placement="at_start", tiebreaker="dense")
+    ranks = pc.rank(column, sort_keys="ascending", tiebreaker="dense")
     numbers: npt.NDArray[np.float64] = ranks.to_numpy().astype(np.float64)
     return numbers
 

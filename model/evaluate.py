@@ -74,21 +74,24 @@ class Rows:
       rows: transactions to judge on, float32 [m, k].
       labels: int8 [m].
       description: the same as text.
+      chooser: labelled rows that choose the settings of the baselines; None where none are free for it.
     """
 
     fit: npt.NDArray[np.float32]
     rows: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int8]
     description: str
+    chooser: baselines.Labelled | None = None
 
 
 def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -> Rows:
     """Chooses rows to judge a model on: none that it was trained on, where the training data is recognised.
 
-    On the data that the model was trained on, these are the test part of the same split, and the baselines
-    are fitted to its training part; the same where it was trained on these rows without their labels. On
-    other data, half of the normals fit the baselines, and the other half and all frauds are judged. A part of
-    the training data, or more than it, is not recognised: the manifest has a fingerprint of the whole alone.
+    On the data that the model was trained on, these are the test part of the same split. The baselines are
+    fitted to its training part, with settings that its validation part chooses. It is the same where the
+    model was trained on these rows without their labels. On other data, half of the normals fit the
+    baselines, and the other half and all frauds are judged. A part of the training data, or more than it, is
+    not recognised: the manifest has a fingerprint of the whole alone.
 
     Raises:
       DataError: the data has no labels, has one class only, or has fewer than MIN_NORMALS normals.
@@ -106,6 +109,7 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
             dataset.features[parts.test],
             labels[parts.test],
             f"test part ({by} split, seed {split_seed}) of the data that the model was trained on",
+            _chooser(dataset, parts),
         )
     n_normal = int((labels == 0).sum())
     if n_normal < MIN_NORMALS:
@@ -145,8 +149,17 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Judges one artifact; see `evaluation.compare` for the report. With `png` it writes the picture."""
     rows = choose_rows(dataset, judged.manifest, seed)
+    detectors = baselines.available()
     report, scores = evaluation.compare(
-        judged.load_model(), rows.fit, rows.rows, rows.labels, baselines.available(), prevalence, seed
+        judged.load_model(),
+        rows.fit,
+        rows.rows,
+        rows.labels,
+        detectors,
+        prevalence,
+        seed,
+        rows.chooser,
+        judged.manifest.spec,
     )
     report = {"model_version": judged.manifest.model_version, "evaluated_on": rows.description, **report}
     if png:
@@ -180,8 +193,9 @@ def evaluate_repeatedly(
         judged = np.arange(len(dataset.features)) if train_data else parts.test
         rows = dataset.encoded_by(source.learnt).features[judged]
         labels = required_labels(dataset)[judged]
+        chooser = _chooser(source, parts)
         report, scores = evaluation.compare(
-            module, fit, rows, labels, baselines.available(), prevalence, seed
+            module, fit, rows, labels, baselines.available(), prevalence, seed, chooser, source.spec
         )
         reports.append(report)
         if png and seed == 0:
@@ -193,6 +207,13 @@ def evaluate_repeatedly(
         **evaluation.summary(reports),
         "by_seed": reports,
     }
+
+
+def _chooser(source: data.Dataset, parts: data.Split) -> baselines.Labelled | None:
+    """The labelled validation part of a split; None where the source has no labels."""
+    if source.labels is None:
+        return None
+    return baselines.Labelled(source.features[parts.validation], source.labels[parts.validation])
 
 
 def _draw(
@@ -215,8 +236,19 @@ def heading(report: dict[str, Any]) -> str:
     return (
         f"Evaluated on {report['evaluated_on']}:\n{rows['frauds']} frauds and {rows['normals']} normals, "
         f"weighted to {100 * report['prevalence']:.3f} % fraud; baselines fitted to "
-        f"{rows['normals_that_baselines_are_fitted_to']} normals.\n"
+        f"{rows['normals_that_baselines_are_fitted_to']} normals"
+        f"{f', with {_settings(report)} chosen on the validation part' if report['chosen'] else ''}.\n"
     )
+
+
+def _settings(report: dict[str, Any]) -> str:
+    """Names the chosen settings of the baselines: of several models, each value once."""
+    texts = []
+    for name, settings in report["chosen"].items():
+        for setting, value in settings.items():
+            values = " or ".join(map(str, value if isinstance(value, list) else [value]))
+            texts.append(f"{setting} {values} of {name}")
+    return ", ".join(texts)
 
 
 def _evaluate(options: EvaluateOptions, source: data.DataOptions) -> dict[str, Any]:

@@ -32,6 +32,8 @@ EXAMPLES: Final = """
   anomaly train --data bigquery://bigquery-public-data.ml_datasets.ulb_fraud_detection --output out/model
 """
 PACKAGE: Final = "beam-transaction-anomaly"
+JUDGED_NORMALS: Final = 100_000
+"""Normals of a part that figures and baselines are made of at most: more cost minutes and change no digit."""
 
 
 @dataclass(frozen=True)
@@ -158,16 +160,29 @@ def _figures(
     figures: dict[str, Any] = {"at_thresholds": at_thresholds}
     if is_normal.all() or not is_normal.any():
         return {**figures, "note": "the test part has no labelled frauds to judge the score on"}
+    assert dataset.labels is not None
+    test, chooser = (_judged(dataset, part, seed) for part in (parts.test, parts.validation))
     report, _ = evaluation.compare(
         module,
-        fit_rows,
-        rows,
-        (~is_normal).astype(np.int8),
+        fit_rows[:: len(fit_rows) // JUDGED_NORMALS + 1],
+        test.rows,
+        test.labels,
         baselines.available(quick=True),
         prevalence or metrics.usual_prevalence(dataset.spec, dataset.labels),
         seed,
+        chooser,
+        dataset.spec,
     )
     return {**figures, **report}
+
+
+def _judged(dataset: data.Dataset, part: npt.NDArray[np.intp], seed: int) -> baselines.Labelled:
+    """Takes the frauds of a part, and at most JUDGED_NORMALS of its normals."""
+    normals = part[dataset.is_normal[part]]
+    if len(normals) > JUDGED_NORMALS:
+        normals = np.random.default_rng(seed).choice(normals, JUDGED_NORMALS, replace=False)
+        part = np.sort(np.concatenate([normals, part[~dataset.is_normal[part]]]))
+    return baselines.Labelled(dataset.features[part], (~dataset.is_normal[part]).astype(np.int8))
 
 
 def versions() -> dict[str, str]:
