@@ -192,7 +192,7 @@ def check_enough(dataset: Dataset) -> None:
             f"{n_normal} normal transactions are too few: at least {MIN_NORMALS} are needed to train and to "
             "calibrate the alert thresholds"
         )
-    normals = dataset.features[np.ix_(dataset.is_normal, dataset.spec.is_scored)]
+    normals = dataset.features[dataset.is_normal][:, np.array(dataset.spec.is_scored)]
     if not (normals != normals[0]).any():
         raise DataError(
             "no feature of the score varies among the normal transactions; there is nothing to learn from "

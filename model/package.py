@@ -6,7 +6,10 @@ import contextlib
 import importlib.util
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -105,27 +108,26 @@ def write_archive(
         raise PackagingError(
             f"{artifact.ARCHIVE_FILE} needs torch-model-archiver: pip install torch-model-archiver"
         )
-    from model_archiver.model_archiver_config import ModelArchiverConfig
-    from model_archiver.model_packaging import generate_model_archive
-
-    root = logging.getLogger()
-    before = list(root.handlers)
-    with TemporaryDirectory() as extra:
-        _write_encoder(Path(extra), spec, learnt)
-        generate_model_archive(
-            ModelArchiverConfig(
-                model_name=artifact.MODEL_NAME,
-                version=version,
-                serialized_file=str(model_file),
-                handler=str(model.handler.__file__),
-                extra_files=extra,
-                export_path=str(directory),
-                force=True,
-            )
-        )
-    # The archiver sets up logging for the whole process; a library call must not.
-    for added in [h for h in root.handlers if h not in before]:
-        root.removeHandler(added)
+    with TemporaryDirectory() as work:
+        extra, temporary = Path(work) / "extra", Path(work) / "tmp"
+        temporary.mkdir()
+        _write_encoder(extra, spec, learnt)
+        command = [sys.executable, "-m", "model_archiver.model_packaging", "--force"]
+        flags = {
+            "model-name": artifact.MODEL_NAME,
+            "version": version,
+            "serialized-file": model_file,
+            "handler": model.handler.__file__,
+            "extra-files": extra,
+            "export-path": directory,
+        }
+        command += [f"--{name}={value}" for name, value in flags.items()]
+        # The archiver works in the directory for temporary files, under the name of the model: in that of
+        # the machine, two trainings at a time would remove each other's files.
+        environment = {**os.environ, "TMPDIR": str(temporary)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PackagingError(f"{artifact.ARCHIVE_FILE}: torch-model-archiver failed: {done.stderr.strip()}")
     return directory / artifact.ARCHIVE_FILE
 
 

@@ -21,9 +21,8 @@ TOP_SHARE: Final = 0.01
 
 def by_feature(spec: FeatureSpec, contributions: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Adds up the contributions [n, k] of the inputs that belong to one feature; [n, features]."""
-    grouped = np.zeros((len(contributions), len(spec.features)))
-    np.add.at(grouped, (slice(None), np.array(spec.groups)), contributions)
-    return grouped
+    starts = np.searchsorted(spec.groups, np.arange(len(spec.features)))
+    return np.add.reduceat(contributions.astype(np.float64), starts, axis=1)
 
 
 def score_shares(
