@@ -68,7 +68,7 @@ def _make_parser() -> Parser:
     actions = parser.add_subparsers(dest="action", required=True, parser_class=Parser)
     for name in PIPELINES:
         action: Any = actions.add_parser(name, help=f"launch the {name} pipeline", examples=EXAMPLES)
-        add_launch_options(action)
+        add_launch_options(action, name)
         add_options(action, LaunchOptions, "this command")
         add_format(action)
     for verb, text in (

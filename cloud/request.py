@@ -239,11 +239,15 @@ class JobRequest:
         return {**LABEL, **of_dataset, PIPELINE_LABEL: self.pipeline.name}
 
 
-def add_launch_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of a launch."""
+_STREAMING_ONLY: Final = ("update", "reset", "transform_name_mapping", "streaming_mode")
+
+
+def add_launch_options(parser: argparse.ArgumentParser, name: PipelineName | None = None) -> None:
+    """Declares the options of a launch; with "batch", the help leaves out those of streams."""
+    hidden = _STREAMING_ONLY if name == "batch" else ()
     add_options(parser, InstallationOptions, "project")
-    add_options(parser, JobOptions, "job")
-    add_options(parser, WorkerOptions, "workers")
+    add_options(parser, JobOptions, "job", hidden=hidden)
+    add_options(parser, WorkerOptions, "workers", hidden=hidden)
 
 
 def read_request(

@@ -51,6 +51,10 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
 }
 
 
+_STACK: Final = frozenset({"demo", "local"})
+"""The commands that start emulators of their own, or are about to."""
+
+
 def usage() -> str:
     """The help: every command in its group."""
     width = max(len(name) for group in COMMANDS.values() for name in group)
@@ -58,6 +62,17 @@ def usage() -> str:
     for title, group in COMMANDS.items():
         lines += ["", f"{title}:", *(f"  {name:{width}}  {entry.line}" for name, entry in group.items())]
     return "\n".join([*lines, "", "`anomaly COMMAND --help` shows options and examples."])
+
+
+def _warn_of_stale_variables() -> None:
+    from common.loopback import stale_variables
+
+    if names := stale_variables():
+        print(
+            f"warning: {', '.join(names)}: nothing is there any more, as after `anomaly local down`. Start "
+            f'the local stack with eval "$(anomaly local up)", or run: unset {" ".join(names)}',
+            file=sys.stderr,
+        )
 
 
 @ends_quietly
@@ -75,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else "`anomaly --help` lists the commands"
         print(f"error: expected a command, got {words[0]!r}: {hint}", file=sys.stderr)
         return 2
+    if not _STACK.issuperset(words[:1]) and not {"-h", "--help"} & set(words):
+        _warn_of_stale_variables()
     module = importlib.import_module(entries[words[0]].module)
     return int(module.main(words[1:]) or 0)
 

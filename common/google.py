@@ -72,6 +72,8 @@ _QUOTA_DENIED: Final = "USER_PROJECT_DENIED"
 SIGN_IN_PROJECT: Final = "764086051850"
 """Number of Google's own project, whose quota a person's requests use where the sign-in names no other."""
 QUOTA_ROLE: Final = "roles/serviceusage.serviceUsageConsumer"
+_FOOTER: Final = re.compile(r"\n\nLocation: \S*\nJob ID: \S*\s*$")
+"""BigQuery's client ends the error of a query with this."""
 _CONSUMER: Final = re.compile(r"\bprojects?[ /](\d+)\b")
 _SERVICE: Final = re.compile(r"\b([a-z][a-z0-9-]*\.googleapis\.com)\b")
 
@@ -105,7 +107,7 @@ class GoogleProblem:
 
 def explain(error: BaseException) -> GoogleProblem:
     """Translates an error of Google's clients."""
-    text = str(getattr(error, "message", "") or error)
+    text = _FOOTER.sub("", str(getattr(error, "message", "") or error))
     if isinstance(error, _UNREACHABLE):
         return GoogleProblem("unreachable", str(error.__cause__ or text))
     if isinstance(error, GoogleAuthError | Unauthorized):

@@ -7,8 +7,10 @@ that Google's SDKs and Beam make by themselves do so after `bypass_proxies`.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
+import socket
 from typing import Any, Final
 from urllib import request
 from urllib.parse import urlsplit
@@ -43,6 +45,24 @@ def urlopen(url: str, timeout: float) -> Any:
     # An opener of its own: urllib's global one keeps the proxies of the moment when it is first used.
     opener = _DIRECT if is_loopback_address(url) else request.build_opener()
     return opener.open(url, timeout=timeout)
+
+
+def stale_variables() -> list[str]:
+    """Names the variables that lead to an emulator of this machine that is gone, or to its credentials.
+
+    A shell keeps them when `anomaly local down` has stopped the stack; every client then waits for a minute.
+    """
+    stale = []
+    for name, value in os.environ.items():
+        if name.endswith("_EMULATOR_HOST") and is_loopback_address(value):
+            parts = urlsplit(value if "//" in value else f"//{value}")
+            with socket.socket() as probe:
+                probe.settimeout(1.0)
+                if parts.port and probe.connect_ex((parts.hostname or "", parts.port)) == errno.ECONNREFUSED:
+                    stale.append(name)
+        elif name == "GOOGLE_APPLICATION_CREDENTIALS" and value and not os.path.exists(value):
+            stale.append(name)
+    return sorted(stale)
 
 
 def no_proxy_variables() -> dict[str, str]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 _FLAG: Final = "flag"
@@ -69,7 +69,11 @@ def group(title: str | None = None) -> Any:
 
 
 def add_options(
-    parser: argparse.ArgumentParser, options: type, title: str | None = None, only: Iterable[str] = ()
+    parser: argparse.ArgumentParser,
+    options: type,
+    title: str | None = None,
+    only: Iterable[str] = (),
+    hidden: Collection[str] = (),
 ) -> None:
     """Declares the flags of an options dataclass, under a title of their own where one is named.
 
@@ -78,6 +82,7 @@ def add_options(
       options: the dataclass.
       title: heading of the flags in the help.
       only: names of the fields to declare; by default all.
+      hidden: names of fields that the help leaves out.
     """
     flags = parser.add_argument_group(title) if title else parser
     hints = get_type_hints(options)
@@ -87,6 +92,8 @@ def add_options(
             add_options(parser, hints[field.name], field.metadata[_GROUP])
         if _FLAG in field.metadata and (not wanted or field.name in wanted):
             settings = _settings(hints[field.name]) | field.metadata[_FLAG]
+            if field.name in hidden:
+                settings["help"] = argparse.SUPPRESS
             if field.default is dataclasses.MISSING:
                 settings["required"] = True
             else:

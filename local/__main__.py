@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from local.stack import DEFAULT_PROJECT, LocalStack, PubSubChoice
 EXAMPLES: Final = """\
   eval "$(anomaly local up)"     # start, and point this shell at it
   anomaly local status
-  anomaly local down"""
+  eval "$(anomaly local down)"   # stop, and point it there no more"""
 
 NOT_RUNNING: Final = 3
 """Exit status of `status` where the stack does not run."""
@@ -110,7 +111,10 @@ def parser() -> Parser:
     )
     add_format(status)
     down = actions.add_parser(
-        "down", prog="anomaly local down", help="stop the stack", examples="  anomaly local down"
+        "down",
+        prog="anomaly local down",
+        help="stop the stack, and print the `unset` line for a shell that points to it",
+        examples='  eval "$(anomaly local down)"',
     )
     for action in (up, status, down):
         add_options(action, NameOptions, "name")
@@ -165,8 +169,16 @@ def _run(namespace: argparse.Namespace, arguments: Sequence[str]) -> int:
         return _up(name, read_options(StackOptions, namespace), namespace.foreground, arguments)
     if namespace.action == "status":
         return _status(name, namespace.format)
-    stopped = name.daemon().down()
-    print("The local stack has stopped." if stopped else "The local stack was not running.")
+    return _down(name.daemon())
+
+
+def _down(daemon: Daemon) -> int:
+    running = daemon.status()
+    stopped = daemon.down()
+    print(f"The local stack {'has stopped' if stopped else 'was not running'}.", file=sys.stderr)
+    variables = running.endpoints.environment() if running else {}
+    if names := [name for name, value in variables.items() if os.environ.get(name) == value]:
+        print("unset", *names)
     return 0
 
 

@@ -298,6 +298,7 @@ def stream(
     result = streaming.run(argv, runner=LocalStreamingRunner())
     assert isinstance(result, LocalResult)
     client = BigQueryEndpoints(endpoints.bigquery, endpoints.bigquery_storage).client(endpoints.project)
+    summary.rate = demo.options.rate
     to_topic = ("--topic", topic, "--tee", str(demo.lines), "--rate", str(demo.options.rate))
     with (
         demo.publish(*to_topic) as publisher,

@@ -33,7 +33,7 @@ def draw(joined: pa.Table, thresholds: Mapping[str, float], path: Path, heading:
     planted = joined.column("planted_kind").is_valid().to_numpy()
     bins = np.geomspace(score.min(), score.max() * 1.01, 70)
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.6), width_ratios=(1, 1.25))
-    left.hist(score[~planted], bins=bins, color=_COLORS["normal"], label="normal")
+    left.hist(score[~planted], bins=bins, color=_COLORS["normal"], label="ordinary")
     left.hist(score[planted], bins=bins, color=_COLORS["high"], alpha=0.75, label="planted fraud")
     left.set(xscale="log", yscale="log", xlabel="anomaly_score", ylabel="transactions")
     for severity in SEVERITIES[1:]:
@@ -61,12 +61,13 @@ def _over_time(
     sizes = dict(zip(SEVERITIES, (2, 14, 18), strict=True))
     for name in SEVERITIES:
         rows = severity == name
-        label = f"{name} ({int(rows.sum()):,})"
+        # Severity normal is no statement about the transaction: a fraud below the thresholds has it as well.
+        label = f"{'no alert' if name == SEVERITIES[0] else name} ({int(rows.sum()):,})"
         axis.scatter(
             seconds[rows], score[rows], s=sizes[name], color=_COLORS[name], label=label, linewidths=0
         )
     for name in SEVERITIES[1:]:
         axis.axhline(thresholds[name], color=_COLORS[name], linestyle="--", linewidth=1)
     axis.set(yscale="log", xlabel="event time, seconds since the first transaction", ylabel="anomaly_score")
-    axis.legend(frameon=False, fontsize=8, loc="upper right")
+    axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     axis.set_title("Alerts over time", loc="left", fontsize=10)

@@ -37,6 +37,7 @@ class DemoReport:
     Attributes:
       pubsub: the server of Pub/Sub, "embedded" or "gcloud".
       published: messages.
+      rate: messages a second that the publisher was to send.
       rows: of each table, each counted once.
       counters: of the streaming pipeline; a message that was delivered twice counts twice.
       alert_messages: different alerts on the topic.
@@ -51,6 +52,7 @@ class DemoReport:
 
     pubsub: str | None = None
     published: int = 0
+    rate: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
     alert_messages: int = 0
@@ -110,6 +112,10 @@ def print_report(report: DemoReport) -> None:
     print_rows(report.queries["dead_letters"])
     print("\nAlerts by planted kind")
     print_rows(report.alerts_by_kind)
+    print(
+        "A kind with few alerts looks ordinary by itself: each transaction is scored alone, without the "
+        "history of its account."
+    )
     rows = report.rows
     print(
         f"\nConservation   {report.published:,} messages = {rows[tables.SCORES_TABLE]:,} scores"
@@ -117,7 +123,7 @@ def print_report(report: DemoReport) -> None:
     )
     print(f"Alerts         {rows[tables.ALERTS_TABLE]:,} stored, the same on the alert topic")
     print(f"Same scores    batch and streaming agree on {rows[tables.SCORES_TABLE]:,} transactions")
-    print(f"Stream         {report.stream}, first read to last row stored; bounded by --rate")
+    print(f"Stream         {report.stream}, first read to last row stored; published at --rate={report.rate}")
     print(f"Batch          {report.batch}, start of the job to commit")
     if waited := report.alert_latency_ms:
         print(f"Latency        event to alert message: p50 {waited['p50']} ms, p99 {waited['p99']} ms")

@@ -16,6 +16,15 @@ from model.values import NUMBER
 
 EVENT_TIME: Final = pa.timestamp("us", tz="UTC")
 _UUID_BYTES: Final = 16
+_NUMERIC: Final = frozenset(
+    kind.id
+    for kind in (
+        *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+        *(pa.float16(), pa.float32(), pa.float64()),
+    )
+)
+_PLAIN: Final = _NUMERIC | {pa.string().id, EVENT_TIME.id, pa.bool_().id, pa.list_(pa.null()).id}
+"""Ids of usual types: one look in a set costs less than the questions of pyarrow.types, column by column."""
 
 
 class ColumnTypeError(ValueError):
@@ -32,6 +41,8 @@ class Read(NamedTuple):
 def plain(column: pa.Array) -> pa.Array:
     """Returns the column in a type that has compute functions: no dictionary, view or extension."""
     kind = column.type
+    if kind.id in _PLAIN:
+        return column
     if isinstance(kind, pa.BaseExtensionType):
         return plain(column.storage)
     if pa.types.is_dictionary(kind):
@@ -67,7 +78,9 @@ def numbers(column: pa.Array, name: str) -> npt.NDArray[Any]:
       ColumnTypeError: the column holds neither numbers nor texts.
     """
     kind = column.type
-    if pa.types.is_decimal(kind):
+    if kind.id in _NUMERIC:
+        pass
+    elif pa.types.is_decimal(kind):
         column = column.cast(pa.float64())
     elif pa.types.is_null(kind):
         column = column.cast(pa.float32())
@@ -75,7 +88,7 @@ def numbers(column: pa.Array, name: str) -> npt.NDArray[Any]:
         trimmed = pc.ascii_trim_whitespace(_decoded(column).column)
         is_number = pc.match_substring_regex(trimmed, f"^({NUMBER})$")
         column = pc.if_else(is_number, trimmed, pa.scalar(None, pa.string())).cast(pa.float64())
-    elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+    else:
         raise ColumnTypeError(f"Column {name!r} is {kind}, not a number")
     values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return values

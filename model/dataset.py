@@ -16,17 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.command import CommandError
+from model import roles
 from model.features import TIME
-from model.spec.columns import ColumnEncoder, ColumnError, field_columns, find_column, timestamps
+from model.roles import LABEL_NAMES, resembling
+from model.spec.columns import ColumnEncoder, ColumnError, find_column, timestamps
 from model.spec.declaration import FeatureSpec
 from model.spec.default import ULB
 from model.spec.learning import learn
 from model.spec.learnt import NOTHING, Learnt
 
-RESEMBLE_LABEL: Final = frozenset(
-    {"class", "fraud", "isfraud", "label", "fraudlabel", "target", "isfraudulent"}
-)
-"""Names under which people keep the label, in lower case without underscores."""
 MAX_REFUSED_SHARE: Final = 0.1
 """Share of the rows that the spec may refuse. With more, the spec or the table is the wrong one."""
 _NO_TIME: Final = np.iinfo(np.int64).min
@@ -124,14 +122,15 @@ def from_arrow(
     """
     used = used_columns(table.column_names, source, label_column, spec)
     provenance: dict[str, Any] = {"source": source, "rows": table.num_rows}
-    roles = (spec.roles.transaction_id, spec.roles.account_id, *spec.roles.pass_through)
-    known = {*used, *(_column_of(name, table.column_names) for name in roles)}
+    others = (spec.roles.transaction_id, spec.roles.account_id, *spec.roles.pass_through)
+    known = {*used, *(_column_of(name, table.column_names) for name in others)}
     if unused := [name for name in table.column_names if name not in known]:
         provenance["columns_not_used"] = unused
     labels = None
     label = spec.roles.label if label_column is None else label_column
-    if label and find_column(table, label) is not None:
-        labels, is_known = _labels(table, label, source)
+    label_values = _field(table, label) if label else None
+    if label and label_values is not None:
+        labels, is_known = _labels(label_values, label, source)
         if not is_known.all():
             table = table.filter(pa.array(is_known))
             provenance["rows_without_label"] = int((~is_known).sum())
@@ -144,11 +143,11 @@ def from_arrow(
 def _encoded(
     table: pa.Table, labels: npt.NDArray[np.int8] | None, provenance: dict[str, Any], spec: FeatureSpec
 ) -> Dataset:
-    columns = field_columns(table, spec.fields)
+    columns = {field: values for field in spec.fields if (values := _field(table, field)) is not None}
     normal = columns if labels is None else _taken(columns, labels == 0)
     learnt = learn(spec, normal)
     features, reasons = ColumnEncoder(spec, learnt).encode(columns)
-    times = _times(table, spec)
+    times = _times(table, spec, features)
     if reasons:
         _check_refused(reasons, len(features), provenance["source"])
         provenance["rows_refused"] = dict(Counter(reason.partition(":")[0] for reason in reasons.values()))
@@ -177,16 +176,15 @@ def _taken(columns: Mapping[str, pa.Array], mask: npt.NDArray[np.bool_]) -> dict
     return {name: column.filter(chosen) for name, column in columns.items()}
 
 
-def _times(table: pa.Table, spec: FeatureSpec) -> npt.NDArray[Any] | None:
+def _times(table: pa.Table, spec: FeatureSpec, features: npt.NDArray[np.float32]) -> npt.NDArray[Any] | None:
     """Reads what orders the rows in time: the event time of the spec, or the ULB table's own."""
-    column = find_column(table, spec.roles.event_time)
+    column = _field(table, spec.roles.event_time)
     if column is not None:
         moments, _ = timestamps(column, spec.roles.time_format, spec.roles.event_time)
         micros: npt.NDArray[Any] = pc.fill_null(moments.cast(pa.int64()), _NO_TIME).to_numpy()
         return micros
     if spec == ULB:
-        seconds: npt.NDArray[Any] = table[TIME].to_numpy().astype(np.float32)
-        return seconds
+        return features[:, spec.inputs.index(TIME)]
     return None
 
 
@@ -207,7 +205,10 @@ def used_columns(
     Raises:
       DataError: a column is missing or there twice, or another column is called as a label; see `from_arrow`.
     """
-    missing = [name for name in spec.fields if _column_of(name, names) is None]
+    try:
+        missing = [name for name in spec.fields if _column_of(name, names) is None]
+    except ValueError as error:
+        raise DataError(f"{source}: {error}") from error
     if missing:
         wanted = ", ".join(spec.fields) if len(spec.fields) < 20 else f"the {len(spec.fields)} of the spec"
         raise DataError(f"{source}: column(s) missing: {', '.join(missing)}; needed are {wanted}")
@@ -224,14 +225,26 @@ def used_columns(
 
 
 def _column_of(field: str, names: Sequence[str]) -> str | None:
-    """Returns the column of a table that holds a field: that of its name, or the struct around it."""
-    return next((name for name in (field, field.partition(".")[0]) if name in names), None)
+    """Returns the column that holds a field: that of its name, or the struct around it; without case.
+
+    Raises:
+      ValueError: several columns have the name without case, and none with it.
+    """
+    return roles.find_column(names, field) or roles.find_column(names, field.partition(".")[0])
+
+
+def _field(table: pa.Table, field: str) -> pa.Array | None:
+    """Returns the column of a field, or the values within a struct; None where there is none."""
+    name = _column_of(field, table.column_names)
+    if name is None or name.lower() == field.lower():
+        return None if name is None else find_column(table, name)
+    return find_column(table, f"{name}.{field.partition('.')[2]}")
 
 
 def _has_label(names: Sequence[str], label_column: str | None, label: str, source: str) -> bool:
     if _column_of(label, names) is not None:
         return True
-    alike = [name for name in names if name.lower().replace("_", "") in RESEMBLE_LABEL]
+    alike = resembling(names, LABEL_NAMES)
     if label_column is not None:
         raise DataError(
             f"{source}: --label_column: there is no column {label!r}; "
@@ -245,10 +258,8 @@ def _has_label(names: Sequence[str], label_column: str | None, label: str, sourc
     return False
 
 
-def _labels(table: pa.Table, name: str, source: str) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
+def _labels(column: pa.Array, name: str, source: str) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
     """Reads the labels that are known, int8 [m], and which rows have one, bool [n]."""
-    column = find_column(table, name, required=True)
-    assert column is not None
     try:
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()

@@ -12,8 +12,8 @@ has it), and runs one model call for a whole dynamic batch. What it accepts:
       the score; without it, the 14 fields.
   INSTANCE
       as a request of its own, or as the json envelope of the prebuilt container passes it on: a list of the
-      values of the spec's fields (30 numbers for the default spec), an object by their names, or either of
-      them as JSON text; the answer is one object of fields.
+      values of the spec's fields (30 numbers, also as text, for the default spec), an object by their names,
+      or either of them as JSON text; the answer is one object of fields.
   {"features": INSTANCE, "fields": ["anomaly_score", ...]}
       an instance that names its own fields, since the json envelope drops `parameters`.
 
@@ -39,6 +39,7 @@ except ImportError:  # the prebuilt containers do not promise it
 from model.spec.declaration import FeatureSpec, getter
 from model.spec.learnt import Learnt
 from model.spec.rows import RowEncoder
+from model.values import number
 
 FEATURES_FILE = "features.json"
 CONTRIBUTIONS = "contributions"
@@ -121,7 +122,7 @@ class TransactionHandler:
                 body = _loads(body)
             whole = isinstance(body, dict) and "instances" in body
             if not whole:
-                own = isinstance(body, dict) and "features" in body
+                own = isinstance(body, dict) and body.get("features") not in (None, [])
                 return {
                     "whole": False,
                     "fields": self._wanted(body) if own else self.fields,
@@ -227,6 +228,8 @@ def _dumps(value: Any) -> bytes:
 
 def _numbers(instance: Any, names: tuple[str, ...]) -> list[float]:
     """The numbers of one instance of a spec that has nothing else."""
+    if isinstance(instance, dict) and instance.get("features") and isinstance(instance["features"], list):
+        instance = instance["features"]
     if isinstance(instance, dict):
         values = [instance[name] if name in instance else getter(name)(instance) for name in names]
         missing = [name for name, value in zip(names, values) if value is None and name not in instance]  # noqa: B905
@@ -239,6 +242,8 @@ def _numbers(instance: Any, names: tuple[str, ...]) -> list[float]:
         raise ValueError(f"expected {len(names)} numbers, got {len(instance)}")
     # `type` and not isinstance: True is an int to Python and not a number to the contract.
     if not _NUMBERS.issuperset(map(type, instance)):
+        instance = [_from_text(value) for value in instance]
+    if not _NUMBERS.issuperset(map(type, instance)):
         bad = next(i for i, value in enumerate(instance) if type(value) not in _NUMBERS)
         raise ValueError(f"{names[bad]}: expected a number, got {_kind(instance[bad])}")
     # Rounding to float32 may pass its largest number by half a unit and still be finite; refuse that as well.
@@ -248,6 +253,13 @@ def _numbers(instance: Any, names: tuple[str, ...]) -> list[float]:
         bad = next(i for i, value in enumerate(instance) if not abs(value) <= FLOAT32_MAX)
         raise ValueError(f"{names[bad]}: not a finite float32 number")
     return instance
+
+
+def _from_text(value: Any) -> Any:
+    try:
+        return number(value) if type(value) is str else value
+    except ValueError:
+        return value
 
 
 def _kind(value: Any) -> str:

@@ -66,11 +66,11 @@ def shown(value: Any) -> str:
     ('null', 'true', 'a text', '1e+39')
     """
     if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+        return "null" if value is None else str(value).lower()
     if isinstance(value, (int, float)):
         text = repr(value) if isinstance(value, float) or abs(value) < 10**40 else "an integer of many digits"
         return text
-    kinds = {str: "a text", list: "a list", dict: "an object", bytes: "bytes"}
+    kinds = {str: "a text", bytes: "a text", list: "a list", dict: "an object"}
     return kinds.get(type(value), type(value).__name__)
 
 

@@ -21,7 +21,7 @@ from pipelines.options import TableOptions, parse_options
 from pipelines.processes import RUNNER, ProcessOptions
 from transforms import metrics
 from transforms.bigquery import ReadBatches
-from transforms.columnar import SOURCE_COLUMNS
+from transforms.columnar import source_columns
 from transforms.compressed import compression
 from transforms.files import ReadJsonLines, ReadParquetBatches
 from transforms.parse import Parse, ParseColumns
@@ -181,12 +181,13 @@ def _source(options: BatchOptions, launched: dt.datetime) -> tuple[beam.PTransfo
     if source.input and source.format == "jsonl":
         return ReadJsonLines(source.input), Parse(rules)
     parse_rows = ParseColumns(launched, rules)
+    columns = source_columns(rules.roles)
     if source.input:
-        return ReadParquetBatches(source.input, SOURCE_COLUMNS, optional=True), parse_rows
+        return ReadParquetBatches(source.input, columns, optional=True), parse_rows
     read = ReadBatches(
         table=source.input_table,
         query=source.input_query,
-        columns=SOURCE_COLUMNS,
+        columns=columns,
         optional=True,
         row_filter=source.row_filter or "",
         endpoints=options.endpoints.endpoints(),
@@ -218,7 +219,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
     source, files = options.source, options.files
     # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
     if source.input and "://" not in source.input:
-        lookups.check_local_files(source.input, parquet=source.format == "parquet")
+        lookups.check_local_files(source.input, source.format == "parquet", options.messages.roles())
     if files.output:
         lookups.check_output(files.output, files.overwrite)
     wiring.set_runner(beam_options, RUNNER)
@@ -227,7 +228,8 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
     options = wiring.with_environment(options, beam_options)
     if source.input_table:
         project = beam_options.view_as(GoogleCloudOptions).project
-        lookups.check_table(source.input_table, project, options.endpoints.endpoints())
+        roles = options.messages.roles()
+        lookups.check_table(source.input_table, project, options.endpoints.endpoints(), roles)
     wiring.create_tables(options, beam_options)
     pipeline = beam.Pipeline(options=beam_options)
     build(pipeline, options, manifest)
@@ -241,7 +243,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = run(argv)
     result.wait_until_finish()
     totals = metrics.totals(result)
-    names = (metrics.ROWS_IN, metrics.ROWS_SCORED, metrics.DEAD_LETTERS, metrics.ALERTS)
+    names = (
+        *(metrics.ROWS_IN, metrics.ROWS_SCORED, metrics.DEAD_LETTERS, metrics.ALERTS),
+        *(metrics.IDS_DERIVED, metrics.TIMES_DEFAULTED),
+    )
     print(", ".join(f"{name.replace('_', ' ')}: {totals.get(name, 0):,}" for name in names))
     return 0
 

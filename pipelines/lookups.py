@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeVar
 
+import orjson
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from google.api_core import exceptions
@@ -24,8 +26,9 @@ from common.google import ERRORS, explain, remedy
 from common.options import OptionError
 from common.pubsub import EMULATOR_VARIABLE, publisher_client, subscriber_client
 from common.retry import LOOK_SECONDS
+from model.roles import Roles, unused_columns
 from transforms.bigquery.source import arrow_schema
-from transforms.columnar import SourceColumnsError, check_columns
+from transforms.columnar import SOURCE_COLUMNS, SourceColumnsError, check_columns
 from transforms.compressed import CompressedFileError, compression, decompressed
 from transforms.files import FileColumnsError, parquet_schema
 from transforms.sinks import output_files
@@ -34,8 +37,10 @@ _ONCE: Final = Retry(predicate=lambda error: False)
 _T = TypeVar("_T")
 
 
-def check_local_files(pattern: str, parquet: bool) -> None:
+def check_local_files(pattern: str, parquet: bool, roles: Roles | None = None) -> None:
     """Checks that --input matches files: Parquet with the columns of a transaction, or lines of text.
+
+    It says of the first file which columns, or keys, are not used.
 
     Raises:
       OptionError: a file is missing, cannot be read, lacks a column, or is of another kind.
@@ -44,22 +49,46 @@ def check_local_files(pattern: str, parquet: bool) -> None:
     paths = [file.path for file in FileSystems.match([pattern])[0].metadata_list]
     if not paths:
         raise OptionError(f"{flag}: no such file; `anomaly publish --jsonl FILE --count 1000` writes one")
-    for path in paths:
+    roles = roles or Roles()
+    for number, path in enumerate(paths):
+        names: Sequence[str] = ()
         if Path(path).is_dir():
             raise OptionError(
                 f"{flag}: {path} is a directory; pass the files in it, such as {path}/*.parquet"
             )
         try:
             if parquet:
-                check_columns(parquet_schema(path))
-            elif problem := file_kinds.problem(_head(path)):
-                raise OptionError(f"{flag}: {path} {problem}")
+                schema = parquet_schema(path)
+                check_columns(schema, roles)
+                names = schema.names
+            else:
+                head = _head(path)
+                if problem := file_kinds.problem(head):
+                    raise OptionError(f"{flag}: {path} {problem}")
+                names = _keys(head)
         except SourceColumnsError as error:
             raise OptionError(f"{flag}: {path}: {error}") from error
         except FileColumnsError as error:
             raise OptionError(f"{flag}: {error}; pass --input_format=jsonl where it is JSON lines") from error
         except OSError as error:
             raise OptionError(f"{flag}: {path} cannot be read: {error}") from error
+        if names and number == 0:
+            _say_unused(flag if parquet else f"{flag}, first line", names, roles)
+
+
+def _say_unused(flag: str, names: Sequence[str], roles: Roles) -> None:
+    """Says which columns are not used: a name that is spelt otherwise is no error, and changes the result."""
+    for line in unused_columns(names, roles, SOURCE_COLUMNS):
+        logging.warning("%s: %s", flag, line)
+
+
+def _keys(head: bytes) -> list[str]:
+    """The keys of a JSON object in the first line; none of another line."""
+    try:
+        row = orjson.loads(head.removeprefix(codecs.BOM_UTF8).partition(b"\n")[0])
+    except orjson.JSONDecodeError:
+        return []
+    return list(row) if isinstance(row, dict) else []
 
 
 def _head(path: str) -> bytes:
@@ -73,8 +102,12 @@ def _head(path: str) -> bytes:
             return b""
 
 
-def check_table(name: str, project: str | None, endpoints: BigQueryEndpoints) -> None:
+def check_table(
+    name: str, project: str | None, endpoints: BigQueryEndpoints, roles: Roles | None = None
+) -> None:
     """Checks that --input_table exists, is no view, and has the columns of a transaction.
+
+    It says which columns are not used.
 
     Whoever launches a job need not be allowed to look at its tables, so a table that cannot be looked up is
     left to the job.
@@ -104,7 +137,10 @@ def check_table(name: str, project: str | None, endpoints: BigQueryEndpoints) ->
             f"{flag} is a view, which has no rows of its own; use --input_query to select from it"
         )
     try:
-        check_columns(arrow_schema(table.schema))
+        roles = roles or Roles()
+        schema = arrow_schema(table.schema)
+        check_columns(schema, roles)
+        _say_unused(flag, schema.names, roles)
     except SourceColumnsError as error:
         raise OptionError(f"{flag}: {error}; --input_query can rename and convert columns") from error
 

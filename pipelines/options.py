@@ -20,6 +20,7 @@ from common.names import DATASET
 from common.options import OptionError, option, read_options
 from common.values import Number, at_least
 from model import artifact
+from model.roles import OPTIONS, RoleError, Roles
 from model.thresholds import SEVERITIES
 from transforms.bigquery.methods import METHODS, Method
 from transforms.message import MessageRules
@@ -34,7 +35,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class MessageOptions:
-    """The rules that a message has to keep; see transforms.message."""
+    """The rules that a message has to keep, and the columns of its id, account and time.
+
+    Raises:
+      OptionError: a column is named that another field is read from.
+    """
 
     max_message_bytes: int = option(
         MAX_MESSAGE_BYTES,
@@ -55,6 +60,38 @@ class MessageOptions:
         help="how far event_time may lie behind the publish time (default: %(default)s; BigQuery takes "
         "streamed rows into partitions of the last ten years)",
     )
+    id_column: str | None = option(
+        None,
+        metavar="NAME",
+        help="column, or key of a message, that holds the id of a transaction. Example: transactionId "
+        "(default: transaction_id)",
+    )
+    account_column: str | None = option(
+        None,
+        metavar="NAME",
+        help="column, or key of a message, that holds its account. Example: card_id (default: account_id)",
+    )
+    event_time_column: str | None = option(
+        None,
+        metavar="NAME",
+        help="column, or key of a message, that holds its time. Example: timestamp (default: event_time)",
+    )
+
+    def __post_init__(self) -> None:
+        self.roles()
+
+    def roles(self) -> Roles:
+        """Returns the columns of id, account and time.
+
+        Raises:
+          OptionError: a column is named that another field is read from.
+        """
+        names = {role: getattr(self, flag.removeprefix("--")) for role, flag in OPTIONS.items()}
+        named = {role: name for role, name in names.items() if name is not None}
+        try:
+            return Roles(**named)
+        except RoleError as error:
+            raise OptionError(f"{OPTIONS[error.role]}: {error.reason}") from error
 
     def rules(self, **more: Any) -> MessageRules:
         """Returns the rules for `Parse`; `more` are further fields of MessageRules."""
@@ -62,6 +99,7 @@ class MessageOptions:
             max_bytes=self.max_message_bytes,
             max_lead=dt.timedelta(seconds=self.max_event_lead_seconds),
             max_age=dt.timedelta(days=self.max_event_age_days),
+            roles=self.roles(),
             **more,
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -29,6 +30,10 @@ _ROLES: Final = ("transaction_id", "account_id", "event_time")
 SOURCE_COLUMNS: Final = (*_ROLES, "event_time_derived", "features", *FEATURES)
 """The columns that `to_transactions` looks at; a source need not read any other."""
 
+_Columns = Mapping[str, pa.Array]
+"""The columns of a source that are known, by the names of SOURCE_COLUMNS."""
+
+_NO_LETTERS: Final = empty(ERROR_RECORDS)
 _EVENT_TIME: Final = TRANSACTIONS.field("event_time").type
 
 
@@ -92,23 +97,23 @@ def to_transactions(
       SourceColumnsError: feature columns are missing, or a column has an impossible type.
     """
     rules = rules or MessageRules()
-    batch = _known(batch, rules.roles)
     try:
-        return _validated(batch, default_event_time, rules)
+        return _validated(_known(batch, rules.roles), batch.num_rows, default_event_time, rules)
     except columns.ColumnTypeError as error:
         raise SourceColumnsError(str(error)) from error
 
 
-def _validated(batch: pa.RecordBatch, default_event_time: dt.datetime, rules: MessageRules) -> Parsed:
-    matrix, reasons = _features(batch, np.float32)
+def _validated(source: _Columns, n: int, default_event_time: dt.datetime, rules: MessageRules) -> Parsed:
+    matrix, reasons = _features(source, n, np.float32)
     finite = np.isfinite(matrix)
     if not finite.all():
         for row in np.flatnonzero(~finite.all(axis=1)).tolist():
             if row not in reasons:
-                reasons[row] = _not_finite(batch, row, int(np.flatnonzero(~finite[row])[0]))
-    ids = columns.identifiers(_column(batch, "transaction_id"), rules.roles.transaction_id)
-    accounts = columns.identifiers(_column(batch, "account_id"), rules.roles.account_id)
-    times = columns.event_times(_column(batch, "event_time"), rules.roles.event_time)
+                reasons[row] = _not_finite(source, row, int(np.flatnonzero(~finite[row])[0]))
+    absent = pa.nulls(n)
+    ids = columns.identifiers(source.get("transaction_id", absent), rules.roles.transaction_id)
+    accounts = columns.identifiers(source.get("account_id", absent), rules.roles.account_id)
+    times = columns.event_times(source.get("event_time", absent), rules.roles.event_time)
     for name, read in zip(_ROLES, (ids, accounts, times), strict=True):
         for i, reason in read.reasons.items():
             reasons.setdefault(i, f"{name}: {reason}")
@@ -116,7 +121,9 @@ def _validated(batch: pa.RecordBatch, default_event_time: dt.datetime, rules: Me
         reasons.setdefault(i, reason)
     named, unnamed = ids.column, ids.column.is_null()
     if named.null_count:
-        content = _content(batch.filter(unnamed), times.column.filter(unnamed))
+        content = _content(
+            {name: column.filter(unnamed) for name, column in source.items()}, times.column.filter(unnamed)
+        )
         named = fill_ids(named, content, accounts.column)
     untimed = times.column.is_null()
     features = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), N_FEATURES)
@@ -125,42 +132,50 @@ def _validated(batch: pa.RecordBatch, default_event_time: dt.datetime, rules: Me
             named,
             accounts.column,
             pc.fill_null(times.column, pa.scalar(default_event_time, _EVENT_TIME)),
-            pc.or_(untimed, _derived(batch)),
+            pc.or_(untimed, _derived(source["event_time_derived"]))
+            if "event_time_derived" in source
+            else untimed,
             features,
         ],
         schema=TRANSACTIONS,
     )
     if not reasons:
-        return Parsed(transactions, empty(ERROR_RECORDS), _count(unnamed), _count(untimed))
+        return Parsed(transactions, _NO_LETTERS, _count(unnamed), _count(untimed))
     rejected = sorted(reasons)
-    keep = np.ones(batch.num_rows, bool)
+    keep = np.ones(n, bool)
     keep[rejected] = False
     kept = pa.array(keep)
     unread = {
-        name: {i: batch.column(name)[i].as_py() for i in read.reasons}
+        name: {i: source[name][i].as_py() for i in read.reasons}
         for name, read in zip(_ROLES, (ids, accounts, times), strict=True)
     }
-    payloads = row_messages(transactions, rejected, [_source_values(batch, i) for i in rejected], unread)
+    payloads = row_messages(transactions, rejected, [_source_values(source, i) for i in rejected], unread)
     letters = dead_letters(payloads, [reasons[i] for i in rejected], "parse")
     counts = _count(unnamed.filter(kept)), _count(untimed.filter(kept))
     return Parsed(transactions.filter(kept), letters, *counts)
 
 
 def _count(mask: pa.Array) -> int:
-    return int(pc.sum(mask).as_py() or 0)
+    return int(mask.true_count)
 
 
-def _known(batch: pa.RecordBatch, roles: Roles) -> pa.RecordBatch:
+def _known(batch: pa.RecordBatch, roles: Roles) -> _Columns:
     """The columns of SOURCE_COLUMNS that a batch has, under these names and in plain types."""
-    present = batch.schema.names
-    names, arrays = [], []
+    found = _positions(tuple(batch.schema.names), roles)
+    arrays = batch.columns
+    return {name: columns.plain(arrays[position]) for name, position in found.items()}
+
+
+@functools.lru_cache(maxsize=64)
+def _positions(present: tuple[str, ...], roles: Roles) -> dict[str, int]:
+    """The positions of the columns of SOURCE_COLUMNS that are among these, by their names there."""
+    names: dict[str, int] = {}
     for known, wanted in zip(SOURCE_COLUMNS, source_columns(roles), strict=True):
         found = present_columns([wanted], present)
         if found:
             if present.count(found[0]) > 1:
                 raise SourceColumnsError(f"Column {found[0]!r} is there {present.count(found[0])} times")
-            names.append(known)
-            arrays.append(columns.plain(batch.column(found[0])))
+            names[known] = present.index(found[0])
         elif wanted != known:
             raise SourceColumnsError(f"{OPTIONS[known]}: there is no column {wanted}; {_they_are(present)}")
     if "features" not in names and (missing := [name for name in FEATURES if name not in names]):
@@ -169,7 +184,7 @@ def _known(batch: pa.RecordBatch, roles: Roles) -> pa.RecordBatch:
             f"{FEATURES[0]}, {FEATURES[1]}..{FEATURES[-2]}, {FEATURES[-1]}, or one list column named "
             f"features; {_they_are(present)}"
         )
-    return pa.RecordBatch.from_arrays(arrays, names=names)
+    return names
 
 
 def _they_are(names: Sequence[str]) -> str:
@@ -250,19 +265,19 @@ def join(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     return joined[0] if joined else batches[0]
 
 
-def _features(batch: pa.RecordBatch, kind: Any) -> tuple[npt.NDArray[Any], dict[int, str]]:
+def _features(source: _Columns, n: int, kind: Any) -> tuple[npt.NDArray[Any], dict[int, str]]:
     """The features [n, 30] as numbers of a numpy type, and why a row has none."""
-    is_named = all(name in batch.schema.names for name in FEATURES)
-    if not _has_lists(batch):
-        if not is_named:
+    if not _has_lists(source):
+        if not _is_named(source):
             raise SourceColumnsError(
-                f"Column 'features' is {batch.column('features').type}, not a list of {N_FEATURES} numbers"
+                f"Column 'features' is {source['features'].type}, not a list of {N_FEATURES} numbers"
             )
-        return _from_columns(batch, kind), {}
-    matrix, lengths = _from_list(batch, kind)
-    if is_named and (lengths < 1).any():
+        return _from_columns(source, n, kind), {}
+    matrix, lengths = _from_lists(source["features"], kind)
+    if _is_named(source) and (lengths < 1).any():
         rows = np.flatnonzero(lengths < 1)
-        matrix[rows] = _from_columns(batch.take(pa.array(rows)), kind)
+        named = {name: source[name].take(pa.array(rows)) for name in FEATURES}
+        matrix[rows] = _from_columns(named, len(rows), kind)
         lengths[rows] = N_FEATURES
     return matrix, {
         int(i): "features: null" if lengths[i] < 0 else f"features: {lengths[i]} values, not {N_FEATURES}"
@@ -270,55 +285,50 @@ def _features(batch: pa.RecordBatch, kind: Any) -> tuple[npt.NDArray[Any], dict[
     }
 
 
-def _has_lists(batch: pa.RecordBatch) -> bool:
-    if "features" not in batch.schema.names:
-        return False
-    kind = batch.column("features").type
-    return any(
-        is_kind(kind) for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+def _is_named(source: _Columns) -> bool:
+    return all(name in source for name in FEATURES)
+
+
+def _has_lists(source: _Columns) -> bool:
+    return "features" in source and any(
+        is_kind(source["features"].type)
+        for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     )
 
 
-def _from_columns(batch: pa.RecordBatch, kind: Any) -> npt.NDArray[Any]:
-    matrix = np.empty((batch.num_rows, N_FEATURES), kind)
+def _from_columns(source: _Columns, n: int, kind: Any) -> npt.NDArray[Any]:
+    matrix = np.empty((n, N_FEATURES), kind)
     with np.errstate(over="ignore", invalid="ignore"):
         for i, name in enumerate(FEATURES):
-            matrix[:, i] = columns.numbers(batch.column(name), name)
+            matrix[:, i] = columns.numbers(source[name], name)
     return matrix
 
 
-def _from_list(batch: pa.RecordBatch, kind: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+def _from_lists(column: pa.Array, kind: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     """The lists of 30 as numbers, NaN in other rows, and the length of each list, -1 where it is null."""
-    column = batch.column("features")
     lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False).astype(np.int64)
     whole = lengths == N_FEATURES
     values = columns.numbers(columns.plain(column.filter(pa.array(whole)).flatten()), "features")
-    matrix = np.full((batch.num_rows, N_FEATURES), np.nan, kind)
+    matrix = np.full((len(column), N_FEATURES), np.nan, kind)
     with np.errstate(over="ignore", invalid="ignore"):
         matrix[whole] = values.reshape(-1, N_FEATURES)
     return matrix, lengths
 
 
-def _source_values(batch: pa.RecordBatch, row: int) -> list[Any]:
-    """The features of a row as the source has them, in order; of another number where a list is."""
-    values = batch.column("features")[row].as_py() if _has_lists(batch) else None
-    if not values and all(name in batch.schema.names for name in FEATURES):
-        return [batch.column(name)[row].as_py() for name in FEATURES]
+def _source_values(source: _Columns, row: int) -> list[Any]:
+    """The features of a row as the source has them, in order; of another number where its list is."""
+    values = source["features"][row].as_py() if _has_lists(source) else None
+    if not values and _is_named(source):
+        return [source[name][row].as_py() for name in FEATURES]
     return values or []
 
 
-def _not_finite(batch: pa.RecordBatch, row: int, feature: int) -> str:
-    return (
-        f"features: {FEATURES[feature]} is {shown(_source_values(batch, row)[feature])}, not a finite float32"
-    )
+def _not_finite(source: _Columns, row: int, feature: int) -> str:
+    value = shown(_source_values(source, row)[feature])
+    return f"features: {FEATURES[feature]} is {value}, not a finite float32"
 
 
-def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    return batch.column(name) if name in batch.schema.names else pa.nulls(batch.num_rows)
-
-
-def _derived(batch: pa.RecordBatch) -> pa.Array:
-    column = _column(batch, "event_time_derived")
+def _derived(column: pa.Array) -> pa.Array:
     if not (pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
         raise SourceColumnsError(f"Column 'event_time_derived' is {column.type}, not a boolean")
     return pc.fill_null(column.cast(pa.bool_()), False)
@@ -336,11 +346,11 @@ def _outside(times: pa.Array, default: dt.datetime, rules: MessageRules) -> dict
     return {row: outside_text(moment_text(times[row]), bounds) for row in rows}
 
 
-def _content(batch: pa.RecordBatch, times: pa.Array) -> npt.NDArray[np.uint8]:
+def _content(source: _Columns, times: pa.Array) -> npt.NDArray[np.uint8]:
     """Features and time of each row as bytes, one row of the result each. An unknown time counts as 0.
 
     The features are those of the source, in float64: in float32 two rows that differ could be equal.
     """
-    matrix, _ = _features(batch, np.float64)
+    matrix, _ = _features(source, len(times), np.float64)
     micros = pc.fill_null(times.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
     return np.concatenate([matrix.view(np.uint8), micros.reshape(-1, 1).view(np.uint8)], axis=1)

@@ -21,7 +21,7 @@ from common.limits import MAX_BATCH_BYTES, MAX_SHARES
 from common.parquet import ROW_GROUP_ROWS
 from transforms.columnar import BATCH_ROWS, present_columns, rebatch
 from transforms.compressed import compression, decompressed
-from transforms.message import MAX_LINE_BYTES
+from transforms.decode import MAX_LINE_BYTES
 from transforms.parquet_sink import ParquetSink
 
 SPLIT_BYTES: Final = 32 * 1024 * 1024

@@ -7,57 +7,30 @@ files, tables, servers and training also follow.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
-import functools
 import hashlib
 import itertools
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from common.limits import MAX_MESSAGE_BYTES
+from common.limits import MAX_BATCH_BYTES, MAX_MESSAGE_BYTES
 from model import roles
 from model.features import FEATURES, N_FEATURES
-from model.roles import MAX_ID_LENGTH, Roles
-from model.values import FeatureError, features, shown
+from model.roles import Roles
+from model.values import shown
 from transforms.dead_letter import MESSAGE_ID, PUBSUB_MESSAGE_ID, dead_letters
+from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction, decoder
 from transforms.schema import TRANSACTIONS
 
-MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-"""A reader of files cuts a line here: a line of this length may have been longer. Pub/Sub allows less."""
-
-Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
-EventTime = Annotated[dt.datetime, msgspec.Meta(tz=True)]
-
-
-class Transaction(msgspec.Struct, gc=False):
-    """A decoded message; UNSET features are named keys, or missing."""
-
-    features: Annotated[list[float], msgspec.Meta(min_length=N_FEATURES, max_length=N_FEATURES)] = (
-        msgspec.UNSET  # type: ignore[assignment]
-    )
-    transaction_id: Identifier | None = None
-    account_id: Identifier | None = None
-    event_time: EventTime | None = None
-    event_time_derived: bool | None = None
-
-
-NamedFeatures: Any = msgspec.defstruct("NamedFeatures", [(name, float) for name in FEATURES], gc=False)
-
-_DECODE_NAMED = msgspec.json.Decoder(NamedFeatures).decode
-_DECODE_ANY = msgspec.json.Decoder().decode
 _DECODE_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_ROLE_TYPES: Final = {"transaction_id": Identifier, "account_id": Identifier, "event_time": EventTime}
-_MOST_DIGITS: Final = 1_000
-"""Python makes no integers of some thousand digits; no feature, id or time has as many."""
+_ELEMENT_ROWS: Final = 1024
+"""Transactions out of arrays that are parsed at once."""
 _EARLIEST: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 _LATEST: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
 
@@ -112,16 +85,8 @@ class Parsed(NamedTuple):
     times_defaulted: int = 0
 
 
-class _RejectedError(ValueError):
-    """A message breaks a rule; the text is the reason."""
-
-
-class _ArrayError(Exception):
-    """A message is an array of transactions."""
-
-
-def parse_messages(messages: MessageColumns, rules: MessageRules, is_element: bool = False) -> Parsed:
-    """Decodes and validates a batch of messages. No content of a message makes it raise.
+def parse_messages(messages: MessageColumns, rules: MessageRules) -> Parsed:
+    """Decodes and validates messages. No content of a message makes it raise.
 
     >>> features = list(range(30))
     >>> payloads = [b'{"transaction_id": "t-1", "features": %s}' % str(features).encode(), b'{"id": 7}']
@@ -131,13 +96,55 @@ def parse_messages(messages: MessageColumns, rules: MessageRules, is_element: bo
     >>> parsed.dead_letters.column("errorMessage").to_pylist()  # doctest: +ELLIPSIS
     ['features: absent, and as named keys incomplete: Time, V1, V2, ... missing; the keys are id']
 
-    Each object in a message that is an array is a transaction of its own, or a dead letter.
-
     Args:
       messages: the batch.
       rules: those that a message has to keep.
-      is_element: whether the messages are elements of arrays; an array among them is rejected.
     """
+    parts = list(parse_parts(messages, rules))
+    if len(parts) == 1:
+        return parts[0]
+    transactions, letters, ids, times = zip(*parts, strict=True)
+    return Parsed(pa.concat_batches(transactions), pa.concat_batches(letters), sum(ids), sum(times))
+
+
+def parse_parts(messages: MessageColumns, rules: MessageRules) -> Iterator[Parsed]:
+    """Does the same in parts: first the messages, and then the transactions of those that are arrays.
+
+    An array may hold many transactions, so that a part of them is bounded by rows and by bytes. The id of the
+    message of an element is MESSAGE_ID/NUMBER.
+    """
+    default_time = rules.default_time or dt.datetime.now(dt.UTC)
+    parsed, arrays = _parse(messages, rules, default_time)
+    yield parsed
+    for elements in _elements(messages, arrays):
+        yield _parse(elements, rules, default_time, is_element=True)[0]
+
+
+def _elements(messages: MessageColumns, arrays: Sequence[int]) -> Iterator[MessageColumns]:
+    """The elements of the messages at these positions, as messages."""
+    rows: list[tuple[bytes, Mapping[str, str], str, dt.datetime | None]] = []
+    size = 0
+    for i in arrays:
+        attributes = messages.attributes[i] if messages.attributes else {}
+        message_id = messages.message_ids[i] if messages.message_ids else ""
+        published = messages.publish_times[i] if messages.publish_times else None
+        # Each dead letter has a copy of them.
+        width = sum(len(name) + len(value) for name, value in attributes.items())
+        for number, element in enumerate(_DECODE_ELEMENTS(messages.payloads[i])):
+            payload = bytes(element)
+            rows.append((payload, attributes, message_id and f"{message_id}/{number}", published))
+            size += len(payload) + width
+            if len(rows) == _ELEMENT_ROWS or size >= MAX_BATCH_BYTES:
+                yield MessageColumns(*map(list, zip(*rows, strict=True)))
+                rows, size = [], 0
+    if rows:
+        yield MessageColumns(*map(list, zip(*rows, strict=True)))
+
+
+def _parse(
+    messages: MessageColumns, rules: MessageRules, default_time: dt.datetime, is_element: bool = False
+) -> tuple[Parsed, list[int]]:
+    """Parses messages; returns the positions of those that are arrays as well."""
     n = len(messages.payloads)
     attributes = messages.attributes or [{}] * n
     message_ids = messages.message_ids or [""] * n
@@ -146,15 +153,15 @@ def parse_messages(messages: MessageColumns, rules: MessageRules, is_element: bo
     positions: list[int] = []
     reasons: dict[int, str] = {}
     arrays: list[int] = []
-    ids_derived = times_defaulted = 0
-    decode = _decoder(rules.roles)
-    default_time = rules.default_time or dt.datetime.now(dt.UTC)
+    unnamed: list[int] = []
+    untimed: list[int] = []
     default_bounds = event_time_bounds(default_time, rules)
     # Read once: this loop runs for every message.
-    max_bytes, time_attribute = min(rules.max_bytes, MAX_LINE_BYTES - 1), rules.event_time_attribute
+    decode = decoder(rules.roles, min(rules.max_bytes, MAX_LINE_BYTES - 1))
+    time_attribute = rules.event_time_attribute
     for i, payload in enumerate(messages.payloads):
         try:
-            row = _decode(payload, max_bytes, decode, rules.roles)
+            row = decode(payload)
             published = publish_times[i]
             if published is None:
                 published, (earliest, latest) = default_time, default_bounds
@@ -166,17 +173,17 @@ def parse_messages(messages: MessageColumns, rules: MessageRules, is_element: bo
                 row.event_time_derived = False
             if moment is None:
                 row.event_time, row.event_time_derived = published, True
-                times_defaulted += 1
+                untimed.append(i)
             elif earliest <= moment <= latest:
                 row.event_time = moment
             else:
-                raise _RejectedError(outside_text(moment.isoformat(), (earliest, latest)))
+                raise RejectedError(outside_text(moment.isoformat(), (earliest, latest)))
             if row.transaction_id is None:
                 row.transaction_id = derived_id(payload, message_ids[i])
-                ids_derived += 1
-        except _RejectedError as error:
+                unnamed.append(i)
+        except RejectedError as error:
             reasons[i] = str(error)
-        except _ArrayError:
+        except ArrayError:
             if is_element:
                 reasons[i] = "payload: an array within an array, not an object"
             else:
@@ -202,39 +209,10 @@ def parse_messages(messages: MessageColumns, rules: MessageRules, is_element: bo
             "parse",
             [_traceable(attributes[i], message_ids[i]) for i in rejected],
         ),
-        ids_derived,
-        times_defaulted,
+        sum(i not in reasons for i in unnamed),
+        sum(i not in reasons for i in untimed),
     )
-    if arrays:
-        columns = MessageColumns(messages.payloads, attributes, message_ids, publish_times)
-        single = dataclasses.replace(rules, default_time=default_time)
-        return _joined(parsed, parse_messages(_elements(columns, arrays), single, is_element=True))
-    return parsed
-
-
-def _elements(messages: MessageColumns, arrays: Sequence[int]) -> MessageColumns:
-    """The elements of messages that are arrays, as messages; MESSAGE_ID/NUMBER is the id of one."""
-    attributes, ids, times = (
-        messages.attributes or (),
-        messages.message_ids or (),
-        messages.publish_times or (),
-    )
-    rows = [
-        (bytes(element), attributes[i], ids[i] and f"{ids[i]}/{number}", times[i])
-        for i in arrays
-        for number, element in enumerate(_DECODE_ELEMENTS(messages.payloads[i]))
-    ]
-    payloads, *others = map(list, zip(*rows, strict=True))
-    return MessageColumns(payloads, *others)
-
-
-def _joined(first: Parsed, second: Parsed) -> Parsed:
-    return Parsed(
-        pa.concat_batches([first.transactions, second.transactions]),
-        pa.concat_batches([first.dead_letters, second.dead_letters]),
-        first.ids_derived + second.ids_derived,
-        first.times_defaulted + second.times_defaulted,
-    )
+    return parsed, arrays
 
 
 def derived_id(payload: bytes, message_id: str) -> str:
@@ -247,102 +225,6 @@ def derived_id(payload: bytes, message_id: str) -> str:
     without an id count as one transaction.
     """
     return hashlib.blake2b(payload, digest_size=16, key=message_id.encode()[:64]).hexdigest()
-
-
-@functools.cache
-def _decoder(names: Roles) -> Callable[[bytes], Transaction]:
-    """Makes the strict decoder of messages with these keys."""
-    renamed = names.renamed()
-    fields = [
-        (f"own_{role}", _ROLE_TYPES[role] | None, msgspec.field(default=None, name=name))
-        for role, name in renamed.items()
-    ]
-    if not fields:
-        return msgspec.json.Decoder(Transaction).decode
-    decode = msgspec.json.Decoder(msgspec.defstruct("Own", fields, bases=(Transaction,), gc=False)).decode
-
-    def decode_own(payload: bytes) -> Transaction:
-        row: Transaction = decode(payload)
-        for role in renamed:
-            value = getattr(row, f"own_{role}")
-            if value is not None:
-                setattr(row, role, value)
-                if role == "event_time":  # event_time_derived speaks of the role's own key
-                    row.event_time_derived = None
-        return row
-
-    return decode_own
-
-
-def _decode(
-    payload: bytes, max_bytes: int, decode: Callable[[bytes], Transaction], names: Roles
-) -> Transaction:
-    if len(payload) > max_bytes:
-        if len(payload) < MAX_LINE_BYTES:
-            raise _RejectedError(f"payload: {len(payload)} bytes, over the limit of {max_bytes}")
-        raise _RejectedError(f"payload: at least {len(payload)} bytes, over the limit of {max_bytes}")
-    try:
-        if not payload.isascii():
-            payload.decode("utf-8")  # the decoder does not look inside the strings that it skips
-        row = decode(payload)
-        if row.features is msgspec.UNSET:
-            row.features = list(msgspec.structs.astuple(_DECODE_NAMED(payload)))
-        return row
-    except msgspec.ValidationError:
-        pass
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise _RejectedError(_reason(error)) from None
-    return _read(payload, names)
-
-
-def _read(payload: bytes, names: Roles) -> Transaction:
-    """Reads a message that the strict decoder refuses, value by value."""
-    try:
-        message = _DECODE_ANY(payload)
-    except msgspec.ValidationError:  # a number such as 1e999, which this decoder reads as infinite
-        message = json.loads(payload, parse_int=_integer)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise _RejectedError(_reason(error)) from None
-    if isinstance(message, list) and any(isinstance(element, dict) for element in message):
-        raise _ArrayError
-    if not isinstance(message, dict):
-        raise _RejectedError(f"payload: {shown(message)}, not an object or an array of objects")
-    row = Transaction()
-    try:
-        row.features = features(message, FEATURES)
-    except FeatureError as error:
-        raise _RejectedError(f"features: {error}") from None
-    derived = message.get("event_time_derived")
-    if not (derived is None or isinstance(derived, bool)):
-        raise _RejectedError(f"event_time_derived: {shown(derived)}, not true or false")
-    row.transaction_id = _role(message, "transaction_id", names.transaction_id, roles.identifier)
-    row.account_id = _role(message, "account_id", names.account_id, roles.identifier)
-    row.event_time = _role(message, "event_time", names.event_time, roles.event_time)
-    is_own = names.event_time == "event_time" or message.get(names.event_time) is None
-    row.event_time_derived = derived if is_own else None
-    return row
-
-
-def _integer(digits: str) -> float:
-    return int(digits) if len(digits) < _MOST_DIGITS else math.inf
-
-
-def _role(message: Mapping[str, Any], role: str, name: str, read: Callable[[Any], Any]) -> Any:
-    value = message.get(name)
-    if value is None:
-        name, value = role, message.get(role)
-    try:
-        return read(value)
-    except ValueError as error:
-        raise _RejectedError(f"{name}: {error}") from None
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "payload: nested too deeply"
-    if isinstance(error, UnicodeDecodeError):
-        return f"payload: not UTF-8 ({error.reason} at byte {error.start})"
-    return f"payload: not JSON ({error})"
 
 
 def event_time_bounds(published: dt.datetime, rules: MessageRules) -> tuple[dt.datetime, dt.datetime]:
@@ -365,7 +247,7 @@ def _attribute_time(name: str, attributes: Mapping[str, str]) -> dt.datetime | N
     try:
         return roles.event_time(attributes[name])
     except ValueError as error:
-        raise _RejectedError(f"attribute {name}: {error}") from None
+        raise RejectedError(f"attribute {name}: {error}") from None
 
 
 def _traceable(attributes: Mapping[str, str], message_id: str) -> Mapping[str, str]:

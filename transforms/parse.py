@@ -14,7 +14,7 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from transforms import metrics
 from transforms.columnar import to_transactions
-from transforms.message import MessageColumns, MessageRules, Parsed, parse_messages
+from transforms.message import MessageColumns, MessageRules, Parsed, parse_parts
 
 DEAD_LETTER_TAG: Final = "dead_letters"
 """Tag of the second output of every transform that can reject a row."""
@@ -116,7 +116,8 @@ class _ParseFn(_CountingFn):
         self._rules = rules
 
     def process(self, element: Sequence[PubsubMessage] | Sequence[bytes]) -> Iterable[pa.RecordBatch]:
-        return self._emit(parse_messages(message_columns(element), self._rules))
+        for parsed in parse_parts(message_columns(element), self._rules):
+            yield from self._emit(parsed)
 
 
 class _ParseColumnsFn(_CountingFn):

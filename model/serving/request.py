@@ -2,8 +2,9 @@
 
     {"instances": [INSTANCE, ...], "parameters": {"fields": ["anomaly_score", ...]}}
 
-An instance is the list of the 30 raw features in the order of `model.features`, or an object with the 30
-features by name. Numbers follow the rules of the message parser: finite in float32, no booleans, no strings.
+An instance is the list of the 30 raw features in the order of `model.features`, or an object: with the 30
+features by name, or with the list `features`. Numbers follow the rules of messages, `model.values`: finite in
+float32, also as text, no booleans.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from model.features import FEATURES, N_FEATURES
 from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
+from model.values import number
 
 
 class BadRequestError(ValueError):
@@ -159,6 +161,8 @@ def _row(instance: Any, index: int) -> list[float]:
 
 
 def _checked(instance: Any, index: int) -> list[float]:
+    if isinstance(instance, dict) and isinstance(instance.get("features"), list) and instance["features"]:
+        instance = instance["features"]
     if isinstance(instance, dict):
         missing = [name for name in FEATURES if name not in instance]
         if missing:
@@ -171,12 +175,20 @@ def _checked(instance: Any, index: int) -> list[float]:
     else:
         kind = _kind(instance)
         raise BadRequestError(f"expected a list of {N_FEATURES} features or an object, got {kind}", index)
+    values = [_from_text(value) for value in values]
     for name, value in zip(FEATURES, values, strict=True):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise BadRequestError(f"expected a number, got {_kind(value)}", index, name)
         if not _is_finite(value):
             raise BadRequestError(f"{value!r:.40} is not a finite float32", index, name)
     return values
+
+
+def _from_text(value: Any) -> Any:
+    try:
+        return number(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _is_finite(value: float) -> bool:

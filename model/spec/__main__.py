@@ -81,7 +81,7 @@ def infer(source: str, options: InferOptions) -> None:
             file.write(text + "\n")
     except FileExistsError as error:
         raise CommandError(
-            f"--output {options.output}: expected a new file, got one that is there: name another or remove it"
+            f"--output {options.output}: expected a new file, and there is one: name another, or remove it"
         ) from error
     except OSError as error:
         raise CommandError(f"--output {options.output}: cannot be written: {error.strerror}") from error

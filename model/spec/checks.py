@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from model.roles import RoleError, Roles
 from model.spec.declaration import (
     KEEP,
     SCALES,
@@ -14,7 +15,6 @@ from model.spec.declaration import (
     Feature,
     FeatureSpec,
     Path,
-    Roles,
     SpecError,
 )
 from model.spec.kinds import KINDS, REJECT
@@ -64,14 +64,18 @@ def _roles(content: Mapping[str, Any]) -> Roles:
     twice = next((i for i, name in enumerate(fields) if name in fields[:i]), None)
     if twice is not None:
         raise SpecError(("pass_through", twice), f"{fields[twice]!r} is there twice: remove one")
-    return Roles(
+    keys = [
         _field(content.get("transaction_id", default.transaction_id), ("transaction_id",)),
         _field(content.get("account", default.account_id), ("account",)),
         _field(time, time_path),
-        form,
-        *(None if content.get(key) is None else _field(content[key], (key,)) for key in ("amount", "label")),
-        fields,
+    ]
+    amount, label = (
+        None if content.get(key) is None else _field(content[key], (key,)) for key in ("amount", "label")
     )
+    try:
+        return Roles(*keys, form, amount, label, fields)
+    except RoleError as error:
+        raise SpecError(("account" if error.role == "account_id" else error.role,), error.reason) from error
 
 
 def _feature(entry: Any, path: Path, roles: Roles) -> Feature:

@@ -13,16 +13,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from model import columns
 from model.spec.declaration import Feature, FeatureSpec
 from model.spec.kinds import MEDIAN, OWN
 from model.spec.learnt import NOTHING, Encoded, Learnt, Rarity
-from model.spec.rows import EXPECTED, LARGEST_WHOLE
-from model.spec.times import around, parse_time
-from model.values import shown
+from model.spec.rows import EXPECTED, LARGEST_WHOLE, is_missing
+from model.spec.times import around, parse_time, time_text
+from model.values import BLANKS, shown
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
-Array = pa.Array
-Columns = Mapping[str, Array]
+Columns = Mapping[str, pa.Array]
 Matrix = npt.NDArray[np.float64]
 Bad = npt.NDArray[np.bool_]
 
@@ -56,62 +56,51 @@ class ColumnEncoder:
             for feature in spec.features
         ]
 
-    def encode(self, columns: Columns) -> Encoded:
+    def encode(self, source: Columns) -> Encoded:
         """Encodes columns of equal length, by the names of `FeatureSpec.fields`.
 
         Raises:
           ColumnError: a column has a type that its feature cannot use.
         """
-        arrays = {name: _one(columns[name]) for name in self._spec.fields}
+        arrays = {name: one_column(source[name]) for name in self._spec.fields}
         n = len(next(iter(arrays.values())))
         matrix = np.empty((n, self._width), np.float32)
         reasons: dict[int, str] = {}
         at = 0
         with np.errstate(over="ignore", invalid="ignore"):
-            for source, encode in self._encoders:
-                inputs, bad, expected = encode(arrays[source])
+            for field, encode in self._encoders:
+                inputs, bad, expected = encode(arrays[field])
                 for values in inputs:
                     matrix[:, at] = values
                     at += 1
                 if bad.any():
                     for row in np.flatnonzero(bad).tolist():
-                        value = arrays[source][row].as_py()
-                        value = None if value != value else value  # NaN is a missing value
-                        reasons.setdefault(row, f"{source}: expected {expected}, got {shown(value)}")
+                        value = arrays[field][row].as_py()
+                        value = None if is_missing(value) else value
+                        reasons.setdefault(row, f"{field}: expected {expected}, got {shown(value)}")
         if reasons:
             matrix[list(reasons)] = np.nan
         return Encoded(matrix, reasons)
 
 
-def field_columns(
-    table: pa.Table | pa.RecordBatch, fields: Mapping[str, Any] | tuple[str, ...]
-) -> dict[str, Array]:
+def field_columns(table: pa.Table | pa.RecordBatch, fields: tuple[str, ...]) -> dict[str, pa.Array]:
     """Takes the columns of fields out of a table: a column of that name, or one within structs.
 
     Raises:
       ColumnError: a column is not there.
     """
-    return {field: find_column(table, field, required=True) for field in fields}
+    return {field: required_column(table, field) for field in fields}
 
 
-def find_column(table: pa.Table | pa.RecordBatch, field: str, required: bool = False) -> Array | None:
-    """Returns the column of a field; None where it is not there.
+def required_column(table: pa.Table | pa.RecordBatch, field: str) -> pa.Array:
+    """Returns the column of a field.
 
     Raises:
-      ColumnError: it is required, and not there.
+      ColumnError: it is not there.
     """
-    names = table.schema.names
-    first, *rest = (field,) if field in names else field.split(".")
-    if names.count(first) > 1:
-        raise ColumnError(f"Column {first!r} is there {names.count(first)} times; keep one of them")
-    column = _one(table.column(first)) if first in names else None
-    for key in rest:
-        is_there = (
-            column is not None and pa.types.is_struct(column.type) and column.type.get_field_index(key) >= 0
-        )
-        # Unlike `field`, `struct_field` gives null where the struct itself is null.
-        column = pc.struct_field(column, key) if is_there else None
-    if column is None and required:
+    column = find_column(table, field)
+    if column is None:
+        names = table.schema.names
         some = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
         raise ColumnError(
             f"The source has no column {field!r}, which the model's feature spec names; it has {some}"
@@ -119,17 +108,36 @@ def find_column(table: pa.Table | pa.RecordBatch, field: str, required: bool = F
     return column
 
 
-_Encode = Callable[[Array], "tuple[tuple[npt.NDArray[Any], ...], Bad, str]"]
+def find_column(table: pa.Table | pa.RecordBatch, field: str) -> pa.Array | None:
+    """Returns the column of a field; None where it is not there.
+
+    Raises:
+      ColumnError: it is there more than once.
+    """
+    names = table.schema.names
+    first, *rest = (field,) if field in names else field.split(".")
+    if names.count(first) > 1:
+        raise ColumnError(f"Column {first!r} is there {names.count(first)} times; keep one of them")
+    column = one_column(table.column(first)) if first in names else None
+    for key in rest:
+        if column is None or not pa.types.is_struct(column.type) or column.type.get_field_index(key) < 0:
+            return None
+        # Unlike `field`, `struct_field` gives null where the struct itself is null.
+        column = pc.struct_field(column, key)
+    return column if column is None else one_column(column)
+
+
+_Encode = Callable[[pa.Array], "tuple[tuple[npt.NDArray[Any], ...], Bad, str]"]
 
 
 def _number(feature: Feature, spec: FeatureSpec, learnt: Learnt) -> _Encode:
     default = _default(feature, learnt)
 
-    def encode(column: Array) -> tuple[tuple[Matrix], Bad, str]:
-        values = numbers(column, feature.source)
+    def encode(column: pa.Array) -> tuple[tuple[Matrix], Bad, str]:
+        values, bad = numbers(columns.plain(column), feature.source)
         if default is not None:
             values = np.where(np.isnan(values), default, values)
-        return (values,), ~np.isfinite(values.astype(np.float32)), EXPECTED["number"]
+        return (values,), bad | ~np.isfinite(values.astype(np.float32)), EXPECTED["number"]
 
     return encode
 
@@ -137,15 +145,11 @@ def _number(feature: Feature, spec: FeatureSpec, learnt: Learnt) -> _Encode:
 def _boolean(feature: Feature, spec: FeatureSpec, learnt: Learnt) -> _Encode:
     default = _default(feature, learnt)
 
-    def encode(column: Array) -> tuple[tuple[Matrix], Bad, str]:
-        if pa.types.is_boolean(column.type):
-            column = column.cast(pa.uint8())
-        values = numbers(column, feature.source, EXPECTED["boolean"])
-        bad = ~((values == 0) | (values == 1))
+    def encode(column: pa.Array) -> tuple[tuple[Matrix], Bad, str]:
+        values, bad = booleans(columns.plain(column), feature.source)
         if default is not None:
-            is_missing = np.isnan(values)
-            values, bad = np.where(is_missing, default, values), bad & ~is_missing
-        return (values,), bad, EXPECTED["boolean"]
+            values = np.where(np.isnan(values), default, values)
+        return (values,), bad | np.isnan(values), EXPECTED["boolean"]
 
     return encode
 
@@ -154,7 +158,7 @@ def _category(feature: Feature, spec: FeatureSpec, learnt: Learnt) -> _Encode:
     lookup = _Lookup(learnt.categories[feature.name])
     refuses = feature.missing != OWN
 
-    def encode(column: Array) -> tuple[tuple[Matrix], Bad, str]:
+    def encode(column: pa.Array) -> tuple[tuple[Matrix], Bad, str]:
         texts, bad = category_texts(column, feature.source)
         if refuses and texts.null_count:
             bad = bad | texts.is_null().to_numpy(zero_copy_only=False)
@@ -166,7 +170,7 @@ def _category(feature: Feature, spec: FeatureSpec, learnt: Learnt) -> _Encode:
 def _time(feature: Feature, spec: FeatureSpec, learnt: Learnt) -> _Encode:
     form = spec.roles.time_format
 
-    def encode(column: Array) -> tuple[tuple[Matrix, Matrix], Bad, str]:
+    def encode(column: pa.Array) -> tuple[tuple[Matrix, Matrix], Bad, str]:
         moments, bad = timestamps(column, form, feature.source)
         bad = bad | moments.is_null().to_numpy(zero_copy_only=False)
         micros = pc.fill_null(moments.cast(pa.int64()), 0).to_numpy()
@@ -176,11 +180,6 @@ def _time(feature: Feature, spec: FeatureSpec, learnt: Learnt) -> _Encode:
 
 
 _ENCODERS: Final = {"number": _number, "boolean": _boolean, "category": _category, "time": _time}
-
-
-def time_text(form: str) -> str:
-    """Returns what an event time is expected to be."""
-    return "a time as RFC 3339 with an offset" if form == "rfc3339" else f"a number of {form} since 1970"
 
 
 def _default(feature: Feature, learnt: Learnt) -> float | None:
@@ -198,7 +197,7 @@ class _Lookup:
         self._rarities = np.array([*rarity.rarities, rarity.other])
         self._missing, self._other = rarity.missing, rarity.other
 
-    def __call__(self, texts: Array) -> Matrix:
+    def __call__(self, texts: pa.Array) -> Matrix:
         if pa.types.is_dictionary(texts.type):
             rarities = self(texts.dictionary)
             codes = pc.fill_null(texts.indices, 0).to_numpy(zero_copy_only=False)
@@ -214,21 +213,43 @@ class _Lookup:
         return found
 
 
-def numbers(column: Array, name: str, expected: str = "a number") -> Matrix:
-    """Returns the values of a column as float64; null becomes NaN.
+def numbers(column: pa.Array, name: str, expected: str = "a number") -> tuple[Matrix, Bad]:
+    """Returns the values of a column as float64, NaN for null, and which are texts that hold no number.
 
     Raises:
-      ColumnError: the column has no numbers.
+      ColumnError: the column has neither numbers nor texts.
     """
-    kind = column.type
-    if pa.types.is_decimal(kind) or pa.types.is_null(kind):
-        column = column.cast(pa.float64())
-    elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-        raise ColumnError(f"Column {name!r} is {kind}, not {expected}")
-    return column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
+    try:
+        values = columns.numbers(column, name).astype(np.float64, copy=False)
+    except columns.ColumnTypeError as error:
+        raise ColumnError(f"Column {name!r} is {column.type}, not {expected}") from error
+    bad = np.zeros(len(values), bool)
+    if columns.is_text(column.type):
+        bad = np.isnan(values) & column.is_valid().to_numpy(zero_copy_only=False)
+    return values, bad
 
 
-def category_texts(column: Array, name: str) -> tuple[Array, Bad]:
+def booleans(column: pa.Array, name: str) -> tuple[Matrix, Bad]:
+    """Returns the values of a column as 0, 1, and NaN for null; and which are neither true nor false.
+
+    Raises:
+      ColumnError: the column has neither booleans, numbers nor texts.
+    """
+    if pa.types.is_boolean(column.type):
+        return numbers(column.cast(pa.uint8()), name)
+    if columns.is_text(column.type):
+        lower = pc.utf8_lower(pc.utf8_trim(column.cast(pa.string()), BLANKS))
+        words = pc.index_in(lower, value_set=_BOOLEANS).cast(pa.float64())
+        values = words.to_numpy(zero_copy_only=False) % 2
+        return values, np.isnan(values) & column.is_valid().to_numpy(zero_copy_only=False)
+    values, _ = numbers(column, name, EXPECTED["boolean"])
+    return values, ~((values == 0) | (values == 1) | np.isnan(values))
+
+
+_BOOLEANS: Final = pa.array(["false", "true", "0", "1"])
+
+
+def category_texts(column: pa.Array, name: str) -> tuple[pa.Array, Bad]:
     """Returns a category's values as texts or a dictionary of texts, and which are neither text nor whole.
 
     Raises:
@@ -237,29 +258,26 @@ def category_texts(column: Array, name: str) -> tuple[Array, Bad]:
     kind = column.type
     good = np.zeros(len(column), bool)
     if pa.types.is_dictionary(kind):
-        texts, bad = category_texts(column.dictionary, name)
+        texts, bad = category_texts(one_column(column.dictionary), name)
         if bad.any() or texts.null_count:
-            return category_texts(column.dictionary_decode(), name)
+            return category_texts(one_column(column.dictionary_decode()), name)
         return pa.DictionaryArray.from_arrays(column.indices, texts), good
+    column = columns.plain(column)
+    kind = column.type
     if pa.types.is_floating(kind):
-        column = column.cast(pa.float64())
-        values = column.to_numpy(zero_copy_only=False)
+        values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
         is_whole = (np.abs(values) < LARGEST_WHOLE) & (values == np.floor(values))
         whole = pa.array(np.where(is_whole, values, 0).astype(np.int64), mask=~is_whole)
         return whole.cast(pa.string()), ~is_whole & ~np.isnan(values)
-    if not (
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_null(kind)
-    ):
+    if not (columns.is_text(kind) or any(is_kind(kind) for is_kind in _PLAIN)):
         raise ColumnError(f"Column {name!r} is {kind}, not {EXPECTED['category']}")
     return column.cast(pa.string()), good
 
 
-def timestamps(column: Array, form: str, name: str) -> tuple[Array, Bad]:
+_PLAIN: Final = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
+
+
+def timestamps(column: pa.Array, form: str, name: str) -> tuple[pa.Array, Bad]:
     """Returns times in microseconds, UTC, and which values are no times. A time without a zone is UTC.
 
     Args:
@@ -270,32 +288,38 @@ def timestamps(column: Array, form: str, name: str) -> tuple[Array, Bad]:
     Raises:
       ColumnError: the column cannot hold times.
     """
-    kind = column.type
-    good = np.zeros(len(column), bool)
-    if pa.types.is_null(kind):
-        return column.cast(TIMESTAMP), good
-    if pa.types.is_date(kind):
+    column = columns.plain(column)
+    if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("us"))
-        kind = column.type
-    if pa.types.is_timestamp(kind):
-        if kind.tz is None:
-            column = pc.assume_timezone(column, "UTC")
-        return pc.cast(column, TIMESTAMP, safe=False), good  # nanoseconds are cut
-    if pa.types.is_dictionary(kind):
-        return timestamps(column.dictionary_decode(), form, name)
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    if not (is_text if form == "rfc3339" else is_number):
-        raise ColumnError(f"Column {name!r} is {kind}, neither a timestamp nor {time_text(form)}")
-    micros: list[int | None] = []
-    for i, value in enumerate(column.to_pylist()):
-        try:
-            micros.append(None if value is None or value != value else parse_time(value, form))
-        except ValueError:
-            micros.append(None)
-            good[i] = True
-    return pa.array(micros, pa.int64()).cast(TIMESTAMP), good
+    bad = np.zeros(len(column), bool)
+    if form != "any" and not (pa.types.is_timestamp(column.type) or pa.types.is_null(column.type)):
+        is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        if not (columns.is_text(column.type) if form == "rfc3339" else is_number):
+            raise ColumnError(f"Column {name!r} is {column.type}, neither a timestamp nor {time_text(form)}")
+        micros: list[int | None] = []
+        for i, value in enumerate(column.to_pylist()):
+            try:
+                micros.append(None if value is None or value != value else parse_time(value, form))
+            except ValueError:
+                micros.append(None)
+                bad[i] = True
+        return pa.array(micros, pa.int64()).cast(TIMESTAMP), bad
+    try:
+        read = columns.event_times(column, name)
+    except columns.ColumnTypeError as error:
+        raise ColumnError(str(error)) from error
+    bad[list(read.reasons)] = True
+    return read.column, bad
 
 
-def _one(column: pa.Array | pa.ChunkedArray) -> Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+def one_column(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Returns a column as one array of a plain type or a dictionary, in which an empty text is null."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    # Categories are encoded by their dictionary.
+    if not pa.types.is_dictionary(column.type):
+        column = columns.plain(column)
+    if not columns.is_text(column.type):
+        return column
+    is_empty = pc.equal(pc.binary_length(column), 0)
+    return pc.if_else(is_empty, pa.scalar(None, column.type), column) if pc.any(is_empty).as_py() else column

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from model.roles import Roles
 from model.spec.kinds import KINDS, REJECT, Kind
 
 Path = tuple[Any, ...]
@@ -32,30 +33,6 @@ class SpecError(ValueError):
         super().__init__(f"{text_of(path)}: {problem}" if path else problem)
         self.path = path
         self.problem = problem
-
-
-@dataclass(frozen=True)
-class Roles:
-    """The fields that are no inputs of the model: keys of a message or columns; a dot enters a nested one.
-
-    Attributes:
-      transaction_id: identifies a transaction. A row without one gets an id that is derived from its content.
-      account_id: the account that made the transaction; it may be missing.
-      event_time: when the transaction took place.
-      time_format: how a message and a column write `event_time`: one of TIME_FORMATS. A column of timestamps
-        is taken in any format.
-      amount: shown to a reviewer beside the score; None for no such field.
-      label: 1 for a fraud, for training and evaluation. It is never an input of the model.
-      pass_through: fields that are carried from the message to scores and alerts.
-    """
-
-    transaction_id: str = "transaction_id"
-    account_id: str = "account_id"
-    event_time: str = "event_time"
-    time_format: str = "any"
-    amount: str | None = None
-    label: str | None = None
-    pass_through: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

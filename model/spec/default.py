@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from model.features import AMOUNT, FEATURES, LABEL, TIME
-from model.spec.declaration import Feature, FeatureSpec, Roles
+from model.roles import Roles
+from model.spec.declaration import Feature, FeatureSpec
 
 
 def _feature(name: str) -> Feature:

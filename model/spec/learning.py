@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.spec.columns import Columns, category_texts, field_columns, numbers
+from model.columns import plain
+from model.spec.columns import Columns, booleans, category_texts, field_columns, numbers, one_column
 from model.spec.declaration import FeatureSpec
 from model.spec.kinds import MEDIAN, OWN
 from model.spec.learnt import NOTHING, Learnt, Rarity
+from model.values import BEYOND_FLOAT32
 
 
 def learn(spec: FeatureSpec, rows: pa.Table | pa.RecordBatch | Columns) -> Learnt:
@@ -32,9 +34,7 @@ def learn(spec: FeatureSpec, rows: pa.Table | pa.RecordBatch | Columns) -> Learn
     categories: dict[str, Rarity] = {}
     medians: dict[str, float] = {}
     for feature in spec.features:
-        column = columns[feature.source]
-        if isinstance(column, pa.ChunkedArray):
-            column = column.combine_chunks()
+        column = one_column(columns[feature.source])
         if feature.kind == "category":
             texts, bad = category_texts(column, feature.source)
             if pa.types.is_dictionary(texts.type):
@@ -45,9 +45,8 @@ def learn(spec: FeatureSpec, rows: pa.Table | pa.RecordBatch | Columns) -> Learn
                 counts, n_missing if feature.missing == OWN else 0, feature.keep
             )
         if feature.missing == MEDIAN:
-            if pa.types.is_boolean(column.type):
-                column = column.cast(pa.uint8())
-            values = numbers(column, feature.source)
-            values = values[np.isfinite(values)]
+            read = booleans if feature.kind == "boolean" else numbers
+            values, bad = read(plain(column), feature.source)
+            values = values[(np.abs(values) < BEYOND_FLOAT32) & ~bad]  # the others are refused
             medians[feature.name] = float(np.median(values)) if len(values) else 0.0
     return Learnt(categories, medians)

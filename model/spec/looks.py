@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.roles import plain_name
-from model.spec.columns import find_column
+from model.spec.columns import one_column, required_column
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 _TIME_ROWS: Final = 100
@@ -112,14 +112,14 @@ class Look:
 def looks(table: pa.Table) -> Iterator[Look]:
     """Describes each column; those of structs one by one."""
     for name, kind in fields_of(table.schema):
-        column = find_column(table, name, required=True)
+        column = required_column(table, name)
         if pa.types.is_dictionary(kind):
             column = column.dictionary_decode()
         elif pa.types.is_date(kind):
             column = column.cast(pa.timestamp("us"))
         elif pa.types.is_floating(kind):
             column = pc.if_else(pc.is_nan(column), None, column)
-        yield Look(name, column)
+        yield Look(name, one_column(column))
 
 
 def fields_of(fields: Any, outer: str = "") -> Iterator[tuple[str, pa.DataType]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from common.output import safe_text
-from model.spec.columns import ColumnEncoder, field_columns, find_column
+from model.spec.columns import ColumnEncoder, field_columns, find_column, required_column
 from model.spec.declaration import Feature, FeatureSpec
 from model.spec.learning import learn
 from model.spec.learnt import Encoded, Learnt
@@ -28,8 +28,9 @@ class Preview(NamedTuple):
 def preview(spec: FeatureSpec, table: pa.Table) -> Preview:
     """Encodes a table as training would, and describes what becomes of each column.
 
-    >>> spec = FeatureSpec.from_json({"amount": "x", "features": [{"name": "x", "kind": "number", "scale": "log"}]})
-    >>> for row in preview(spec, pa.table({"x": [2.0, None], "y": [1, 2]})).rows:
+    >>> feature = {"name": "x", "kind": "number", "scale": "log"}
+    >>> spec = FeatureSpec.from_json({"amount": "x", "features": [feature]})
+    >>> for row in preview(spec, pa.table({"x": [2.0, None], "y": [1, 2]})).rows[3:]:
     ...     print(row)
     {'column': 'x', 'becomes': 'amount', 'examples': '2.0', 'refused': 0}
     {'column': 'x', 'becomes': 'feature x: number, log scale', 'examples': '2.0 -> 2', 'refused': 1}
@@ -46,7 +47,7 @@ def preview(spec: FeatureSpec, table: pa.Table) -> Preview:
         rows.append(_feature_row(spec, at, columns[feature.source], learnt, encoded))
     known = {row["column"] for row in rows}
     unused = [name for name, _ in fields_of(table.schema) if name not in known]
-    rows += [_row(name, "not used", _examples(find_column(table, name, required=True))) for name in unused]
+    rows += [_row(name, "not used", _examples(required_column(table, name))) for name in unused]
     return Preview(rows, encoded.reasons)
 
 

@@ -87,7 +87,7 @@ class RowEncoder:
                 row.extend(convert(values[at]))
             except ValueError as error:
                 raise ValueError(
-                    f"{source}: {error}, got {shown(None if values[at] != values[at] else values[at])}"
+                    f"{source}: {error}, got {shown(None if is_missing(values[at]) else values[at])}"
                 ) from None
         return row
 
@@ -114,13 +114,18 @@ def _converter(feature: Feature, spec: FeatureSpec, learnt: Learnt) -> Convert:
 
 def _or_missing(convert: Convert, default: Sequence[float] | None, expected: str) -> Convert:
     def converted(value: Any) -> Sequence[float]:
-        if value is None or value != value:  # NaN stands for a missing value in columns
+        if is_missing(value):
             if default is None:
                 raise ValueError(f"expected {expected}")
             return default
         return convert(value)
 
     return converted
+
+
+def is_missing(value: Any) -> bool:
+    """Tells whether a value stands for none: null, NaN as columns have it, or an empty text as CSV has it."""
+    return value is None or value != value or value == ""
 
 
 def _number(value: Any) -> Sequence[float]:

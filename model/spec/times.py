@@ -8,6 +8,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from model.roles import EPOCH, event_time
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -16,12 +18,18 @@ SECOND = 1_000_000
 DAY = 86_400 * SECOND
 _BLOCK = 900 * SECOND
 """The clocks of a zone change between two blocks, never within one, since 1973."""
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)  # noqa: UP017  Python 3.9
 _MOST_SECONDS = 253_402_300_799
 """The end of the year 9999."""
-_RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))"
-)
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+
+
+def time_text(form: str) -> str:
+    """Returns what an event time is expected to be."""
+    texts = {
+        "any": "a time as RFC 3339 or a number since 1970",
+        "rfc3339": "a time as RFC 3339 with an offset",
+    }
+    return texts.get(form, f"a number of {form} since 1970")
 
 
 def parse_time(value: Any, form: str) -> int:
@@ -31,31 +39,31 @@ def parse_time(value: Any, form: str) -> int:
     (1500000, 1500000)
 
     Args:
-      value: text for rfc3339, otherwise a number.
+      value: a text or a number; or a datetime, UTC where it has no zone.
       form: one of `model.spec.declaration.TIME_FORMATS`.
 
     Raises:
       ValueError: it is no time; the text says what was expected.
     """
-    if form == "rfc3339":
-        match = _RFC3339.fullmatch(value) if isinstance(value, str) and value.isascii() else None
-        if match is None:
-            raise ValueError("expected a time as RFC 3339 with an offset")
-        date, time, fraction, sign, hours, minutes = match.groups()
+    problem = ValueError(f"expected {time_text(form)}")
+    if isinstance(value, dt.datetime):
+        value = value if value.tzinfo else value.replace(tzinfo=EPOCH.tzinfo)
+        return (value - EPOCH) // dt.timedelta(microseconds=1)
+    if form in ("any", "rfc3339"):
+        if form == "rfc3339" and not (isinstance(value, str) and _RFC3339.fullmatch(value)):
+            raise problem
         try:
-            moment = dt.datetime.fromisoformat(f"{date}T{time}+00:00") - _EPOCH
+            moment = event_time(value)
         except ValueError:
-            raise ValueError("expected a time as RFC 3339 with an offset") from None
-        micros = moment // dt.timedelta(microseconds=1) + int(((fraction or "") + "000000")[:6])
-        if sign:
-            offset = (int(hours) * 3600 + int(minutes) * 60) * SECOND
-            micros += -offset if sign == "+" else offset
-        return micros
+            raise problem from None
+        if moment is None:
+            raise problem
+        return (moment - EPOCH) // dt.timedelta(microseconds=1)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"expected a number of {form} since 1970")
+        raise problem
     unit = SECOND if form == "seconds" else SECOND // 1000
     if not abs(value) <= _MOST_SECONDS * SECOND // unit:
-        raise ValueError(f"expected a number of {form} since 1970")
+        raise problem
     return value * unit if isinstance(value, int) else round(value * unit)
 
 
@@ -65,7 +73,7 @@ def _offset(block: int, timezone: str) -> int:
     from zoneinfo import ZoneInfo
 
     try:
-        moment = (_EPOCH + dt.timedelta(microseconds=block * _BLOCK)).astimezone(ZoneInfo(timezone))
+        moment = (EPOCH + dt.timedelta(microseconds=block * _BLOCK)).astimezone(ZoneInfo(timezone))
     except OverflowError:  # at the ends of the calendar
         return 0
     return (moment.utcoffset() or dt.timedelta()) // dt.timedelta(microseconds=1)

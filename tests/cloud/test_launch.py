@@ -185,6 +185,15 @@ def test_what_is_for_streams_is_refused_of_a_batch(capsys):
         assert f"{flag.partition('=')[0]}: expected a streaming job" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["batch", "streaming"])
+def test_the_help_of_a_batch_shows_no_flag_of_a_stream(name, capsys):
+    with pytest.raises(SystemExit):
+        launch.main([name, "--help"])
+    shown = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  --")}
+    flags = ("--update", "--reset", "--transform_name_mapping", "--streaming_mode")
+    assert [flag in shown for flag in flags] == [name == "streaming"] * 4
+
+
 def test_labels_have_the_form_that_dataflow_takes():
     assert label_value("my-project.Anomaly x") == "my-project-anomaly-x"
     assert len(label_value("a" * 100)) == 63

@@ -49,3 +49,11 @@ def test_every_command_has_help_with_an_example(name, capsys):
     assert ended.value.code == 0
     assert shown.startswith(f"usage: anomaly {name} ")
     assert f"  anomaly {name}" in shown.partition("examples:")[2]
+
+
+def test_a_shell_that_points_to_a_stopped_stack_is_told(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "gone"))
+    assert anomaly.main(["query", "list"]) == 0
+    assert "unset GOOGLE_APPLICATION_CREDENTIALS" in capsys.readouterr().err
+    assert anomaly.main(["local", "status", "--state_dir", str(tmp_path)]) == 3
+    assert "unset" not in capsys.readouterr().err

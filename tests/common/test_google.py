@@ -30,6 +30,12 @@ DISABLED = exceptions.Forbidden(
         (exceptions.Forbidden("no right"), "forbidden", "not allowed: no right", "grant it"),
         (DefaultCredentialsError("nobody"), "credentials", "no valid credentials: nobody", LOGIN),
         (exceptions.BadRequest("bad\n  SQL"), "refused", "the request is refused: bad SQL", ""),
+        (
+            exceptions.NotFound("no table t\n\nLocation: None\nJob ID: 0c2d\n"),
+            "missing",
+            "it does not exist: no table t",
+            "make it",
+        ),
         (exceptions.InternalServerError("boom"), "failed", "the request failed: boom", ""),
     ],
 )

@@ -1,6 +1,7 @@
 """Loopback addresses are told from others, and reached without the proxy of the environment."""
 
 import os
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ from common.loopback import (
     is_loopback,
     is_loopback_address,
     no_proxy_variables,
+    stale_variables,
     urlopen,
 )
 from tests.proxies import set_variables
@@ -191,3 +193,16 @@ def test_grpc_to_elsewhere_goes_through_the_proxy(proxy):
     with insecure_channel("model.internal:7070") as channel, pytest.raises(grpc.RpcError):
         channel.unary_unary("/test/echo")(b"", timeout=10)
     assert "CONNECT model.internal:7070" in proxy.asked
+
+
+def test_variables_that_lead_to_a_stopped_stack_are_named(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as running, socket.create_server(("127.0.0.1", 0)) as stopped:
+        addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in (running, stopped)]
+        stopped.close()
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", addresses[0])
+        monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", f"http://{addresses[1]}")
+        monkeypatch.setenv("SPANNER_EMULATOR_HOST", "emulators.example:1")  # of no concern, and not asked
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+        assert stale_variables() == ["BIGQUERY_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS"]
+        (tmp_path / "key.json").touch()
+        assert stale_variables() == ["BIGQUERY_EMULATOR_HOST"]

@@ -37,10 +37,21 @@ def test_up_status_down(tmp_path):
         assert json.loads(local("status", "--format=json", state_dir=tmp_path).stdout)["pid"] == status["pid"]
     finally:
         down = local("down", state_dir=tmp_path)
-    assert (down.returncode, down.stdout) == (0, "The local stack has stopped.\n")
+    assert (down.returncode, down.stdout, down.stderr) == (0, "", "The local stack has stopped.\n")
     assert not listens(status["pubsub"])
     assert not Path(exported["GOOGLE_APPLICATION_CREDENTIALS"]).exists()
-    assert local("down", state_dir=tmp_path).stdout == "The local stack was not running.\n"
+    assert local("down", state_dir=tmp_path).stderr == "The local stack was not running.\n"
+
+
+@pytest.mark.integration
+def test_down_prints_what_takes_the_exports_back(tmp_path):
+    up = local("up", "--no_bigquery", "--pubsub=embedded", state_dir=tmp_path)
+    exported = dict(line.removeprefix("export ").split("=", 1) for line in up.stdout.splitlines())
+    shell = {**exported, "PUBSUB_PROJECT_ID": "another"}  # set anew by its user: stays
+    down = local("down", state_dir=tmp_path, environment=shell)
+    first, *names = down.stdout.split()
+    assert first == "unset"
+    assert set(names) == exported.keys() - {"PUBSUB_PROJECT_ID"}
 
 
 @needs_bigquery
@@ -59,7 +70,7 @@ def test_a_killed_stack_is_stale_and_can_be_started_again(tmp_path):
     assert local("up", "--pubsub=none", state_dir=tmp_path).returncode == 0
     second = json.loads(local("status", "--format=json", state_dir=tmp_path).stdout)
     assert second["pid"] != first["pid"]
-    assert local("down", state_dir=tmp_path).stdout == "The local stack has stopped.\n"
+    assert local("down", state_dir=tmp_path).stderr == "The local stack has stopped.\n"
 
 
 def test_stale_state_never_names_a_process_to_kill(tmp_path):

@@ -202,7 +202,7 @@ BAD = [
     (lambda rows: [*rows[0], 1.0], "expected 30 numbers, got 31"),
     (lambda rows: broken(rows, None), "V3: expected a number, got null"),
     (lambda rows: broken(rows, True), "V3: expected a number, got bool"),
-    (lambda rows: broken(rows, "1"), "V3: expected a number, got str"),
+    (lambda rows: broken(rows, "1,5"), "V3: expected a number, got str"),
     (lambda rows: broken(rows, [1.0]), "V3: expected a number, got list"),
     (lambda rows: broken(rows, float("nan")), "V3: not a finite float32 number"),
     (lambda rows: broken(rows, float("-inf"), 29), "Amount: not a finite float32 number"),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from model.features import FEATURES
 from transforms.dead_letter import MAX_PAYLOAD_BYTES
-from transforms.message import MAX_LINE_BYTES, MessageColumns, MessageRules, derived_id, parse_messages
+from transforms.decode import MAX_LINE_BYTES
+from transforms.message import MessageColumns, MessageRules, derived_id, parse_messages
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)

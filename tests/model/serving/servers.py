@@ -32,9 +32,11 @@ class Served:
 
 
 @contextmanager
-def container(model: str, *flags: str, ready: int = 200, **env: str) -> Iterator[Served]:
+def container(
+    model: str, *flags: str, ready: int = 200, port: int | None = None, **env: str
+) -> Iterator[Served]:
     """Runs the FastAPI server in a process of its own until its health check answers `ready`."""
-    port = free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "model.serving.app", "--workers", "1", *flags]
     environment = {"AIP_HTTP_PORT": str(port), "AIP_STORAGE_URI": model, "LAME_DUCK_SECONDS": "0", **env}
     health = f"http://{HOST}:{port}{env.get('AIP_HEALTH_ROUTE', '/health')}"

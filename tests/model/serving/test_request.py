@@ -32,6 +32,13 @@ def test_lists_become_a_float32_matrix_in_order():
     assert request.fields == DEFAULT_FIELDS
 
 
+def test_numbers_as_text_and_the_list_of_a_message_are_taken_as_in_messages():
+    texts = [f" {value}e0 " for value in ROW]
+    message = {"transaction_id": 7, "features": texts, "Time": "not looked at"}
+    named = dict(zip(FEATURES, texts, strict=True)) | {"features": None}
+    assert parse_request(body([texts, message, named, ROW])).features.tolist() == [ROW] * 4
+
+
 def test_integers_count_as_numbers():
     assert parse_request(body([list(range(N_FEATURES))])).features.tolist() == [ROW]
 
@@ -70,7 +77,7 @@ def test_the_largest_double_that_rounds_to_a_finite_float32_is_taken_by_list_and
     [
         ("null", "null"),
         ("true", "boolean"),
-        ('"1"', "string"),
+        ('"1,5"', "string"),
         ("[1]", "list"),
         ("{}", "object"),
         ("NaN", "nan"),

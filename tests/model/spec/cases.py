@@ -16,6 +16,9 @@ KEYS = st.sampled_from(
 ZONES = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe"])
 TEXTS = st.one_of(st.sampled_from(["fuel", "grocery", "Käse", "", "🛒", "é", "é"]), st.text(max_size=5))
 NUMBERS = st.one_of(st.floats(), st.floats(width=32), st.just(1e39), st.just(-3.4028235677973366e38))
+WORDS = st.sampled_from(
+    ["true", " FALSE", "1", "0", "-1.5e3", "1e39", "7 ", "nan", "inf", "", "x", "1_0", "\u0661"]
+)
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 MOMENTS = st.datetimes(dt.datetime(1980, 1, 1), dt.datetime(2090, 1, 1), timezones=st.just(dt.UTC))
 
@@ -38,7 +41,7 @@ def specs(draw: st.DrawFn) -> FeatureSpec:
         features.append(feature)
     for kind in draw(st.lists(st.sampled_from(["time_of_day", "day_of_week"]), unique=True)):
         features.append({"name": kind, "kind": kind, "timezone": draw(ZONES)})
-    form = draw(st.sampled_from(["rfc3339", "seconds", "milliseconds"]))
+    form = draw(st.sampled_from(["any", "rfc3339", "seconds", "milliseconds"]))
     content = {"event_time": {"from": "when", "format": form}, "features": draw(st.permutations(features))}
     return FeatureSpec.from_json(content)
 
@@ -72,8 +75,13 @@ def _values(value: str, form: str) -> list[tuple[pa.DataType, st.SearchStrategy[
     """The Arrow types that a field may have, each with values of it."""
     moments = MOMENTS.map(lambda moment: moment.timestamp())
     return {
-        "number": [(pa.float64(), NUMBERS), (pa.int64(), WHOLE)],
-        "boolean": [(pa.bool_(), st.booleans()), (pa.int64(), st.integers(-1, 2)), (pa.float64(), NUMBERS)],
+        "number": [(pa.float64(), NUMBERS), (pa.int64(), WHOLE), (pa.string(), WORDS)],
+        "boolean": [
+            (pa.bool_(), st.booleans()),
+            (pa.int64(), st.integers(-1, 2)),
+            (pa.float64(), NUMBERS),
+            (pa.string(), WORDS),
+        ],
         "category": [
             (pa.string(), TEXTS),
             (pa.dictionary(pa.int32(), pa.string()), TEXTS),
@@ -82,6 +90,16 @@ def _values(value: str, form: str) -> list[tuple[pa.DataType, st.SearchStrategy[
             (pa.float64(), st.one_of(st.integers(0, 9).map(float), NUMBERS)),
         ],
         "time": {
+            "any": [
+                (
+                    pa.string(),
+                    MOMENTS.map(lambda m: m.isoformat())
+                    | st.sampled_from(["x", "1.5e9", "2026-01-01 00:00:00"]),
+                ),
+                (pa.int64(), moments.map(int) | WHOLE),
+                (pa.float64(), moments | NUMBERS),
+                (pa.timestamp("us", tz="UTC"), MOMENTS),
+            ],
             "rfc3339": [(pa.string(), st.one_of(MOMENTS.map(lambda m: m.isoformat()), st.text(max_size=3)))],
             "seconds": [(pa.float64(), moments | NUMBERS), (pa.int64(), moments.map(int) | WHOLE)],
             "milliseconds": [(pa.int64(), moments.map(lambda s: int(s * 1000)) | WHOLE)],

@@ -30,8 +30,8 @@ def test_rows_and_columns_are_encoded_alike(data):
     learnt = Learnt.from_json(learnt.to_json())
     by_columns = ColumnEncoder(spec, learnt).encode(field_columns(table, spec.fields))
     by_rows = RowEncoder(spec, learnt).encode(objects)
-    np.testing.assert_allclose(by_columns.inputs, by_rows.inputs, rtol=1e-6, atol=1e-6)
     assert by_columns.reasons == by_rows.reasons
+    np.testing.assert_allclose(by_columns.inputs, by_rows.inputs, rtol=1e-6, atol=1e-6)
     refused = np.isin(np.arange(len(objects)), list(by_rows.reasons))
     assert np.isnan(by_rows.inputs[refused]).all()
     assert np.isfinite(by_rows.inputs[~refused]).all()
@@ -62,8 +62,8 @@ def test_a_missing_column_and_one_of_another_type_are_named():
     spec = spec_of({"name": "size", "from": "box.size", "kind": "number"})
     with pytest.raises(ColumnError, match=r"no column 'box.size', which .* it has amount, box"):
         field_columns(pa.table({"amount": [1], "box": [{"width": 1}]}), spec.fields)
-    with pytest.raises(ColumnError, match=r"Column 'box.size' is string, not a number"):
-        ColumnEncoder(spec).encode({"box.size": pa.array(["large"])})
+    with pytest.raises(ColumnError, match=r"Column 'box.size' is bool, not a number"):
+        ColumnEncoder(spec).encode({"box.size": pa.array([True])})
 
 
 def test_unseen_values_and_those_that_are_not_kept_are_the_rarest():

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.spec.declaration import Feature, FeatureSpec, Roles
+from model.roles import Roles
+from model.spec.declaration import Feature, FeatureSpec
 from model.spec.default import ULB
 from model.spec.reading import MAX_BYTES, SpecFileError, parse, read
 
@@ -102,7 +103,7 @@ def test_no_and_a_date_are_texts():
             "milliseconds",
             "ms",
             3,
-            "event_time.format: expected one of rfc3339, seconds, milliseconds, got 'ms'",
+            "event_time.format: expected one of any, rfc3339, seconds, milliseconds, got 'ms'",
         ),
         ("account: card.account", "account: card.", 2, "account: expected the name of a field, such as"),
         ("account: card.account", "account: card..id", 2, "account: expected the name of a field, such as"),

@@ -1,0 +1,165 @@
+"""Decodes one JSON message: the usual one in C, any other value by value. No Beam here."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from model import roles
+from model.features import FEATURES, N_FEATURES
+from model.roles import MAX_ID_LENGTH, Roles
+from model.values import FeatureError, features, shown
+
+MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+"""A reader of files cuts a line here: a line of this length may have been longer. Pub/Sub allows less."""
+
+_MOST_DIGITS: Final = 1_000
+"""Python makes no integers of some thousand digits; no feature, id or time has as many."""
+
+Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+EventTime = Annotated[dt.datetime, msgspec.Meta(tz=True)]
+
+
+class RejectedError(ValueError):
+    """A message breaks a rule; the text is the reason."""
+
+
+class ArrayError(Exception):
+    """A message is an array of transactions."""
+
+
+class Transaction(msgspec.Struct, gc=False):
+    """A decoded message; UNSET features are named keys, or missing."""
+
+    features: Annotated[list[float], msgspec.Meta(min_length=N_FEATURES, max_length=N_FEATURES)] = (
+        msgspec.UNSET  # type: ignore[assignment]
+    )
+    transaction_id: Identifier | None = None
+    account_id: Identifier | None = None
+    event_time: EventTime | None = None
+    event_time_derived: bool | None = None
+
+
+NamedFeatures: Any = msgspec.defstruct("NamedFeatures", [(name, float) for name in FEATURES], gc=False)
+
+_DECODE_NAMED = msgspec.json.Decoder(NamedFeatures).decode
+_DECODE_ANY = msgspec.json.Decoder().decode
+_ROLE_TYPES: Final = {"transaction_id": Identifier, "account_id": Identifier, "event_time": EventTime}
+
+
+@functools.lru_cache(maxsize=64)
+def decoder(names: Roles, max_bytes: int) -> Callable[[bytes], Transaction]:
+    """Makes the function that decodes a message.
+
+    >>> decode = decoder(Roles(), 65_536)
+    >>> decode(b'{"account_id": 7, "features": [%s]}' % b",".join([b"0.5"] * N_FEATURES)).account_id
+    '7'
+
+    Args:
+      names: the keys of id, account and time.
+      max_bytes: the longest payload that is decoded.
+
+    Returns:
+      A function that raises RejectedError for a message that breaks a rule, and ArrayError for an array of
+      transactions.
+    """
+    strict = _strict(names)
+
+    def decode(payload: bytes) -> Transaction:
+        if len(payload) > max_bytes:
+            least = "" if len(payload) < MAX_LINE_BYTES else "at least "
+            raise RejectedError(f"payload: {least}{len(payload)} bytes, over the limit of {max_bytes}")
+        try:
+            if not payload.isascii():
+                payload.decode("utf-8")  # the decoder does not look inside the strings that it skips
+            row = strict(payload)
+            if row.features is msgspec.UNSET:
+                row.features = list(msgspec.structs.astuple(_DECODE_NAMED(payload)))
+            return row
+        except msgspec.ValidationError:
+            return _read(payload, names)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise RejectedError(_reason(error)) from None
+
+    return decode
+
+
+def _strict(names: Roles) -> Callable[[bytes], Transaction]:
+    """The decoder of usual messages: values of exactly the types of Transaction."""
+    renamed = names.renamed()
+    if not renamed:
+        return msgspec.json.Decoder(Transaction).decode
+    fields = [
+        (f"own_{role}", _ROLE_TYPES[role] | None, msgspec.field(default=None, name=name))
+        for role, name in renamed.items()
+    ]
+    own_type: Any = msgspec.defstruct("Own", fields, bases=(Transaction,), gc=False)
+    own = msgspec.json.Decoder(own_type).decode
+
+    def decode(payload: bytes) -> Transaction:
+        row: Transaction = own(payload)
+        for role in renamed:
+            value = getattr(row, f"own_{role}")
+            if value is not None:
+                setattr(row, role, value)
+                if role == "event_time":  # event_time_derived speaks of the key event_time
+                    row.event_time_derived = None
+        return row
+
+    return decode
+
+
+def _read(payload: bytes, names: Roles) -> Transaction:
+    """Reads a message that the strict decoder refuses, value by value."""
+    try:
+        message = _DECODE_ANY(payload)
+    except msgspec.ValidationError:  # a number such as 1e999, which this decoder reads as infinite
+        message = json.loads(payload, parse_int=_integer)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise RejectedError(_reason(error)) from None
+    if isinstance(message, list) and any(isinstance(element, dict) for element in message):
+        raise ArrayError
+    if not isinstance(message, dict):
+        raise RejectedError(f"payload: {shown(message)}, not an object or an array of objects")
+    row = Transaction()
+    try:
+        row.features = features(message, FEATURES)
+    except FeatureError as error:
+        raise RejectedError(f"features: {error}") from None
+    derived = message.get("event_time_derived")
+    if not (derived is None or isinstance(derived, bool)):
+        raise RejectedError(f"event_time_derived: {shown(derived)}, not true or false")
+    row.transaction_id = _role(message, "transaction_id", names.transaction_id, roles.identifier)
+    row.account_id = _role(message, "account_id", names.account_id, roles.identifier)
+    row.event_time = _role(message, "event_time", names.event_time, roles.event_time)
+    is_own = names.event_time != "event_time" and message.get(names.event_time) is not None
+    row.event_time_derived = None if is_own else derived
+    return row
+
+
+def _integer(digits: str) -> float:
+    return int(digits) if len(digits) < _MOST_DIGITS else math.inf
+
+
+def _role(message: Mapping[str, Any], role: str, name: str, read: Callable[[Any], Any]) -> Any:
+    value = message.get(name)
+    if value is None:
+        name, value = role, message.get(role)
+    try:
+        return read(value)
+    except ValueError as error:
+        raise RejectedError(f"{name}: {error}") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "payload: nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"payload: not UTF-8 ({error.reason} at byte {error.start})"
+    return f"payload: not JSON ({error})"
