@@ -143,7 +143,7 @@ def test_labels_are_read_in_every_form_and_rows_without_one_are_left_out(values)
     assert read.provenance["frauds"] == 20
 
 
-@pytest.mark.parametrize("name", ["class", "isFraud", "is_fraud", "Label"])
+@pytest.mark.parametrize("name", ["isFraud", "is_fraud", "Label"])
 def test_a_label_under_another_name_is_not_passed_over(name):
     content = table().rename_columns([*FEATURES, name])
     with pytest.raises(
@@ -154,6 +154,14 @@ def test_a_label_under_another_name_is_not_passed_over(name):
     unlabelled = data.from_arrow(content, "rows.parquet", "")
     assert unlabelled.labels is None
     assert unlabelled.provenance["columns_not_used"] == [name]
+
+
+def test_columns_are_found_without_case_as_in_sql():
+    content = table()
+    lower = data.from_arrow(content.rename_columns([name.lower() for name in content.column_names]), "rows")
+    whole = data.from_arrow(content, "rows")
+    np.testing.assert_array_equal(lower.features, whole.features)
+    assert lower.labels.tolist() == whole.labels.tolist()
 
 
 def test_a_label_column_that_is_not_there_is_named():

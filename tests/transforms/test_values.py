@@ -217,10 +217,10 @@ def test_servers_read_features_by_the_same_rules(case, form):
             parse_request(body)
         assert caught.value.field == "V7"
         with pytest.raises(ValueError, match="V7: "):
-            handler._row(instance)
+            handler._numbers(instance, FEATURES)
     else:
         assert parse_request(body).features[0, FEATURES.index("V7")] == np.float32(case.expected)
-        assert handler._row(instance)[FEATURES.index("V7")] == case.expected
+        assert handler._numbers(instance, FEATURES)[FEATURES.index("V7")] == case.expected
 
 
 @pytest.mark.parametrize("kind", ["s", "us"])
