@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 from model.values import shown
 
@@ -220,34 +220,45 @@ _ABSENT: Final = {
 _SHOWN: Final = 12
 
 
-def unused_columns(names: Sequence[str], roles: Roles, features: Sequence[str]) -> list[str]:
+class Unused(NamedTuple):
+    """Sentences about columns that are not used: warnings where a name looks like a role, and notes."""
+
+    warnings: list[str]
+    notes: list[str]
+
+
+def unused_columns(names: Sequence[str], roles: Roles, others: Sequence[str]) -> Unused:
     """Says which columns of a source are not used, and which of them may be the id, the account or the time.
 
-    >>> for line in unused_columns(["transactionId", "account_id", "ts", "V1"], Roles(), ["V1"]): print(line)
-    there is no column transaction_id; 'transactionId' may be it: pass --id_column=transactionId
-    there is no column event_time; 'ts' may be it: pass --event_time_column=ts
-    columns that are not used: transactionId, ts
+    >>> unused_columns(["ts", "account_id", "transaction_id", "V1"], Roles(), ["V1"]).warnings[0]
+    "there is no column event_time; 'ts' may be it: pass --event_time_column=ts"
 
     Args:
       names: of the source.
       roles: the columns of id, account and time.
-      features: the other columns that are read.
+      others: the other columns that are read.
 
     Raises:
       ValueError: several columns differ in case alone.
     """
-    columns = {field.name: getattr(roles, field.name) for field in fields(roles)}
-    present = {find_column(names, name) for name in (*columns.values(), *features)}
+    columns = {key: getattr(roles, key) for key in KEYS}
+    present = {find_column(names, name) for name in (*columns.values(), *others)}
     unused = [name for name in names if name not in present]
-    lines = []
+    warnings, notes = [], []
     for role, wanted in columns.items():
-        if find_column(names, wanted) is None:
-            alike = resembling(unused, ROLE_NAMES[role])
-            hint = f": {_ABSENT[role]}"
-            if alike:
-                hint = f"; {alike[0]!r} may be it: pass {OPTIONS[role]}={alike[0]}"
-            lines.append(f"there is no column {wanted}{hint}")
+        outer = wanted.partition(".")[0]
+        if find_column(names, wanted) is not None or (
+            outer != wanted and find_column(names, outer) is not None
+        ):
+            continue
+        absent = f"there is no column {wanted}"
+        alike = resembling(unused, ROLE_NAMES[role])
+        if alike:
+            warnings.append(f"{absent}; {alike[0]!r} may be it: pass {OPTIONS[role]}={alike[0]}")
+        else:
+            notes.append(f"{absent}: {_ABSENT[role]}")
     if unused:
         more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
-        lines.append(f"columns that are not used: {', '.join(unused[:_SHOWN])}{more}")
-    return lines
+        line = f"columns that are not used: {', '.join(unused[:_SHOWN])}{more}"
+        (warnings if warnings else notes).append(line)
+    return Unused(warnings, notes)

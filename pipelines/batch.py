@@ -167,7 +167,7 @@ def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) ->
     """source -> detect -> tables, files."""
     # Fixed here, at launch, so that a bundle that is run again gives the same rows.
     launched = dt.datetime.now(dt.UTC)
-    source, parse_rows = _source(options, launched)
+    source, parse_rows = _source(options, manifest, launched)
     detected = pipeline | "Read" >> source | "Detect" >> wiring.detect(parse_rows, options, manifest)
     wiring.write_tables(detected, options, streaming=False)
     if options.files.output:
@@ -175,13 +175,15 @@ def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) ->
         _ = detected | "Write files" >> WriteFiles(options.files.output, schema, options.files.overwrite)
 
 
-def _source(options: BatchOptions, launched: dt.datetime) -> tuple[beam.PTransform, Parse | ParseColumns]:
+def _source(
+    options: BatchOptions, manifest: Manifest, launched: dt.datetime
+) -> tuple[beam.PTransform, Parse | ParseColumns]:
     source = options.source
-    rules = options.messages.rules(default_time=launched)
+    rules = options.messages.rules(manifest, default_time=launched)
     if source.input and source.format == "jsonl":
         return ReadJsonLines(source.input), Parse(rules)
     parse_rows = ParseColumns(launched, rules)
-    columns = source_columns(rules.roles)
+    columns = source_columns(rules)
     if source.input:
         return ReadParquetBatches(source.input, columns, optional=True), parse_rows
     read = ReadBatches(
@@ -218,18 +220,20 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
     check(options, beam_options)
     source, files = options.source, options.files
     # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
-    if source.input and "://" not in source.input:
-        lookups.check_local_files(source.input, source.format == "parquet", options.messages.roles())
+    is_local = source.input is not None and "://" not in source.input
+    found = lookups.find_local_files(source.input or "", source.format == "parquet") if is_local else []
     if files.output:
         lookups.check_output(files.output, files.overwrite)
     wiring.set_runner(beam_options, RUNNER)
     options.machine.apply(beam_options)
     manifest = options.detection.manifest()
+    rules = options.messages.rules(manifest)
+    if found:
+        lookups.check_local_files(source.input or "", found, rules)
     options = wiring.with_environment(options, beam_options)
     if source.input_table:
         project = beam_options.view_as(GoogleCloudOptions).project
-        roles = options.messages.roles()
-        lookups.check_table(source.input_table, project, options.endpoints.endpoints(), roles)
+        lookups.check_table(source.input_table, project, options.endpoints.endpoints(), rules)
     wiring.create_tables(options, beam_options)
     pipeline = beam.Pipeline(options=beam_options)
     build(pipeline, options, manifest)

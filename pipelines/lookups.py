@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import orjson
+import pyarrow as pa
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from google.api_core import exceptions
@@ -26,32 +27,38 @@ from common.google import ERRORS, explain, remedy
 from common.options import OptionError
 from common.pubsub import EMULATOR_VARIABLE, publisher_client, subscriber_client
 from common.retry import LOOK_SECONDS
-from model.roles import Roles, unused_columns
+from model.roles import unused_columns
 from transforms.bigquery.source import arrow_schema
-from transforms.columnar import SOURCE_COLUMNS, SourceColumnsError, check_columns
+from transforms.columnar import SourceColumnsError, check_columns, source_columns
 from transforms.compressed import CompressedFileError, compression, decompressed
 from transforms.files import FileColumnsError, parquet_schema
+from transforms.message import MessageRules
 from transforms.sinks import output_files
 
 _ONCE: Final = Retry(predicate=lambda error: False)
 _T = TypeVar("_T")
 
 
-def check_local_files(pattern: str, parquet: bool, roles: Roles | None = None) -> None:
-    """Checks that --input matches files: Parquet with the columns of a transaction, or lines of text.
+class LocalFile(NamedTuple):
+    """A file of --input: its path, its schema where it is Parquet, and the names of its columns or keys."""
 
-    It says of the first file which columns, or keys, are not used.
+    path: str
+    schema: pa.Schema | None
+    names: Sequence[str]
+
+
+def find_local_files(pattern: str, parquet: bool) -> list[LocalFile]:
+    """Checks that --input matches files: Parquet, or lines of text.
 
     Raises:
-      OptionError: a file is missing, cannot be read, lacks a column, or is of another kind.
+      OptionError: a file is missing, cannot be read, or is of another kind.
     """
     flag = f"--input={pattern}"
     paths = [file.path for file in FileSystems.match([pattern])[0].metadata_list]
     if not paths:
         raise OptionError(f"{flag}: no such file; `anomaly publish --jsonl FILE --count 1000` writes one")
-    roles = roles or Roles()
-    for number, path in enumerate(paths):
-        names: Sequence[str] = ()
+    files = []
+    for path in paths:
         if Path(path).is_dir():
             raise OptionError(
                 f"{flag}: {path} is a directory; pass the files in it, such as {path}/*.parquet"
@@ -59,27 +66,47 @@ def check_local_files(pattern: str, parquet: bool, roles: Roles | None = None) -
         try:
             if parquet:
                 schema = parquet_schema(path)
-                check_columns(schema, roles)
-                names = schema.names
-            else:
-                head = _head(path)
-                if problem := file_kinds.problem(head):
-                    raise OptionError(f"{flag}: {path} {problem}")
-                names = _keys(head)
-        except SourceColumnsError as error:
-            raise OptionError(f"{flag}: {path}: {error}") from error
+                files.append(LocalFile(path, schema, schema.names))
+                continue
+            head = _head(path)
         except FileColumnsError as error:
             raise OptionError(f"{flag}: {error}; pass --input_format=jsonl where it is JSON lines") from error
         except OSError as error:
             raise OptionError(f"{flag}: {path} cannot be read: {error}") from error
-        if names and number == 0:
-            _say_unused(flag if parquet else f"{flag}, first line", names, roles)
+        if problem := file_kinds.problem(head):
+            raise OptionError(f"{flag}: {path} {problem}")
+        files.append(LocalFile(path, None, _keys(head)))
+    return files
 
 
-def _say_unused(flag: str, names: Sequence[str], roles: Roles) -> None:
+def check_local_files(pattern: str, files: Sequence[LocalFile], rules: MessageRules | None = None) -> None:
+    """Checks that Parquet files have the columns of a transaction.
+
+    It says of the first file which columns, or keys, are not used.
+
+    Raises:
+      OptionError: a column is missing, or has a type that cannot be used.
+    """
+    rules = rules or MessageRules()
+    for file in files:
+        try:
+            if file.schema is not None:
+                check_columns(file.schema, rules)
+        except SourceColumnsError as error:
+            raise OptionError(f"--input={pattern}: {file.path}: {error}") from error
+    first = files[0]
+    if first.names:
+        what = "" if first.schema is not None else ", first line"
+        _say_unused(f"--input={pattern}{what}", first.names, rules)
+
+
+def _say_unused(flag: str, names: Sequence[str], rules: MessageRules) -> None:
     """Says which columns are not used: a name that is spelt otherwise is no error, and changes the result."""
-    for line in unused_columns(names, roles, SOURCE_COLUMNS):
+    unused = unused_columns(names, rules.roles, source_columns(rules))
+    for line in unused.warnings:
         logging.warning("%s: %s", flag, line)
+    for line in unused.notes:
+        logging.info("%s: %s", flag, line)
 
 
 def _keys(head: bytes) -> list[str]:
@@ -103,7 +130,7 @@ def _head(path: str) -> bytes:
 
 
 def check_table(
-    name: str, project: str | None, endpoints: BigQueryEndpoints, roles: Roles | None = None
+    name: str, project: str | None, endpoints: BigQueryEndpoints, rules: MessageRules | None = None
 ) -> None:
     """Checks that --input_table exists, is no view, and has the columns of a transaction.
 
@@ -137,10 +164,10 @@ def check_table(
             f"{flag} is a view, which has no rows of its own; use --input_query to select from it"
         )
     try:
-        roles = roles or Roles()
+        rules = rules or MessageRules()
         schema = arrow_schema(table.schema)
-        check_columns(schema, roles)
-        _say_unused(flag, schema.names, roles)
+        check_columns(schema, rules)
+        _say_unused(flag, schema.names, rules)
     except SourceColumnsError as error:
         raise OptionError(f"{flag}: {error}; --input_query can rename and convert columns") from error
 

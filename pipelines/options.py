@@ -23,6 +23,7 @@ from model import artifact
 from model.roles import OPTIONS, RoleError, Roles
 from model.thresholds import SEVERITIES
 from transforms.bigquery.methods import METHODS, Method
+from transforms.forms import Encoding
 from transforms.message import MessageRules
 
 _CALENDAR: Final = dt.date.max - dt.date.min
@@ -80,26 +81,39 @@ class MessageOptions:
     def __post_init__(self) -> None:
         self.roles()
 
-    def roles(self) -> Roles:
+    def roles(self, declared: Roles | None = None) -> Roles:
         """Returns the columns of id, account and time.
+
+        Args:
+          declared: those of the model's feature spec, which the options replace.
 
         Raises:
           OptionError: a column is named that another field is read from.
         """
-        names = {role: getattr(self, flag.removeprefix("--")) for role, flag in OPTIONS.items()}
-        named = {role: name for role, name in names.items() if name is not None}
+        names = {
+            "transaction_id": self.id_column,
+            "account_id": self.account_column,
+            "event_time": self.event_time_column,
+        }
+        named: dict[str, Any] = {role: name for role, name in names.items() if name is not None}
         try:
-            return Roles(**named)
+            return dataclasses.replace(declared or Roles(), **named)
         except RoleError as error:
             raise OptionError(f"{OPTIONS[error.role]}: {error.reason}") from error
 
-    def rules(self, **more: Any) -> MessageRules:
-        """Returns the rules for `Parse`; `more` are further fields of MessageRules."""
+    def rules(self, manifest: artifact.Manifest, **more: Any) -> MessageRules:
+        """Returns the rules for `Parse`.
+
+        Args:
+          manifest: of the model, whose features a message has.
+          more: further fields of MessageRules.
+        """
         return MessageRules(
             max_bytes=self.max_message_bytes,
             max_lead=dt.timedelta(seconds=self.max_event_lead_seconds),
             max_age=dt.timedelta(days=self.max_event_age_days),
-            roles=self.roles(),
+            roles=self.roles(manifest.spec.roles),
+            encoding=Encoding(manifest.spec, manifest.learnt),
             **more,
         )
 

@@ -26,7 +26,7 @@ NESTING: Final = 20_000
 
 ANCIENT_TIME: Final = "1999-12-31T23:59:59.000Z"
 FUTURE_TIME: Final = "2999-12-31T23:59:59.000Z"
-BAD_TIMES: Final = ("yesterday", "2026-02-30T12:00:00Z", "2026-01-31T12:00:00", "31/01/2026 12:00", "")
+BAD_TIMES: Final = ("yesterday", "2026-02-30T12:00:00Z", "2026-01-31", "31/01/2026 12:00", "")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _literal(*literals: bytes) -> Make:
 def _string_number(document: Document, rng: np.random.Generator) -> bytes:
     features = document["features"]
     position = int(rng.integers(len(features)))
-    features[position] = str(features[position])
+    features[position] = f"{features[position]} EUR"
     return orjson.dumps(document)
 
 
@@ -125,7 +125,7 @@ def _time(*times: str) -> Make:
 
 
 def _wrong_type_id(document: Document, rng: np.random.Generator) -> bytes:
-    document["transaction_id"] = int(rng.integers(1, 2**53))
+    document["transaction_id"] = int(rng.integers(1, 2**50)) + 0.5
     return orjson.dumps(document)
 
 
@@ -147,12 +147,12 @@ KINDS: Final[dict[str, MalformedKind]] = {
             "infinite", "1e999, or a number over the range of float32", _literal(b"1e999", b"-1e999", b"1e39")
         ),
         MalformedKind("boolean_feature", "true or false for a feature", _literal(b"true", b"false")),
-        MalformedKind("string_number", "a feature as a text", _string_number),
+        MalformedKind("string_number", "a feature as a text that is no number", _string_number),
         MalformedKind("null_feature", "null for a feature", _literal(b"null")),
         MalformedKind("nested_bomb", f"{NESTING:,} lists in one another", _nested_bomb, has_id=False),
         MalformedKind("oversize", "longer than the parser takes", _oversize),
-        MalformedKind("wrong_type_id", "the transaction id is a number", _wrong_type_id, has_id=False),
-        MalformedKind("bad_event_time", "no time, or one without offset", _time(*BAD_TIMES), has_time=False),
+        MalformedKind("wrong_type_id", "the transaction id is a fraction", _wrong_type_id, has_id=False),
+        MalformedKind("bad_event_time", "no time, or a day alone", _time(*BAD_TIMES), has_time=False),
         MalformedKind("future_event_time", "in the year 2999", _time(FUTURE_TIME), has_time=False),
         MalformedKind("ancient_event_time", "in the year 1999", _time(ANCIENT_TIME), has_time=False),
     )

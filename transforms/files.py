@@ -19,10 +19,11 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.limits import MAX_BATCH_BYTES, MAX_SHARES
 from common.parquet import ROW_GROUP_ROWS
-from transforms.columnar import BATCH_ROWS, present_columns, rebatch
+from transforms.columnar import present_columns
 from transforms.compressed import compression, decompressed
 from transforms.decode import MAX_LINE_BYTES
 from transforms.parquet_sink import ParquetSink
+from transforms.rebatch import BATCH_ROWS, rebatch
 
 SPLIT_BYTES: Final = 32 * 1024 * 1024
 """Bytes of a file that one worker reads in one go; more where there are more than MAX_SHARES of them."""

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from common.limits import MAX_BATCH_BYTES, MAX_MESSAGE_BYTES
 from model import roles
-from model.features import FEATURES, N_FEATURES
 from model.roles import Roles
-from model.values import shown
 from transforms.dead_letter import MESSAGE_ID, PUBSUB_MESSAGE_ID, dead_letters
-from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction, decoder
+from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction
+from transforms.forms import Assembled, Encoding, default_encoding
 from transforms.schema import TRANSACTIONS
 
 _DECODE_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -60,6 +56,7 @@ class MessageRules:
         ignore attributes.
       roles: keys, or columns, that hold id, account and time. A message without one of these keys is read by
         the role's own name, under which dead letters have it.
+      encoding: the features of the model.
     """
 
     default_time: dt.datetime | None = None
@@ -68,6 +65,7 @@ class MessageRules:
     max_age: dt.timedelta = dt.timedelta(days=3650)
     event_time_attribute: str | None = None
     roles: Roles = field(default_factory=Roles)
+    encoding: Encoding = field(default_factory=default_encoding)
 
 
 class Parsed(NamedTuple):
@@ -157,7 +155,8 @@ def _parse(
     untimed: list[int] = []
     default_bounds = event_time_bounds(default_time, rules)
     # Read once: this loop runs for every message.
-    decode = decoder(rules.roles, min(rules.max_bytes, MAX_LINE_BYTES - 1))
+    form = rules.encoding.form
+    decode = form.decoder(rules.roles, min(rules.max_bytes, MAX_LINE_BYTES - 1))
     time_attribute = rules.event_time_attribute
     for i, payload in enumerate(messages.payloads):
         try:
@@ -191,18 +190,15 @@ def _parse(
         else:
             rows.append(row)
             positions.append(i)
-    matrix = _matrix(rows)
-    finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(matrix).all(axis=1))
-    if not finite.all():
-        for k in np.flatnonzero(~finite):
-            name = FEATURES[int(np.flatnonzero(~np.isfinite(matrix[k]))[0])]
-            value = rows[k].features[FEATURES.index(name)]
-            reasons[positions[k]] = f"features: {name} is {shown(value)}, not a finite float32"
-        rows = [row for row, fits in zip(rows, finite, strict=True) if fits]
-        matrix = matrix[finite]
+    assembled = form.assemble(rows, _times(rows))
+    if assembled.reasons:
+        for k, reason in assembled.reasons.items():
+            reasons[positions[k]] = reason
+        rows = [row for k, row in enumerate(rows) if k not in assembled.reasons]
+        assembled = assembled.kept()
     rejected = sorted(reasons)
     parsed = Parsed(
-        _transactions(rows, matrix),
+        _transactions(rows, assembled, form.schema),
         dead_letters(
             [messages.payloads[i] for i in rejected],
             [reasons[i] for i in rejected],
@@ -256,20 +252,16 @@ def _traceable(attributes: Mapping[str, str], message_id: str) -> Mapping[str, s
     return {**attributes, (PUBSUB_MESSAGE_ID if MESSAGE_ID in attributes else MESSAGE_ID): message_id}
 
 
-def _matrix(rows: Sequence[Transaction]) -> npt.NDArray[np.float32]:
-    values = itertools.chain.from_iterable(row.features for row in rows)
-    wide = np.fromiter(values, np.float64, len(rows) * N_FEATURES)
-    with np.errstate(over="ignore"):
-        return wide.astype(np.float32).reshape(-1, N_FEATURES)
+def _times(rows: Sequence[Transaction]) -> pa.Array:
+    return pa.array([row.event_time for row in rows], TRANSACTIONS.field("event_time").type)
 
 
-def _transactions(rows: Sequence[Transaction], matrix: npt.NDArray[np.float32]) -> pa.RecordBatch:
-    features = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), N_FEATURES)
+def _transactions(rows: Sequence[Transaction], assembled: Assembled, schema: pa.Schema) -> pa.RecordBatch:
     columns = [
         pa.array([row.transaction_id for row in rows], pa.string()),
         pa.array([row.account_id for row in rows], pa.string()),
-        pa.array([row.event_time for row in rows], TRANSACTIONS.field("event_time").type),
+        _times(rows),
         pa.array([row.event_time_derived is True for row in rows], pa.bool_()),
-        features,
+        *assembled.columns(),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

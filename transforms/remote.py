@@ -23,7 +23,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from apache_beam.io.components.adaptive_throttler import ThrottlingSignaler
 from apache_beam.ml.inference.base import ModelHandler
@@ -35,6 +34,7 @@ from model.ranges import FeatureRanges, FeatureWatch
 from model.spec.declaration import FeatureSpec
 from model.spec.default import ULB
 from transforms import metrics
+from transforms.instances import instances, plain_instances
 from transforms.remote_http import Connection, TorchServeConnection, VertexConnection
 from transforms.remote_protocol import MIN_REQUEST_BYTES, Answer, Contract, RejectedError
 from transforms.remote_retry import MAX_RETRY_AFTER, PATIENCE, Caller, CallStats, Part
@@ -90,6 +90,7 @@ class RemoteModel:
         limits: Limits,
         caller: Caller,
         ranges: FeatureRanges,
+        spec: FeatureSpec = ULB,
     ) -> None:
         self.connection = connection
         self.contract = contract
@@ -98,6 +99,7 @@ class RemoteModel:
         self._threads = ThreadPoolExecutor(limits.in_flight, thread_name_prefix="remote-scorer")
         self.warned: set[str] = set()
         self.watch = FeatureWatch(ranges)
+        self._spec = spec
         # No __del__: that of a model that lives as long as the process runs when modules are already gone.
         weakref.finalize(self, _close, self._threads, connection)
 
@@ -122,17 +124,16 @@ class RemoteModel:
                     f"{', '.join(self.contract.fields)}; is it a server of this model? {first}"
                 ) from first
 
-    def score(self, features: npt.NDArray[np.float32], stats: CallStats) -> list[Part[Answer]]:
-        """Asks for the scores of raw features [n, 30]; returns parts in order, which cover every row once.
+    def score(self, instances: Any, stats: CallStats) -> list[Part[Answer]]:
+        """Asks for the scores of instances; returns parts in order, which cover every row once.
 
         Raises:
           TransientError: some request kept failing for a reason that is not in its rows.
         """
-        features = np.ascontiguousarray(features)
-        requests = list(self.contract.requests(features, self._rows(), self._limits.bytes))
+        requests = list(self.contract.requests(instances, self._rows(), self._limits.bytes))
 
         def ask(low: int, high: int) -> Answer:
-            return self._ask(features[low:high])
+            return self._ask(instances[low:high])
 
         def run(low: int, high: int, body: bytes) -> list[Part[Answer]]:
             def call(start: int, stop: int) -> Answer:
@@ -156,10 +157,10 @@ class RemoteModel:
 
     def _ask_plain(self) -> Answer:
         """Asks for the score of a plain transaction, which a server of this model always has."""
-        return self._ask(np.zeros((1, self.contract.n_inputs), np.float32))
+        return self._ask(plain_instances(self._spec))
 
-    def _ask(self, features: npt.NDArray[np.float32]) -> Answer:
-        return self._send(self.contract.encode(features), len(features))
+    def _ask(self, instances: Any) -> Answer:
+        return self._send(self.contract.encode(instances), len(instances))
 
     def _send(self, body: bytes, n: int) -> Answer:
         answer = self.contract.read(self.connection.post(body), n)
@@ -202,7 +203,7 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
         caller = Caller(self.limits.patience, self.limits.max_retry_after)
         connection = caller.retry(self.connect, CallStats())
         contract = Contract(self.detail, n_inputs=len(self.spec.inputs))
-        model = RemoteModel(connection, contract, self.limits, caller, self.ranges)
+        model = RemoteModel(connection, contract, self.limits, caller, self.ranges, self.spec)
         model.probe()
         return model
 
@@ -221,13 +222,13 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
         stats = CallStats()
         features = feature_matrix(batch)
         try:
-            parts = model.score(features, stats)
+            parts = model.score(instances(batch, self.spec), stats)
         finally:
             _count(stats)
         metrics.counter(ROWS).inc(batch.num_rows)
         metrics.add({metrics.VALUES_OUT_OF_RANGE: model.watch.look(features)})
         self._watch_versions(parts, model)
-        rules = ScoreRules(self.thresholds, self.model_version, self.detail)
+        rules = ScoreRules(self.thresholds, self.model_version, self.detail, self.spec)
         return [assemble_parts(batch, parts, rules, time.time_ns() // 1000)]
 
     def _watch_versions(self, parts: Sequence[Part[Answer]], model: RemoteModel) -> None:
@@ -319,7 +320,7 @@ def assemble_parts(
     for run in _runs(parts, rules.model_version):
         rows = batch.slice(run[0].start, run[-1].stop - run[0].start)
         if run[0].result is None:
-            dead.append(unscored(rows, [f"remote scorer: {part.reason}" for part in run]))
+            dead.append(unscored(rows, [f"remote scorer: {part.reason}" for part in run], rules.spec))
             continue
         answers = [part.result for part in run if part.result is not None]
         outputs = {

@@ -127,28 +127,26 @@ class Contract:
         """The fields that are asked for and that every prediction must have."""
         return ANSWER_FIELDS if self.detail == "full" else SCORE_FIELDS
 
-    def encode(self, features: npt.NDArray[np.float32]) -> bytes:
-        """The body for raw features [n, 30], each number in the fewest digits that give the same float32."""
+    def encode(self, instances: Any) -> bytes:
+        """The body for instances, each float32 in the fewest digits that give the same one."""
         body: dict[str, Any]
         if self.per_instance:
-            body = {"instances": [{"features": row, "fields": self.fields} for row in features]}
+            body = {"instances": [{"features": row, "fields": self.fields} for row in instances]}
         else:
-            body = {"instances": features, "parameters": {"fields": self.fields}}
+            body = {"instances": instances, "parameters": {"fields": self.fields}}
         return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    def requests(
-        self, features: npt.NDArray[np.float32], max_rows: int, max_bytes: int, start: int = 0
-    ) -> Iterator[Request]:
+    def requests(self, instances: Any, max_rows: int, max_bytes: int, start: int = 0) -> Iterator[Request]:
         """Splits rows into requests of at most `max_rows` rows and `max_bytes` bytes, in order.
 
         Args:
-          features: raw features [n, 30], C-contiguous.
+          instances: a C-contiguous matrix, or a list.
           max_rows: at least 1.
           max_bytes: at least MIN_REQUEST_BYTES.
           start: number of the first row.
         """
-        for low in range(0, len(features), max_rows):
-            part = features[low : low + max_rows]
+        for low in range(0, len(instances), max_rows):
+            part = instances[low : low + max_rows]
             body = self.encode(part)
             if len(body) > max_bytes and len(part) > 1:
                 yield from self.requests(part, (len(part) + 1) // 2, max_bytes, start + low)

@@ -101,7 +101,7 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
         """
         found = artifact.read(self.model, self.digest)
         thresholds = {**found.manifest.thresholds, **self.thresholds}
-        rules = ScoreRules(thresholds, found.manifest.model_version, self.detail)
+        rules = ScoreRules(thresholds, found.manifest.model_version, self.detail, found.manifest.spec)
         loaded = LoadedModel(found.load_model(), rules, FeatureWatch(found.manifest.ranges))
         inference.use_one_thread()
         inference.warm_up(loaded.module, loaded.fields, len(found.manifest.spec.inputs))

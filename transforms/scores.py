@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -12,15 +13,17 @@ import orjson
 import pyarrow as pa
 
 from model.explain import top_features
-from model.features import FEATURES, N_FEATURES
 from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
 from model.thresholds import SEVERITIES, severity_codes
 from transforms.dead_letter import dead_letters
+from transforms.json_rows import put
+from transforms.readable import amounts, by_feature, value_texts
 from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES
 
 OutputDetail = Literal["compact", "full"]
 
-_NAMES: Final = pa.array(FEATURES, pa.string())
 _SEVERITY_NAMES: Final = pa.array(SEVERITIES, pa.string())
 
 
@@ -32,11 +35,18 @@ class ScoreRules:
       thresholds: the lowest anomaly_score of each alerting severity ("medium", "high").
       model_version: written into every row.
       detail: "compact" for SCORES, "full" for SCORES_FULL.
+      spec: the features of the model.
     """
 
     thresholds: Mapping[str, float]
     model_version: str
     detail: OutputDetail = "compact"
+    spec: FeatureSpec = ULB
+
+    @cached_property
+    def names(self) -> pa.Array:
+        """The names of the features."""
+        return pa.array(self.spec.names, pa.string())
 
 
 class Scored(NamedTuple):
@@ -47,9 +57,9 @@ class Scored(NamedTuple):
 
 
 def feature_matrix(transactions: pa.RecordBatch) -> npt.NDArray[np.float32]:
-    """Returns the raw features of a TRANSACTIONS batch, float32 [n, 30], as a view of the Arrow buffer."""
-    values = transactions.column("features").flatten()
-    return values.to_numpy(zero_copy_only=True).reshape(-1, N_FEATURES)
+    """Returns the inputs of the model, float32 [n, inputs], as a view of the Arrow buffer."""
+    column = transactions.column("features")
+    return column.flatten().to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
 
 
 def assemble_scores(
@@ -71,7 +81,7 @@ def assemble_scores(
 
     Args:
       transactions: a TRANSACTIONS batch of n rows.
-      outputs: `anomaly_score` [n], `encoded` [n, 4], `contributions` [n, 30]; with detail "full" also the
+      outputs: `anomaly_score` [n], `encoded` [n, 4], `contributions` [n, inputs]; with detail "full" also the
         other outputs of the model by name.
       rules: thresholds, version and detail.
       scored_at: microseconds since the epoch.
@@ -84,20 +94,27 @@ def assemble_scores(
         reasons = [f"anomaly_score: the model gave {value}" for value in score[~finite]]
         kept = {name: values[finite] for name, values in outputs.items()}
         scores = assemble_scores(transactions.filter(mask), kept, rules, scored_at).scores
-        return Scored(scores, unscored(bad, reasons))
+        return Scored(scores, unscored(bad, reasons, rules.spec))
     n = len(score)
     codes = severity_codes(score, rules.thresholds)
-    indices, contributions = top_features(np.asarray(outputs[CONTRIBUTIONS]), TOP_FEATURES)
+    most = min(TOP_FEATURES, len(rules.spec.names))
+    shares = by_feature(np.asarray(outputs[CONTRIBUTIONS]), rules.spec)
+    indices, contributions = top_features(shares, most)
     top = pa.StructArray.from_arrays(
-        [_NAMES.take(pa.array(indices.reshape(-1))), pa.array(contributions.reshape(-1).astype(np.float64))],
-        names=["feature", "contribution"],
+        [
+            rules.names.take(pa.array(indices.reshape(-1))),
+            pa.array(contributions.reshape(-1).astype(np.float64)),
+            value_texts(transactions, indices, codes > 0, rules.spec),
+        ],
+        names=["feature", "contribution", "value"],
     )
     columns = [
         *(transactions.column(field.name) for field in KEY_FIELDS),
+        amounts(transactions, rules.spec),
         pa.array(score),
         _SEVERITY_NAMES.take(pa.array(codes)),
         _lists(np.asarray(outputs[ENCODED])),
-        pa.ListArray.from_arrays(_offsets(n, TOP_FEATURES), top),
+        pa.ListArray.from_arrays(_offsets(n, most), top),
         pa.repeat(rules.model_version, n),
         pa.array(np.full(n, scored_at, np.int64)).cast(SCORES.field("scored_at").type),
     ]
@@ -110,20 +127,26 @@ def assemble_scores(
     return Scored(pa.RecordBatch.from_arrays(columns, schema=schema), dead_letters([], [], "score"))
 
 
-def unscored(transactions: pa.RecordBatch, reasons: list[str]) -> pa.RecordBatch:
+def unscored(transactions: pa.RecordBatch, reasons: list[str], spec: FeatureSpec = ULB) -> pa.RecordBatch:
     """Makes dead letters of transactions that could not be scored; their payloads can be replayed."""
-    return dead_letters(transaction_messages(transactions), reasons, "score")
+    return dead_letters(transaction_messages(transactions, spec), reasons, "score")
 
 
-def transaction_messages(transactions: pa.RecordBatch) -> list[bytes]:
+def transaction_messages(transactions: pa.RecordBatch, spec: FeatureSpec = ULB) -> list[bytes]:
     """Makes JSON messages of a TRANSACTIONS batch, in the form that the parser takes.
 
     Features go by name: a model with other features, or in another order, must not take them for its own.
     """
     messages = []
     for row in transactions.to_pylist():
-        named = dict(zip(FEATURES, row.pop("features"), strict=True))
-        messages.append(orjson.dumps({key: value for key, value in row.items() if value is not None} | named))
+        features = row.pop("features")
+        values = row.pop("inputs", None)
+        message = {key: value for key, value in row.items() if value is not None}
+        for name, value in (
+            dict(zip(spec.fields, features, strict=True)) if values is None else values
+        ).items():
+            put(message, name, value)
+        messages.append(orjson.dumps(message))
     return messages
 
 

@@ -48,15 +48,14 @@ def parse(content: Any) -> FeatureSpec:
 
 def _roles(content: Mapping[str, Any]) -> Roles:
     default = Roles()
-    time, time_path, form = (
-        content.get("event_time", default.event_time),
-        ("event_time",),
-        default.time_format,
-    )
+    time: Any = content.get("event_time", default.event_time)
+    time_path: Path = ("event_time",)
+    form = default.time_format
     if isinstance(time, Mapping):
         _check_keys(time, time_path, ("from", "format"))
         form = _choice(time.get("format", form), (*time_path, "format"), TIME_FORMATS)
-        time, time_path = time.get("from", default.event_time), (*time_path, "from")
+        time = time.get("from", default.event_time)
+        time_path = (*time_path, "from")
     passed = content.get("pass_through", ())
     if not isinstance(passed, (list, tuple)):
         raise SpecError(("pass_through",), f"expected a list of fields, got {_shown(passed)}")
@@ -64,16 +63,14 @@ def _roles(content: Mapping[str, Any]) -> Roles:
     twice = next((i for i, name in enumerate(fields) if name in fields[:i]), None)
     if twice is not None:
         raise SpecError(("pass_through", twice), f"{fields[twice]!r} is there twice: remove one")
-    keys = [
-        _field(content.get("transaction_id", default.transaction_id), ("transaction_id",)),
-        _field(content.get("account", default.account_id), ("account",)),
-        _field(time, time_path),
-    ]
+    transaction_id = _field(content.get("transaction_id", default.transaction_id), ("transaction_id",))
+    account_id = _field(content.get("account", default.account_id), ("account",))
+    event_time = _field(time, time_path)
     amount, label = (
         None if content.get(key) is None else _field(content[key], (key,)) for key in ("amount", "label")
     )
     try:
-        return Roles(*keys, form, amount, label, fields)
+        return Roles(transaction_id, account_id, event_time, form, amount, label, fields)
     except RoleError as error:
         raise SpecError(("account" if error.role == "account_id" else error.role,), error.reason) from error
 

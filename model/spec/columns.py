@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model import columns
+from model import columns, roles
 from model.spec.declaration import Feature, FeatureSpec
 from model.spec.kinds import MEDIAN, OWN
 from model.spec.learnt import NOTHING, Encoded, Learnt, Rarity
@@ -115,16 +115,25 @@ def find_column(table: pa.Table | pa.RecordBatch, field: str) -> pa.Array | None
       ColumnError: it is there more than once.
     """
     names = table.schema.names
-    first, *rest = (field,) if field in names else field.split(".")
+    try:
+        whole = roles.find_column(names, field)
+        outer, *rest = field.split(".")
+        first = roles.find_column(names, outer) if whole is None else whole
+    except ValueError as error:
+        raise ColumnError(str(error)) from error
+    if first is None:
+        return None
     if names.count(first) > 1:
         raise ColumnError(f"Column {first!r} is there {names.count(first)} times; keep one of them")
-    column = one_column(table.column(first)) if first in names else None
+    column = one_column(table.column(first))
+    if whole is not None:
+        return column
     for key in rest:
-        if column is None or not pa.types.is_struct(column.type) or column.type.get_field_index(key) < 0:
+        if not pa.types.is_struct(column.type) or column.type.get_field_index(key) < 0:
             return None
         # Unlike `field`, `struct_field` gives null where the struct itself is null.
         column = pc.struct_field(column, key)
-    return column if column is None else one_column(column)
+    return one_column(column)
 
 
 _Encode = Callable[[pa.Array], "tuple[tuple[npt.NDArray[Any], ...], Bad, str]"]

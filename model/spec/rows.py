@@ -123,6 +123,25 @@ def _or_missing(convert: Convert, default: Sequence[float] | None, expected: str
     return converted
 
 
+def read_value(kind: str, value: Any) -> Any:
+    """Reads a value that is there: a float, a boolean or a text.
+
+    >>> read_value("number", "1.5"), read_value("boolean", 1), read_value("category", 5411)
+    (1.5, True, '5411')
+
+    Args:
+      kind: the type of its field: "number", "boolean" or "category".
+      value: as a message has it.
+
+    Raises:
+      ValueError: it is no such value.
+    """
+    if kind == "category":
+        return text_of(value)
+    (result,) = (_boolean if kind == "boolean" else _number)(value)
+    return bool(result) if kind == "boolean" else result
+
+
 def is_missing(value: Any) -> bool:
     """Tells whether a value stands for none: null, NaN as columns have it, or an empty text as CSV has it."""
     return value is None or value != value or value == ""

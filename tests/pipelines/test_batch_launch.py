@@ -226,8 +226,8 @@ class TestLocalFiles:
         ("columns", "reason"),
         [
             ({"V3": None}, "two.parquet: The source has no column V3. It needs the 30 feature columns"),
-            ({"V3": ["1"] * 5}, "two.parquet: Column 'V3' is string, not a number"),
-            ({"event_time": ["2026"] * 5}, "two.parquet: Column 'event_time' is string, not a timestamp"),
+            ({"V3": [True] * 5}, "two.parquet: Column 'V3' is bool, not a number"),
+            ({"event_time": [True] * 5}, "two.parquet: Column 'event_time' is bool, not a timestamp"),
         ],
     )
     def test_parquet_without_what_a_transaction_needs_is_named(self, tmp_path, columns, reason):
@@ -269,8 +269,8 @@ class TestTable:
         ("columns", "reason"),
         [
             ({"V3": None}, "The source has no column V3. It needs the 30 feature columns"),
-            ({"V3": ["1"] * 5}, "Column 'V3' is string, not a number"),
-            ({"features": [1.0] * 5}, "Column 'features' is double, not a list of 30 numbers"),
+            ({"V3": [True] * 5}, "Column 'V3' is bool, not a number"),
+            ({"V3": None, "features": [1.0] * 5}, "Column 'features' is double, not a list of 30 numbers"),
         ],
     )
     def test_one_without_what_a_transaction_needs_is_named(self, argv, make_table, columns, reason):

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.features import FEATURES, N_FEATURES
-from transforms.columnar import SourceColumnsError, check_columns, rebatch, to_transactions
+from model.roles import Roles
+from transforms.columnar import SourceColumnsError, check_columns, to_transactions
 from transforms.json_rows import row_dicts
 from transforms.message import MessageColumns, MessageRules, parse_messages
+from transforms.rebatch import rebatch
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -74,6 +76,50 @@ class TestToTransactions:
         for batch in (whole.slice(2, 3), ulb(6).slice(2, 3)):
             parsed = to_transactions(batch, NOW).transactions
             assert parsed.column("features").to_pylist() == [features(2), features(3), features(4)]
+
+    def test_columns_are_found_by_role_and_without_case_as_in_sql(self):
+        columns = {"TIME": [1.0], "timestamp": [EARLIER], "TX": [7], **{name: [0.5] for name in FEATURES[1:]}}
+        batch = pa.RecordBatch.from_pydict(columns)
+        rules = MessageRules(roles=Roles(transaction_id="tx", event_time="timestamp"))
+        (row,) = to_transactions(batch, NOW, rules).transactions.to_pylist()
+        assert (row["transaction_id"], row["event_time"], row["features"][0]) == ("7", EARLIER, 1.0)
+        both = batch.append_column("Time", pa.array([2.0]))
+        assert to_transactions(both, NOW).transactions.column("features").to_pylist()[0][0] == 2.0
+        unclear = batch.append_column("time", pa.array([2.0]))
+        with pytest.raises(SourceColumnsError, match="TIME and time differ in case alone, and none is Time"):
+            check_columns(unclear.schema)
+        with pytest.raises(SourceColumnsError, match="--id_column: there is no column nr; it has TIME"):
+            check_columns(batch.schema, MessageRules(roles=Roles(transaction_id="nr")))
+
+    @pytest.mark.parametrize(
+        "given", [[None, [], None], ["a", "b", None], [1.0, 2.0, None], [{"a": 1}] * 3], ids=str
+    )
+    def test_features_that_are_no_list_count_as_absent_beside_named_ones(self, given):
+        kind = pa.list_(pa.float64()) if given[1] == [] else None
+        parsed = to_transactions(ulb(features=pa.array(given, kind)), NOW)
+        assert parsed.transactions.column("features").to_pylist() == [features(i) for i in range(3)]
+
+    def test_a_list_counts_before_named_features_row_by_row(self):
+        lists = pa.array([features(9), None, [1.0] * 29], pa.list_(pa.float64()))
+        parsed = to_transactions(ulb(features=lists), NOW)
+        assert parsed.transactions.column("features").to_pylist() == [features(9), features(1)]
+        assert parsed.dead_letters.column("errorMessage").to_pylist() == ["features: 29 values, not 30"]
+
+    def test_a_derived_time_stays_marked(self):
+        batch = ulb(event_time=[EARLIER, EARLIER, None], event_time_derived=[True, None, None])
+        parsed = to_transactions(batch, NOW)
+        assert parsed.transactions.column("event_time_derived").to_pylist() == [True, False, True]
+        assert (parsed.ids_derived, parsed.times_defaulted) == (3, 1)
+
+    def test_bytes_that_are_no_text_cost_their_row_and_are_no_id_when_replayed(self):
+        ids = pa.array([b"t-1", b"\xff\x00", None])
+        parsed = to_transactions(ulb(transaction_id=ids), NOW)
+        assert parsed.transactions.num_rows == 2
+        assert parsed.dead_letters.column("errorMessage").to_pylist() == [
+            "transaction_id: not UTF-8 (invalid start byte at byte 0)"
+        ]
+        payloads = parsed.dead_letters.column("payloadBytes").to_pylist()
+        assert parse_messages(MessageColumns(payloads), MessageRules(NOW)).transactions.num_rows == 0
 
     @pytest.mark.parametrize("kind", [pa.int32(), pa.float32(), pa.decimal128(25, 5)], ids=str)
     def test_any_number_type(self, kind):

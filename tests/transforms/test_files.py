@@ -55,6 +55,19 @@ def all_lines(path: Path, split_bytes: int, **kwargs) -> list[bytes]:
     return [line for share in shares for lines in read_lines(share, **kwargs) for line in lines]
 
 
+def test_a_year_that_nanoseconds_do_not_hold_is_not_wrapped_around(tmp_path):
+    """Spark, Hive and Impala write int96, which holds any year."""
+    years = [dt.datetime(2026, 3, 1), dt.datetime(2611, 3, 1)]
+    path = tmp_path / "spark.parquet"
+    pq.write_table(
+        pa.table({"event_time": pa.array(years, pa.timestamp("us"))}),
+        path,
+        use_deprecated_int96_timestamps=True,
+    )
+    (read,) = read_row_groups(RowGroups(str(path), (0,)))
+    assert read.column("event_time").to_pylist() == years
+
+
 class TestLines:
     @given(
         content=st.lists(st.sampled_from([b"a", b"\n", b"\r", b"\xff\x00", b"longer line"]), max_size=60).map(

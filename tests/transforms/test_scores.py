@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from model.features import FEATURES
+from model.values import FeatureError, features
 from transforms.message import MessageColumns, MessageRules, parse_messages
 from transforms.schema import SCORES, SCORES_FULL, TRANSACTIONS
 from transforms.scores import ScoreRules, assemble_scores, feature_matrix, transaction_messages
@@ -117,6 +118,17 @@ def test_feature_matrix_of_a_slice():
     matrix = feature_matrix(transactions(5).slice(2, 2))
     assert matrix.dtype == np.float32
     assert matrix.tolist() == [[2.0] * 30, [3.0] * 30]
+
+
+def test_a_dead_letter_of_a_score_is_no_list_that_a_model_could_take_in_another_order():
+    (payload,) = transaction_messages(transactions(3).slice(2))
+    letter = json.loads(payload)
+    assert "features" not in letter
+    values = dict(zip(FEATURES, transactions(3).column("features").to_pylist()[2], strict=True))
+    other_order = FEATURES[::-1]
+    assert features(letter, other_order) == [values[name] for name in other_order]
+    with pytest.raises(FeatureError, match=r"Merchant missing; the keys are transaction_id, "):
+        features(letter, (*FEATURES[:-1], "Merchant"))
 
 
 def test_transactions_as_messages_survive_the_parser():

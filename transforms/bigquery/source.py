@@ -16,8 +16,9 @@ from google.cloud.bigquery_storage_v1 import BigQueryReadClient
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.bigquery import open_session, read_stream, session_schema, table_path, table_reference
 from common.clients import BigQueryEndpoints
-from transforms.columnar import BATCH_ROWS, present_columns, rebatch
+from transforms.columnar import present_columns
 from transforms.metrics import counter
+from transforms.rebatch import BATCH_ROWS, rebatch
 
 ROWS_READ: Final = "rows_read"
 

@@ -1,0 +1,123 @@
+"""The readable part of scores: amounts, contributions by feature, and the values that transactions had."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from model.spec.declaration import Feature, FeatureSpec
+from model.values import shown
+
+MAX_CHARACTERS: Final = 100
+"""Longer values are cut."""
+_DIGITS: Final = 7
+"""Significant digits of a float32."""
+_DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+def by_feature(contributions: npt.NDArray[np.floating], spec: FeatureSpec) -> npt.NDArray[np.floating]:
+    """Adds up the contributions of a feature's inputs, such as sine and cosine.
+
+    Args:
+      contributions: [n, inputs].
+      spec: the features.
+
+    Returns:
+      [n, features].
+    """
+    if len(spec.inputs) == len(spec.names):
+        return contributions
+    starts = np.searchsorted(spec.groups, np.arange(len(spec.names)))
+    return np.add.reduceat(contributions, starts, axis=1)
+
+
+def amounts(transactions: pa.RecordBatch, spec: FeatureSpec) -> pa.Array:
+    """Returns the amounts of a TRANSACTIONS batch, float64; null where the spec names none."""
+    name, schema = spec.roles.amount, transactions.schema
+    if name is None:
+        return pa.nulls(transactions.num_rows, pa.float64())
+    if "inputs" in schema.names:
+        return _raw(transactions, name)
+    features = transactions.column("features")
+    rows = features.flatten().to_numpy(zero_copy_only=True).reshape(-1, features.type.list_size)
+    return pa.array(_decimal(rows[:, spec.fields.index(name)]))
+
+
+def value_texts(
+    transactions: pa.RecordBatch,
+    indices: npt.NDArray[np.intp],
+    is_shown: npt.NDArray[np.bool_],
+    spec: FeatureSpec,
+) -> pa.Array:
+    """Writes the values that rows had in their top features, row by row, for a reviewer.
+
+    Rows that nobody reviews have nulls: a text for each of them would cost as much as their score.
+
+    Args:
+      transactions: a TRANSACTIONS batch of n rows.
+      indices: positions of features, [n, k].
+      is_shown: rows that are above the lowest severity, [n].
+      spec: the features.
+    """
+    n, k = indices.shape
+    rows = np.flatnonzero(is_shown)
+    if not len(rows):
+        return pa.nulls(n * k, pa.string())
+    some = transactions.take(pa.array(rows))
+    columns: dict[int, list[Any]] = {}
+    texts: list[str] = []
+    for row, features in enumerate(indices[rows].tolist()):
+        for feature in features:
+            if feature not in columns:
+                columns[feature] = _values(some, spec, feature)
+            texts.append(_text(spec.features[feature], columns[feature][row]))
+    places = np.full(n * k, -1)
+    places.reshape(n, k)[rows] = np.arange(len(texts)).reshape(-1, k)
+    return pa.array(texts, pa.string()).take(pa.array(places, mask=places < 0))
+
+
+def _values(transactions: pa.RecordBatch, spec: FeatureSpec, feature: int) -> list[Any]:
+    """The values of a feature as Python objects."""
+    one = spec.features[feature]
+    if one.rules.value == "time":
+        return transactions.column("event_time").to_pylist()
+    if "inputs" in transactions.schema.names:
+        return _raw(transactions, one.source).to_pylist()
+    # The shortest text that gives the same float32.
+    features = transactions.column("features")
+    rows = features.flatten().to_numpy(zero_copy_only=True).reshape(-1, features.type.list_size)
+    return [float(str(value)) for value in rows[:, feature]]
+
+
+def _raw(transactions: pa.RecordBatch, field: str) -> pa.Array:
+    inputs = transactions.column("inputs")
+    return inputs.flatten()[inputs.type.get_field_index(field)]
+
+
+def _text(feature: Feature, value: Any) -> str:
+    """A value as a reviewer reads it."""
+    if isinstance(value, dt.datetime):
+        local = value.astimezone(ZoneInfo(feature.timezone))
+        return local.strftime("%H:%M") if feature.kind == "time_of_day" else _DAYS[local.weekday()]
+    if value is None:
+        return "missing"
+    if isinstance(value, str):
+        return value if len(value) <= MAX_CHARACTERS else f"{value[:MAX_CHARACTERS]}..."
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return shown(value)
+
+
+def _decimal(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Float32 as the float64 that is meant: 12.34 and not 12.34000015."""
+    wide = values.astype(np.float64)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        size = np.floor(np.log10(np.abs(wide)))
+        scale = 10.0 ** (_DIGITS - 1 - size)
+        rounded = np.round(wide * scale) / scale
+    return np.where(np.isfinite(rounded), rounded, wide)
