@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeVar
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from common.command import Parser
-from common.limits import MAX_MESSAGE_BYTES
+from common.limits import MAX_EVENT_AGE_DAYS, MAX_MESSAGE_BYTES
 from common.names import DATASET
 from common.options import OptionError, option, read_options
 from common.values import Number, at_least
@@ -55,7 +55,7 @@ class MessageOptions:
         help="how far event_time may lie ahead of the publish time (default: %(default)s)",
     )
     max_event_age_days: int = option(
-        3650,
+        MAX_EVENT_AGE_DAYS,
         type=at_least(1, _CALENDAR.days),
         metavar="N",
         help="how far event_time may lie behind the publish time (default: %(default)s; BigQuery takes "

@@ -48,9 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     stop = _StopOnSignal()
     try:
-        source = options.content.source(not options.destination.topic, options.load.count)
         pattern = options.load.make_pattern()
-        sink = options.destination.open()
+        source = options.content.source(
+            bool(options.destination.topic), options.load.count, options.load.expected
+        )
+        sink = options.destination.open(options.content.form)
     except ValueError as error:
         raise OptionError(str(error)) from error
     except (PublishError, OSError) as error:
@@ -95,6 +97,7 @@ def describe(summary: Summary) -> dict[str, str]:
     ends = {
         "count": "all messages of --count",
         "duration": "the time of --duration",
+        "source": "the last line of --input, or the present, which simulated time has reached",
         "signal": "stopped",
         "failures": "given up after failures",
     }
@@ -108,6 +111,8 @@ def describe(summary: Summary) -> dict[str, str]:
         "planted frauds": _counts(summary.planted),
         "malformed": _counts(summary.malformed),
     }
+    if summary.first_event_time:
+        rows["event times"] = f"{summary.first_event_time} to {summary.last_event_time}"
     if summary.left_out:
         rows["left out"] = f"{summary.left_out:,} malformed messages, which Parquet cannot hold"
     return rows | {"failed": f"{summary.failed:,}"}

@@ -1,4 +1,4 @@
-"""Messages in files: JSON lines, Parquet, and the labels to check results against."""
+"""Messages in files: JSON lines, Parquet, CSV, and the labels to check results against."""
 
 from __future__ import annotations
 
@@ -7,27 +7,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
 
 from common.parquet import RowGroupWriter
-from model.features import FEATURES
-from publisher.messages import ABOUT, MALFORMED_KIND, PLANTED_KIND, Outgoing
+from publisher.forms import ABOUT_ANY, EVENT_TIME, Form
+from publisher.messages import Outgoing
 from publisher.sink import Receipt
+from publisher.ulb import ULB
 
-TRANSACTIONS_SCHEMA: Final = pa.schema(
-    [
-        pa.field("transaction_id", pa.string(), nullable=False),
-        pa.field("account_id", pa.string()),
-        pa.field("merchant", pa.string()),
-        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
-        *(pa.field(name, pa.float64(), nullable=False) for name in FEATURES),
-    ]
-)
-"""The shape of a row of `ulb_fraud_detection` without the label, with its keys and time."""
-
-LABELS: Final = ("index", "transaction_id", PLANTED_KIND, MALFORMED_KIND)
-"""Columns of ABOUT that tell what was planted: one row a message that went out."""
+LABELS: Final = tuple(field.name for field in ABOUT_ANY)
+"""Columns that tell what was planted: one row a message that went out."""
 
 
 class _File:
@@ -73,42 +64,82 @@ class JsonLinesFile(_File):
             self._file.write(b"\n".join(messages.payloads) + b"\n")
 
 
-class ParquetFile(_File):
-    """A Parquet file of TRANSACTIONS_SCHEMA. Malformed messages have no columns, so they are left out."""
+class _Table(_File):
+    """Base of the tables. Malformed messages have no columns, so they are left out."""
 
-    _file: RowGroupWriter
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, form: Form, is_labelled: bool) -> None:
         self.destination = str(path)
-        self._file = RowGroupWriter(path.open("wb"), TRANSACTIONS_SCHEMA)
+        self._form = form
+        self._is_labelled = is_labelled
+        self._schema = form.labelled_table() if is_labelled else form.table
 
     def send(self, messages: Outgoing) -> Sequence[Receipt]:
         """See Sink."""
         kept = messages.well_formed()
-        self._file.write(to_record_batch(kept))
+        self._write(self._form.rows(kept.about, self._is_labelled))
         return [Receipt(kept, left_out=len(messages) - len(kept))]
 
     def flush(self) -> Sequence[Receipt]:
         """See Sink."""
         return []
 
+    def _write(self, rows: pa.RecordBatch) -> None:
+        raise NotImplementedError
+
+
+class ParquetFile(_Table):
+    """A Parquet file of the form's table.
+
+    Args:
+      path: an existing file is replaced.
+      form: of the messages.
+      is_labelled: with the columns of the label and of the planted kind.
+    """
+
+    _file: RowGroupWriter
+
+    def __init__(self, path: Path, form: Form = ULB, is_labelled: bool = False) -> None:
+        super().__init__(path, form, is_labelled)
+        self._file = RowGroupWriter(path.open("wb"), self._schema)
+
+    def _write(self, rows: pa.RecordBatch) -> None:
+        self._file.write(rows)
+
+
+class CsvFile(_Table):
+    """A CSV file of the form's table, with a header; times as in messages. Arguments as of ParquetFile."""
+
+    _file: BinaryIO
+
+    def __init__(self, path: Path, form: Form = ULB, is_labelled: bool = False) -> None:
+        super().__init__(path, form, is_labelled)
+        self._place = self._schema.get_field_index(EVENT_TIME)
+        schema = self._schema.set(self._place, pa.field(EVENT_TIME, pa.string()))
+        self._file = path.open("wb", buffering=1 << 20)
+        self._writer = csv.CSVWriter(
+            self._file, schema, write_options=csv.WriteOptions(quoting_style="needed")
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+        super().__exit__(kind, error, trace)
+
+    def _write(self, rows: pa.RecordBatch) -> None:
+        times = rows.column(self._place).cast(pa.timestamp("ms", tz="UTC"))
+        texts = pc.strftime(times, "%Y-%m-%dT%H:%M:%SZ")
+        self._writer.write_batch(rows.set_column(self._place, EVENT_TIME, texts))
+
 
 class LabelsFile(_File):
-    """A Parquet file with the columns LABELS of ABOUT."""
+    """A Parquet file with the columns LABELS."""
 
     _file: RowGroupWriter
 
     def __init__(self, path: Path) -> None:
-        self._file = RowGroupWriter(path.open("wb"), pa.schema([ABOUT.field(name) for name in LABELS]))
+        self._file = RowGroupWriter(path.open("wb"), pa.schema(ABOUT_ANY))
 
     def write(self, messages: Outgoing) -> None:
         """Appends a row for each message."""
         self._file.write(messages.about.select(LABELS))
-
-
-def to_record_batch(messages: Outgoing) -> pa.RecordBatch:
-    """Makes a record batch of TRANSACTIONS_SCHEMA of well-formed messages."""
-    keys = messages.about.select(TRANSACTIONS_SCHEMA.names[: -len(FEATURES)])
-    matrix = messages.about.column("features").flatten().to_numpy().reshape(-1, len(FEATURES))
-    features = [pa.array(np.ascontiguousarray(column)) for column in matrix.T]
-    return pa.RecordBatch.from_arrays([*keys.columns, *features], schema=TRANSACTIONS_SCHEMA)

@@ -39,6 +39,7 @@ class MalformedKind:
       make: makes the payload.
       has_id: the payload can still be read as a JSON object with a `transaction_id` of text.
       has_time: the message keeps its `event_time` attribute.
+      form: the form whose messages alone it fits; None fits every form.
     """
 
     name: str
@@ -46,10 +47,11 @@ class MalformedKind:
     make: Make
     has_id: bool = True
     has_time: bool = True
+    form: str | None = None
 
 
 def _not_json(document: Document, rng: np.random.Generator) -> bytes:
-    return f"transaction {document['transaction_id']} of {document['features'][-1]} approved".encode()
+    return f"transaction {document['transaction_id']} of {_amount(document)} approved".encode()
 
 
 def _truncated_json(document: Document, rng: np.random.Generator) -> bytes:
@@ -59,7 +61,10 @@ def _truncated_json(document: Document, rng: np.random.Generator) -> bytes:
 
 def _wrong_utf8(document: Document, rng: np.random.Generator) -> bytes:
     # "Caf\xe9" as Latin-1 has it is no UTF-8.
-    marked = orjson.dumps(document | {"merchant": "Caf@ de la Gare"})
+    name = "Caf@ de la Gare"
+    merchant = document["merchant"]
+    document["merchant"] = merchant | {"name": name} if isinstance(merchant, dict) else name
+    marked = orjson.dumps(document)
     return marked.replace(b"Caf@", b"Caf\xe9", 1)
 
 
@@ -68,7 +73,8 @@ def _empty(document: Document, rng: np.random.Generator) -> bytes:
 
 
 def _wrong_type_root(document: Document, rng: np.random.Generator) -> bytes:
-    roots = (document["features"], document["features"][-1], document["transaction_id"], None, True)
+    every = document.get("features") or list(document.values())
+    roots = (every, _amount(document), document["transaction_id"], None, True)
     return orjson.dumps(roots[int(rng.integers(len(roots)))])
 
 
@@ -87,10 +93,31 @@ def _extra_feature(document: Document, rng: np.random.Generator) -> bytes:
     return orjson.dumps(document)
 
 
+def _no_amount(document: Document, rng: np.random.Generator) -> bytes:
+    del document["amount"]
+    return orjson.dumps(document)
+
+
+def _flat_merchant(document: Document, rng: np.random.Generator) -> bytes:
+    document["merchant"] = document["merchant"]["name"]
+    return orjson.dumps(document)
+
+
+def _amount(document: Document) -> float:
+    amount: float = document["features"][-1] if "features" in document else document["amount"]
+    return amount
+
+
+def _any_number(document: Document, rng: np.random.Generator) -> tuple[Any, Any]:
+    """The object that holds a number of the message, and its place in it."""
+    features = document.get("features")
+    return (document, "amount") if features is None else (features, int(rng.integers(len(features))))
+
+
 def _with_literal(document: Document, literal: bytes, rng: np.random.Generator) -> bytes:
-    """The message with one feature replaced by `literal`, which need not be JSON."""
-    features = document["features"]
-    features[int(rng.integers(len(features)))] = orjson.Fragment(literal)
+    """The message with one number replaced by `literal`, which need not be JSON."""
+    holder, place = _any_number(document, rng)
+    holder[place] = orjson.Fragment(literal)
     return orjson.dumps(document)
 
 
@@ -102,9 +129,8 @@ def _literal(*literals: bytes) -> Make:
 
 
 def _string_number(document: Document, rng: np.random.Generator) -> bytes:
-    features = document["features"]
-    position = int(rng.integers(len(features)))
-    features[position] = f"{features[position]} EUR"
+    holder, place = _any_number(document, rng)
+    holder[place] = f"{holder[place]} EUR"
     return orjson.dumps(document)
 
 
@@ -139,9 +165,13 @@ KINDS: Final[dict[str, MalformedKind]] = {
         MalformedKind(
             "wrong_type_root", "a list, number, text, null or true", _wrong_type_root, has_id=False
         ),
-        MalformedKind("no_features", "the field features is absent", _no_features),
-        MalformedKind("missing_feature", "29 features", _missing_feature),
-        MalformedKind("extra_feature", "31 features", _extra_feature),
+        MalformedKind("no_features", "the field features is absent", _no_features, form="ulb"),
+        MalformedKind("missing_feature", "29 features", _missing_feature, form="ulb"),
+        MalformedKind("extra_feature", "31 features", _extra_feature, form="ulb"),
+        MalformedKind("no_amount", "the field amount is absent", _no_amount, form="card"),
+        MalformedKind(
+            "flat_merchant", "the merchant is a text in place of an object", _flat_merchant, form="card"
+        ),
         MalformedKind("nan_literal", "NaN for a feature, which is not JSON", _literal(b"NaN")),
         MalformedKind(
             "infinite", "1e999, or a number over the range of float32", _literal(b"1e999", b"-1e999", b"1e39")
@@ -159,3 +189,8 @@ KINDS: Final[dict[str, MalformedKind]] = {
 }
 """Kinds that change `event_time` leave out the attribute of that name: a source that reads event times from
 the attribute would fail on it before the message reaches the parser."""
+
+
+def fitting(form: str) -> tuple[str, ...]:
+    """Names the kinds that fit the messages of a form; a feature is one of their numbers."""
+    return tuple(kind.name for kind in KINDS.values() if kind.form in (None, form))

@@ -16,35 +16,22 @@ import orjson
 import pyarrow as pa
 
 from common import file_kinds
-from model.features import N_FEATURES
-from model.synthetic.generator import BLOCK, TransactionGenerator, Transactions
+from model.synthetic.generator import BLOCK
 from model.synthetic.parameters import CYCLE_SECONDS
 from publisher import malformed
-
-EVENT_TIME: Final = "event_time"
-PLANTED_KIND: Final = "planted_kind"
-MALFORMED_KIND: Final = "malformed_kind"
+from publisher.forms import (
+    ABOUT_ANY,
+    EVENT_TIME,
+    MALFORMED_KIND,
+    PLANTED_KIND,
+    TIME_TYPE,
+    Batch,
+    Form,
+    Generator,
+)
+from publisher.ulb import ULB
 
 _MALFORMED_STREAM: Final = 4
-_OF_ANY: Final = ("transaction_id", PLANTED_KIND, MALFORMED_KIND)
-"""Columns that are null for a message of a file: nobody knows them."""
-
-
-ABOUT: Final = pa.schema(
-    [
-        pa.field("index", pa.int64(), nullable=False),
-        pa.field("transaction_id", pa.string()),
-        pa.field("account_id", pa.string()),
-        pa.field("merchant", pa.string()),
-        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("features", pa.list_(pa.float64(), N_FEATURES), nullable=False),
-        pa.field(PLANTED_KIND, pa.string()),
-        pa.field(MALFORMED_KIND, pa.string()),
-    ]
-)
-"""Columns about a synthetic message: its position in the stream, and the transaction that it was made from.
-`transaction_id` is null where a malformed payload has none that can be read. The planted kind is null for a
-normal and for a malformed message, the malformed kind for a good one."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +41,7 @@ class Outgoing:
     Attributes:
       payloads: JSON in UTF-8, or whatever a malformed message holds.
       attributes: of the Pub/Sub message. One dict can serve several messages: do not change them.
-      about: n rows about the messages, of any schema; ABOUT for synthetic ones.
+      about: n rows about the messages, of a schema that begins with ABOUT_ANY; Form.about for synthetic ones.
     """
 
     payloads: list[bytes]
@@ -120,8 +107,8 @@ class FileSource:
         index = np.arange(self._taken, self._taken + len(payloads))
         self._taken += len(payloads)
         about = pa.RecordBatch.from_arrays(
-            [pa.array(index), *[pa.nulls(len(payloads), ABOUT.field(name).type) for name in _OF_ANY]],
-            schema=pa.schema([ABOUT.field(name) for name in ("index", *_OF_ANY)]),
+            [pa.array(index), *[pa.nulls(len(payloads), field.type) for field in ABOUT_ANY[1:]]],
+            schema=pa.schema(ABOUT_ANY),
         )
         return Outgoing(payloads, [{}] * len(payloads), about)
 
@@ -133,9 +120,12 @@ class MessageSource:
       generator: makes the transactions.
       malformed_share: share of the messages that are spoiled, from 0 to 1. A spoiled message takes the place
         of the transaction that it was made from; if that was a planted fraud, it no longer counts as one.
-      malformed_kinds: names in publisher.malformed.KINDS, all equally likely.
+      malformed_kinds: names in publisher.malformed.KINDS, all equally likely; None takes all of the form.
       start_time: simulated event time, when the stream starts; a transaction happens `elapsed` later. None
         takes the wall clock at the moment when the message is made, which is when it is sent.
+      form: how the transactions of the generator are written.
+      ends_at_present: the stream ends where simulated time passes the wall clock, as a pipeline rejects
+        messages from the future.
 
     Raises:
       ValueError: an argument is out of its range, or a kind is unknown.
@@ -143,15 +133,18 @@ class MessageSource:
 
     def __init__(
         self,
-        generator: TransactionGenerator,
+        generator: Generator,
         malformed_share: float = 0.0,
-        malformed_kinds: Sequence[str] = tuple(malformed.KINDS),
+        malformed_kinds: Sequence[str] | None = None,
         start_time: dt.datetime | None = None,
+        form: Form = ULB,
+        ends_at_present: bool = False,
     ) -> None:
-        unknown = sorted(set(malformed_kinds) - set(malformed.KINDS))
+        malformed_kinds = form.malformed if malformed_kinds is None else malformed_kinds
+        unknown = sorted(set(malformed_kinds) - set(form.malformed))
         if unknown:
             raise ValueError(
-                f"malformed_kinds: no kind {', '.join(unknown)}; there are {', '.join(malformed.KINDS)}"
+                f"malformed_kinds: no kind {', '.join(unknown)}; there are {', '.join(form.malformed)}"
             )
         if not 0 <= malformed_share <= 1:
             raise ValueError(f"malformed_share: {malformed_share} is not between 0 and 1")
@@ -163,13 +156,18 @@ class MessageSource:
         self.malformed_share = malformed_share
         self.kinds = [malformed.KINDS[name] for name in dict.fromkeys(malformed_kinds)]
         self.start_time = start_time
+        self.form = form
+        self._ends_at_present = ends_at_present and start_time is not None
 
     def take(self, n: int) -> Outgoing:
-        """The next `n` messages."""
-        batch = self.generator.transactions(n)
+        """The next `n` messages; fewer, and none from then on, where the stream ends at the present."""
+        batch: Batch = self.generator.transactions(n)
         moments = self._event_times(batch)
+        if self._ends_at_present:
+            until = int(np.searchsorted(moments, _now(), side="right"))
+            batch, moments = batch.slice(0, until), moments[:until]
         texts = [f"{text}Z" for text in np.datetime_as_string(moments).tolist()]
-        payloads = _payloads(batch, texts)
+        payloads = self.form.payloads(batch, texts)
         planted = batch.planted_kinds
         ids: list[str | None] = list(batch.transaction_ids)
         attributes = [{EVENT_TIME: text} for text in texts]
@@ -185,28 +183,28 @@ class MessageSource:
             kinds[i], planted[i] = kind.name, None
             if not kind.has_id:
                 ids[i] = None
-        features = pa.FixedSizeListArray.from_arrays(pa.array(batch.features.ravel()), N_FEATURES)
-        columns = [
-            pa.array(batch.index),
-            pa.array(ids, pa.string()),
-            pa.array(batch.account_ids, pa.string()),
-            pa.array(batch.merchants, pa.string()),
-            pa.array(moments.astype("datetime64[us]")).cast(ABOUT.field("event_time").type),
-            features,
-            pa.array(planted, pa.string()),
-            pa.array(kinds, pa.string()),
-        ]
-        return Outgoing(payloads, attributes, pa.RecordBatch.from_arrays(columns, schema=ABOUT))
+        about = pa.RecordBatch.from_arrays(
+            [
+                pa.array(batch.index),
+                pa.array(ids, pa.string()),
+                pa.array(planted, pa.string()),
+                pa.array(kinds, pa.string()),
+                pa.array(batch.account_ids, pa.string()),
+                pa.array(moments.astype("datetime64[us]")).cast(TIME_TYPE),
+                *self.form.arrays(batch),
+            ],
+            schema=self.form.about,
+        )
+        return Outgoing(payloads, attributes, about)
 
-    def _event_times(self, batch: Transactions) -> npt.NDArray[np.datetime64]:
+    def _event_times(self, batch: Batch) -> npt.NDArray[np.datetime64]:
         """The event times in UTC, to the millisecond."""
         if self.start_time is None:
-            now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
-            return np.full(len(batch), np.datetime64(now, "ms"))
-        start = np.datetime64(self.start_time.astimezone(dt.UTC).replace(tzinfo=None), "ms")
+            return np.full(len(batch), _now())
+        start = _milliseconds(self.start_time)
         return start + np.floor(batch.elapsed * 1e3).astype("timedelta64[ms]")
 
-    def _spoiled(self, batch: Transactions) -> list[tuple[int, np.random.Generator]]:
+    def _spoiled(self, batch: Batch) -> list[tuple[int, np.random.Generator]]:
         """Positions in `batch` of the messages to spoil, each with its source of chance.
 
         A function of seed and index, so that it does not matter in which portions the stream is taken.
@@ -224,28 +222,12 @@ class MessageSource:
         return out
 
 
-def _payloads(batch: Transactions, event_times: list[str]) -> list[bytes]:
-    dumps = orjson.dumps
-    columns = zip(
-        batch.transaction_ids,
-        batch.account_ids,
-        batch.merchants,
-        event_times,
-        batch.features.tolist(),
-        strict=True,
-    )
-    return [
-        dumps(
-            {
-                "transaction_id": transaction,
-                "account_id": account,
-                "merchant": merchant,
-                "event_time": time,
-                "features": features,
-            }
-        )
-        for transaction, account, merchant, time, features in columns
-    ]
+def _now() -> np.datetime64:
+    return _milliseconds(dt.datetime.now(dt.UTC))
+
+
+def _milliseconds(moment: dt.datetime) -> np.datetime64:
+    return np.datetime64(moment.astimezone(dt.UTC).replace(tzinfo=None), "ms")
 
 
 def default_start_time(now: dt.datetime | None = None) -> dt.datetime:

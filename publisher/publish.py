@@ -20,7 +20,8 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 
 from publisher.files import JsonLinesFile, LabelsFile
-from publisher.messages import MALFORMED_KIND, PLANTED_KIND, MessageSource, Outgoing, Source
+from publisher.forms import EVENT_TIME, MALFORMED_KIND, PLANTED_KIND
+from publisher.messages import MessageSource, Outgoing, Source
 from publisher.patterns import Constant, Pattern
 from publisher.sink import Receipt, Sink
 
@@ -31,7 +32,7 @@ TICK_SECONDS: Final = 0.005
 FAILED_REQUESTS: Final = 3
 """So many failed requests in a row end the run: each has used up its retries."""
 
-StoppedBy = Literal["count", "duration", "signal", "failures"]
+StoppedBy = Literal["count", "duration", "source", "signal", "failures"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Summary:
 
     Attributes:
       destination: topic or file.
-      stopped_by: what ended the run: "count" or "duration" as asked for, "signal", or "failures".
+      stopped_by: what ended the run: "count" or "duration" as asked for, the end of the "source", "signal",
+        or "failures".
       sent: messages handed to the destination; each of them is confirmed, failed or left out.
       confirmed: messages that arrived.
       failed: messages that could not be published.
@@ -61,6 +63,7 @@ class Summary:
       malformed: confirmed messages by kind of malformed message.
       errors: failed messages by reason.
       bytes: size of the confirmed payloads.
+      first_event_time, last_event_time: of the confirmed messages, where they are synthetic.
       seconds: from the first message made to the last receipt.
     """
 
@@ -75,6 +78,8 @@ class Summary:
     malformed: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
+    first_event_time: str | None = None
+    last_event_time: str | None = None
     seconds: float = 0.0
 
     @property
@@ -96,6 +101,11 @@ class Summary:
         self.planted += planted
         self.malformed += malformed
         self.normal += len(messages) - planted.total() - malformed.total()
+        if len(messages) and EVENT_TIME in messages.about.schema.names:
+            times = messages.about.column(EVENT_TIME)
+            first, last = (times[row].as_py().isoformat(timespec="milliseconds") for row in (0, -1))
+            self.first_event_time = self.first_event_time or first
+            self.last_event_time = last
 
     def to_dict(self) -> dict[str, Any]:
         """The fields and the rate as plain values, for JSON."""
@@ -183,6 +193,7 @@ def publish(
             else:
                 messages = source.take(due)
                 if not len(messages):
+                    summary.stopped_by = "source"
                     break
                 summary.sent += len(messages)
                 receipts = sink.send(messages)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from model.features import N_FEATURES, TIME_INDEX
 from model.synthetic import frauds, parameters
+from model.synthetic.ids import transaction_ids
 from model.synthetic.people import Pools
 
 FRAUD_SHARE: Final = 0.00172
@@ -250,23 +251,6 @@ class _Drawn:
     features: npt.NDArray[np.float64]
     codes: npt.NDArray[np.int8]
     leader: npt.NDArray[np.int64]
-
-
-def transaction_ids(seed: int, index: npt.NDArray[np.int64]) -> list[str]:
-    """Makes ids of 32 hexadecimal digits for stream positions [n].
-
-    An id is two outputs of SplitMix64 (Steele et al. 2014), which maps its input one to one: two positions of
-    a stream never share an id.
-    """
-    words = np.empty((len(index), 2), dtype=">u8")
-    base = np.random.SeedSequence([seed, 3]).generate_state(2, np.uint64)
-    for column in range(2):
-        x = index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + base[column]
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        words[:, column] = x ^ (x >> np.uint64(31))
-    digits = words.tobytes().hex()
-    return [digits[i : i + 32] for i in range(0, len(digits), 32)]
 
 
 def _concatenate(parts: list[Transactions], kind_names: tuple[str, ...]) -> Transactions:

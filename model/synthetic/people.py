@@ -37,9 +37,9 @@ class Pools:
         activity = rng.lognormal(0.0, 1.0, accounts)
         popularity = 1.0 / np.arange(1, merchants + 1)
         return cls(
-            accounts=_distinct(faker.bban, accounts),
+            accounts=distinct(faker.bban, accounts),
             # Shuffled, so that the compromised merchants, the first ones, are not the most popular.
-            merchants=_distinct(faker.company, merchants),
+            merchants=distinct(faker.company, merchants),
             account_cumulative=np.cumsum(activity) / activity.sum(),
             merchant_cumulative=np.cumsum(rng.permutation(popularity)) / popularity.sum(),
         )
@@ -57,10 +57,14 @@ def _pick(cumulative: Floats, rng: np.random.Generator, n: int) -> npt.NDArray[n
     return np.minimum(np.searchsorted(cumulative, rng.random(n)), len(cumulative) - 1)
 
 
-def _distinct(make: Callable[[], str], n: int) -> npt.NDArray[np.object_]:
-    names: dict[str, None] = {}
-    while len(names) < n:
+def distinct(
+    make: Callable[[], str], n: int, taken: dict[str, None] | None = None
+) -> npt.NDArray[np.object_]:
+    """Makes `n` distinct names, none of them in `taken`, to which they are added."""
+    names = {} if taken is None else taken
+    before = len(names)
+    while len(names) < before + n:
         # A repeated company becomes a branch of it, so that a large pool ends as well.
         name = make()
         names[name if name not in names else f"{name} {len(names)}"] = None
-    return np.array(list(names), dtype=object)
+    return np.array(list(names)[before:], dtype=object)

@@ -60,7 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in names:
         print(f"{name}: {(SCENARIOS[name].__doc__ or '').strip()}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="campaign-") as directory:
-            outcomes.append(SCENARIOS[name](model, Path(directory), size))
+            outcome = SCENARIOS[name](model, Path(directory), size)
+        outcomes.append(outcome)
+        done = (
+            f"{outcome.lost} of {outcome.sent:,} lost, all in the tables after {outcome.recovery_seconds} s"
+        )
+        print(f"  {done}", file=sys.stderr, flush=True)
     print_rows([asdict(outcome) for outcome in outcomes], namespace.format)
     return int(any(outcome.lost for outcome in outcomes))
 

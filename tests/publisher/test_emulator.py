@@ -77,7 +77,7 @@ def test_the_lines_of_a_file_arrive_as_they_are(channel, tmp_path, name):
     output, errors = process.communicate(timeout=90)
     assert process.returncode == 0, errors
     summary = json.loads(output)
-    assert (summary["sent"], summary["confirmed"], summary["stopped_by"]) == (2_501, 2_501, "count")
+    assert (summary["sent"], summary["confirmed"], summary["stopped_by"]) == (2_501, 2_501, "source")
     received = pull_all(channel.subscription, 2_501)
     assert Counter(message.data for message in received) == Counter(lines)
 

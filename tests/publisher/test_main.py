@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.synthetic import frauds
+from model.synthetic.cards import frauds as card_frauds
 from publisher import malformed
 from publisher.__main__ import main
 
@@ -43,7 +44,7 @@ def test_help(capsys):
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     assert "anomaly publish --topic projects/my-project/topics/transactions --rate 500" in text
-    for kind in (*frauds.KINDS.values(), *malformed.KINDS.values()):
+    for kind in (*frauds.KINDS.values(), *card_frauds.KINDS.values(), *malformed.KINDS.values()):
         assert kind.name in text
         assert kind.description in text
     assert "0.00172" in text
@@ -101,7 +102,7 @@ def test_only_the_kinds_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "expected one of --topic, --jsonl and --parquet, got none of them"),
+        ([], "expected one of --topic, --jsonl, --parquet and --csv, got none of them"),
         (["--jsonl", "a", "--parquet", "b"], "got --jsonl and --parquet"),
         (["--jsonl", "a"], "a file needs an end: pass --count or --duration"),
         (["--jsonl", "a", "--count", "0"], "--count: expected a whole number of at least 1, got '0'"),

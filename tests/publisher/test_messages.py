@@ -14,6 +14,7 @@ from model.synthetic import frauds
 from model.synthetic.generator import TransactionGenerator
 from publisher import malformed
 from publisher.messages import MessageSource, default_start_time
+from publisher.ulb import ULB
 from transforms.message import MessageColumns as Incoming
 from transforms.message import MessageRules, parse_messages
 
@@ -101,7 +102,7 @@ def test_share_and_kinds_of_malformed_messages():
     kinds = [kind for kind in column(messages, "malformed_kind") if kind]
     assert len(kinds) / 20_000 == pytest.approx(0.2, abs=0.015)
     names, counts = np.unique(kinds, return_counts=True)
-    assert set(names) == set(malformed.KINDS)
+    assert set(names) == set(ULB.malformed)
     np.testing.assert_allclose(counts, len(kinds) / len(names), rtol=0.35)
     for kind, planted, attributes in zip(
         column(messages, "malformed_kind"), column(messages, "planted_kind"), messages.attributes, strict=True
@@ -135,7 +136,7 @@ def test_the_parser_takes_the_good_ones_and_rejects_the_others():
     assert rejected == spoiled
 
 
-@pytest.mark.parametrize("name", malformed.KINDS)
+@pytest.mark.parametrize("name", ULB.malformed)
 def test_every_malformed_kind_is_rejected_and_fits_on_a_line(name):
     messages = source(malformed_share=1.0, malformed_kinds=[name]).take(60)
     parsed = parse_messages(Incoming(messages.payloads, messages.attributes), RULES)

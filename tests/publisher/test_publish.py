@@ -12,12 +12,13 @@ from google.api_core import exceptions
 
 from model.features import FEATURES
 from model.synthetic.generator import TransactionGenerator
-from publisher.files import LABELS, TRANSACTIONS_SCHEMA, JsonLinesFile, ParquetFile
+from publisher.files import LABELS, JsonLinesFile, ParquetFile
 from publisher.messages import MessageSource, default_start_time
 from publisher.patterns import make
 from publisher.publish import publish, write_jsonl
 from publisher.pubsub import MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES, PubSubTopic, explain, split
 from publisher.sink import PublishError
+from publisher.ulb import ULB
 from tests.publisher.servers import serve
 
 TOPIC = "projects/test-project/topics/transactions"
@@ -60,7 +61,7 @@ class TestFiles:
         assert summary.left_out > 100
         good = source().take(3_500).well_formed()
         table = pq.read_table(path)
-        assert table.schema.equals(TRANSACTIONS_SCHEMA)
+        assert table.schema.equals(ULB.table)
         assert table.column_names[-30:] == list(FEATURES)
         assert table["transaction_id"].to_pylist() == good.about["transaction_id"].to_pylist()
         assert table["merchant"].to_pylist() == good.about["merchant"].to_pylist()

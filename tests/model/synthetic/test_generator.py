@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from model.features import AMOUNT_INDEX, N_FEATURES, TIME_INDEX
 from model.synthetic import frauds
-from model.synthetic.generator import BLOCK, FRAUD_SHARE, TransactionGenerator, transaction_ids
+from model.synthetic.generator import BLOCK, FRAUD_SHARE, TransactionGenerator
+from model.synthetic.ids import transaction_ids
 
 CYCLE = 172_800
 
