@@ -28,7 +28,15 @@ setup(
     packages=find_packages(include=[f"{name}{suffix}" for name in ROOMS for suffix in ("", ".*")]),
     include_package_data=True,
     package_data={
-        "": ["*.json", "*.properties", "*.yaml", "Dockerfile", "*.dockerignore", "requirements.txt"],
+        "": [
+            "*.java",
+            "*.json",
+            "*.properties",
+            "*.yaml",
+            "Dockerfile",
+            "*.dockerignore",
+            "requirements.txt",
+        ],
         # Folders without modules are no packages: their files are named from the package above.
         "operations": ["queries/*.sql"],
         "templates": ["*/metadata.json"],

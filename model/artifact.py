@@ -78,17 +78,17 @@ class Artifact:
                 f"{self.uri}: {MODEL_FILE} uses {', '.join(foreign)}, which no model of this package does; "
                 "it is not loaded. Train it with anomaly train"
             )
-        width, expected = len(getattr(module, "mean", ())), len(self.manifest.spec.inputs)
-        if width != expected:
-            raise ArtifactError(
-                f"{self.uri}: the graph in {MODEL_FILE} has {width} inputs, and the feature spec in "
-                f"{MANIFEST_FILE} makes {expected}: the two belong to different models; copy or train it again"
-            )
         missing = [name for name in torchscript.METHODS if not hasattr(module, name)]
         if missing:
             raise ArtifactError(
                 f"{self.uri}: the module in {MODEL_FILE} has no method {' and no '.join(missing)}; train it "
                 "with anomaly train"
+            )
+        width, expected = len(getattr(module, "mean", ())), len(self.manifest.spec.inputs)
+        if width != expected:
+            raise ArtifactError(
+                f"{self.uri}: the graph in {MODEL_FILE} has {width} inputs, and the feature spec in "
+                f"{MANIFEST_FILE} makes {expected}: they are of different models; copy or train it again"
             )
         return torchscript.frozen(module) if freeze else module
 

@@ -1,36 +1,82 @@
 """Scores to compare with: classical detectors, fitted to the same normal transactions.
 
-All take the features of a common preparation: Time left out, the amount on a log scale, standardised.
+All take the inputs of the score, on a log scale where the feature spec says so, standardised.
+The score of this project was chosen with labels, and so is the setting that matters most in a baseline: by
+labelled rows that are neither fitted nor judged.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from model.features import AMOUNT_INDEX, TIME_INDEX
+from model import metrics
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
 from model.threads import one_thread
 
 Rows = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
 Detector = Callable[[Scores, Scores, int], Scores]
-"""Fits to prepared training rows [n, 29] and scores prepared rows [m, 29], with a seed; [m]."""
+"""Fits to prepared training rows [n, k] and scores prepared rows [m, k], with a seed; [m]."""
 
 
-def _isolation_forest(train: Scores, rows: Scores, seed: int) -> Scores:
+class Labelled(NamedTuple):
+    """Labelled rows that choose the settings of the baselines: raw inputs, labels."""
+
+    rows: Rows
+    labels: npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A detector with a setting to choose.
+
+    Attributes:
+      setting: its name.
+      values: the first is taken where nothing can choose.
+      fit_and_score: a Detector that also takes a value of the setting.
+    """
+
+    setting: str
+    values: tuple[Any, ...]
+    fit_and_score: Callable[[Scores, Scores, int, Any], Scores]
+
+    def __call__(self, train: Scores, rows: Scores, seed: int) -> Scores:
+        """Scores with the first value, as a Detector."""
+        return self.fit_and_score(train, rows, seed, self.values[0])
+
+    def choose(
+        self, train: Scores, rows: Scores, seed: int, chooser: Scores, labels: npt.NDArray[np.int8]
+    ) -> tuple[Scores, Any]:
+        """Scores with the value of the highest average precision on other rows; scores and value."""
+        tried = []
+        for value in self.values:
+            scores = self.fit_and_score(train, np.concatenate([chooser, rows]), seed, value)
+            precision = metrics.figures(scores[: len(chooser)], labels)["average_precision"]
+            tried.append((precision, scores[len(chooser) :], value))
+        _, scores, value = max(tried, key=lambda entry: entry[0])
+        return scores, value
+
+
+def _isolation_forest(train: Scores, rows: Scores, seed: int, max_samples: int) -> Scores:
     from sklearn.ensemble import IsolationForest
 
-    return -IsolationForest(n_estimators=200, random_state=seed).fit(train).score_samples(rows)
+    size = min(max_samples, len(train))
+    forest = IsolationForest(n_estimators=200, max_samples=size, random_state=seed)
+    return -forest.fit(train).score_samples(rows)
 
 
-def _pca(train: Scores, rows: Scores, seed: int) -> Scores:
-    """Squared reconstruction error with 10 components."""
+def _pca(train: Scores, rows: Scores, seed: int, n_components: int) -> Scores:
+    """Squared reconstruction error."""
     from sklearn.decomposition import PCA
 
-    pca = PCA(n_components=10, random_state=seed).fit(train)
+    pca = PCA(n_components=n_components, random_state=seed).fit(train)
     return np.square(rows - pca.inverse_transform(pca.transform(rows))).sum(axis=1)
 
 
@@ -40,22 +86,22 @@ def _mahalanobis(train: Scores, rows: Scores, seed: int) -> Scores:
     return EmpiricalCovariance().fit(train).mahalanobis(rows)
 
 
-def _mcd(train: Scores, rows: Scores, seed: int) -> Scores:
+def _mcd(train: Scores, rows: Scores, seed: int, support_fraction: float) -> Scores:
     from sklearn.covariance import MinCovDet
 
-    return MinCovDet(support_fraction=0.9, random_state=seed).fit(train).mahalanobis(rows)
+    return MinCovDet(support_fraction=support_fraction, random_state=seed).fit(train).mahalanobis(rows)
 
 
-def _gaussian_mixture(train: Scores, rows: Scores, seed: int) -> Scores:
+def _gaussian_mixture(train: Scores, rows: Scores, seed: int, n_components: int) -> Scores:
     from sklearn.mixture import GaussianMixture
 
-    return -GaussianMixture(20, reg_covar=1e-4, random_state=seed).fit(train).score_samples(rows)
+    return -GaussianMixture(n_components, reg_covar=1e-4, random_state=seed).fit(train).score_samples(rows)
 
 
-def _hbos(train: Scores, rows: Scores, seed: int) -> Scores:
+def _hbos(train: Scores, rows: Scores, seed: int, n_bins: int) -> Scores:
     from pyod.models.hbos import HBOS
 
-    return np.asarray(HBOS().fit(train).decision_function(rows))
+    return np.asarray(HBOS(n_bins).fit(train).decision_function(rows))
 
 
 def _ecod(train: Scores, rows: Scores, seed: int) -> Scores:
@@ -64,14 +110,17 @@ def _ecod(train: Scores, rows: Scores, seed: int) -> Scores:
     return np.asarray(ECOD().fit(train).decision_function(rows))
 
 
-QUICK: tuple[tuple[str, Detector], ...] = (("isolation forest", _isolation_forest), ("PCA", _pca))
+QUICK: tuple[tuple[str, Detector], ...] = (
+    ("isolation forest", Tuned("max_samples", (256, 4096), _isolation_forest)),
+    ("PCA", Tuned("n_components", (10, 5, 15, 20, 25), _pca)),
+)
 """The baselines of a training."""
 SLOW: tuple[tuple[str, Detector], ...] = (
     ("Mahalanobis", _mahalanobis),
-    ("Gaussian mixture", _gaussian_mixture),
-    ("MCD", _mcd),
+    ("Gaussian mixture", Tuned("n_components", (20, 10, 40), _gaussian_mixture)),
+    ("MCD", Tuned("support_fraction", (0.99, 0.9, 0.95, 0.98, 0.995), _mcd)),
 )
-PYOD: tuple[tuple[str, Detector], ...] = (("HBOS", _hbos), ("ECOD", _ecod))
+PYOD: tuple[tuple[str, Detector], ...] = (("HBOS", Tuned("n_bins", (10, 50), _hbos)), ("ECOD", _ecod))
 
 
 def available(quick: bool = False) -> tuple[tuple[str, Detector], ...]:
@@ -81,34 +130,66 @@ def available(quick: bool = False) -> tuple[tuple[str, Detector], ...]:
     return QUICK + SLOW + (PYOD if importlib.util.find_spec("pyod") else ())
 
 
-@one_thread()
-def scores(
-    train: Rows, rows: Rows, detectors: Iterable[tuple[str, Detector]], seed: int = 0
-) -> tuple[dict[str, Scores], dict[str, str]]:
-    """Scores raw features `rows` [m, 30] by each detector, fitted to the normals `train` [n, 30].
+class Baselines(NamedTuple):
+    """Results of the baselines.
 
-    Returns:
+    Attributes:
       scores: [m] by name.
       left_out: the reason of each detector that cannot run on this data. It must not cost the model.
+      chosen: the settings that the labelled rows chose, by name.
     """
-    fitted, prepared = _prepare(train), _prepare(rows)
-    mean, std = fitted.mean(axis=0), fitted.std(axis=0)
+
+    scores: dict[str, Scores]
+    left_out: dict[str, str]
+    chosen: dict[str, dict[str, Any]]
+
+
+@one_thread()
+def scores(
+    train: Rows,
+    rows: Rows,
+    detectors: Iterable[tuple[str, Detector]],
+    seed: int = 0,
+    chooser: Labelled | None = None,
+    spec: FeatureSpec = ULB,
+) -> Baselines:
+    """Scores raw inputs `rows` [m, k] by each detector, fitted to the normals `train` [n, k].
+
+    Args:
+      train: normal transactions.
+      rows: transactions to score.
+      detectors: the baselines, from `available`.
+      seed: of the detectors.
+      chooser: chooses the settings; without it, or where it has one class only, the first value is taken.
+      spec: of the inputs.
+    """
+    raw = _prepare(train, spec)
+    mean, std = raw.mean(axis=0), raw.std(axis=0)
     std = np.where(std > 0, std, 1.0)
-    fitted, prepared = (fitted - mean) / std, (prepared - mean) / std
-    done: dict[str, Scores] = {}
-    left_out: dict[str, str] = {}
+
+    def standardised(part: Rows) -> Scores:
+        return (_prepare(part, spec) - mean) / std
+
+    fitted, prepared = standardised(train), standardised(rows)
+    can_choose = chooser is not None and 0 < chooser.labels.sum() < len(chooser.labels)
+    results = Baselines({}, {}, {})
     for name, detector in detectors:
         try:
-            values = detector(fitted, prepared, seed)
+            if can_choose and chooser is not None and isinstance(detector, Tuned):
+                choosing = standardised(chooser.rows)
+                values, value = detector.choose(fitted, prepared, seed, choosing, chooser.labels)
+                results.chosen[name] = {detector.setting: value}
+            else:
+                values = detector(fitted, prepared, seed)
             if not np.isfinite(values).all():
                 raise ValueError("its scores are not finite")
-            done[name] = values
+            results.scores[name] = values
         except Exception as error:
-            left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-    return done, left_out
+            results.left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return results
 
 
-def _prepare(rows: Rows) -> Scores:
-    wide = rows.astype(np.float64)
-    wide[:, AMOUNT_INDEX] = np.log1p(np.maximum(wide[:, AMOUNT_INDEX], 0.0))
-    return np.delete(wide, TIME_INDEX, axis=1)
+def _prepare(rows: Rows, spec: FeatureSpec) -> Scores:
+    wide, is_log = rows.astype(np.float64), np.array(spec.is_log)
+    wide[:, is_log] = np.log1p(np.maximum(wide[:, is_log], 0.0))
+    return wide[:, np.array(spec.is_scored)]

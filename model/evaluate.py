@@ -18,6 +18,7 @@ from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_rows, track
 from common.values import at_least
 from model import artifact, baselines, data, evaluation, fitting, metrics, plots, torchscript
+from model.dataset import fingerprint
 from model.thresholds import ScoreQuantiles, calibrate
 
 EXAMPLES: Final = """
@@ -44,10 +45,11 @@ class EvaluateOptions:
     train_data: str | None = option(
         None, metavar="SOURCE", help="with --repeat: train on this data, judge on all of --data"
     )
-    prevalence: float = option(
-        metrics.TRUE_PREVALENCE,
+    prevalence: float | None = option(
+        None,
         metavar="SHARE",
-        help="share of frauds to weight the normals to (default: that of the full ULB data, 0.00173)",
+        help="share of frauds to weight the normals to (default: that of the full ULB data, 0.00173, for its "
+        "features, otherwise that of --data)",
     )
     png: Path | None = option(None, type=Path, metavar="FILE", help="write the picture here")
     report: Path | None = option(
@@ -59,7 +61,7 @@ class EvaluateOptions:
             raise OptionError("--model, --repeat: expected one of them")
         if self.train_data and not self.repeat:
             raise OptionError("--train_data: expected together with --repeat, which trains")
-        if not 0 < self.prevalence < 1:
+        if self.prevalence is not None and not 0 < self.prevalence < 1:
             raise OptionError(f"--prevalence: expected a share between 0 and 1, got {self.prevalence}")
 
 
@@ -68,32 +70,35 @@ class Rows:
     """The rows of one evaluation.
 
     Attributes:
-      fit: normals that the baselines are fitted to, float32 [n, 30].
-      rows: transactions to judge on, float32 [m, 30].
+      fit: normals that the baselines are fitted to, float32 [n, k].
+      rows: transactions to judge on, float32 [m, k].
       labels: int8 [m].
       description: the same as text.
+      chooser: labelled rows that choose the settings of the baselines; None where none are free for it.
     """
 
     fit: npt.NDArray[np.float32]
     rows: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int8]
     description: str
+    chooser: baselines.Labelled | None = None
 
 
 def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -> Rows:
     """Chooses rows to judge a model on: none that it was trained on, where the training data is recognised.
 
-    On the data that the model was trained on, these are the test part of the same split, and the baselines
-    are fitted to its training part; the same where it was trained on these rows without their labels. On
-    other data, half of the normals fit the baselines, and the other half and all frauds are judged. A part of
-    the training data, or more than it, is not recognised: the manifest has a fingerprint of the whole alone.
+    On the data that the model was trained on, these are the test part of the same split. The baselines are
+    fitted to its training part, with settings that its validation part chooses. It is the same where the
+    model was trained on these rows without their labels. On other data, half of the normals fit the
+    baselines, and the other half and all frauds are judged. A part of the training data, or more than it, is
+    not recognised: the manifest has a fingerprint of the whole alone.
 
     Raises:
       DataError: the data has no labels, has one class only, or has fewer than MIN_NORMALS normals.
     """
     labels = required_labels(dataset)
     trained_on = (dataset, dataclasses.replace(dataset, labels=None))
-    known = [d for d in trained_on if data.fingerprint(d) == manifest.provenance.get("fingerprint")]
+    known = [d for d in trained_on if fingerprint(d) == manifest.provenance.get("fingerprint")]
     if known:
         split_seed = int(manifest.training["seed"])
         by: data.SplitBy = "time" if manifest.training["split"] == "time" else "random"
@@ -104,11 +109,12 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
             dataset.features[parts.test],
             labels[parts.test],
             f"test part ({by} split, seed {split_seed}) of the data that the model was trained on",
+            _chooser(dataset, parts),
         )
     n_normal = int((labels == 0).sum())
     if n_normal < MIN_NORMALS:
         raise data.DataError(
-            f"--data has {n_normal} normal transactions (column Class 0), at least {MIN_NORMALS} are needed: "
+            f"--data has {n_normal} normal transactions, at least {MIN_NORMALS} are needed: "
             "half of them fit the baselines, the others are judged"
         )
     normals = np.random.default_rng(seed).permutation(np.flatnonzero(labels == 0))
@@ -130,9 +136,11 @@ def required_labels(dataset: data.Dataset) -> npt.NDArray[np.int8]:
       DataError: there are none, or of one class only.
     """
     if dataset.labels is None:
-        raise data.DataError("the data has no column Class; an evaluation needs labels")
+        raise data.DataError(
+            f"the data has no labels (column {dataset.spec.roles.label}); an evaluation needs them"
+        )
     if not dataset.labels.any() or dataset.labels.all():
-        raise data.DataError("column Class holds one class only; an evaluation needs frauds and normals")
+        raise data.DataError("the labels are of one class only; an evaluation needs frauds and normals")
     return dataset.labels
 
 
@@ -141,8 +149,17 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Judges one artifact; see `evaluation.compare` for the report. With `png` it writes the picture."""
     rows = choose_rows(dataset, judged.manifest, seed)
+    detectors = baselines.available()
     report, scores = evaluation.compare(
-        judged.load_model(), rows.fit, rows.rows, rows.labels, baselines.available(), prevalence, seed
+        judged.load_model(),
+        rows.fit,
+        rows.rows,
+        rows.labels,
+        detectors,
+        prevalence,
+        seed,
+        rows.chooser,
+        judged.manifest.spec,
     )
     report = {"model_version": judged.manifest.model_version, "evaluated_on": rows.description, **report}
     if png:
@@ -168,14 +185,17 @@ def evaluate_repeatedly(
         source = train_data or dataset
         parts = data.split(source, seed)
         normal = source.is_normal
+        source = source.learning_from(parts.train[normal[parts.train]])
         fit, validation = (source.features[part[normal[part]]] for part in (parts.train, parts.validation))
         options = fitting.TrainingOptions(seed=seed, **(training or {})).suited_to(source.labels is not None)
-        network = fitting.fit(fit, validation, options, progress=False).network
+        network = fitting.fit(fit, validation, options, progress=False, spec=source.spec).network
         module = torchscript.trace(network)
         judged = np.arange(len(dataset.features)) if train_data else parts.test
-        rows, labels = dataset.features[judged], required_labels(dataset)[judged]
+        rows = dataset.encoded_by(source.learnt).features[judged]
+        labels = required_labels(dataset)[judged]
+        chooser = _chooser(source, parts)
         report, scores = evaluation.compare(
-            module, fit, rows, labels, baselines.available(), prevalence, seed
+            module, fit, rows, labels, baselines.available(), prevalence, seed, chooser, source.spec
         )
         reports.append(report)
         if png and seed == 0:
@@ -187,6 +207,13 @@ def evaluate_repeatedly(
         **evaluation.summary(reports),
         "by_seed": reports,
     }
+
+
+def _chooser(source: data.Dataset, parts: data.Split) -> baselines.Labelled | None:
+    """The labelled validation part of a split; None where the source has no labels."""
+    if source.labels is None:
+        return None
+    return baselines.Labelled(source.features[parts.validation], source.labels[parts.validation])
 
 
 def _draw(
@@ -209,22 +236,38 @@ def heading(report: dict[str, Any]) -> str:
     return (
         f"Evaluated on {report['evaluated_on']}:\n{rows['frauds']} frauds and {rows['normals']} normals, "
         f"weighted to {100 * report['prevalence']:.3f} % fraud; baselines fitted to "
-        f"{rows['normals_that_baselines_are_fitted_to']} normals.\n"
+        f"{rows['normals_that_baselines_are_fitted_to']} normals"
+        f"{f', with {_settings(report)} chosen on the validation part' if report['chosen'] else ''}.\n"
     )
+
+
+def _settings(report: dict[str, Any]) -> str:
+    """Names the chosen settings of the baselines: of several models, each value once."""
+    texts = []
+    for name, settings in report["chosen"].items():
+        for setting, value in settings.items():
+            values = " or ".join(map(str, value if isinstance(value, list) else [value]))
+            texts.append(f"{setting} {values} of {name}")
+    return ", ".join(texts)
 
 
 def _evaluate(options: EvaluateOptions, source: data.DataOptions) -> dict[str, Any]:
-    dataset = data.load(source.data, source.rows, source.seed, source.label_column)
-    required_labels(dataset)
-    if options.model:
-        return evaluate_model(
-            artifact.read(options.model), dataset, options.prevalence, source.seed, options.png
-        )
+    if options.model and source.features:
+        raise OptionError("--features: expected without --model, which has its own feature spec")
+    judged = artifact.read(options.model) if options.model else None
+    spec = judged.manifest.spec if judged else source.spec
     label = source.label_column
+    dataset = data.load(source.data, source.rows, source.seed, label, spec)
+    prevalence = options.prevalence or metrics.usual_prevalence(spec, required_labels(dataset))
+    if judged:
+        dataset = dataset.encoded_by(judged.manifest.learnt)
+        return evaluate_model(judged, dataset, prevalence, source.seed, options.png)
     train_data = (
-        data.load(options.train_data, source.rows, label_column=label) if options.train_data else None
+        data.load(options.train_data, source.rows, label_column=label, spec=spec)
+        if options.train_data
+        else None
     )
-    return evaluate_repeatedly(train_data, dataset, options.repeat or 1, options.prevalence, options.png)
+    return evaluate_repeatedly(train_data, dataset, options.repeat or 1, prevalence, options.png)
 
 
 @command

@@ -193,11 +193,15 @@ def _loss(network: TransactionAutoencoder, targets: Tensor) -> Tensor:
 
 
 def _whiten(network: TransactionAutoencoder, rows: Tensor, seed: int) -> None:
+    used = network.is_scored.nonzero()[:, 0].numpy()
+    if len(rows) > whitening.FIT_ROWS:
+        chosen = np.random.default_rng(seed).choice(len(rows), whitening.FIT_ROWS, replace=False)
+        rows = rows[torch.from_numpy(chosen)]
     with torch.no_grad():
         normalized = network.normalize(rows)
         residual = network.score_residual(rows, normalized, network.reconstruct(normalized)[1])
-    used = network.is_scored.nonzero()[:, 0].numpy()
-    scale = whitening.fit(residual.double().numpy()[:, used], seed=seed)
+    is_discrete = whitening.discrete_columns(rows.numpy()[:, used])
+    scale = whitening.fit(residual.double().numpy()[:, used], seed, is_discrete)
     n = len(network.mean)
     center, weight, matrix = np.zeros(n), np.zeros(n), np.zeros((n, n))
     center[used], weight[used] = scale.center, scale.absolute_weight

@@ -1,4 +1,7 @@
-"""The TorchServe handler of the model archive. It stands alone: torch, numpy and the archive's own files.
+"""The TorchServe handler of the model archive. It needs torch, numpy and the archive's own files.
+
+The archive holds the feature spec with what training learnt (FEATURES_FILE), and the modules of `model.spec`
+that encode instances by it.
 
 It answers the 14 fields per instance, decodes and encodes whole requests itself (with orjson where the server
 has it), and runs one model call for a whole dynamic batch. What it accepts:
@@ -8,9 +11,9 @@ has it), and runs one model call for a whole dynamic batch. What it accepts:
       JSON bytes. `fields` may name any of the 14 fields and "contributions", the shares of the features in
       the score; without it, the 14 fields.
   INSTANCE
-      as a request of its own, or as the json envelope of the prebuilt container passes it on: a list of 30
-      numbers (also as text), an object by feature name, or either of them as JSON text; the answer is one
-      object of fields.
+      as a request of its own, or as the json envelope of the prebuilt container passes it on: a list of the
+      values of the spec's fields (30 numbers, also as text, for the default spec), an object by their names,
+      or either of them as JSON text; the answer is one object of fields.
   {"features": INSTANCE, "fields": ["anomaly_score", ...]}
       an instance that names its own fields, since the json envelope drops `parameters`.
 
@@ -33,13 +36,12 @@ try:
 except ImportError:  # the prebuilt containers do not promise it
     orjson = None  # type: ignore[assignment]
 
-try:
-    from model.features import FEATURES
-    from model.values import number
-except ImportError:  # inside an archive the modules lie beside this one
-    from features import FEATURES  # type: ignore[no-redef]
-    from values import number  # type: ignore[no-redef]
+from model.spec.declaration import FeatureSpec, getter
+from model.spec.learnt import Learnt
+from model.spec.rows import RowEncoder
+from model.values import number
 
+FEATURES_FILE = "features.json"
 CONTRIBUTIONS = "contributions"
 SCORE_FIELDS = frozenset(("anomaly_score", "encoded", CONTRIBUTIONS))
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -73,9 +75,13 @@ class TransactionHandler:
             warnings.filterwarnings("ignore", message=r".*torch\.jit.*is deprecated")
             module = torch.jit.load(path, map_location=self.device).eval()
             self.model = torch.jit.freeze(module, preserved_attrs=["score"])
+        with open(os.path.join(properties["model_dir"], FEATURES_FILE), encoding="utf-8") as file:
+            content = json.load(file)
+        self.spec = FeatureSpec.from_json(content["spec"])
+        self.encoder = RowEncoder(self.spec, Learnt.from_json(content["learnt"]))
         # The first calls of a frozen module compile it; better now than under the first requests.
         for n in (1, 1, 2, 128, 128):
-            rows = np.zeros((n, len(FEATURES)), np.float32)
+            rows = np.zeros((n, len(self.spec.inputs)), np.float32)
             self._predict(rows, SCORE_FIELDS)
             self.fields = tuple(self._predict(rows, None))
         self.version = str(context.manifest["model"].get("modelVersion") or "")
@@ -120,7 +126,7 @@ class TransactionHandler:
                 return {
                     "whole": False,
                     "fields": self._wanted(body) if own else self.fields,
-                    "rows": [_row(body["features"] if own else body)],
+                    "rows": [self._row(body["features"] if own else body)],
                 }
             instances = body["instances"]
             if not isinstance(instances, list) or not instances:
@@ -129,12 +135,23 @@ class TransactionHandler:
             parsed = []
             for i, instance in enumerate(instances):
                 try:
-                    parsed.append(_row(instance))
+                    parsed.append(self._row(instance))
                 except ValueError as e:
                     raise ValueError(f"instances[{i}]: {e}") from None
             return {"whole": True, "fields": fields, "rows": parsed}
         except ValueError as e:
             return {"whole": False, "fields": (), "error": str(e)}
+
+    def _row(self, instance: Any) -> list[float]:
+        """The inputs of one instance; ValueError names what is wrong with it."""
+        if isinstance(instance, (bytes, bytearray, memoryview, str)):
+            instance = _loads(instance)
+        if self.spec.is_numeric:
+            return _numbers(instance, self.spec.fields)
+        inputs, reasons = self.encoder.encode([instance])
+        if reasons:
+            raise ValueError(reasons[0])
+        return inputs[0].tolist()
 
     def _wanted(self, parameters: Any) -> tuple[str, ...]:
         fields = parameters.get("fields") if isinstance(parameters, dict) else None
@@ -209,33 +226,32 @@ def _dumps(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY) if orjson else json.dumps(value).encode()
 
 
-def _row(instance: Any) -> list[float]:
-    """The 30 numbers of one instance; ValueError names what is wrong with it."""
-    if isinstance(instance, (bytes, bytearray, memoryview, str)):
-        instance = _loads(instance)
+def _numbers(instance: Any, names: tuple[str, ...]) -> list[float]:
+    """The numbers of one instance of a spec that has nothing else."""
     if isinstance(instance, dict) and instance.get("features") and isinstance(instance["features"], list):
         instance = instance["features"]
     if isinstance(instance, dict):
-        missing = [name for name in FEATURES if name not in instance]
+        values = [instance[name] if name in instance else getter(name)(instance) for name in names]
+        missing = [name for name, value in zip(names, values) if value is None and name not in instance]  # noqa: B905
         if missing:
             raise ValueError(f"feature(s) missing: {', '.join(missing)}")
-        instance = [instance[name] for name in FEATURES]
+        instance = values
     if not isinstance(instance, list):
-        raise ValueError(f"expected a list of {len(FEATURES)} numbers or an object, got {_kind(instance)}")
-    if len(instance) != len(FEATURES):
-        raise ValueError(f"expected {len(FEATURES)} numbers, got {len(instance)}")
+        raise ValueError(f"expected a list of {len(names)} numbers or an object, got {_kind(instance)}")
+    if len(instance) != len(names):
+        raise ValueError(f"expected {len(names)} numbers, got {len(instance)}")
     # `type` and not isinstance: True is an int to Python and not a number to the contract.
     if not _NUMBERS.issuperset(map(type, instance)):
         instance = [_from_text(value) for value in instance]
     if not _NUMBERS.issuperset(map(type, instance)):
         bad = next(i for i, value in enumerate(instance) if type(value) not in _NUMBERS)
-        raise ValueError(f"{FEATURES[bad]}: expected a number, got {_kind(instance[bad])}")
+        raise ValueError(f"{names[bad]}: expected a number, got {_kind(instance[bad])}")
     # Rounding to float32 may pass its largest number by half a unit and still be finite; refuse that as well.
     if not (
         min(instance) >= -FLOAT32_MAX and max(instance) <= FLOAT32_MAX and sum(instance) == sum(instance)
     ):
         bad = next(i for i, value in enumerate(instance) if not abs(value) <= FLOAT32_MAX)
-        raise ValueError(f"{FEATURES[bad]}: not a finite float32 number")
+        raise ValueError(f"{names[bad]}: not a finite float32 number")
     return instance
 
 

@@ -95,7 +95,7 @@ class MessageOptions:
             "account_id": self.account_column,
             "event_time": self.event_time_column,
         }
-        named = {role: name for role, name in names.items() if name is not None}
+        named: dict[str, Any] = {role: name for role, name in names.items() if name is not None}
         try:
             return dataclasses.replace(declared or Roles(), **named)
         except RoleError as error:

@@ -112,13 +112,12 @@ class RemoteModel:
           TransientError: the server does not answer.
           RejectedError: it answers, and not as the serving contract says.
         """
-        row = plain_instances(self._spec)
         try:
-            self._caller.retry(lambda: self._ask(row), CallStats())
+            self._caller.retry(self._ask_plain, CallStats())
         except RejectedError as first:
             self.contract = replace(self.contract, per_instance=True)
             try:
-                self._caller.retry(lambda: self._ask(row), CallStats())
+                self._caller.retry(self._ask_plain, CallStats())
             except RejectedError:
                 raise RejectedError(
                     f"{self.connection.name}: does not answer a plain transaction with the fields "
@@ -140,7 +139,7 @@ class RemoteModel:
             def call(start: int, stop: int) -> Answer:
                 return self._send(body, high - low) if (start, stop) == (low, high) else ask(start, stop)
 
-            return list(self._caller.bisect(low, high, call, stats))
+            return list(self._caller.bisect(low, high, call, stats, self._ask_plain))
 
         pending = [self._threads.submit(run, *request) for request in requests]
         try:
@@ -155,6 +154,10 @@ class RemoteModel:
             return self._limits.rows
         row_bytes = answer_bytes(self.contract.fields, self.contract.n_inputs)
         return max(1, min(self._limits.rows, limit // row_bytes))
+
+    def _ask_plain(self) -> Answer:
+        """Asks for the score of a plain transaction, which a server of this model always has."""
+        return self._ask(plain_instances(self._spec))
 
     def _ask(self, instances: Any) -> Answer:
         return self._send(self.contract.encode(instances), len(instances))

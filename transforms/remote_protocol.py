@@ -38,8 +38,8 @@ _SERVER_STATES: Final = _OVERLOAD_STATES | {
     "INTERNAL",
     "DEADLINE_EXCEEDED",
 }
-"""Google's names of errors that no content of a row can cause. One of them, FAILED_PRECONDITION, comes with
-HTTP 400 as a bad row does: an endpoint without a traffic split, for example."""
+"""Google's names of errors that are the server's. With a status of 4xx they may hide what a model says of a
+row: HTTP 400 with FAILED_PRECONDITION comes from an endpoint without a traffic split, for example."""
 _TEXT_LIMIT: Final = 300
 
 
@@ -55,6 +55,14 @@ class TransientError(Exception):
         super().__init__(reason)
         self.retry_after = retry_after
         self.throttled = throttled
+
+
+class SuspectError(TransientError):
+    """The call failed for a reason that may be the server's, or may be in the rows.
+
+    Vertex AI wraps what a model's server says of a row in its own errors; a model that fails on a row answers
+    HTTP 500, as one does that fails on all.
+    """
 
 
 class RejectedError(Exception):
@@ -177,8 +185,8 @@ def check_status(response: Response) -> None:
     """Passes a 200.
 
     Raises:
-      TransientError: 429, 408, 425, 5xx, a redirect, a status about credentials or the address, or an error
-        that Google's name for it blames on the server.
+      TransientError: 429, 408, 425, 5xx, a redirect, or a status about credentials or the address.
+      SuspectError: 500, or another 4xx with an error that Google's name for it blames on the server.
       RejectedError: another 4xx.
     """
     status = response.status
@@ -186,10 +194,13 @@ def check_status(response: Response) -> None:
         return
     message, state = _error(response.body)
     reason = f"HTTP {status}: {message}"
-    if 400 <= status < 500 and status not in NOT_ABOUT_ROWS and state not in _SERVER_STATES:
+    may_be_rows = 400 <= status < 500 and status not in NOT_ABOUT_ROWS
+    if may_be_rows and state not in _SERVER_STATES:
         raise RejectedError(reason)
     throttled = status in (429, 503) or state in _OVERLOAD_STATES
-    raise TransientError(reason, _retry_after(response.headers), throttled)
+    suspect = not throttled and (may_be_rows or status == 500)
+    kind = SuspectError if suspect else TransientError
+    raise kind(reason, _retry_after(response.headers), throttled)
 
 
 def _error(body: bytes) -> tuple[str, str | None]:

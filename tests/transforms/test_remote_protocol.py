@@ -16,6 +16,7 @@ from transforms.remote_protocol import (
     Contract,
     RejectedError,
     Response,
+    SuspectError,
     TransientError,
 )
 
@@ -125,6 +126,8 @@ def test_what_is_not_about_the_rows_is_transient(status):
     with pytest.raises(TransientError, match=f"HTTP {status}: try later") as caught:
         Contract().read(answered({"message": "try later"}, status), 1)
     assert caught.value.throttled == (status in (429, 503))
+    # The server that fails on one row answers as the one that fails on all.
+    assert isinstance(caught.value, SuspectError) == (status == 500)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +148,7 @@ def test_an_error_that_google_puts_down_to_the_server_is_transient_even_as_a_400
     with pytest.raises(TransientError, match="HTTP 400: no traffic_split") as caught:
         Contract().read(answered({"error": error} if enveloped else error, 400), 1)
     assert caught.value.throttled == (state in ("RESOURCE_EXHAUSTED", "UNAVAILABLE"))
+    assert isinstance(caught.value, SuspectError) != caught.value.throttled
 
 
 @pytest.mark.parametrize("state", ["INVALID_ARGUMENT", "", None, 9, ["INTERNAL"]])

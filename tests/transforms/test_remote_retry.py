@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.retry import Patience
 from transforms import remote_retry
-from transforms.remote_protocol import MalformedError, RejectedError, TransientError
+from transforms.remote_protocol import MalformedError, RejectedError, SuspectError, TransientError
 from transforms.remote_retry import PATIENCE, Caller, CallStats
 
 
@@ -72,6 +72,68 @@ def test_a_row_that_is_refused_is_not_asked_for_again():
     script = Script(RejectedError("HTTP 400: no"))
     (part,) = caller([]).bisect(0, 1, lambda start, stop: script(), CallStats())
     assert part == (0, 1, None, "HTTP 400: no")
+
+
+SUSPECT = "HTTP 400: no such amount"
+
+
+class Wrapping:
+    """A server that answers requests with bad rows as it would answer when nothing is deployed.
+
+    `control` fails with the same error once `healthy` requests have been answered.
+    """
+
+    def __init__(self, bad, healthy=math.inf):
+        self.bad, self.healthy, self.asked = set(bad), healthy, []
+
+    def __call__(self, start, stop):
+        self.asked.append((start, stop))
+        if self.bad & set(range(start, stop)) or len(self.asked) > self.healthy:
+            raise SuspectError(SUSPECT)
+        return list(range(start, stop))
+
+    def control(self):
+        if len(self.asked) > self.healthy:
+            raise SuspectError(SUSPECT)
+
+
+@given(st.integers(1, 70), st.sets(st.integers(0, 69)))
+def test_rows_that_fail_as_the_server_would_are_found_while_the_server_answers_others(n, bad):
+    bad = {row for row in bad if row < n}
+    server, waits = Wrapping(bad), []
+    parts = list(caller(waits, tries=4).bisect(0, n, server, CallStats(), server.control))
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(n))
+    assert {part.start for part in parts if part.result is None} == bad
+    assert all(part.reason.startswith(SUSPECT) for part in parts if part.result is None)
+    # The long patience is spent once, on the whole request, and not at every level of the halving.
+    assert server.asked.count((0, n)) == ((4 if n > 1 else 4 + 2) if bad else 1)
+    assert len(waits) == (3 + 2 * len(bad) if bad else 0)
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_an_outage_that_may_be_about_rows_stays_an_outage(n):
+    server = Wrapping(set(), healthy=0)
+    stats = CallStats()
+    with pytest.raises(SuspectError, match=r"no such amount \(after 4 attempts\)"):
+        list(caller([], tries=4).bisect(0, n, server, stats, server.control))
+    assert server.asked == [(0, n)] * 4
+    assert (stats.calls, stats.rejected) == (5, 0)
+    with pytest.raises(SuspectError):  # no row is known to be good: nothing tells rows from the server
+        list(caller([], tries=4).bisect(0, n, Wrapping({0}), CallStats()))
+
+
+def test_a_server_that_goes_away_during_the_halving_costs_no_row():
+    """Row 3 of 8 is bad; the server stops answering anything after its halves, before a row is blamed."""
+    server = Wrapping({3}, healthy=5)
+    with pytest.raises(SuspectError, match=SUSPECT):
+        list(caller([], tries=2).bisect(0, 8, server, CallStats(), server.control))
+    assert server.asked[:5] == [(0, 8), (0, 8), (0, 4), (0, 2), (2, 4)]
+
+
+def test_a_suspected_row_is_asked_for_again_before_it_is_blamed():
+    script = Script(*[SuspectError("HTTP 500: boom")] * 3, "scored")
+    (part,) = caller([], tries=2).bisect(0, 1, lambda start, stop: script(), CallStats(), lambda: None)
+    assert part == (0, 1, "scored", None)
 
 
 def test_an_outage_is_told_at_the_first_attempt_and_not_at_each(caplog, monkeypatch):

@@ -192,7 +192,7 @@ def test_a_column_of_a_refused_type_is_named_before_there_are_rows(case, tmp_pat
 def test_training_reads_features_by_the_same_rules(case, tmp_path):
     table = pa.Table.from_batches([batch_of(case, tmp_path / "rows.parquet")])
     if case.expected is NOTHING:
-        with pytest.raises(data.DataError, match=r"olumn '?V7'? "):
+        with pytest.raises(data.DataError, match="V7"):
             data.from_arrow(table, "rows.parquet")
     else:
         features = data.from_arrow(table, "rows.parquet").features
@@ -213,10 +213,10 @@ def test_servers_read_features_by_the_same_rules(case, form):
             parse_request(body)
         assert caught.value.field == "V7"
         with pytest.raises(ValueError, match="V7: "):
-            handler._row(instance)
+            handler._numbers(instance, FEATURES)
     else:
         assert parse_request(body).features[0, FEATURES.index("V7")] == np.float32(case.expected)
-        assert handler._row(instance)[FEATURES.index("V7")] == case.expected
+        assert handler._numbers(instance, FEATURES)[FEATURES.index("V7")] == case.expected
 
 
 @pytest.mark.parametrize("kind", ["s", "us"])

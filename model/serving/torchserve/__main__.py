@@ -20,7 +20,7 @@ from common.output import Format, add_format, print_rows
 from common.values import Number, at_least
 from model.artifact import MODEL_NAME
 from model.serving.options import ENV_MODEL, usable_cores
-from model.serving.torchserve import grpc_client, process
+from model.serving.torchserve import grpc_client, keys, process
 from model.serving.torchserve.archives import add_archive
 from model.serving.torchserve.config import (
     PROFILES,
@@ -92,6 +92,18 @@ class StartOptions:
     tokens: bool | None = option(
         None, help="ask callers for a key; off is for loopback only (default: as configured)"
     )
+    key_file: Path | None = option(
+        None,
+        type=Path,
+        metavar="FILE",
+        help="keys to ask callers for, in the form of TorchServe's key_file.json (default: new ones at each "
+        "start); needs a JDK",
+    )
+    authorised_elsewhere: bool = option(
+        False,
+        help="no tokens, also for other machines: something in front of the server authorises callers, such "
+        "as IAM on Cloud Run",
+    )
     workers: int = option(
         usable_cores(), type=at_least(1), help="workers a model (default: one a core, %(default)s here)"
     )
@@ -108,6 +120,19 @@ class StartOptions:
         help="time to become ready (default: %(default)s)",
     )
     foreground: bool = option(False, help="stay until the server ends, as in a container")
+
+    def __post_init__(self) -> None:
+        if self.authorised_elsewhere and (self.tokens or self.key_file):
+            raise OptionError("--authorised_elsewhere, --tokens, --key_file: expected no tokens, or tokens")
+        if self.key_file and self.tokens is False:
+            raise OptionError("--key_file, --no_tokens: expected one of them")
+
+    @property
+    def asks_for_tokens(self) -> bool | None:
+        """The choice of these options; None where it is the configuration's."""
+        if self.authorised_elsewhere:
+            return False
+        return True if self.key_file else self.tokens
 
 
 @dataclass(frozen=True)
@@ -187,18 +212,36 @@ def start(layout: Layout, options: StartOptions, ports: Ports, form: Format) -> 
     if not sources:
         raise OptionError(f"--model: expected an artifact directory, or {ENV_MODEL} in the environment")
     properties = read_properties(profile_path(options.config))
-    if options.tokens is not None:
-        properties["disable_token_authorization"] = "false" if options.tokens else "true"
+    if options.asks_for_tokens is not None:
+        properties["disable_token_authorization"] = "false" if options.asks_for_tokens else "true"
     if options.host:
         properties["host"] = options.host
+    given = keys.read_keys(options.key_file) if options.key_file else None
+
+    def configuration(archives: Sequence[str]) -> str:
+        return render(
+            properties,
+            layout,
+            ports,
+            archives,
+            options.workers,
+            options.allowed_url,
+            options.authorised_elsewhere,
+        )
+
     # A wrong option must not touch the files of an earlier server.
-    render(properties, layout, ports, (), options.workers, options.allowed_url)
+    configuration(())
     if process.find_process(layout) is not None:
         raise TorchServeError(f"--run_dir {layout.root}: a TorchServe runs already; stop it first")
     layout.prepare()
     archives = [add_archive(source, layout) for source in sources]
-    text = render(properties, layout, ports, archives, options.workers, options.allowed_url)
-    layout.config.write_text(text, encoding="utf-8")
+    layout.given_keys.unlink(missing_ok=True)
+    if given is not None:
+        # With an asterisk, TorchServe takes it as a class path, which may have several parts.
+        folders = (properties.get("plugins_path"), str(keys.install(given, layout)))
+        paths = (path if "*" in path else f"{path}/*" for path in folders if path)
+        properties["plugins_path"] = ":".join(paths)
+    layout.config.write_text(configuration(archives), encoding="utf-8")
     print(f"Starting TorchServe in {layout.root}", file=sys.stderr)
 
     def end(signum: int, frame: FrameType | None) -> None:

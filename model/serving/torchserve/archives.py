@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from model import artifact
+from model.serving.bare import ARCHIVE_SUFFIX, bare_archives
 from model.serving.torchserve.config import Layout, TorchServeError
 
 
@@ -24,10 +25,21 @@ def add_archive(source: str, layout: Layout) -> str:
       TorchServeError: there is no such file, or the artifact has no archive.
       ArtifactError: the artifact is damaged.
     """
-    if source.endswith(".mar") and not artifact.is_gcs(source):
+    if source.endswith(ARCHIVE_SUFFIX) and not artifact.is_gcs(source):
         path = Path(source)
         name = path.name
     else:
+        archives = bare_archives(source)
+        if archives:
+            place = f"{source.rstrip('/')}/{archives[0]}"
+            raise TorchServeError(
+                f"--model {source}: has {archives[0]} and no {artifact.MANIFEST_FILE} with its checksum; "
+                + (
+                    f"copy the archive to this machine and pass it: gcloud storage cp {place} ."
+                    if artifact.is_gcs(source)
+                    else f"pass the archive itself, unchecked: --model {place}"
+                )
+            )
         packed = artifact.read(source)
         path = packed.local_dir / artifact.ARCHIVE_FILE
         if artifact.ARCHIVE_FILE not in packed.manifest.files:

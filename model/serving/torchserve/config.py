@@ -93,8 +93,18 @@ class Layout:
 
     @property
     def key_file(self) -> Path:
-        """The tokens that the server makes at its start; absent when tokens are off."""
+        """The tokens that the server takes; absent when tokens are off."""
         return self.root / "key_file.json"
+
+    @property
+    def given_keys(self) -> Path:
+        """The keys of `--key_file`; absent where the server makes its own."""
+        return self.root / "given_keys.json"
+
+    @property
+    def plugins(self) -> Path:
+        """The plugin that gives TorchServe the keys of `--key_file`."""
+        return self.root / "plugins"
 
     @property
     def state(self) -> Path:
@@ -150,7 +160,7 @@ def tokens_off(properties: dict[str, str]) -> bool:
     word = value.strip().lower()
     if word not in ("true", "false"):
         raise TorchServeError(
-            f"{_TOKENS_OFF}: expected true or false, got {value!r}, or --tokens or --no-tokens"
+            f"{_TOKENS_OFF}: expected true or false, got {value!r}, or --tokens or --no_tokens"
         )
     return word == "true"
 
@@ -180,6 +190,7 @@ def render(
     archives: Iterable[str],
     workers: int,
     allowed_urls: Iterable[str] = (),
+    authorised_elsewhere: bool = False,
 ) -> str:
     """Renders the text of the configuration file.
 
@@ -192,6 +203,8 @@ def render(
       workers: processes for each model.
       allowed_urls: regular expressions of further URLs from which models may be registered; the model
         store is always allowed, and nothing beyond.
+      authorised_elsewhere: something in front of the server authorises callers, so that inference without
+        tokens may be reached from other machines. Management may not.
 
     Raises:
       TorchServeError: tokens are off and an address is not loopback, or a setting is not valid.
@@ -203,10 +216,12 @@ def render(
     management = properties.get("management_host", host)
     no_tokens = tokens_off(properties)
     for name, address in (("host", host), ("management_host", management)):
-        if no_tokens and not is_loopback(address):
+        if no_tokens and not is_loopback(address) and not (authorised_elsewhere and name == "host"):
+            instead = "pass --authorised_elsewhere if something in front of the server authorises callers, "
             raise TorchServeError(
                 f"{name}={address} can be reached from other machines: disable_token_authorization=true is "
-                "for loopback only; leave tokens on and pass the key, or bind to 127.0.0.1"
+                "for loopback only; leave tokens on and pass the key, "
+                f"{instead if name == 'host' else ''}or bind to 127.0.0.1"
             )
     outside = "https" if uses_tls(properties) else "http"
     # A certificate names the host by which others call, which is not this machine's loopback.

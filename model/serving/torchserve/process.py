@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from model.serving.torchserve import keys
 from model.serving.torchserve.config import Layout, TorchServeError, read_properties, tokens_off
 from model.serving.torchserve.logs import log_config
 from model.serving.torchserve.management import ModelVersion, Server, wait_ready
@@ -73,6 +74,7 @@ def start(
         "LOG_LOCATION": str(layout.logs),
         "METRICS_LOCATION": str(layout.logs),
         "OMP_NUM_THREADS": "1",
+        keys.ENVIRONMENT: str(layout.given_keys),
     }
     # It would win over --ts-config.
     environment.pop("TS_CONFIG_FILE", None)
@@ -154,8 +156,8 @@ def stop(layout: Layout) -> bool:
     if left:
         ids = ", ".join(str(process.pid) for process in left)
         raise TorchServeError(f"--run_dir {layout.root}: process {ids} does not end; run stop again")
-    layout.state.unlink(missing_ok=True)
-    layout.key_file.unlink(missing_ok=True)
+    for path in (layout.state, layout.key_file, layout.given_keys):
+        path.unlink(missing_ok=True)
     shutil.rmtree(layout.temporary, ignore_errors=True)
     return bool(family)
 

@@ -17,7 +17,8 @@ from common.options import OptionError, add_options, option, read_options
 from common.output import Format, add_format, print_rows
 from common.values import at_least
 from model.serving.vertex import endpoints, prices, registry
-from model.serving.vertex.endpoints import EndpointOptions, MachineOptions
+from model.serving.vertex.endpoints import EndpointOptions
+from model.serving.vertex.machines import MachineOptions
 from model.serving.vertex.registry import UploadOptions
 from model.serving.vertex.session import Actions, ProjectOptions, VertexError, connect
 
@@ -153,13 +154,16 @@ def deploy(
     endpoint = endpoints.ensure(aiplatform, endpoint_options, options.traffic, actions)
     version = options.version or model.version_description
     if version not in endpoints.deployed_models(endpoint):
-        cost = (machines.machine_type, machines.min_replicas, machines.max_replicas)
+        cost = (machines.machine_type, machines.least, machines.most)
         print(prices.describe(*cost, machines.accelerator_type, machines.accelerators))
-    is_new = endpoints.deploy(
+    changes = endpoints.deploy(
         endpoint, model, version, machines, options.traffic, options.service_account, actions
     )
     name = endpoint_options.endpoint
-    if not is_new:
+    if changes:
+        if not actions.dry_run:
+            print(f"{version} on {name} has {', '.join(f'{c.flag} {c.expected}' for c in changes)} now")
+    elif changes is not None:
         print(f"{version} is deployed to {name} already; anomaly vertex traffic moves its traffic")
     elif not actions.dry_run:
         print(f"{version} is deployed to {name}: {endpoint.resource_name}")

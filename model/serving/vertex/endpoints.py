@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from common.options import OptionError, option
-from common.values import at_least
 from model.serving.vertex import prices
+from model.serving.vertex.machines import Change, MachineOptions, change_in_place
 from model.serving.vertex.session import MANAGED_LABEL, Actions, VertexError, parse_labels
 
 SHARED: Final = "shared"
@@ -50,88 +50,6 @@ class EndpointOptions:
     def any_kind(self) -> bool:
         """True where the options name no kind, so that an existing endpoint may be of any."""
         return self.kind == SHARED
-
-
-class Change(NamedTuple):
-    """A flag whose value differs from that of a deployed model."""
-
-    flag: str
-    expected: Any
-    actual: Any
-
-    def __str__(self) -> str:
-        return f"{self.flag} {self.actual}, not {self.expected}"
-
-
-@dataclass(frozen=True)
-class MachineOptions:
-    """The machines of a deployed model, and the targets of their autoscaling."""
-
-    machine_type: str = option("n1-standard-2", help="default: %(default)s")
-    min_replicas: int = option(1, type=at_least(1), metavar="N", help="default: %(default)s")
-    max_replicas: int = option(1, type=at_least(1), metavar="N", help="default: %(default)s")
-    cpu_target: int | None = option(
-        None, type=at_least(1, 100), metavar="PERCENT", help="autoscale on CPU use"
-    )
-    request_target: int | None = option(
-        None, type=at_least(1), metavar="N", help="autoscale on requests a minute a replica"
-    )
-    duty_cycle_target: int | None = option(
-        None, type=at_least(1, 100), metavar="PERCENT", help="autoscale on accelerator use"
-    )
-    accelerator_type: str | None = option(None, metavar="TYPE", help="such as NVIDIA_TESLA_T4")
-    accelerators: int = option(0, type=at_least(0), metavar="N", help="accelerators a replica")
-
-    def __post_init__(self) -> None:
-        if self.min_replicas > self.max_replicas:
-            raise OptionError(
-                f"--max_replicas: expected --min_replicas {self.min_replicas} or more, "
-                f"got {self.max_replicas}"
-            )
-        if bool(self.accelerator_type) != bool(self.accelerators):
-            raise OptionError("--accelerator_type, --accelerators: expected both or none")
-        if self.duty_cycle_target is not None and not self.accelerator_type:
-            raise OptionError("--duty_cycle_target: expected together with --accelerator_type")
-
-    def changes(self, deployed: Any) -> list[Change]:
-        """Lists the flags whose values differ from those of a deployed model.
-
-        Autoscaling targets count where one is passed: without, Vertex AI fills in its own.
-        """
-        resources = deployed.dedicated_resources
-        spec = resources.machine_spec
-        targets = {m.metric_name.rsplit("/", 1)[1]: m.target for m in resources.autoscaling_metric_specs}
-        # As in the API: a deployment without autoscaling has no maximum of its own.
-        most = resources.max_replica_count or resources.min_replica_count
-        accelerator = spec.accelerator_type.name if spec.accelerator_count else None
-        pairs = [
-            ("--machine_type", self.machine_type, spec.machine_type),
-            ("--min_replicas", self.min_replicas, resources.min_replica_count),
-            ("--max_replicas", self.max_replicas, most),
-            ("--accelerator_type", self.accelerator_type, accelerator),
-            ("--accelerators", self.accelerators, spec.accelerator_count),
-        ]
-        for flag, wanted, metric in (
-            ("--cpu_target", self.cpu_target, "utilization"),
-            ("--request_target", self.request_target, "request_count"),
-            ("--duty_cycle_target", self.duty_cycle_target, "duty_cycle"),
-        ):
-            if wanted is not None:
-                pairs.append((flag, wanted, targets.get(metric)))
-        return [Change(*pair) for pair in pairs if pair[1] != pair[2]]
-
-    def arguments(self) -> dict[str, Any]:
-        """As arguments of the SDK's `deploy`."""
-        return {
-            "machine_type": self.machine_type,
-            "min_replica_count": self.min_replicas,
-            "max_replica_count": self.max_replicas,
-            "autoscaling_target_cpu_utilization": self.cpu_target,
-            "autoscaling_target_request_count_per_minute": self.request_target,
-            "autoscaling_target_accelerator_duty_cycle": self.duty_cycle_target,
-            "accelerator_type": self.accelerator_type,
-            "accelerator_count": self.accelerators or None,
-        }
 
 
 def parse_split(pairs: Iterable[str]) -> dict[str, int]:
@@ -246,8 +164,8 @@ def deploy(
     traffic: int | None,
     service_account: str | None,
     actions: Actions,
-) -> bool:
-    """Deploys a version, unless it is deployed; False when it was deployed before.
+) -> list[Change] | None:
+    """Deploys a version; where it is deployed, changes its replicas in place.
 
     Args:
       endpoint: the SDK's, or None for one that a dry run did not make.
@@ -258,8 +176,12 @@ def deploy(
       service_account: that the container runs as.
       actions: makes or shows the call.
 
+    Returns:
+      The changes of a version that was deployed before; None for one that was not.
+
     Raises:
-      VertexError: `traffic` is under 100 on an empty endpoint, or the version is deployed on other machines.
+      VertexError: `traffic` is under 100 on an empty endpoint, the replicas of a private endpoint are to
+        scale to zero, or the version is deployed on other machines.
     """
     deployed = deployed_models(endpoint)
     if model_version in deployed:
@@ -267,28 +189,35 @@ def deploy(
         changes = machines.changes(known)
         if service_account and service_account != known.service_account:
             changes.append(Change("--service_account", service_account, known.service_account or "not set"))
-        if changes:
+        fixed = [change for change in changes if not change.in_place]
+        if fixed:
             raise VertexError(
-                f"{model_version} is deployed with {'; '.join(map(str, changes))}. A deployed version is not "
-                "changed: pass the same flags, or undeploy it first"
+                f"{model_version} is deployed with {'; '.join(map(str, fixed))}. Of a deployed version, "
+                "replicas alone are changed: pass the same flags, or undeploy it first"
             )
-        return False
+        if changes:
+            change_in_place(endpoint, known, machines, changes, actions)
+        return changes
     _check_traffic(deployed, traffic)
-    peered = endpoint is not None and kind_of(endpoint) == PEERED
-    if peered and deployed:
+    kind = SHARED if endpoint is None else kind_of(endpoint)
+    if kind == PEERED and deployed:
         raise VertexError(
             "a peered endpoint takes one model; undeploy the other first, or use another endpoint"
         )
+    if machines.scales_to_zero and kind in (PEERED, PRIVATE_SERVICE_CONNECT):
+        raise VertexError(
+            f"--min_replicas 0: expected at least 1 on a {kind} endpoint, which never scales to 0"
+        )
     actions.do(
         "Endpoint.deploy",
-        endpoint.deploy if endpoint is not None else _never,
+        machines.deployer(endpoint) if endpoint is not None else _never,
         model=model,
         deployed_model_display_name=model_version,
-        traffic_percentage=None if peered else traffic or (0 if deployed else 100),
+        traffic_percentage=None if kind == PEERED else traffic or (0 if deployed else 100),
         service_account=service_account,
         **machines.arguments(),
     )
-    return True
+    return None
 
 
 def deployed_models(endpoint: Any) -> dict[str, Any]:

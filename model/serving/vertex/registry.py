@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from common.google import ERRORS
-from common.names import IMAGE
+from common.names import IMAGE, Name
 from common.options import OptionError, option
 from model import artifact
+from model.serving.bare import bare_archives
 from model.serving.options import DEFAULT_HEALTH_ROUTE, DEFAULT_PORT, DEFAULT_PREDICT_ROUTE
 from model.serving.vertex.session import (
     MANAGED_LABEL,
@@ -19,6 +20,8 @@ from model.serving.vertex.session import (
     version_alias,
 )
 
+SERVING_IMAGE: Final = Name(["HOST/PATH", *IMAGE.forms], IMAGE.parts)
+"""An image that Vertex AI pulls; without a tag it is `latest`."""
 PREBUILT: Final = {"prebuilt-cpu": "cpu", "prebuilt-gpu": "gpu"}
 PYTORCH_VERSION: Final = "2.4"
 """The newest PyTorch that Vertex AI has prebuilt containers for; it reads the traced model of a newer one."""
@@ -43,7 +46,7 @@ class UploadOptions:
     label: tuple[str, ...] = option((), action="append", metavar="KEY=VALUE", help="may be repeated")
 
     def __post_init__(self) -> None:
-        problem = "" if self.image in PREBUILT else IMAGE.problem(self.image)
+        problem = "" if self.image in PREBUILT else SERVING_IMAGE.problem(self.image)
         if problem:
             raise OptionError(f"--image: {problem}; or pass prebuilt-cpu or prebuilt-gpu")
         if not artifact.is_gcs(self.model) and not artifact.is_gcs(self.staging or ""):
@@ -61,8 +64,17 @@ def upload(aiplatform: Any, options: UploadOptions, region: str, actions: Action
 
     Raises:
       ArtifactError: the artifact is damaged.
-      VertexError: the artifact has no archive, or the version is registered with another image.
+      VertexError: the artifact has no archive, or is nothing else; or the version is registered with another
+        image.
     """
+    archives = bare_archives(options.model)
+    if archives:
+        raise VertexError(
+            f"--model {options.model}: has {archives[0]} and no {artifact.MANIFEST_FILE}, which names "
+            "version, thresholds and checksums. Pass the directory of anomaly train; or register the archive "
+            "as it is, without them, with model.mar as its name: gcloud ai models upload --region=REGION "
+            "--display-name=NAME --artifact-uri=gs://DIR --container-image-uri=IMAGE"
+        )
     source = artifact.read(options.model)
     manifest = source.manifest
     prebuilt = options.image in PREBUILT

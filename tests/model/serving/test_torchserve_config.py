@@ -170,6 +170,17 @@ def test_an_archive_goes_into_the_store_under_its_own_name(tmp_path):
         archives.add_archive(str(tmp_path / "other.mar"), layout)
 
 
+def test_a_directory_with_an_archive_alone_says_to_pass_the_archive(tmp_path):
+    layout = Layout(tmp_path / "run")
+    layout.prepare()
+    (tmp_path / "model.mar").write_bytes(b"archive")
+    with pytest.raises(
+        TorchServeError, match=rf"--model {tmp_path}: has model\.mar and no manifest\.json"
+    ) as refused:
+        archives.add_archive(str(tmp_path), layout)
+    assert str(refused.value).endswith(f"--model {tmp_path}/model.mar")
+
+
 REMOTE = ["--management", "http://127.0.0.1:9", "--inference", "http://127.0.0.1:9/"]
 
 

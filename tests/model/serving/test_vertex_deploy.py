@@ -78,9 +78,7 @@ def test_deploying_again_changes_nothing(uploaded, run, vertex):
     ("flags", "text"),
     [
         (["--machine_type", "n1-standard-4"], "--machine_type n1-standard-2, not n1-standard-4"),
-        (["--max_replicas", "2"], "--max_replicas 1, not 2"),
-        (["--cpu_target", "50"], "--cpu_target 60, not 50"),
-        (["--request_target", "50"], "--request_target None, not 50"),
+        (["--min_replicas", "0"], "--min_replicas 1, not 0"),
         (["--accelerator_type", "NVIDIA_TESLA_T4", "--accelerators", "1"], "--accelerators 0, not 1"),
         (["--service_account", "a@p.iam.gserviceaccount.com"], "--service_account not set, not a@p"),
     ],
@@ -93,6 +91,68 @@ def test_other_machines_for_a_deployed_version_are_not_passed_over(uploaded, run
     assert text in err
     assert "undeploy it first" in err
     assert len(vertex.calls) == sent
+
+
+def resources(vertex) -> dict:
+    ((deployed,),) = (endpoint["deployedModels"] for endpoint in vertex.endpoints.values())
+    return deployed["dedicatedResources"]
+
+
+def test_replicas_and_targets_of_a_deployed_version_are_changed_in_place(uploaded, run, vertex):
+    assert deploy(run, VERSION, "--max_replicas", "5", "--cpu_target", "60")[0] == 0
+    code, out, err = deploy(
+        run, VERSION, "--min_replicas", "2", "--cpu_target", "50", "--request_target", "9"
+    )
+    assert code == 0, err
+    assert "has --min_replicas 2, --cpu_target 50, --request_target 9 now" in out
+    (endpoint,) = vertex.endpoints.values()
+    method, path, body = vertex.calls[-1]
+    assert (method, path) == ("POST", f"/v1/{endpoint['name']}:mutateDeployedModel")
+    assert (
+        body["updateMask"] == "dedicatedResources.autoscalingMetricSpecs,dedicatedResources.minReplicaCount"
+    )
+    (deployed,) = endpoint["deployedModels"]
+    assert body["deployedModel"]["id"] == deployed["id"]
+    targets = {
+        spec["metricName"].rsplit("/", 2)[-1]: spec["target"]
+        for spec in resources(vertex)["autoscalingMetricSpecs"]
+    }
+    assert targets == {"utilization": 50, "request_count": 9}
+    # What is not passed stays as it is.
+    assert (resources(vertex)["minReplicaCount"], resources(vertex)["maxReplicaCount"]) == (2, 5)
+    assert resources(vertex)["machineSpec"] == {"machineType": "n1-standard-2"}
+    sent = len(vertex.calls)
+    assert "already" in deploy(run, VERSION, "--min_replicas", "2", "--cpu_target", "50")[1]
+    code, out, _ = deploy(run, VERSION, "--max_replicas", "7", "--dry_run")
+    assert (code, "dedicated_resources.max_replica_count" in out) == (0, True)
+    code, _, err = deploy(run, VERSION, "--min_replicas", "6")
+    assert (code, "expected the first not above the second, got 6 and 5" in err) == (1, True)
+    assert len(vertex.calls) == sent
+
+
+def test_replicas_scale_to_zero_by_the_preview_of_the_api(uploaded, run, vertex):
+    code, out, err = deploy(run, VERSION, "--min_replicas", "0", "--max_replicas", "2")
+    assert code == 0, err
+    assert "0 to 2 replica(s) of n1-standard-2: nothing while none runs" in out
+    (endpoint,) = vertex.endpoints.values()
+    method, path, body = vertex.calls[-1]
+    assert (method, path) == ("POST", f"/v1beta1/{endpoint['name']}:deployModel")
+    wanted = body["deployedModel"]["dedicatedResources"]
+    assert (wanted.get("minReplicaCount", 0), wanted["maxReplicaCount"], wanted["initialReplicaCount"]) == (
+        0,
+        2,
+        1,
+    )
+    assert body["deployedModel"]["displayName"] == VERSION
+    (row,) = json.loads(run("list", "--format", "json")[1])
+    assert (row["min_replicas"], row["max_replicas"], row["dollars_an_hour"]) == (0, 2, 0.0)
+    assert "already" in deploy(run, VERSION, "--min_replicas", "0")[1]
+    code, _, err = deploy(run, VERSION, "--min_replicas", "1")
+    assert (code, "--min_replicas 0, not 1" in err) == (1, True)
+    code, _, err = run(
+        "deploy", "--name", "m", "--endpoint", "x", "--psc_project", "q", "--min_replicas", "0"
+    )
+    assert (code, "on a psc endpoint, which never scales to 0" in err) == (1, True)
 
 
 def test_two_versions_share_the_traffic_and_are_taken_down(uploaded, run, vertex):

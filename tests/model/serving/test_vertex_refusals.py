@@ -62,8 +62,12 @@ DEPLOY = ["deploy", "--name", "m", "--endpoint", "e"]
     ("command", "text"),
     [
         ([*DEPLOY, "--traffic", "150"], "--traffic: expected a whole number from 0 to 100, got '150'"),
-        ([*DEPLOY, "--min_replicas", "3"], "--max_replicas: expected --min_replicas 3 or more, got 1"),
-        ([*DEPLOY, "--min_replicas", "0"], "--min_replicas: expected a whole number of at least 1"),
+        (
+            [*DEPLOY, "--min_replicas", "3", "--max_replicas", "1"],
+            "--max_replicas: expected --min_replicas 3 or more, got 1",
+        ),
+        ([*DEPLOY, "--min_replicas", "-1"], "--min_replicas: expected a whole number of at least 0"),
+        ([*DEPLOY, "--max_replicas", "0"], "--max_replicas: expected a whole number of at least 1"),
         ([*DEPLOY, "--accelerators", "1"], "--accelerator_type, --accelerators: expected both or none"),
         ([*DEPLOY, "--cpu_target", "101"], "--cpu_target: expected a whole number from 1 to 100"),
         ([*DEPLOY, "--request_target", "0"], "--request_target: expected a whole number of at least 1"),

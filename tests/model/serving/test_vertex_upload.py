@@ -133,3 +133,35 @@ def test_the_same_version_with_another_image_is_refused(uploaded, run, vertex, s
     assert code == 1
     assert f"m has version {VERSION} already, with image {CUSTOM}" in err
     assert vertex.calls == []
+
+
+UNTAGGED = CUSTOM.removesuffix(":1")
+
+
+def test_an_image_without_a_tag_is_taken(run, vertex, served_artifact):
+    flags = ["--model", served_artifact.uri, "--staging", "gs://b/m", "--name", "m"]
+    code, _, err = run("upload", *flags, "--image", UNTAGGED)
+    assert code == 0, err
+    assert vertex.calls[0][2]["model"]["containerSpec"]["imageUri"] == UNTAGGED
+    code, _, err = run("upload", *flags, "--image", f"{UNTAGGED}:")
+    assert code == 2
+    assert "TAG '' has 0 characters" in err
+
+
+@pytest.mark.parametrize("place", ["gs://b/notebook", "local"])
+@pytest.mark.parametrize("image", ["prebuilt-cpu", CUSTOM])
+def test_an_archive_alone_gets_another_answer_than_no_model(
+    run, vertex, served_artifact, tmp_path, place, image
+):
+    archive = served_artifact.local_dir / "pytorch_autoencoder.mar"
+    if place == "local":
+        place = str(tmp_path)
+        (tmp_path / "model.mar").write_bytes(archive.read_bytes())
+    else:
+        storage.Client().bucket("b").blob("notebook/model.mar").upload_from_filename(archive)
+    code, _, err = run("upload", "--model", place, "--image", image, "--staging", "gs://b/m")
+    assert code == 1
+    assert f"--model {place}: has model.mar and no manifest.json" in err
+    assert "gcloud ai models upload" in err
+    assert "train a model" not in err
+    assert vertex.calls == []

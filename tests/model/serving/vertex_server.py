@@ -18,8 +18,12 @@ import requests
 from tests.cloud.storage_server import Storage
 from tests.http_server import Raw, Refusal, Request, serve
 
-TYPES = "type.googleapis.com/google.cloud.aiplatform.v1."
 SERVED = "DEDICATED_RESOURCES"
+MUTABLE = [
+    f"dedicatedResources.{field}"
+    for field in ("minReplicaCount", "maxReplicaCount", "requiredReplicaCount", "autoscalingMetricSpecs")
+]
+"""Of a deployed model, by the reference of MutateDeployedModelRequest."""
 CREATED = "2026-01-01T00:00:00Z"
 
 
@@ -65,9 +69,12 @@ class Vertex:
         self._count += 1
         return str(1000 + self._count)
 
-    def _operation(self, parent: str, kind: str, response: dict[str, Any]) -> dict[str, Any]:
+    def _operation(
+        self, parent: str, kind: str, response: dict[str, Any], version: str = "v1"
+    ) -> dict[str, Any]:
         name = f"{parent}/operations/{self._id()}"
-        done = {"name": name, "done": True, "response": {"@type": TYPES + kind, **response}}
+        types = f"type.googleapis.com/google.cloud.aiplatform.{version}."
+        done = {"name": name, "done": True, "response": {"@type": types + kind, **response}}
         if kind == "Empty":
             done["response"] = {"@type": "type.googleapis.com/google.protobuf.Empty"}
         self._operations[name] = done
@@ -157,7 +164,21 @@ class Vertex:
         endpoint["deployedModels"].append(deployed)
         self._check_split(split, {m["id"] for m in endpoint["deployedModels"]})
         endpoint["trafficSplit"] = split
-        return self._operation(match["parent"], "DeployModelResponse", {"deployedModel": deployed})
+        version = request.path.split("/")[1]
+        if not deployed["dedicatedResources"].get("minReplicaCount") and version == "v1":
+            raise Refusal(400, "INVALID_ARGUMENT", "min_replica_count must be greater than 0")
+        response = {"deployedModel": deployed}
+        return self._operation(match["parent"], "DeployModelResponse", response, version)
+
+    def mutate(self, match: re.Match[str], request: Request) -> Any:
+        endpoint, wanted = self.endpoints[match["name"]], request.json["deployedModel"]
+        deployed = next(model for model in endpoint["deployedModels"] if model["id"] == wanted["id"])
+        for path in request.json["updateMask"].split(","):
+            parent, _, field = path.partition(".")
+            if path not in MUTABLE:
+                raise Refusal(400, "INVALID_ARGUMENT", f"{path} is not mutable")
+            deployed[parent][field] = wanted[parent][field]
+        return self._operation(match["parent"], "MutateDeployedModelResponse", {"deployedModel": deployed})
 
     def undeploy(self, match: re.Match[str], request: Request) -> Any:
         endpoint, key = self.endpoints[match["name"]], request.json["deployedModelId"]
@@ -194,9 +215,9 @@ class Vertex:
             raise Refusal(400, "INVALID_ARGUMENT", f"traffic split {split} does not fit {known}")
 
 
-_PARENT = r"/v1/(?P<parent>projects/[^/]+/locations/[^/]+)"
-_MODEL = r"/v1/(?P<name>(?P<parent>projects/[^/]+/locations/[^/]+)/models/[^/:]+)"
-_ENDPOINT = r"/v1/(?P<name>(?P<parent>projects/[^/]+/locations/[^/]+)/endpoints/[^/:]+)"
+_PARENT = r"/v1(beta1)?/(?P<parent>projects/[^/]+/locations/[^/]+)"
+_MODEL = r"/v1(beta1)?/(?P<name>(?P<parent>projects/[^/]+/locations/[^/]+)/models/[^/:]+)"
+_ENDPOINT = r"/v1(beta1)?/(?P<name>(?P<parent>projects/[^/]+/locations/[^/]+)/endpoints/[^/:]+)"
 
 ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("GET", r"/ui/(?P<name>projects/.*/operations/\d+)", Vertex.poll),
@@ -210,6 +231,7 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("GET", _ENDPOINT, Vertex.get_endpoint),
     ("PATCH", _ENDPOINT, Vertex.update_endpoint),
     ("POST", _ENDPOINT + ":deployModel", Vertex.deploy),
+    ("POST", _ENDPOINT + ":mutateDeployedModel", Vertex.mutate),
     ("POST", _ENDPOINT + ":undeployModel", Vertex.undeploy),
     ("POST", _ENDPOINT + ":(predict|rawPredict)", Vertex.predict),
     ("DELETE", _ENDPOINT, Vertex.delete_endpoint),
