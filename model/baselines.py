@@ -76,7 +76,7 @@ def _pca(train: Scores, rows: Scores, seed: int, n_components: int) -> Scores:
     """Squared reconstruction error."""
     from sklearn.decomposition import PCA
 
-    pca = PCA(n_components=n_components, random_state=seed).fit(train)
+    pca = PCA(n_components=min(n_components, train.shape[1] - 1), random_state=seed).fit(train)
     return np.square(rows - pca.inverse_transform(pca.transform(rows))).sum(axis=1)
 
 

@@ -200,8 +200,13 @@ def _whiten(network: TransactionAutoencoder, rows: Tensor, seed: int) -> None:
     with torch.no_grad():
         normalized = network.normalize(rows)
         residual = network.score_residual(rows, normalized, network.reconstruct(normalized)[1])
+        # A reconstruction that is the mean leaves the input itself, in the same units.
+        deviations = (
+            network.score_residual(rows, normalized, torch.zeros_like(normalized)).double().std(dim=0)
+        )
     is_discrete = whitening.discrete_columns(rows.numpy()[:, used])
-    scale = whitening.fit(residual.double().numpy()[:, used], seed, is_discrete)
+    floors = np.where(is_discrete, whitening.FLOOR_SHARE * deviations.numpy()[used], 0.0)
+    scale = whitening.fit(residual.double().numpy()[:, used], seed, floors)
     n = len(network.mean)
     center, weight, matrix = np.zeros(n), np.zeros(n), np.zeros((n, n))
     center[used], weight[used] = scale.center, scale.absolute_weight

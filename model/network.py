@@ -167,7 +167,7 @@ def layers(n_inputs: int) -> tuple[int, ...]:
     """Returns the sizes of the layers from the inputs to the bottleneck; the decoder mirrors them.
 
     >>> layers(30), layers(9)
-    ((30, 16, 8, 4), (9, 5, 4, 4))
+    ((30, 16, 8, 4), (9, 5, 3, 2))
     """
     narrowest = encoded_size(n_inputs)
     hidden = (max(narrowest, math.ceil(share * n_inputs)) for share in HIDDEN)

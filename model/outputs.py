@@ -38,8 +38,8 @@ _NUMBER_BYTES: Final = 14  # a float32 in its fewest digits, with a comma and pe
 
 
 def encoded_size(n_inputs: int) -> int:
-    """Returns the width of the encoded form: ENCODED_SIZE, or half of the inputs where these are few."""
-    return max(1, min(ENCODED_SIZE, n_inputs // 2))
+    """Returns the width of the encoded form: ENCODED_SIZE, or a quarter of the inputs where these are few."""
+    return max(1, min(ENCODED_SIZE, n_inputs // 4))
 
 
 def width(name: str, n_inputs: int) -> int | None:

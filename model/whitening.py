@@ -32,6 +32,8 @@ OUTER_ROWS: Final = 4
 """At least this many rows for each residual, whatever the share gives."""
 OUTER_FLOOR: Final = 1e-4
 """Smallest eigenvalue of the second correlation matrix, which few rows estimate."""
+FLOOR_SHARE: Final = 0.5
+"""Least deviation of a discrete input's residual, as a share of that of the input."""
 FEW_VALUES: Final = 32
 DISCRETE_SHARE: Final = 0.9
 """An input is discrete where its FEW_VALUES most frequent values make this share of the rows."""
@@ -78,7 +80,7 @@ def corr_max(covariance: Matrix, floor: float = EIGENVALUE_FLOOR) -> Matrix:
     return (vectors * np.maximum(values, floor) ** -0.5) @ vectors.T / scale
 
 
-def fit(residuals: Matrix, seed: int = 0, is_discrete: Mask | None = None) -> ScoreScale:
+def fit(residuals: Matrix, seed: int = 0, floors: Matrix | None = None) -> ScoreScale:
     """Fits the scale of the score to residuals [n, k] of normal transactions, at most FIT_ROWS of them.
 
     Let d = r - center, and s the standard deviations of r. Q is the squared Mahalanobis distance of d under
@@ -93,14 +95,15 @@ def fit(residuals: Matrix, seed: int = 0, is_discrete: Mask | None = None) -> Sc
     Both are one quadratic form, and so one whitening.
 
     Two bounds keep a single residual from ruling the score, and change nothing where none would. That of a
-    discrete input, such as a rare flag, has in both forms the variance of all rows, since the core may hold
-    one value alone. One whose share of the mean score is over MAX_SHARE, such as that of a number with very
-    heavy tails, is scaled down.
+    discrete input, such as a rare flag, has an s of at least its floor: the network reconstructs the usual
+    values nearly exactly, and any other would be many deviations off. In both forms it has the variance of
+    all rows, since the core may hold one value alone. One whose share of the mean score is over MAX_SHARE,
+    such as that of a number with very heavy tails, is scaled down.
 
     Args:
       residuals: [n, k].
       seed: of the sample and of FastMCD.
-      is_discrete: bool [k], marks the residuals of discrete inputs; none when None.
+      floors: [k], the least s of discrete inputs; 0 for others. None for no discrete ones.
     """
     # scikit-learn is needed to train, not to score.
     from scipy.stats import chi2
@@ -111,9 +114,9 @@ def fit(residuals: Matrix, seed: int = 0, is_discrete: Mask | None = None) -> Sc
     spread = residuals.std(axis=0)
     # A constant residual has no scale of its own, and would make the covariance singular.
     varies = spread > 0
-    spread = np.where(varies, spread, 1.0)
+    spread = np.where(varies, np.maximum(spread, 0.0 if floors is None else floors), 1.0)
     rows = residuals[:, varies] / spread[varies]
-    discrete = np.zeros(rows.shape[1], bool) if is_discrete is None else is_discrete[varies]
+    discrete = np.zeros(rows.shape[1], bool) if floors is None else floors[varies] > 0
     location, covariance = _core_moments(rows, seed, discrete)
     deviations = rows - location
     core = corr_max(covariance)
