@@ -165,6 +165,7 @@ def _core_moments(rows: Matrix, seed: int, is_discrete: Mask) -> tuple[Matrix, M
         with warnings.catch_warnings():
             # Of columns that depend on each other: the smallest eigenvalues are raised below.
             warnings.filterwarnings("ignore", message="The covariance matrix .* not full rank")
+            warnings.filterwarnings("ignore", message="Determinant has increased")
             estimate = MinCovDet(support_fraction=SUPPORT, random_state=seed).fit(rows[:, varies])
         location[varies] = estimate.raw_location_
         covariance[np.ix_(varies, varies)] = estimate.raw_covariance_

@@ -35,6 +35,8 @@ def test_from_payments_to_alerts(tmp_path, capsys):
     assert "example-8" in {alert["transaction_id"] for alert in alerts}
     (large,) = [row for row in scores if row["transaction_id"] == "example-8"]
     assert large["amount"] == 9800
-    assert ("amount", "9800.0") in {(top["feature"], top["value"]) for top in large["top_features"]}
+    assert ("amount", "9800") in {(top["feature"], top["value"]) for top in large["top_features"]}
+    (abroad,) = [row for row in alerts if row["transaction_id"] == "example-9"]
+    assert (abroad["top_features"][0]["feature"], abroad["top_features"][0]["value"]) == ("country", "NZ")
     (letter,) = dead
     assert "amount" in letter["errorMessage"]
