@@ -57,6 +57,6 @@ def answer_bytes(fields: Iterable[str], n_inputs: int) -> int:
     """Estimates the bytes of one row's prediction in JSON, on the high side.
 
     >>> answer_bytes(ANSWER_FIELDS, 30)
-    2624
+    2617
     """
     return sum(len(name) + _NAME_BYTES + _NUMBER_BYTES * (width(name, n_inputs) or 1) for name in fields)

@@ -19,6 +19,7 @@ TOOLS = {"mypy", "ruff", "vulture", *TESTS}
 NOT_IMPORTED = {
     "uvloop": "uvicorn takes it by name",
     "torchserve": "started as a process",
+    "torch-model-archiver": "started as a process",
     "onnxscript": "torch.onnx takes it by name",
 }
 
