@@ -15,8 +15,8 @@ from model.values import shown
 
 MAX_CHARACTERS: Final = 100
 """Longer values are cut."""
-_DIGITS: Final = 7
-"""Significant digits of a float32."""
+_SMALL: Final = 1_000
+"""A float32 below this is precise to 4 decimals."""
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -76,9 +76,18 @@ def value_texts(
             if feature not in columns:
                 columns[feature] = _values(some, spec, feature)
             texts.append(_text(spec.features[feature], columns[feature][row]))
-    places = np.full(n * k, -1)
-    places.reshape(n, k)[rows] = np.arange(len(texts)).reshape(-1, k)
-    return pa.array(texts, pa.string()).take(pa.array(places, mask=places < 0))
+    # Texts between nulls, laid out as Arrow has them: to gather them by number would cost more than to score.
+    written = np.zeros((n, k), bool)
+    written[rows] = True
+    encoded = [text.encode() for text in texts]
+    lengths = np.zeros((n, k), np.int32)
+    lengths[rows] = np.array([len(text) for text in encoded], np.int32).reshape(-1, k)
+    offsets = np.zeros(n * k + 1, np.int32)
+    np.cumsum(lengths.reshape(-1), out=offsets[1:])
+    validity = pa.array(written.reshape(-1)).buffers()[1]
+    return pa.StringArray.from_buffers(
+        n * k, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)), validity
+    )
 
 
 def _values(transactions: pa.RecordBatch, spec: FeatureSpec, feature: int) -> list[Any]:
@@ -88,10 +97,9 @@ def _values(transactions: pa.RecordBatch, spec: FeatureSpec, feature: int) -> li
         return transactions.column("event_time").to_pylist()
     if "inputs" in transactions.schema.names:
         return _raw(transactions, one.source).to_pylist()
-    # The shortest text that gives the same float32.
     features = transactions.column("features")
     rows = features.flatten().to_numpy(zero_copy_only=True).reshape(-1, features.type.list_size)
-    return [float(str(value)) for value in rows[:, feature]]
+    return list(rows[:, feature])
 
 
 def _raw(transactions: pa.RecordBatch, field: str) -> pa.Array:
@@ -106,6 +114,8 @@ def _text(feature: Feature, value: Any) -> str:
         return local.strftime("%H:%M") if feature.kind == "time_of_day" else _DAYS[local.weekday()]
     if value is None:
         return "missing"
+    if isinstance(value, np.float32):
+        value = float(str(value))  # the shortest text that gives the same float32
     if isinstance(value, str):
         return value if len(value) <= MAX_CHARACTERS else f"{value[:MAX_CHARACTERS]}..."
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
@@ -114,10 +124,6 @@ def _text(feature: Feature, value: Any) -> str:
 
 
 def _decimal(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Float32 as the float64 that is meant: 12.34 and not 12.34000015."""
+    """Float32 as the amount that is meant: 12.34 and not 12.34000015; 4 decimals below 1,000, then 2."""
     wide = values.astype(np.float64)
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        size = np.floor(np.log10(np.abs(wide)))
-        scale = 10.0 ** (_DIGITS - 1 - size)
-        rounded = np.round(wide * scale) / scale
-    return np.where(np.isfinite(rounded), rounded, wide)
+    return np.where(np.abs(wide) < _SMALL, np.round(wide, 4), np.round(wide, 2))

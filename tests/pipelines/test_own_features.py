@@ -135,9 +135,9 @@ def test_a_stream_gives_the_scores_of_the_batch(
         *endpoints(local_stack),
     ]
     result = streaming.run(argv, runner=LocalStreamingRunner())
-    with pubsub_v1.PublisherClient() as publisher:
-        for payload in payloads:
-            publisher.publish(channel.topic, payload)
+    publisher = pubsub_v1.PublisherClient()
+    for future in [publisher.publish(channel.topic, payload) for payload in payloads]:
+        future.result(timeout=60)
 
     def is_done():
         totals = metrics.totals(result)
