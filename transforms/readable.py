@@ -69,7 +69,7 @@ def value_texts(
     if not len(rows):
         return pa.nulls(n * k, pa.string())
     some = transactions.take(pa.array(rows))
-    columns: dict[int, list[Any]] = {}
+    columns: dict[int, Any] = {}
     texts: list[str] = []
     for row, features in enumerate(indices[rows].tolist()):
         for feature in features:
@@ -90,8 +90,8 @@ def value_texts(
     )
 
 
-def _values(transactions: pa.RecordBatch, spec: FeatureSpec, feature: int) -> list[Any]:
-    """The values of a feature as Python objects."""
+def _values(transactions: pa.RecordBatch, spec: FeatureSpec, feature: int) -> Any:
+    """The values of a feature, by row."""
     one = spec.features[feature]
     if one.rules.value == "time":
         return transactions.column("event_time").to_pylist()
@@ -99,7 +99,7 @@ def _values(transactions: pa.RecordBatch, spec: FeatureSpec, feature: int) -> li
         return _raw(transactions, one.source).to_pylist()
     features = transactions.column("features")
     rows = features.flatten().to_numpy(zero_copy_only=True).reshape(-1, features.type.list_size)
-    return list(rows[:, feature])
+    return rows[:, feature]
 
 
 def _raw(transactions: pa.RecordBatch, field: str) -> pa.Array:
