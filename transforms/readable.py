@@ -69,13 +69,9 @@ def value_texts(
     if not len(rows):
         return pa.nulls(n * k, pa.string())
     some = transactions.take(pa.array(rows))
-    columns: dict[int, Any] = {}
-    texts: list[str] = []
-    for row, features in enumerate(indices[rows].tolist()):
-        for feature in features:
-            if feature not in columns:
-                columns[feature] = _values(some, spec, feature)
-            texts.append(_text(spec.features[feature], columns[feature][row]))
+    texts = (
+        _texts(some, indices[rows], spec) if "inputs" in some.schema.names else _numbers(some, indices[rows])
+    )
     # Texts between nulls, laid out as Arrow has them: to gather them by number would cost more than to score.
     written = np.zeros((n, k), bool)
     written[rows] = True
@@ -90,16 +86,28 @@ def value_texts(
     )
 
 
-def _values(transactions: pa.RecordBatch, spec: FeatureSpec, feature: int) -> Any:
-    """The values of a feature, by row."""
-    one = spec.features[feature]
-    if one.rules.value == "time":
-        return transactions.column("event_time").to_pylist()
-    if "inputs" in transactions.schema.names:
-        return _raw(transactions, one.source).to_pylist()
+def _numbers(transactions: pa.RecordBatch, indices: npt.NDArray[np.intp]) -> list[str]:
+    """The values of numeric features, each in the shortest text that gives the same float32."""
     features = transactions.column("features")
     rows = features.flatten().to_numpy(zero_copy_only=True).reshape(-1, features.type.list_size)
-    return rows[:, feature]
+    values = np.take_along_axis(rows, indices, axis=1).reshape(-1)
+    texts: list[str] = pa.array(values).cast(pa.string()).to_pylist()
+    return texts
+
+
+def _texts(transactions: pa.RecordBatch, indices: npt.NDArray[np.intp], spec: FeatureSpec) -> list[str]:
+    """The values of features of any kind as texts."""
+    columns: dict[int, list[Any]] = {}
+    texts = []
+    for row, features in enumerate(indices.tolist()):
+        for feature in features:
+            if feature not in columns:
+                one = spec.features[feature]
+                is_time = one.rules.value == "time"
+                column = transactions.column("event_time") if is_time else _raw(transactions, one.source)
+                columns[feature] = column.to_pylist()
+            texts.append(_text(spec.features[feature], columns[feature][row]))
+    return texts
 
 
 def _raw(transactions: pa.RecordBatch, field: str) -> pa.Array:
@@ -114,8 +122,6 @@ def _text(feature: Feature, value: Any) -> str:
         return local.strftime("%H:%M") if feature.kind == "time_of_day" else _DAYS[local.weekday()]
     if value is None:
         return "missing"
-    if isinstance(value, np.float32):
-        value = float(str(value))  # the shortest text that gives the same float32
     if isinstance(value, str):
         return value if len(value) <= MAX_CHARACTERS else f"{value[:MAX_CHARACTERS]}..."
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
