@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -190,15 +191,17 @@ def _parse(
         else:
             rows.append(row)
             positions.append(i)
-    assembled = form.assemble(rows, _times(rows))
+    times = pa.array([row.event_time for row in rows], TRANSACTIONS.field("event_time").type)
+    assembled = form.assemble(rows, times)
     if assembled.reasons:
+        kept = [k not in assembled.reasons for k in range(len(rows))]
+        rows, times = list(itertools.compress(rows, kept)), times.filter(pa.array(kept))
         for k, reason in assembled.reasons.items():
             reasons[positions[k]] = reason
-        rows = [row for k, row in enumerate(rows) if k not in assembled.reasons]
         assembled = assembled.kept()
     rejected = sorted(reasons)
     parsed = Parsed(
-        _transactions(rows, assembled, form.schema),
+        _transactions(rows, times, assembled, form.schema),
         dead_letters(
             [messages.payloads[i] for i in rejected],
             [reasons[i] for i in rejected],
@@ -252,15 +255,13 @@ def _traceable(attributes: Mapping[str, str], message_id: str) -> Mapping[str, s
     return {**attributes, (PUBSUB_MESSAGE_ID if MESSAGE_ID in attributes else MESSAGE_ID): message_id}
 
 
-def _times(rows: Sequence[Transaction]) -> pa.Array:
-    return pa.array([row.event_time for row in rows], TRANSACTIONS.field("event_time").type)
-
-
-def _transactions(rows: Sequence[Transaction], assembled: Assembled, schema: pa.Schema) -> pa.RecordBatch:
+def _transactions(
+    rows: Sequence[Transaction], times: pa.Array, assembled: Assembled, schema: pa.Schema
+) -> pa.RecordBatch:
     columns = [
         pa.array([row.transaction_id for row in rows], pa.string()),
         pa.array([row.account_id for row in rows], pa.string()),
-        _times(rows),
+        times,
         pa.array([row.event_time_derived is True for row in rows], pa.bool_()),
         *assembled.columns(),
     ]

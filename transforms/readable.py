@@ -15,8 +15,8 @@ from model.values import shown
 
 MAX_CHARACTERS: Final = 100
 """Longer values are cut."""
-_DIGITS: Final = 7
-"""Significant digits of a float32."""
+_SMALL: Final = 1_000
+"""A float32 below this is precise to 4 decimals."""
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -69,29 +69,45 @@ def value_texts(
     if not len(rows):
         return pa.nulls(n * k, pa.string())
     some = transactions.take(pa.array(rows))
-    columns: dict[int, list[Any]] = {}
-    texts: list[str] = []
-    for row, features in enumerate(indices[rows].tolist()):
-        for feature in features:
-            if feature not in columns:
-                columns[feature] = _values(some, spec, feature)
-            texts.append(_text(spec.features[feature], columns[feature][row]))
-    places = np.full(n * k, -1)
-    places.reshape(n, k)[rows] = np.arange(len(texts)).reshape(-1, k)
-    return pa.array(texts, pa.string()).take(pa.array(places, mask=places < 0))
+    texts = (
+        _texts(some, indices[rows], spec) if "inputs" in some.schema.names else _numbers(some, indices[rows])
+    )
+    # Texts between nulls, laid out as Arrow has them: to gather them by number would cost more than to score.
+    written = np.zeros((n, k), bool)
+    written[rows] = True
+    encoded = [text.encode() for text in texts]
+    lengths = np.zeros((n, k), np.int32)
+    lengths[rows] = np.array([len(text) for text in encoded], np.int32).reshape(-1, k)
+    offsets = np.zeros(n * k + 1, np.int32)
+    np.cumsum(lengths.reshape(-1), out=offsets[1:])
+    validity = pa.array(written.reshape(-1)).buffers()[1]
+    return pa.StringArray.from_buffers(
+        n * k, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)), validity
+    )
 
 
-def _values(transactions: pa.RecordBatch, spec: FeatureSpec, feature: int) -> list[Any]:
-    """The values of a feature as Python objects."""
-    one = spec.features[feature]
-    if one.rules.value == "time":
-        return transactions.column("event_time").to_pylist()
-    if "inputs" in transactions.schema.names:
-        return _raw(transactions, one.source).to_pylist()
-    # The shortest text that gives the same float32.
+def _numbers(transactions: pa.RecordBatch, indices: npt.NDArray[np.intp]) -> list[str]:
+    """The values of numeric features, each in the shortest text that gives the same float32."""
     features = transactions.column("features")
     rows = features.flatten().to_numpy(zero_copy_only=True).reshape(-1, features.type.list_size)
-    return [float(str(value)) for value in rows[:, feature]]
+    values = np.take_along_axis(rows, indices, axis=1).reshape(-1)
+    texts: list[str] = pa.array(values).cast(pa.string()).to_pylist()
+    return texts
+
+
+def _texts(transactions: pa.RecordBatch, indices: npt.NDArray[np.intp], spec: FeatureSpec) -> list[str]:
+    """The values of features of any kind as texts."""
+    columns: dict[int, list[Any]] = {}
+    texts = []
+    for row, features in enumerate(indices.tolist()):
+        for feature in features:
+            if feature not in columns:
+                one = spec.features[feature]
+                is_time = one.rules.value == "time"
+                column = transactions.column("event_time") if is_time else _raw(transactions, one.source)
+                columns[feature] = column.to_pylist()
+            texts.append(_text(spec.features[feature], columns[feature][row]))
+    return texts
 
 
 def _raw(transactions: pa.RecordBatch, field: str) -> pa.Array:
@@ -114,10 +130,6 @@ def _text(feature: Feature, value: Any) -> str:
 
 
 def _decimal(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Float32 as the float64 that is meant: 12.34 and not 12.34000015."""
+    """Float32 as the amount that is meant: 12.34 and not 12.34000015; 4 decimals below 1,000, then 2."""
     wide = values.astype(np.float64)
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        size = np.floor(np.log10(np.abs(wide)))
-        scale = 10.0 ** (_DIGITS - 1 - size)
-        rounded = np.round(wide * scale) / scale
-    return np.where(np.isfinite(rounded), rounded, wide)
+    return np.where(np.abs(wide) < _SMALL, np.round(wide, 4), np.round(wide, 2))

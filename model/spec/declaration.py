@@ -11,7 +11,7 @@ from model.roles import Roles
 from model.spec.kinds import KINDS, REJECT, Kind
 
 Path = tuple[Any, ...]
-"""Where a value stands in a spec: keys and positions from the outside in."""
+"""The place of a value in a spec: keys and positions from the outside in."""
 
 SCALES = ("linear", "log")
 USES = ("score", "reconstruction")

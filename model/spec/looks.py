@@ -44,7 +44,7 @@ class Look:
 
     @property
     def n_values(self) -> int:
-        """How many different values there are."""
+        """The number of different values."""
         return len(self._counts)
 
     @cached_property

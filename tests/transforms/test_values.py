@@ -120,7 +120,7 @@ def parsed(case: Case, path: Path, rules: MessageRules = RULES) -> Parsed:
 
 
 def replayed(letters: pa.RecordBatch, rules: MessageRules = RULES) -> Parsed:
-    """What becomes of dead letters that are sent again."""
+    """Parses dead letters as a replay sends them."""
     rows = [
         Letter("k", row["timestamp"], row["stage"], row["errorMessage"], 0, row["payloadBytes"], {})
         for row in letters.to_pylist()
