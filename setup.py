@@ -15,6 +15,11 @@ ROOMS = (
     "templates",
     "transforms",
 )
+TRACES = [
+    "opentelemetry-exporter-otlp>=1.30,<2",
+    "opentelemetry-instrumentation-asgi>=0.51b0,<1",
+    "opentelemetry-sdk>=1.30,<2",
+]
 EXPORT = ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "onnxscript>=0.5,<1"]
 
 setup(
@@ -96,7 +101,9 @@ setup(
         # Servers of the model: the FastAPI container and TorchServe, which needs the pyyaml of above and does
         # not say so.
         "serve": [
-            "fastapi>=0.115,<1",
+            "fastapi>=0.165,<1",
+            "httptools>=0.6.4,<1",
+            "prometheus-client>=0.21,<1",
             "psutil>=6,<8",
             "starlette>=0.50,<2",
             "torch-model-archiver==0.12.0",
@@ -104,15 +111,20 @@ setup(
             "uvicorn>=0.37,<1",
             "uvloop>=0.21,<1",
         ],
+        # Traces of the FastAPI container, where the variables of OpenTelemetry's SDK ask for them.
+        "traces": TRACES,
         "test": [
             *EXPORT,
+            *TRACES,
             "hypothesis>=6.100",
             "mypy>=2,<3",
+            "openapi-python-client>=0.28,<1",
             "packaging>=24",
             "pytest>=9,<10",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
+            "schemathesis>=4.20,<5",
             "vulture>=2.16,<3",
             "zetasql==0.1.5",
         ],

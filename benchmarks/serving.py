@@ -11,13 +11,14 @@ import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import orjson
+import psutil
 
 from benchmarks.http_load import Load, http_request, measure
 from common.command import command
@@ -55,6 +56,7 @@ class Result:
     rows_per_second: float
     p50_ms: float
     p99_ms: float
+    cpu_ms: float
     answer_bytes: int
 
 
@@ -67,11 +69,13 @@ class Target:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+ECHO = "bare uvicorn"
 CONTAINER = "custom container"
 PYDANTIC = "pydantic models"
 TORCHSERVE = "TorchServe"
 ENVELOPE = "TorchServe, json envelope"
 CASES = (
+    *(Case(ECHO, n, "echo", 1) for n in (1, 128)),
     *(Case(CONTAINER, 1, "compact", connections) for connections in (1, 4)),
     *(Case(CONTAINER, 128, "compact", connections) for connections in (1, 4)),
     Case(CONTAINER, 1, "full", 1),
@@ -83,7 +87,7 @@ CASES = (
     Case(ENVELOPE, 1, "full", 1),
     Case(ENVELOPE, 128, "full", 1),
 )
-SERVERS = (CONTAINER, PYDANTIC, TORCHSERVE, ENVELOPE)
+SERVERS = (ECHO, CONTAINER, PYDANTIC, TORCHSERVE, ENVELOPE)
 _TORCHSERVE_PATH = "/predictions/pytorch_autoencoder"
 
 
@@ -123,6 +127,8 @@ def serve(name: str, model: str) -> AbstractContextManager[Target]:
     """Runs the named server with one worker and the artifact `model`."""
     if name == CONTAINER:
         return _process(name, "model.serving.app", "--model", model, "--workers", "1")
+    if name == ECHO:
+        return _process(name, "benchmarks.serving_echo")
     if name == PYDANTIC:
         return _process(name, "benchmarks.serving_pydantic", "--model", model)
     if name == TORCHSERVE:
@@ -132,12 +138,22 @@ def serve(name: str, model: str) -> AbstractContextManager[Target]:
 
 def _body(case: Case) -> bytes:
     body: dict[str, object] = {"instances": transactions(case.instances)}
-    if case.server not in (PYDANTIC, ENVELOPE):
+    if case.server not in (ECHO, PYDANTIC, ENVELOPE):
         body["parameters"] = {"fields": FULL if case.answer == "full" else list(DEFAULT_FIELDS)}
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _summary(case: Case, loads: Sequence[Load]) -> Result:
+def _cpu_seconds() -> float:
+    """The CPU time of the server's processes: one server runs at a time."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def _summary(case: Case, loads: Sequence[Load], cpu_ms: Sequence[float]) -> Result:
     def median(name: str) -> float:
         return statistics.median(getattr(load, name) for load in loads)
 
@@ -148,6 +164,7 @@ def _summary(case: Case, loads: Sequence[Load]) -> Result:
         rows_per_second=round(rate * case.instances),
         p50_ms=round(median("p50_ms"), 2),
         p99_ms=round(median("p99_ms"), 2),
+        cpu_ms=round(statistics.median(cpu_ms), 3),
         answer_bytes=loads[0].answer_bytes,
     )
 
@@ -163,29 +180,36 @@ def run(runs: int, seconds: float, names: Sequence[str]) -> list[Result]:
                 for case in (case for case in cases if case.server == name):
                     request = http_request(target.path, _body(case), target.headers)
                     measure(target.port, request, case.connections, 0.5)
-                    loads = []
+                    loads, cpu_ms = [], []
                     for _ in range(runs):
+                        before = _cpu_seconds()
                         loads.append(measure(target.port, request, case.connections, seconds))
+                        cpu_ms.append((_cpu_seconds() - before) / loads[-1].requests * 1000)
                         advance(1)
-                    results.append(_summary(case, loads))
+                    results.append(_summary(case, loads, cpu_ms))
     return results
 
 
 def table(results: Sequence[Result]) -> str:
     """The results as a Markdown table, and the ratios to the slow way of writing the same server."""
     lines = [
-        "| server | instances | answer | connections | requests/s | rows/s | p50 ms | p99 ms | bytes |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| server | instances | answer | connections | requests/s | rows/s | "
+        "p50 ms | p99 ms | CPU ms | bytes |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {r.server} | {r.instances} | {r.answer} | {r.connections} | {r.requests_per_second:,.0f} "
-        f"| {r.rows_per_second:,.0f} | {r.p50_ms:.2f} | {r.p99_ms:.2f} | {r.answer_bytes:,} |"
+        f"| {r.rows_per_second:,.0f} | {r.p50_ms:.2f} | {r.p99_ms:.2f} | {r.cpu_ms:.3f} "
+        f"| {r.answer_bytes:,} |"
         for r in results
     ]
     rates = {(r.server, r.instances, r.answer): r for r in results if r.connections == 1}
     for n in (1, 128):
         ours, full = rates.get((CONTAINER, n, "compact")), rates.get((CONTAINER, n, "full"))
         slow = rates.get((PYDANTIC, n, "full"))
+        if ours and (echo := rates.get((ECHO, n, "echo"))):
+            ratio = ours.cpu_ms / echo.cpu_ms
+            lines.append(f"\n{n} instance(s): {ratio:.1f} times the CPU of a server that only echoes")
         if ours and full and slow:
             compact, same = (r.requests_per_second / slow.requests_per_second for r in (ours, full))
             lines.append(

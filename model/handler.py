@@ -1,7 +1,4 @@
-"""The TorchServe handler of the model archive. It needs torch, numpy and the archive's own files.
-
-The archive holds the feature spec with what training learnt (FEATURES_FILE), and the modules of `model.spec`
-that encode instances by it.
+"""The TorchServe handler of the model archive. It stands alone: torch, numpy and the archive's own files.
 
 It answers the 14 fields per instance, decodes and encodes whole requests itself (with orjson where the server
 has it), and runs one model call for a whole dynamic batch. What it accepts:
@@ -11,11 +8,13 @@ has it), and runs one model call for a whole dynamic batch. What it accepts:
       JSON bytes. `fields` may name any of the 14 fields and "contributions", the shares of the features in
       the score; without it, the 14 fields.
   INSTANCE
-      as a request of its own, or as the json envelope of the prebuilt container passes it on: a list of the
-      values of the spec's fields (30 numbers, also as text, for the default spec), an object by their names,
-      or either of them as JSON text; the answer is one object of fields.
+      as a request of its own, or as the json envelope of the prebuilt container passes it on: a list of 30
+      numbers (also as text), an object by feature name, or either of them as JSON text; the answer is one
+      object of fields.
   {"features": INSTANCE, "fields": ["anomaly_score", ...]}
       an instance that names its own fields, since the json envelope drops `parameters`.
+
+A misspelt member is refused: it would otherwise be answered as if it were not there.
 
 A bad instance makes its request a 400 whose message names the instance and the reason. The other requests of
 the dynamic batch are answered.
@@ -44,7 +43,9 @@ from model.values import number
 FEATURES_FILE = "features.json"
 CONTRIBUTIONS = "contributions"
 SCORE_FIELDS = frozenset(("anomaly_score", "encoded", CONTRIBUTIONS))
-FLOAT32_MAX = float(np.finfo(np.float32).max)
+# The largest number that is still finite when it is rounded to float32, as for the other server.
+FLOAT32_MAX = 3.4028235677973362e38
+JSON = "application/json"
 _NUMBERS = frozenset((int, float))
 
 # TorchServe takes the one class of this module for the handler, so the rest is functions.
@@ -91,6 +92,8 @@ class TransactionHandler:
         """Answers a dynamic batch: one answer for each item of `data`, in order."""
         if not data:
             return []
+        for index in range(len(getattr(context, "request_ids", None) or data)):
+            context.set_response_content_type(index, JSON)
         rows: list[list[float]] = []
         requests: list[dict[str, Any]] = []
         for item in data:
@@ -101,7 +104,7 @@ class TransactionHandler:
             requests.append(request)
         outputs: dict[str, Any] = {}
         if rows:
-            wanted = frozenset().union(*(request["fields"] for request in requests))
+            wanted = frozenset().union(*(request.get("every", request["fields"]) for request in requests))
             outputs = self._predict(np.asarray(rows, dtype=np.float32), wanted)
         # With the json envelope an item is one instance of a request, and its number is not the request's.
         enveloped = len(data) != len(getattr(context, "request_ids", None) or data) or not any(
@@ -122,25 +125,38 @@ class TransactionHandler:
                 body = _loads(body)
             whole = isinstance(body, dict) and "instances" in body
             if not whole:
-                own = isinstance(body, dict) and body.get("features") not in (None, [])
-                return {
-                    "whole": False,
-                    "fields": self._wanted(body) if own else self.fields,
-                    "rows": [self._row(body["features"] if own else body)],
-                }
+                row, fields = self._instance(body)
+                return {"whole": False, "fields": fields or self.fields, "rows": [row]}
+            _refuse_unknown(body, ("instances", "parameters"))
             instances = body["instances"]
             if not isinstance(instances, list) or not instances:
                 raise ValueError("instances must be a list of at least one instance")
             fields = self._wanted(body.get("parameters"))
-            parsed = []
+            if body.get("parameters"):
+                _refuse_unknown(body["parameters"], ("fields",), "parameters: ")
+            rows, own = [], {}
             for i, instance in enumerate(instances):
                 try:
-                    parsed.append(self._row(instance))
+                    row, named = self._instance(instance)
                 except ValueError as e:
                     raise ValueError(f"instances[{i}]: {e}") from None
-            return {"whole": True, "fields": fields, "rows": parsed}
+                rows.append(row)
+                if named:
+                    own[i] = named
+            every = tuple(dict.fromkeys((*fields, *(name for names in own.values() for name in names))))
+            return {"whole": True, "fields": fields, "every": every, "own": own, "rows": rows}
         except ValueError as e:
             return {"whole": False, "fields": (), "error": str(e)}
+
+    def _instance(self, instance: Any) -> tuple[list[float], tuple[str, ...] | None]:
+        """Reads one instance: its numbers, and the fields that it names itself."""
+        if isinstance(instance, (bytes, bytearray, memoryview, str)):
+            instance = _loads(instance)
+        if not isinstance(instance, dict) or "features" not in instance or self.spec.fields[0] in instance:
+            return self._row(instance), None
+        _refuse_unknown(instance, ("features", "fields"))
+        fields = self._wanted(instance) if instance.get("fields") is not None else None
+        return self._row(instance["features"]), fields
 
     def _row(self, instance: Any) -> list[float]:
         """The inputs of one instance; ValueError names what is wrong with it."""
@@ -154,11 +170,13 @@ class TransactionHandler:
         return inputs[0].tolist()
 
     def _wanted(self, parameters: Any) -> tuple[str, ...]:
-        fields = parameters.get("fields") if isinstance(parameters, dict) else None
-        if fields is None:
-            if parameters is None or isinstance(parameters, dict):
-                return self.fields
+        if parameters is None:
+            return self.fields
+        if not isinstance(parameters, dict):
             raise ValueError("parameters must be an object")
+        fields = parameters.get("fields")
+        if fields is None:
+            return self.fields
         known = (*self.fields, CONTRIBUTIONS)
         if not isinstance(fields, list) or not fields:
             raise ValueError("parameters.fields must be a list of at least one field name")
@@ -184,10 +202,14 @@ class TransactionHandler:
         if "error" in request:
             return _refuse(request["error"], context, index, position)
         part = slice(request["start"], request["stop"])
-        columns = [outputs[name][part] for name in request["fields"]]
+        names = request.get("every", request["fields"])
+        columns = [outputs[name][part] for name in names]
         if orjson is None or not request["whole"]:
             columns = [column.tolist() for column in columns]
-        predictions = [dict(zip(request["fields"], values)) for values in zip(*columns)]  # noqa: B905
+        predictions = [dict(zip(names, values)) for values in zip(*columns)]  # noqa: B905
+        if request.get("own"):
+            wanted = [request["own"].get(i, request["fields"]) for i in range(len(predictions))]
+            predictions = [{name: row[name] for name in own} for own, row in zip(wanted, predictions)]  # noqa: B905
         if not request["whole"]:
             return predictions[0]
         return _dumps({"predictions": predictions, "metadata": {"model_version": self.version}})
@@ -202,8 +224,14 @@ def _refuse(reason: str, context: Any, index: int | None, position: int) -> Any:
             context.set_response_status(code=400, phrase="Bad Request", idx=0)
         return {"code": 400, "type": "BadRequestException", "message": reason}
     context.set_response_status(code=400, phrase="Bad Request", idx=index)
-    context.set_response_content_type(index, "application/json")
     return _dumps({"code": 400, "type": "BadRequestException", "message": reason})
+
+
+def _refuse_unknown(value: dict[str, Any], known: tuple[str, ...], where: str = "") -> None:
+    """Refuses a misspelt member, which would otherwise be answered as if it were not there."""
+    unknown = sorted(set(value) - set(known))
+    if unknown:
+        raise ValueError(f"{where}unknown member {unknown[0]!r:.60}; known: {', '.join(known)}")
 
 
 def _loads(text: Any) -> Any:

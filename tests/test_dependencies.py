@@ -13,11 +13,15 @@ from packaging.utils import canonicalize_name
 from tests.test_layout import MAY_IMPORT, ROOT
 
 PROJECT = "beam-transaction-anomaly"
-TESTS = ("hypothesis", "packaging", "pytest", "pytest-timeout", "pytest-xdist", "zetasql")
+TESTS = (
+    *("hypothesis", "openapi-python-client", "packaging", "pytest", "pytest-timeout", "pytest-xdist"),
+    *("schemathesis", "zetasql"),
+)
 TOOLS = {"mypy", "ruff", "vulture", *TESTS}
 """Run by `make`, or imported by tests alone."""
 NOT_IMPORTED = {
     "uvloop": "uvicorn takes it by name",
+    "opentelemetry-exporter-otlp": "OpenTelemetry's SDK takes it by name",
     "torchserve": "started as a process",
     "torch-model-archiver": "started as a process",
     "onnxscript": "torch.onnx takes it by name",

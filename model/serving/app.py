@@ -2,9 +2,12 @@
 
     GET  $AIP_HEALTH_ROUTE,  /v1/endpoints/E/deployedModels/D           200 once the model is loaded
     POST $AIP_PREDICT_ROUTE, /v1/endpoints/E/deployedModels/D:predict   predictions
+    GET  /v2/..., POST /v2/models/NAME/infer                            the Open Inference Protocol
+    GET  /metadata, /metrics, /openapi.json                             the model, Prometheus, the API
 
 Flags win over the environment variables AIP_STORAGE_URI, AIP_HTTP_PORT, AIP_HEALTH_ROUTE, AIP_PREDICT_ROUTE,
-MAX_BODY_BYTES, MAX_ANSWER_BYTES, CLIENT_SECONDS, LAME_DUCK_SECONDS and WEB_CONCURRENCY.
+MAX_BODY_BYTES, MAX_ANSWER_BYTES, MAX_ROWS, MAX_WAIT_MILLIS, CLIENT_SECONDS, LAME_DUCK_SECONDS,
+WEB_CONCURRENCY, ACCESS_LOG and REQUEST_ID.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     options = ServerOptions.from_env(**{name: getattr(args, name) for name in FLAGS})
     try:
-        from model.serving import supervisor
+        from model.serving import metrics, supervisor
     except ImportError as error:
         raise MissingExtraError("anomaly serve", "serve", error) from error
     os.environ.update(options.to_env())
@@ -60,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    return supervisor.run(config)
+    with metrics.directory():
+        return supervisor.run(config)
 
 
 if __name__ == "__main__":

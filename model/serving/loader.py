@@ -6,6 +6,7 @@ import gc
 import logging
 import math
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from common.retry import Patience
@@ -30,7 +31,9 @@ class Loader:
       status: the state of the loader, or the reason of its last failure, as text.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, loaded: Callable[[Predictor], None] = lambda _: None) -> None:
+        """Makes the loader; `loaded` is called with the model before it serves."""
+        self._loaded = loaded
         self.predictor: Predictor | None = None
         self.status = f"loading {uri}"
         self._uri = uri
@@ -62,6 +65,7 @@ class Loader:
         # hundreds of thousands of objects of torch, in the middle of some request.
         gc.collect()
         gc.freeze()
+        self._loaded(predictor)
         self.status = "ready"
         self.predictor = predictor
         _LOG.info("serving %s version %s", self._uri, predictor.manifest.model_version)

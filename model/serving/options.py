@@ -19,6 +19,8 @@ DEFAULT_PREDICT_ROUTE: Final = "/predict"
 DEFAULT_MAX_BODY_BYTES: Final = 10_000_000
 """The limit of a dedicated endpoint of Vertex AI; a shared one stops at 1.5 MB before the container."""
 DEFAULT_MAX_ANSWER_BYTES: Final = 64_000_000
+DEFAULT_MAX_ROWS: Final = 20_000
+DEFAULT_MAX_WAIT_MILLIS: Final = 500
 DEFAULT_CLIENT_SECONDS: Final = 30
 DEFAULT_LAME_DUCK_SECONDS: Final = 5
 
@@ -30,20 +32,27 @@ VARIABLES: Final[Mapping[str, str]] = {
     "predict_route": "AIP_PREDICT_ROUTE",
     "max_body_bytes": "MAX_BODY_BYTES",
     "max_answer_bytes": "MAX_ANSWER_BYTES",
+    "max_rows": "MAX_ROWS",
+    "max_wait_millis": "MAX_WAIT_MILLIS",
     "client_seconds": "CLIENT_SECONDS",
     "lame_duck_seconds": "LAME_DUCK_SECONDS",
     "workers": "WEB_CONCURRENCY",
+    "access_log": "ACCESS_LOG",
+    "request_id": "REQUEST_ID",
 }
 """The environment variable of each option."""
 NUMBERS: Final = {
     "port": at_least(1, 65535),
     "max_body_bytes": at_least(1),
     "max_answer_bytes": at_least(1),
+    "max_rows": at_least(1),
+    "max_wait_millis": at_least(1),
     "client_seconds": at_least(1),
     "lame_duck_seconds": at_least(0),
     "workers": at_least(1),
 }
-FLAGS: Final = ("model", *NUMBERS)
+SWITCHES: Final = ("access_log", "request_id")
+FLAGS: Final = ("model", *NUMBERS, *SWITCHES)
 
 
 @dataclass(frozen=True)
@@ -57,10 +66,14 @@ class ServerOptions:
       predict_route: path of predictions, beside Vertex AI's default one.
       max_body_bytes: longer request bodies are refused with 413.
       max_answer_bytes: requests whose answer would be longer, by estimate, are refused with 413.
+      max_rows: requests with more instances are refused with 413.
+      max_wait_millis: a request that has waited longer for its turn is refused with 503.
       client_seconds: after this time, or twice as much, a client is cut that has not sent all of its
         request, or not read all of its answer.
       lame_duck_seconds: the server goes on for this time after SIGTERM, with health 503.
       workers: server processes; each loads the model and runs it on one thread.
+      access_log: writes a line of JSON for each request to stdout.
+      request_id: answers have the header X-Request-Id: that of the request, otherwise a new one.
     """
 
     model: str = option("", metavar="DIR", help=f"artifact directory, local or gs:// (default: {ENV_MODEL})")
@@ -82,6 +95,17 @@ class ServerOptions:
         help="requests with a longer answer, by estimate, are refused with 413 (default: MAX_ANSWER_BYTES, "
         f"or {DEFAULT_MAX_ANSWER_BYTES})",
     )
+    max_rows: int = option(
+        DEFAULT_MAX_ROWS,
+        type=NUMBERS["max_rows"],
+        help=f"requests with more instances are refused with 413 (default: MAX_ROWS, or {DEFAULT_MAX_ROWS})",
+    )
+    max_wait_millis: int = option(
+        DEFAULT_MAX_WAIT_MILLIS,
+        type=NUMBERS["max_wait_millis"],
+        help="a request that has waited longer for its turn is refused with 503 and Retry-After (default: "
+        f"MAX_WAIT_MILLIS, or {DEFAULT_MAX_WAIT_MILLIS})",
+    )
     client_seconds: int = option(
         DEFAULT_CLIENT_SECONDS,
         type=NUMBERS["client_seconds"],
@@ -96,6 +120,13 @@ class ServerOptions:
     )
     workers: int = option(
         1, type=NUMBERS["workers"], help="server processes (default: WEB_CONCURRENCY, or one a core)"
+    )
+    access_log: bool = option(
+        False, help="write a line of JSON for each request to stdout (default: ACCESS_LOG=1, or no)"
+    )
+    request_id: bool = option(
+        False,
+        help="answer with the X-Request-Id of the request, or with a new one (default: REQUEST_ID=1, or no)",
     )
 
     def __post_init__(self) -> None:
@@ -127,15 +158,22 @@ class ServerOptions:
             if flags.get(name) is not None:
                 values[name] = flags[name]
             elif env.get(variable):
-                values[name] = _number(name, env[variable]) if name in NUMBERS else env[variable]
+                values[name] = _value(name, env[variable])
         return cls(**values)
 
     def to_env(self) -> dict[str, str]:
         """The environment that `from_env` reads back; by it the options reach worker processes."""
-        return {VARIABLES[name]: str(value) for name, value in asdict(self).items()}
+        values = asdict(self).items()
+        return {VARIABLES[name]: str(int(value) if name in SWITCHES else value) for name, value in values}
 
 
-def _number(name: str, text: str) -> float:
+def _value(name: str, text: str) -> Any:
+    if name in SWITCHES:
+        if text not in ("0", "1"):
+            raise OptionError(f"{VARIABLES[name]}: expected 0 or 1, got {text!r}")
+        return text == "1"
+    if name not in NUMBERS:
+        return text
     try:
         return NUMBERS[name](text)
     except argparse.ArgumentTypeError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,16 @@ import orjson
 from model import inference
 from model.artifact import Artifact, Manifest
 from model.inference import use_one_thread
-from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
+from model.outputs import ANOMALY_SCORE, ANSWER_FIELDS, DEFAULT_FIELDS
+from model.serving.own_features import parser_of
+from model.serving.request import SEVERITY, THRESHOLDS, PredictRequest
+from model.thresholds import SEVERITIES, severity_codes
+
+_NAME_BYTES: Final = 4  # quotes, colon, comma or bracket
+_NUMBER_BYTES: Final = 14  # a float32 in its fewest digits, with a comma; 12 on average
+_SEVERITY_TEXTS: Final = tuple(orjson.dumps(name) for name in SEVERITIES)
+
+Floats = npt.NDArray[np.float32]
 
 
 class Predictor:
@@ -19,46 +29,97 @@ class Predictor:
 
     Attributes:
       manifest: of the artifact.
+      widths: how many numbers each output has in a row; None for a single one.
+      parse: decodes and checks a request to this model.
     """
 
     def __init__(self, artifact: Artifact) -> None:
         """Loads the model of a verified artifact and warms it up."""
         use_one_thread()
         self.manifest: Manifest = artifact.manifest
+        spec = self.manifest.spec
         self._module = artifact.load_model()
         for fields in (DEFAULT_FIELDS, ANSWER_FIELDS):
-            inference.warm_up(self._module, fields, len(self.manifest.spec.inputs))
+            inference.warm_up(self._module, fields, len(spec.inputs))
+        self.parse = parser_of(spec, self.manifest.learnt).parse
+        zeros = np.zeros((1, len(spec.inputs)), np.float32)
+        self.widths: Mapping[str, int | None] = {
+            name: values.shape[1] if values.ndim > 1 else None
+            for name, values in self.outputs(zeros, ANSWER_FIELDS).items()
+        }
+        self._metadata = {
+            asked: orjson.dumps({"model_version": self.manifest.model_version, **more})
+            for asked, more in ((False, {}), (True, {THRESHOLDS: dict(self.manifest.thresholds)}))
+        }
 
-    def outputs(
-        self, features: npt.NDArray[np.float32], fields: Sequence[str]
-    ) -> dict[str, npt.NDArray[np.float32]]:
-        """The fields by name, in their order; arrays of n rows for raw features [n, 30]."""
-        return inference.outputs(self._module, features, fields)
-
-    def answer(self, features: npt.NDArray[np.float32], fields: Sequence[str]) -> bytes:
-        """The JSON body for raw features [n, 30]: `predictions`, and `metadata` with the model's version.
+    def outputs(self, features: Floats, fields: Sequence[str]) -> dict[str, Floats]:
+        """The fields by name, in their order; arrays of n rows for raw features [n, features].
 
         Raises:
           FloatingPointError: the model gave a number that is not finite.
         """
-        outputs = self.outputs(features, fields)
+        outputs = inference.outputs(self._module, features, fields)
         for name, values in outputs.items():
             if not np.isfinite(values).all():
                 raise FloatingPointError(f"the model gave {name} that is not finite")
-        return encode_answer(outputs, self.manifest.model_version)
+        return outputs
+
+    def row_bytes(self, fields: Iterable[str]) -> int:
+        """Estimates the bytes of one row's prediction in JSON, on the high side."""
+        return 2 + sum(len(f) + _NAME_BYTES + _NUMBER_BYTES * (self.widths.get(f) or 1) for f in fields)
+
+    def answer(self, request: PredictRequest) -> tuple[bytes, Floats]:
+        """The JSON body of `predictions` and `metadata` for a request, and the scores of its rows.
+
+        Raises:
+          FloatingPointError: the model gave a number that is not finite.
+        """
+        fields = request.fields
+        # The score is always computed: it is an output of both methods of the model, and metrics show it.
+        names = [name for name in fields if name in self.widths]
+        outputs = self.outputs(
+            request.features, [*names, *(() if ANOMALY_SCORE in names else (ANOMALY_SCORE,))]
+        )
+        scores = outputs[ANOMALY_SCORE]
+        columns = {name: texts(outputs[name]) for name in names}
+        if SEVERITY in fields:
+            codes = severity_codes(scores, self.manifest.thresholds).tolist()
+            columns[SEVERITY] = [_SEVERITY_TEXTS[code] for code in codes]
+        if request.own_fields is None:
+            asked = [name for name in fields if name in columns]
+            rows = b",".join(objects(asked, [columns[name] for name in asked], len(scores)))
+        else:
+            rows = b",".join(
+                objects(asked, [columns[name][i : i + 1] for name in asked], 1)[0]
+                for i, own in enumerate(request.own_fields)
+                for asked in ([name for name in own if name in columns],)
+            )
+        metadata = self._metadata[THRESHOLDS in fields]
+        return b'{"predictions":[%b],"metadata":%b}' % (rows, metadata), scores
 
 
-def encode_answer(outputs: Mapping[str, npt.NDArray[np.float32]], model_version: str) -> bytes:
-    """Encodes outputs as the body of an answer.
+def texts(values: Floats) -> list[bytes]:
+    """Writes an output as JSON, a text a row, in the fewest digits that read back to the same float32.
 
-    orjson writes float32 in the fewest digits that read back to the same float32: half the bytes of the same
-    values as float64. `metadata` is the member of Vertex AI's PredictResponse for what a model says of a
-    whole request.
+    That is half the bytes of the same values as float64.
 
-    >>> encode_answer({"anomaly_score": np.array([0.5, 2.25], np.float32)}, "1")
-    b'{"predictions":[{"anomaly_score":0.5},{"anomaly_score":2.25}],"metadata":{"model_version":"1"}}'
+    >>> texts(np.array([0.1, 2.25], np.float32)), texts(np.array([[1, 0.1], [2, 3]], np.float32))
+    ([b'0.1', b'2.25'], [b'[1.0,0.1]', b'[2.0,3.0]'])
     """
-    names = tuple(outputs)
-    predictions = [dict(zip(names, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
-    body = {"predictions": predictions, "metadata": {"model_version": model_version}}
-    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    text = orjson.dumps(np.ascontiguousarray(values), option=orjson.OPT_SERIALIZE_NUMPY)
+    if values.ndim == 1:
+        return text[1:-1].split(b",")
+    return [b"[%b]" % row for row in text[2:-2].split(b"],[")]
+
+
+def objects(names: Sequence[str], columns: Sequence[Sequence[bytes]], n: int) -> list[bytes]:
+    """Joins columns of JSON texts to n JSON objects, a column a member.
+
+    >>> objects(["a", "b"], [[b"1", b"2"], [b"3", b"4"]], 2)
+    [b'{"a":1,"b":3}', b'{"a":2,"b":4}']
+    """
+    if not names:
+        return [b"{}"] * n
+    members = b",".join(b"%b:%%b" % orjson.dumps(name).replace(b"%", b"%%") for name in names)
+    template = b"{%b}" % members
+    return [template % row for row in zip(*columns, strict=True)]

@@ -2,23 +2,32 @@
 
     {"instances": [INSTANCE, ...], "parameters": {"fields": ["anomaly_score", ...]}}
 
-An instance is the list of the 30 raw features in the order of `model.features`, or an object: with the 30
-features by name, or with the list `features`. Numbers follow the rules of messages, `model.values`: finite in
-float32, also as text, no booleans.
+An instance is the list of the model's raw features in their order, or an object with them by name. As at
+TorchServe, it may also be either of them as JSON text, or `{"features": INSTANCE, "fields": [...]}` with
+fields of its own. Numbers follow the rules of messages, `model.values`: finite in float32, also as text, no
+booleans.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from model.features import FEATURES, N_FEATURES
 from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
 from model.values import number
+
+SEVERITY: Final = "severity"
+"""The field with a row's severity by the thresholds of the model."""
+THRESHOLDS: Final = "thresholds"
+"""The field that puts the thresholds into the metadata of an answer, once for all rows."""
+REQUEST_FIELDS: Final = (*ANSWER_FIELDS, SEVERITY, THRESHOLDS)
+"""What `fields` of a request may name."""
 
 
 class BadRequestError(ValueError):
@@ -43,12 +52,14 @@ class PredictRequest(NamedTuple):
     """A valid request.
 
     Attributes:
-      features: raw features, float32 [n, 30], finite, n at least 1.
+      features: raw features, float32 [n, features of the model], finite, n at least 1.
       fields: the fields to answer, as the request ordered them, without repetitions.
+      own_fields: the fields of each row, where instances name their own; otherwise None.
     """
 
     features: npt.NDArray[np.float32]
     fields: tuple[str, ...]
+    own_fields: tuple[tuple[str, ...], ...] | None = None
 
 
 class _Parameters(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -60,66 +71,147 @@ class _Rows(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     parameters: _Parameters | None = None
 
 
-_Named: Any = msgspec.defstruct("_Named", [(name, float) for name in FEATURES], gc=False)
+_decode_rows: Final = msgspec.json.Decoder(_Rows).decode
+_decode_any: Final = msgspec.json.Decoder().decode
 
 
-class _NamedRows(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    instances: list[_Named]
-    parameters: _Parameters | None = None
+class RequestParser:
+    """Decodes and checks the requests to one model."""
 
+    def __init__(self, features: Sequence[str]) -> None:
+        """Makes the parser for a model with these features."""
+        self._features = tuple(features)
+        # Numbered, since a feature's name may be no identifier of Python.
+        renamed = {f"f{i}": name for i, name in enumerate(features)}
+        members = [(name, float) for name in renamed]
+        named: Any = msgspec.defstruct("_Named", members, gc=False, rename=renamed)
+        self._named = named
+        rows = msgspec.defstruct(
+            "_NamedRows",
+            [("instances", list[named]), ("parameters", _Parameters | None, None)],
+            gc=False,
+            forbid_unknown_fields=True,
+        )
+        self._decode_named = msgspec.json.Decoder(rows).decode
 
-_decode_rows = msgspec.json.Decoder(_Rows).decode
-_decode_named = msgspec.json.Decoder(_NamedRows).decode
-_decode_any = msgspec.json.Decoder().decode
+    def parse(self, body: bytes) -> PredictRequest:
+        """Decodes and checks a request body.
 
+        >>> request = RequestParser(["amount", "hour"]).parse(b'{"instances": [[12.5, 3]]}')
+        >>> request.features.tolist(), request.fields
+        ([[12.5, 3.0]], ('anomaly_score', 'encoded'))
 
-def parse_request(body: bytes) -> PredictRequest:
-    """Decodes and checks a request body.
+        Raises:
+          BadRequestError: the body is not JSON, or breaks a rule; it names the instance and the field.
+        """
+        for decode, is_named in ((_decode_rows, False), (self._decode_named, True)):
+            try:
+                request: Any = decode(body)
+                rows = request.instances
+                features = self._matrix(list(map(msgspec.structs.astuple, rows)) if is_named else rows)
+            except (msgspec.MsgspecError, ValueError, UnicodeDecodeError, RecursionError):
+                continue
+            if np.isfinite(features).all():
+                return PredictRequest(features, _fields(request.parameters and request.parameters.fields))
+            break
+        return self._parse_mixed(body)
 
-    >>> request = parse_request(b'{"instances": [[%s]]}' % b",".join([b"0.5"] * N_FEATURES))
-    >>> request.features.shape, request.fields
-    ((1, 30), ('anomaly_score', 'encoded'))
+    def _matrix(self, rows: Sequence[Sequence[float]]) -> npt.NDArray[np.float32]:
+        width = len(self._features)
+        if set(map(len, rows)) != {width}:
+            raise ValueError(f"expected rows of {width} features")
+        with np.errstate(over="ignore"):
+            flat = np.fromiter(chain.from_iterable(rows), np.float32, len(rows) * width)
+        return flat.reshape(len(rows), width)
 
-    Raises:
-      BadRequestError: the body is not JSON, or breaks a rule; it names the instance and the field.
-    """
-    for decode, values in ((_decode_rows, None), (_decode_named, _values)):
+    def _parse_mixed(self, body: bytes) -> PredictRequest:
+        """Takes instances of all forms in one request, and finds the fault of a request and its place."""
+        request = _decode_json(body)
+        if not isinstance(request, dict):
+            raise BadRequestError('the body must be a JSON object such as {"instances": [[...]]}')
+        unknown = sorted(set(request) - set(_Rows.__struct_fields__))
+        if unknown:
+            # A misspelt member would otherwise be answered as if it were not there.
+            raise BadRequestError(f"unknown member {unknown[0]!r:.60}; known are instances and parameters")
+        instances = request.get("instances")
+        if not isinstance(instances, list) or not instances:
+            raise BadRequestError("expected a list of at least one instance", field="instances")
+        fields = _fields(_wanted(request.get("parameters")))
+        own: dict[int, tuple[str, ...]] = {}
+        rows = [self._instance(instance, i, own) for i, instance in enumerate(instances)]
+        features = self._matrix(rows)
+        wrong = np.argwhere(~np.isfinite(features))
+        if len(wrong):
+            index, position = (int(number) for number in wrong[0])
+            value = rows[index][position]
+            raise BadRequestError(f"{value!r:.40} is not a finite float32", index, self._features[position])
+        if not own:
+            return PredictRequest(features, fields)
+        own_fields = tuple(own.get(i, fields) for i in range(len(rows)))
+        return PredictRequest(features, tuple(dict.fromkeys(chain(*own_fields))), own_fields)
+
+    def _instance(self, instance: Any, index: int, own: dict[int, tuple[str, ...]]) -> list[float]:
+        """The values of one instance; the fields that the instance names go to `own`."""
+        instance = self._decoded(instance, index)
+        if not isinstance(instance, dict) or "features" not in instance or self._features[0] in instance:
+            return self._row(instance, index)
+        unknown = sorted(set(instance) - {"features", "fields"})
+        if unknown:
+            reason = f"unknown member {unknown[0]!r:.60}; known are features and fields"
+            raise BadRequestError(reason, index)
+        if instance.get("fields") is not None:
+            try:
+                own[index] = _fields(instance["fields"])
+            except BadRequestError as error:
+                raise BadRequestError(error.reason, index, "fields") from None
+        return self._row(self._decoded(instance["features"], index), index)
+
+    def _decoded(self, instance: Any, index: int) -> Any:
+        """The instance itself, or of JSON text its content."""
+        if not isinstance(instance, str):
+            return instance
         try:
-            rows = decode(body)
-            features = _matrix(list(map(values, rows.instances)) if values else rows.instances)
-        except (msgspec.MsgspecError, ValueError, UnicodeDecodeError, RecursionError):
-            continue
-        if np.isfinite(features).all():
-            return PredictRequest(features, _fields(rows.parameters and rows.parameters.fields))
-        break
-    return _parse_mixed(body)
+            return _decode_json(instance.encode())
+        except (BadRequestError, UnicodeEncodeError):
+            raise BadRequestError(self._expected("a string that is not JSON"), index) from None
 
+    def _row(self, instance: Any, index: int) -> list[float]:
+        """The values of one instance; in C where nothing is wrong, in Python to say what is."""
+        if isinstance(instance, dict) and instance.get("features") and isinstance(instance["features"], list):
+            instance = instance["features"]
+        try:
+            if isinstance(instance, list):
+                values: list[float] = msgspec.convert(instance, list[float])
+                if len(values) == len(self._features):
+                    return values
+            else:
+                return list(msgspec.structs.astuple(msgspec.convert(instance, self._named)))
+        except msgspec.ValidationError:
+            pass
+        return self._checked(instance, index)
 
-def _values(named: Any) -> list[float]:
-    return list(msgspec.structs.astuple(named))
+    def _checked(self, instance: Any, index: int) -> list[float]:
+        if isinstance(instance, dict):
+            missing = [name for name in self._features if name not in instance]
+            if missing:
+                raise BadRequestError("is missing", index, missing[0])
+            values = [instance[name] for name in self._features]
+        elif isinstance(instance, list):
+            values = instance
+            if len(values) != len(self._features):
+                raise BadRequestError(f"expected {len(self._features)} features, got {len(values)}", index)
+        else:
+            raise BadRequestError(self._expected(_kind(instance)), index)
+        values = [_from_text(value) for value in values]
+        for name, value in zip(self._features, values, strict=True):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise BadRequestError(f"expected a number, got {_kind(value)}", index, name)
+            if not _is_finite(value):
+                raise BadRequestError(f"{value!r:.40} is not a finite float32", index, name)
+        return values
 
-
-def _parse_mixed(body: bytes) -> PredictRequest:
-    """Takes instances of both forms in one request, and finds the fault of a request and its place."""
-    request = _decode_json(body)
-    if not isinstance(request, dict):
-        raise BadRequestError('the body must be a JSON object such as {"instances": [[...]]}')
-    unknown = sorted(set(request) - set(_Rows.__struct_fields__))
-    if unknown:
-        # A misspelt member would otherwise be answered as if it were not there.
-        raise BadRequestError(f"unknown member {unknown[0]!r:.60}; known are instances and parameters")
-    instances = request.get("instances")
-    if not isinstance(instances, list) or not instances:
-        raise BadRequestError("expected a list of at least one instance", field="instances")
-    fields = _fields(_wanted(request.get("parameters")))
-    rows = [_row(instance, i) for i, instance in enumerate(instances)]
-    features = _matrix(rows)
-    wrong = np.argwhere(~np.isfinite(features))
-    if len(wrong):
-        index, position = (int(number) for number in wrong[0])
-        value = rows[index][position]
-        raise BadRequestError(f"{value!r:.40} is not a finite float32", index, FEATURES[position])
-    return PredictRequest(features, fields)
+    def _expected(self, kind: str) -> str:
+        return f"expected a list of {len(self._features)} features or an object, got {kind}"
 
 
 def _decode_json(body: bytes) -> Any:
@@ -136,52 +228,6 @@ def _decode_json(body: bytes) -> Any:
         raise BadRequestError("the body is nested too deeply") from None
     except ValueError as error:
         raise BadRequestError(f"the body is not JSON: {error}") from None
-
-
-def _matrix(rows: list[list[float]]) -> npt.NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        matrix = np.array(rows, np.float32)
-    if matrix.ndim != 2 or matrix.shape[1] != N_FEATURES:
-        raise ValueError(f"shape {matrix.shape}")
-    return matrix
-
-
-def _row(instance: Any, index: int) -> list[float]:
-    """The values of one instance; in C where nothing is wrong, in Python to say what is."""
-    try:
-        if isinstance(instance, list):
-            values: list[float] = msgspec.convert(instance, list[float])
-            if len(values) == N_FEATURES:
-                return values
-        else:
-            return _values(msgspec.convert(instance, _Named))
-    except msgspec.ValidationError:
-        pass
-    return _checked(instance, index)
-
-
-def _checked(instance: Any, index: int) -> list[float]:
-    if isinstance(instance, dict) and isinstance(instance.get("features"), list) and instance["features"]:
-        instance = instance["features"]
-    if isinstance(instance, dict):
-        missing = [name for name in FEATURES if name not in instance]
-        if missing:
-            raise BadRequestError("is missing", index, missing[0])
-        values = [instance[name] for name in FEATURES]
-    elif isinstance(instance, list):
-        values = instance
-        if len(values) != N_FEATURES:
-            raise BadRequestError(f"expected {N_FEATURES} features, got {len(values)}", index)
-    else:
-        kind = _kind(instance)
-        raise BadRequestError(f"expected a list of {N_FEATURES} features or an object, got {kind}", index)
-    values = [_from_text(value) for value in values]
-    for name, value in zip(FEATURES, values, strict=True):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise BadRequestError(f"expected a number, got {_kind(value)}", index, name)
-        if not _is_finite(value):
-            raise BadRequestError(f"{value!r:.40} is not a finite float32", index, name)
-    return values
 
 
 def _from_text(value: Any) -> Any:
@@ -220,9 +266,10 @@ def _fields(requested: Any) -> tuple[str, ...]:
     ):
         raise BadRequestError("expected a list of at least one name", field="parameters.fields")
     for name in requested:
-        if name not in ANSWER_FIELDS:
+        if name not in REQUEST_FIELDS:
             raise BadRequestError(
-                f"unknown field {name!r:.60}; known are {', '.join(ANSWER_FIELDS)}", field="parameters.fields"
+                f"unknown field {name!r:.60}; known are {', '.join(REQUEST_FIELDS)}",
+                field="parameters.fields",
             )
     return tuple(dict.fromkeys(requested))
 

@@ -1,4 +1,4 @@
-"""uvicorn for a place behind a load balancer: workers replaced at once, a soft end, slow clients cut.
+"""uvicorn for a place behind a load balancer: workers replaced at once, and a soft end.
 
 No torch here: the process that watches over the workers imports it.
 """
@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import threading
 from types import FrameType
 from typing import Any, Final
 
 import uvicorn
 from uvicorn import Server
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import multiprocess
 
 from common.command import CommandError
+from model.serving.protocol import PatientProtocol
 
+ACCEPTED_AT_ONCE: Final = 16
+"""Few enough to leave some to the other workers."""
 _CLOSE: Final = (b"connection", b"close")
 
 draining: Final = threading.Event()
@@ -41,40 +44,6 @@ class Config(uvicorn.Config):
         self.lame_duck_seconds = lame_duck_seconds
 
 
-class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that cuts clients that send or read too slowly, but leaves idle connections alone."""
-
-    config: Config
-    _watch: asyncio.TimerHandle | None = None
-    _stuck_at: tuple[object, ...] | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See asyncio.Protocol."""
-        super().connection_made(transport)
-        self._watch = self.loop.call_later(self.config.client_seconds, self._look)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio.Protocol."""
-        if self._watch is not None:
-            self._watch.cancel()
-        super().connection_lost(exc)
-
-    def _look(self) -> None:
-        at = self._waiting_for_client()
-        if at is not None and at == self._stuck_at:
-            self.transport.abort()
-            return
-        self._stuck_at = at
-        self._watch = self.loop.call_later(self.config.client_seconds, self._look)
-
-    def _waiting_for_client(self) -> tuple[object, ...] | None:
-        """Says which request or answer the client has to go on with; None where it has none to."""
-        is_whole = self.cycle is None or not self.cycle.more_body
-        has_part = bool(self.conn.trailing_data[0]) or not is_whole
-        is_unread = self.transport.get_write_buffer_size() > 0
-        return (id(self.cycle), has_part, is_unread) if has_part or is_unread else None
-
-
 class SoftServer(Server):
     """A server that goes on for a while when it is told to end, so that its clients notice.
 
@@ -82,6 +51,46 @@ class SoftServer(Server):
     """
 
     config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._listeners: list[socket.socket] = []
+        self._accepting: set[asyncio.Task[Any]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts as uvicorn does, and accepts several connections at a turn.
+
+        uvloop accepts one at each turn of its loop. With many busy connections a turn is long, and new
+        clients, health checks among them, would wait for one turn each.
+        """
+        await super().startup(sockets)
+        for original in sockets or ():
+            listener = original.dup()
+            listener.setblocking(False)
+            self._listeners.append(listener)
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends as uvicorn does."""
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+        await super().shutdown(sockets)
+
+    def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # none is left, or another worker was first
+                return
+            connection.setblocking(False)
+            task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+            self._accepting.add(task)
+            task.add_done_callback(self._accepting.discard)
+
+    def _protocol(self) -> PatientProtocol:
+        return PatientProtocol(self.config, self.server_state, self.lifespan.state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Takes SIGTERM softly; a second one, and SIGINT, end the server as uvicorn does."""
@@ -115,8 +124,8 @@ class _Worker(multiprocess.Process):
 class _Supervisor(multiprocess.Multiprocess):
     def terminate_all(self) -> None:
         """Closes the sockets of this process as well: once the workers close theirs, a client is refused."""
-        for socket in self.sockets:
-            socket.close()
+        for listener in self.sockets:
+            listener.close()
         super().terminate_all()
 
 

@@ -308,3 +308,46 @@ def test_under_torchserves_own_loader_context_and_envelope(service, rows, expect
                 assert_predictions(answer["predictions"], expected)
             else:
                 assert "instances[1]: expected 30 numbers, got 29" in orjson.dumps(answer).decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"paramters": {"fields": ["encoded"]}}, "unknown member 'paramters'"),
+        ({"parameters": {"field": ["encoded"]}}, "parameters: unknown member 'field'"),
+        ({"parameters": [1]}, "parameters must be an object"),
+    ],
+)
+def test_a_misspelt_member_is_refused(ask, rows, body, message):
+    ((answer,), status) = ask({"instances": rows[:1], **body})
+    assert status == [400]
+    assert message in answer["message"]
+
+
+def test_a_misspelt_member_of_an_instance_is_refused(ask, rows):
+    ((answer,), _) = ask({"features": rows[0], "field": ["encoded"]}, envelope=True)
+    assert "unknown member 'field'" in answer["message"]
+
+
+def test_instances_of_a_whole_request_may_name_their_own_fields(ask, rows, expected):
+    instances = [{"features": rows[0], "fields": ["contributions"]}, rows[1], json.dumps(rows[2])]
+    ((answer,), status) = ask({"instances": instances, "parameters": {"fields": ["anomaly_score"]}})
+    assert status == [200]
+    first, *others = answer["predictions"]
+    assert tuple(first) == ("contributions",)
+    for i, prediction in enumerate(others, 1):
+        assert tuple(prediction) == ("anomaly_score",)
+        np.testing.assert_allclose(prediction["anomaly_score"], expected["anomaly_score"][i], rtol=1e-4)
+
+
+def test_every_answer_says_that_it_is_json(served, rows):
+    handler, context = served
+    context.expect(2)
+    handler.handle([{"body": {"instances": rows[:1]}}, {"body": b"{"}], context)
+    assert context.content_type == {0: "application/json", 1: "application/json"}
+
+
+@pytest.mark.parametrize("largest", [3.4028235677973362e38, -3.4028235677973362e38])
+def test_the_largest_double_that_rounds_to_a_finite_float32_is_taken(ask, largest):
+    _, status = ask({"instances": [[largest] * len(FEATURES)]})
+    assert status == [200]

@@ -18,6 +18,8 @@ from model.artifact import ArtifactError
 from model.dataset import DataError
 from model.network import TransactionAutoencoder, layers
 from model.ranges import FeatureWatch
+from model.serving.predictor import Predictor
+from model.serving.request import BadRequestError
 from model.spec.columns import ColumnEncoder, field_columns
 from model.spec.declaration import FeatureSpec
 from model.spec.rows import RowEncoder
@@ -154,6 +156,20 @@ def test_columns_rows_and_the_archive_get_the_same_scores(own, own_handler):
         (answer,) = handler.handle([{"body": {"instances": instances}}], context)
         predictions = orjson.loads(answer)["predictions"]
         np.testing.assert_allclose([p["anomaly_score"] for p in predictions], expected, rtol=1e-5)
+
+
+def test_the_container_answers_as_the_pipeline_does(own):
+    table = payments(20, seed=11)
+    spec = own.manifest.spec
+    columns = ColumnEncoder(spec, own.manifest.learnt).encode(field_columns(table, spec.fields))
+    messages = [row | {"time": row["time"].isoformat()} for row in table.to_pylist()]
+    predictor = Predictor(own)
+    request = predictor.parse(orjson.dumps({"instances": messages}))
+    scores = predictor.outputs(request.features, ["anomaly_score"])["anomaly_score"]
+    np.testing.assert_allclose(scores, evaluation.anomaly_scores(own.load_model(), columns.inputs), rtol=1e-5)
+    messages[3]["present"] = "perhaps"
+    with pytest.raises(BadRequestError, match=r"instances\[3\].present: expected true or false"):
+        predictor.parse(orjson.dumps({"instances": messages}))
 
 
 def test_the_handler_names_the_field_of_a_bad_instance(own_handler):

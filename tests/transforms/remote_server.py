@@ -22,7 +22,7 @@ import orjson
 from model.inference import use_one_thread
 from model.outputs import FIELDS
 from model.serving.predictor import Predictor
-from model.serving.request import BadRequestError, PredictRequest, parse_request
+from model.serving.request import BadRequestError, PredictRequest
 
 ENDPOINT = "projects/p/locations/us-central1/endpoints/77"
 JSON = {"Content-Type": "application/json"}
@@ -239,7 +239,7 @@ class FaultServer:
 
     def _parse(self, body: bytes) -> PredictRequest:
         if not self.envelope:
-            return parse_request(body)
+            return self._predictor.parse(body)
         instances = orjson.loads(body)["instances"]
         fields = FIELDS
         if isinstance(instances[0], dict):
@@ -250,7 +250,7 @@ class FaultServer:
     def answer(self, request: PredictRequest) -> Reply:
         """The good answer."""
         use_one_thread()
-        body = orjson.loads(self._predictor.answer(request.features, request.fields))
+        body = orjson.loads(self._predictor.answer(request)[0])
         body["metadata"] = {"model_version": self.version} if self.version else {}
         return Reply(200, orjson.dumps(body), {**JSON, **self.answer_headers})
 

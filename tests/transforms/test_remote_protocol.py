@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.features import FEATURES
 from model.outputs import SCORE_FIELDS
-from model.serving.request import parse_request
+from model.serving.request import RequestParser
 from transforms.remote_protocol import (
     MIN_REQUEST_BYTES,
     Contract,
@@ -19,6 +20,8 @@ from transforms.remote_protocol import (
     SuspectError,
     TransientError,
 )
+
+parse = RequestParser(FEATURES).parse
 
 
 def rows(n: int, seed: int = 0) -> np.ndarray:
@@ -37,7 +40,7 @@ def answered(body, status: int = 200, **headers) -> Response:
 def test_the_server_reads_back_the_same_float32(detail):
     features = np.concatenate([rows(20), np.full((1, 30), np.finfo(np.float32).max), np.full((1, 30), 1e-45)])
     features = features.astype(np.float32)
-    request = parse_request(Contract(detail).encode(features))
+    request = parse(Contract(detail).encode(features))
     assert np.array_equal(request.features, features)
     assert request.fields == Contract(detail).fields
 
@@ -59,7 +62,7 @@ def test_requests_keep_both_limits_and_cover_every_row_in_order(n, max_rows, max
     for request in requests:
         assert request.stop - request.start <= max_rows
         assert len(request.body) <= max_bytes
-        assert np.array_equal(parse_request(request.body).features, features[request.start : request.stop])
+        assert np.array_equal(parse(request.body).features, features[request.start : request.stop])
 
 
 @pytest.mark.parametrize("detail", ["compact", "full"])

@@ -76,6 +76,36 @@ def test_a_client_that_offers_http_2_is_answered(custom_container):
             assert len(orjson.loads(answer.partition(b"\r\n\r\n")[2])["predictions"]) == 2
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_offer_of_http_2_may_come_in_parts(custom_container, chunked):
+    content = body(2)
+    offer = ("Connection: Upgrade", "Upgrade: h2c")
+    head = request_head(len(content), *offer)
+    if chunked:
+        head = head.replace(f"Content-Length: {len(content)}".encode(), b"Transfer-Encoding: chunked")
+        content = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
+    request = head + content
+    with connect(custom_container.url) as connection:
+        for part in (request[:40], request[40 : len(head)], request[len(head) : -20], request[-20:]):
+            connection.sendall(part)
+            time.sleep(0.05)
+        answer = read_answer(connection)
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+    assert len(orjson.loads(answer.partition(b"\r\n\r\n")[2])["predictions"]) == 2
+
+
+def test_an_offer_of_http_2_behind_a_request_that_waits_ends_the_connection(custom_container):
+    """Two parsers would not keep the answers in order."""
+    content = body(2)
+    with connect(custom_container.url) as connection:
+        connection.sendall(
+            request_head(len(content)) + content + request_head(0, "Connection: Upgrade", "Upgrade: h2c")
+        )
+        with contextlib.suppress(ConnectionResetError):
+            answer = read_answer(connection)
+            assert answer == b"" or b'"predictions"' in answer
+
+
 def test_headers_without_end_are_refused(custom_container):
     with connect(custom_container.url) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\n")
@@ -127,6 +157,26 @@ def test_slow_clients_lose_their_connections_and_idle_ones_keep_them(served_arti
             idle.sendall(request_head(len(content)) + content)
             assert read_answer(idle).startswith(b"HTTP/1.1 200")
         assert "Traceback" not in served.process.log_text()
+
+
+def test_a_client_that_does_not_read_loses_its_connection(served_artifact):
+    fields = {"parameters": {"fields": list(ANSWER_FIELDS)}}
+    content = body(10_000, **fields)
+    with container(served_artifact.uri, CLIENT_SECONDS="1") as served, connect(served.url) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.sendall(request_head(len(content)) + content)
+        port = connection.getsockname()[1]
+
+        def is_cut() -> bool:
+            ends = (
+                c.laddr.port
+                for c in server(served).net_connections("tcp")
+                if c.raddr and c.raddr.port == port
+            )
+            return not list(ends)
+
+        served.process.wait_until(lambda: not is_cut(), 30)
+        served.process.wait_until(is_cut, 60)
 
 
 def test_a_client_that_hangs_up_costs_no_traceback(served_artifact):

@@ -80,11 +80,13 @@ def test_what_the_server_imports_is_installed(folder, modules):
     foreign = {
         name for name in imported if name.split(".")[0] not in {*sys.stdlib_module_names, "common", "model"}
     }
-    top = {name.split(".")[0] for name in foreign} - {"google"}
+    top = {name.split(".")[0] for name in foreign} - {"google", "opentelemetry"}
     owners = importlib.metadata.packages_distributions()
     needed = {owners[name][0].lower() for name in top}
-    # Packages of the namespace google: the name of the distribution follows from the module's.
+    # Packages of a namespace: the name of the distribution follows from the module's.
     needed |= {"google-cloud-storage" for name in foreign if name.startswith("google.")}
+    traces = [name.split(".") for name in foreign if name.startswith("opentelemetry.")]
+    needed |= {"-".join(parts[:3] if parts[1] == "instrumentation" else parts[:2]) for parts in traces}
     assert needed <= requirements(folder) | {"torch"}
     assert len(needed) > 3
 

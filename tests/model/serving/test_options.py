@@ -22,6 +22,10 @@ def test_every_variable_is_obeyed_and_written_back():
         "CLIENT_SECONDS": "30",
         "LAME_DUCK_SECONDS": "5",
         "WEB_CONCURRENCY": "3",
+        "MAX_ROWS": "20000",
+        "MAX_WAIT_MILLIS": "500",
+        "ACCESS_LOG": "1",
+        "REQUEST_ID": "0",
     }
     options = ServerOptions.from_env(env)
     assert options.to_env() == env
@@ -39,6 +43,9 @@ def test_every_variable_is_obeyed_and_written_back():
         ("AIP_PREDICT_ROUTE", "/health"),
         ("MAX_BODY_BYTES", "1e6"),
         ("WEB_CONCURRENCY", "0"),
+        ("MAX_ROWS", "0"),
+        ("MAX_WAIT_MILLIS", "soon"),
+        ("ACCESS_LOG", "true"),
     ],
 )
 def test_a_wrong_value_names_its_variable(name, value):

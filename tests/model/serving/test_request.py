@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from model.features import FEATURES, N_FEATURES
 from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
-from model.serving.request import BadRequestError, parse_request
+from model.serving.request import BadRequestError, RequestParser
 
+parse_request = RequestParser(FEATURES).parse
 ROW = [float(i) for i in range(N_FEATURES)]
 
 
