@@ -66,6 +66,7 @@ setup(
         "orjson>=3.11,<4",
         "protobuf>=5,<7",
         "pyarrow>=18",
+        "pyyaml>=6,<7",
         "requests>=2.32,<3",
         "rich>=14,<16",
         "tenacity>=9,<10",
@@ -97,13 +98,13 @@ setup(
         "evaluate": ["pyod>=3,<4"],
         # ONNX from model.package, checked in onnxruntime.
         "export": EXPORT,
-        # Servers of the model: the FastAPI container and TorchServe, which needs pyyaml and does not say so.
+        # Servers of the model: the FastAPI container and TorchServe, which needs the pyyaml of above and does
+        # not say so.
         "serve": [
             "fastapi>=0.165,<1",
             "httptools>=0.6.4,<1",
             "prometheus-client>=0.21,<1",
             "psutil>=6,<8",
-            "pyyaml>=6,<7",
             "starlette>=0.50,<2",
             "torch-model-archiver==0.12.0",
             "torchserve==0.12.0",

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from model.features import ENCODED_SIZE
+from model.outputs import ENCODED_SIZE
 from transforms.schema import SCORES, TOP_FEATURES
 
 BATCH_ROWS = 4096

@@ -1,6 +1,6 @@
 """Scores to compare with: classical detectors, fitted to the same normal transactions.
 
-All take the features of a common preparation: Time left out, the amount on a log scale, standardised.
+All take the inputs of the score, on a log scale where the feature spec says so, standardised.
 The score of this project was chosen with labels, and so is the setting that matters most in a baseline: by
 labelled rows that are neither fitted nor judged.
 """
@@ -16,17 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from model import metrics
-from model.features import AMOUNT_INDEX, TIME_INDEX
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
 from model.threads import one_thread
 
 Rows = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
 Detector = Callable[[Scores, Scores, int], Scores]
-"""Fits to prepared training rows [n, 29] and scores prepared rows [m, 29], with a seed; [m]."""
+"""Fits to prepared training rows [n, k] and scores prepared rows [m, k], with a seed; [m]."""
 
 
 class Labelled(NamedTuple):
-    """Labelled rows that choose the settings of the baselines: raw features [k, 30], labels [k]."""
+    """Labelled rows that choose the settings of the baselines: raw inputs, labels."""
 
     rows: Rows
     labels: npt.NDArray[np.int8]
@@ -75,7 +76,7 @@ def _pca(train: Scores, rows: Scores, seed: int, n_components: int) -> Scores:
     """Squared reconstruction error."""
     from sklearn.decomposition import PCA
 
-    pca = PCA(n_components=n_components, random_state=seed).fit(train)
+    pca = PCA(n_components=min(n_components, train.shape[1] - 1), random_state=seed).fit(train)
     return np.square(rows - pca.inverse_transform(pca.transform(rows))).sum(axis=1)
 
 
@@ -150,8 +151,9 @@ def scores(
     detectors: Iterable[tuple[str, Detector]],
     seed: int = 0,
     chooser: Labelled | None = None,
+    spec: FeatureSpec = ULB,
 ) -> Baselines:
-    """Scores raw features `rows` [m, 30] by each detector, fitted to the normals `train` [n, 30].
+    """Scores raw inputs `rows` [m, k] by each detector, fitted to the normals `train` [n, k].
 
     Args:
       train: normal transactions.
@@ -159,13 +161,14 @@ def scores(
       detectors: the baselines, from `available`.
       seed: of the detectors.
       chooser: chooses the settings; without it, or where it has one class only, the first value is taken.
+      spec: of the inputs.
     """
-    raw = _prepare(train)
+    raw = _prepare(train, spec)
     mean, std = raw.mean(axis=0), raw.std(axis=0)
     std = np.where(std > 0, std, 1.0)
 
     def standardised(part: Rows) -> Scores:
-        return (_prepare(part) - mean) / std
+        return (_prepare(part, spec) - mean) / std
 
     fitted, prepared = standardised(train), standardised(rows)
     can_choose = chooser is not None and 0 < chooser.labels.sum() < len(chooser.labels)
@@ -186,7 +189,7 @@ def scores(
     return results
 
 
-def _prepare(rows: Rows) -> Scores:
-    wide = rows.astype(np.float64)
-    wide[:, AMOUNT_INDEX] = np.log1p(np.maximum(wide[:, AMOUNT_INDEX], 0.0))
-    return np.delete(wide, TIME_INDEX, axis=1)
+def _prepare(rows: Rows, spec: FeatureSpec) -> Scores:
+    wide, is_log = rows.astype(np.float64), np.array(spec.is_log)
+    wide[:, is_log] = np.log1p(np.maximum(wide[:, is_log], 0.0))
+    return wide[:, np.array(spec.is_scored)]

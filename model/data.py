@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from common.command import CommandError
 from common.options import option
 from common.values import at_least, location
-from model.columns import ColumnTypeError, numbers, plain
-from model.features import FEATURES, LABEL, N_FEATURES, TIME_INDEX
-from model.roles import LABEL_NAMES, find_column, resembling
+from model.dataset import DataError, Dataset, from_arrow, used_columns
+from model.features import TIME_INDEX
+from model.spec import reading
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
 from model.thresholds import MIN_CALIBRATION_ROWS
 
 SYNTHETIC: Final = "synthetic"
@@ -31,10 +30,6 @@ MIN_NORMALS: Final = 5_000
 """A fifth of the normals calibrates the thresholds; fewer than 1,000 cannot place a budget of 0.1 %."""
 
 
-class DataError(CommandError, ValueError):
-    """The data cannot be used; the message names the column or the rows, and says what to do."""
-
-
 @dataclass(frozen=True)
 class DataOptions:
     """The labelled or unlabelled transactions to train or judge on."""
@@ -43,15 +38,20 @@ class DataOptions:
         SYNTHETIC,
         metavar="SOURCE",
         type=location,
-        help="CSV or Parquet in the ULB layout (Time, V1..V28, Amount, and Class where it is labelled), as a "
-        "file, pattern or directory, local or gs://; "
-        f"{BIGQUERY_SCHEME}project.dataset.table; or {SYNTHETIC} (default: %(default)s)",
+        help="CSV or Parquet with the columns of --features, as a file, pattern or directory, local or "
+        f"gs://; {BIGQUERY_SCHEME}project.dataset.table; or {SYNTHETIC} (default: %(default)s)",
     )
-    label_column: str = option(
-        LABEL,
+    features: str | None = option(
+        None,
+        metavar="FILE",
+        help="feature spec in YAML (default: that of the ULB table: Time, V1..V28, Amount, and Class where "
+        "it is labelled)",
+    )
+    label_column: str | None = option(
+        None,
         metavar="NAME",
         help="column with 1 or true for a fraud; empty to train as if nothing were labelled "
-        "(default: %(default)s)",
+        "(default: the label of the feature spec, Class for ULB)",
     )
     rows: int = option(
         SYNTHETIC_ROWS, type=at_least(1), metavar="N", help="synthetic rows to draw (default: %(default)s)"
@@ -63,27 +63,14 @@ class DataOptions:
         help="of synthetic data, split, weights and baselines (default: %(default)s)",
     )
 
-
-@dataclass(frozen=True)
-class Dataset:
-    """Transactions in memory.
-
-    Attributes:
-      features: raw features, float32 [n, 30], finite.
-      labels: int8 [n], 1 for a fraud, or None when the source has no label column.
-      provenance: description of the source, for the manifest.
-    """
-
-    features: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int8] | None
-    provenance: dict[str, Any] = field(default_factory=dict)
-
     @property
-    def is_normal(self) -> npt.NDArray[np.bool_]:
-        """A mask of the rows that are not known frauds, bool [n]; all of them without labels."""
-        if self.labels is None:
-            return np.ones(len(self.features), dtype=bool)
-        return self.labels == 0
+    def spec(self) -> FeatureSpec:
+        """The feature spec of the file, otherwise that of the ULB table.
+
+        Raises:
+          SpecFileError: the file cannot be read or breaks a rule.
+        """
+        return ULB if self.features is None else reading.read(self.features)
 
 
 @dataclass(frozen=True)
@@ -101,21 +88,13 @@ class Split:
     copies: int = 0
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """Computes the sha256 of features and labels: it tells a dataset again, whatever file it comes from.
-
-    The order of the rows does not count, and it does not count in `split`: a table may be read in any order.
-    """
-    columns = [dataset.features.view(np.uint32)]
-    if dataset.labels is not None:
-        columns.append(dataset.labels.astype(np.uint32)[:, None])
-    rows = np.ascontiguousarray(np.concatenate(columns, axis=1))
-    # As opaque bytes, one item a row, numpy sorts whole rows at once.
-    ordered = np.sort(rows.view(f"V{rows.itemsize * rows.shape[1]}"), axis=0)
-    return hashlib.sha256(ordered.tobytes()).hexdigest()
-
-
-def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0, label_column: str = LABEL) -> Dataset:
+def load(
+    source: str,
+    rows: int = SYNTHETIC_ROWS,
+    seed: int = 0,
+    label_column: str | None = None,
+    spec: FeatureSpec = ULB,
+) -> Dataset:
     """Loads transactions.
 
     >>> dataset = load("synthetic", rows=1_000, seed=7)
@@ -123,16 +102,22 @@ def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0, label_column: s
     ((1000, 30), True)
 
     Args:
-      source: CSV or Parquet files in the ULB layout, as `common.files.find` finds them,
-        `bigquery://project.dataset.table`, or `synthetic`.
+      source: CSV or Parquet files, as `common.files.find` finds them, `bigquery://project.dataset.table`,
+        or `synthetic`.
       rows: how many synthetic transactions to draw; other sources are read whole.
       seed: of the synthetic generator.
       label_column: as in `from_arrow`.
+      spec: of the features.
 
     Raises:
       DataError: no such source, a column missing, a value that is not a finite number.
     """
     if source == SYNTHETIC:
+        if spec != ULB:
+            raise DataError(
+                f"--data: expected a source with the columns of --features, got {SYNTHETIC}, whose rows are "
+                "those of the ULB table"
+            )
         return _synthetic(rows, seed)
     if source.startswith(BIGQUERY_SCHEME):
         # Deferred: a file needs neither the client nor credentials.
@@ -140,14 +125,15 @@ def load(source: str, rows: int = SYNTHETIC_ROWS, seed: int = 0, label_column: s
 
         try:
             table = read_table(
-                source.removeprefix(BIGQUERY_SCHEME), lambda names: used_columns(names, source, label_column)
+                source.removeprefix(BIGQUERY_SCHEME),
+                lambda names: used_columns(names, source, label_column, spec),
             )
         except DataError:
             raise
         except ValueError as e:
             raise DataError(f"--data {e}") from e
-        return from_arrow(table, source, label_column)
-    return from_arrow(_read_files(source), source, label_column)
+        return from_arrow(table, source, label_column, spec)
+    return from_arrow(_read_files(source), source, label_column, spec)
 
 
 def _synthetic(rows: int, seed: int) -> Dataset:
@@ -156,8 +142,9 @@ def _synthetic(rows: int, seed: int) -> Dataset:
 
     generator = TransactionGenerator(seed=seed, fraud_share=SYNTHETIC_FRAUD_SHARE)
     features, labels = generator.features(rows)
+    matrix = np.asarray(features, dtype=np.float32)
     return Dataset(
-        np.asarray(features, dtype=np.float32),
+        matrix,
         np.asarray(labels, dtype=np.int8),
         {
             "source": SYNTHETIC,
@@ -166,6 +153,7 @@ def _synthetic(rows: int, seed: int) -> Dataset:
             "fraud_share": SYNTHETIC_FRAUD_SHARE,
             "frauds": int(labels.sum()),
         },
+        times=matrix[:, TIME_INDEX],
     )
 
 
@@ -207,114 +195,6 @@ def _read_file(path: str) -> pa.Table:
     raise DataError(f"--data: expected CSV or Parquet with the columns of a transaction, got {path!r}")
 
 
-def from_arrow(table: pa.Table, source: str, label_column: str = LABEL) -> Dataset:
-    """Makes a dataset of a table in the ULB layout: Time, V1..V28, Amount, and a label where there is one.
-
-    Rows without a label, in a table that has labels, are left out: nobody knows yet what they are.
-
-    Args:
-      table: the columns.
-      source: its name, for errors.
-      label_column: holds the labels; empty for none. The table need not have the column LABEL, any other that
-        is named here it must have.
-
-    Raises:
-      DataError: a column is missing, there twice, or not numeric, a value is null, NaN or infinite, a label
-        not 0 or 1; there is no label column, and another column is called as one.
-    """
-    used = used_columns(table.column_names, source, label_column)
-    provenance: dict[str, Any] = {"source": source, "rows": table.num_rows}
-    if unused := [name for name in table.column_names if name not in used]:
-        provenance["columns_not_used"] = unused
-    labels = None
-    if label_column in used:
-        labels, is_known = _labels(table, label_column, source)
-        if not is_known.all():
-            table = table.filter(pa.array(is_known))
-            provenance["rows_without_label"] = int((~is_known).sum())
-        provenance["frauds"] = int(labels.sum())
-    features = np.empty((table.num_rows, N_FEATURES), dtype=np.float32)
-    for i, name in enumerate(used[:N_FEATURES]):
-        features[:, i] = _column(table, name, source)
-    return Dataset(features, labels, provenance)
-
-
-def used_columns(names: Sequence[str], source: str, label_column: str = LABEL) -> Sequence[str]:
-    """Chooses the columns of a table that are read: the features in order, and the label where there is one.
-
-    A feature is found by its name, otherwise by its name without case, as in batches and SQL.
-
-    Raises:
-      DataError: a column is missing or there twice, or another column is called as a label; see `from_arrow`.
-    """
-    try:
-        found = {name: find_column(names, name) for name in FEATURES}
-    except ValueError as e:
-        raise DataError(f"{source}: {e}") from e
-    missing = [name for name, column in found.items() if column is None]
-    if missing:
-        raise DataError(
-            f"{source}: column(s) missing: {', '.join(missing)}; needed are Time, V1..V28, Amount"
-        )
-    is_labelled = bool(label_column) and _has_label(names, label_column, source)
-    features = tuple(column for column in found.values() if column is not None)
-    used = (*features, label_column) if is_labelled else features
-    twice = [name for name in used if names.count(name) > 1]
-    if twice:
-        raise DataError(f"{source}: column(s) there more than once: {', '.join(twice)}; keep one of each")
-    return used
-
-
-def _has_label(names: Sequence[str], label_column: str, source: str) -> bool:
-    if label_column in names:
-        return True
-    alike = resembling(names, LABEL_NAMES)
-    if label_column != LABEL:
-        raise DataError(
-            f"{source}: --label_column: there is no column {label_column!r}; "
-            f"{'one is called ' + repr(alike[0]) if alike else 'the columns are ' + ', '.join(names[-8:])}"
-        )
-    if alike:
-        raise DataError(
-            f"{source}: there is no column {LABEL}, and {alike[0]!r} may be the label: pass "
-            f"--label_column={alike[0]}, or --label_column= to train as if nothing were labelled"
-        )
-    return False
-
-
-def _column(table: pa.Table, name: str, source: str) -> npt.NDArray[np.float64]:
-    try:
-        chunks = [numbers(plain(chunk), name) for chunk in table[name].chunks]
-    except ColumnTypeError as e:
-        raise DataError(f"{source}: {e}") from e
-    values = np.concatenate([np.empty(0), *chunks]).astype(np.float64)
-    with np.errstate(over="ignore"):
-        bad = ~np.isfinite(values.astype(np.float32))
-    if bad.any():
-        raise DataError(
-            f"{source}: column {name} has {int(bad.sum())} missing, NaN or infinite value(s), or texts that "
-            f"are no number, the first in row {int(np.argmax(bad))}; remove or repair these rows"
-        )
-    return values
-
-
-def _labels(table: pa.Table, name: str, source: str) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
-    """Reads the labels that are known, int8 [m], and which rows have one, bool [n]."""
-    column = table[name]
-    try:
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            # Arrow reads "0", "1", "true" and "false", in any case.
-            column = pc.cast(pc.utf8_trim_whitespace(column), pa.bool_())
-        values = pc.cast(column, pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
-        raise DataError(f"{source}: column {name} must hold 0 or 1, true or false: {e}") from e
-    is_known = pc.is_valid(values).to_numpy().astype(bool)
-    known = values.drop_null().to_numpy()
-    if not np.isin(known, (0, 1)).all():
-        raise DataError(f"{source}: column {name} must hold 0 (normal) and 1 (fraud) only")
-    return known.astype(np.int8), is_known
-
-
 def check_enough(dataset: Dataset) -> None:
     """Checks that there are MIN_NORMALS normal transactions, and that they differ.
 
@@ -327,11 +207,11 @@ def check_enough(dataset: Dataset) -> None:
             f"{n_normal} normal transactions are too few: at least {MIN_NORMALS} are needed to train and to "
             "calibrate the alert thresholds"
         )
-    normals = np.delete(dataset.features[dataset.is_normal], TIME_INDEX, axis=1)
+    normals = dataset.features[dataset.is_normal][:, np.array(dataset.spec.is_scored)]
     if not (normals != normals[0]).any():
         raise DataError(
-            "columns V1..V28 and Amount do not vary among the normal transactions; there is nothing to learn "
-            "from equal rows"
+            "no feature of the score varies among the normal transactions; there is nothing to learn from "
+            "equal rows"
         )
 
 
@@ -348,22 +228,29 @@ def split(dataset: Dataset, seed: int, by: SplitBy = "random") -> Split:
 
     Raises:
       DataError: fewer than MIN_NORMALS normal transactions, equal ones only, or so many copies that fewer
-        than MIN_CALIBRATION_ROWS normals come into the validation part.
+        than MIN_CALIBRATION_ROWS normals come into the validation part; rows without times are to be split
+        by time.
     """
     check_enough(dataset)
+    if by == "time" and dataset.times is None:
+        raise DataError(
+            f"--split=time: expected a column {dataset.spec.roles.event_time!r}, the event time of the "
+            "feature spec; got none"
+        )
     rng = np.random.default_rng(seed)
-    different, group = np.unique(dataset.features, axis=0, return_inverse=True)
+    different, first, group = np.unique(dataset.keys, axis=0, return_index=True, return_inverse=True)
     part_of_group = np.full(len(different), -1, dtype=np.int8)
     every = np.ones(len(group), dtype=bool)
+    times = None if by == "random" else dataset.times
     for stratum in (dataset.is_normal, ~dataset.is_normal) if by == "random" else (every,):
         groups = np.unique(group[stratum])
         groups = groups[part_of_group[groups] < 0]
         bounds = np.cumsum(SPLIT_SHARES[:2]) * len(groups)
         parts = np.searchsorted(bounds, np.arange(len(groups)), side="right").astype(np.int8)
-        if by == "random":
+        if times is None:
             part_of_group[groups] = rng.permutation(parts)
         else:
-            part_of_group[groups[np.argsort(different[groups, TIME_INDEX], kind="stable")]] = parts
+            part_of_group[groups[np.argsort(times[first[groups]], kind="stable")]] = parts
     part = part_of_group[group]
     train, validation, test = (np.flatnonzero(part == i) for i in range(3))
     n_calibration = int(dataset.is_normal[validation].sum())

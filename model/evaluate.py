@@ -18,6 +18,7 @@ from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_rows, track
 from common.values import at_least, location
 from model import artifact, baselines, data, evaluation, fitting, metrics, plots, torchscript
+from model.dataset import fingerprint
 from model.thresholds import ScoreQuantiles, calibrate
 
 EXAMPLES: Final = """
@@ -47,10 +48,11 @@ class EvaluateOptions:
         metavar="SOURCE",
         help="with --repeat: train on this data, judge on all of --data",
     )
-    prevalence: float = option(
-        metrics.TRUE_PREVALENCE,
+    prevalence: float | None = option(
+        None,
         metavar="SHARE",
-        help="share of frauds to weight the normals to (default: that of the full ULB data, 0.00173)",
+        help="share of frauds to weight the normals to (default: that of the full ULB data, 0.00173, for its "
+        "features, otherwise that of --data)",
     )
     png: Path | None = option(None, type=Path, metavar="FILE", help="write the picture here")
     report: Path | None = option(
@@ -62,7 +64,7 @@ class EvaluateOptions:
             raise OptionError("--model, --repeat: expected one of them")
         if self.train_data and not self.repeat:
             raise OptionError("--train_data: expected together with --repeat, which trains")
-        if not 0 < self.prevalence < 1:
+        if self.prevalence is not None and not 0 < self.prevalence < 1:
             raise OptionError(f"--prevalence: expected a share between 0 and 1, got {self.prevalence}")
 
 
@@ -71,8 +73,8 @@ class Rows:
     """The rows of one evaluation.
 
     Attributes:
-      fit: normals that the baselines are fitted to, float32 [n, 30].
-      rows: transactions to judge on, float32 [m, 30].
+      fit: normals that the baselines are fitted to, float32 [n, k].
+      rows: transactions to judge on, float32 [m, k].
       labels: int8 [m].
       description: the same as text.
       chooser: labelled rows that choose the settings of the baselines; None where none are free for it.
@@ -99,7 +101,7 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
     """
     labels = required_labels(dataset)
     trained_on = (dataset, dataclasses.replace(dataset, labels=None))
-    known = [d for d in trained_on if data.fingerprint(d) == manifest.provenance.get("fingerprint")]
+    known = [d for d in trained_on if fingerprint(d) == manifest.provenance.get("fingerprint")]
     if known:
         split_seed = int(manifest.training["seed"])
         by: data.SplitBy = "time" if manifest.training["split"] == "time" else "random"
@@ -115,7 +117,7 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
     n_normal = int((labels == 0).sum())
     if n_normal < MIN_NORMALS:
         raise data.DataError(
-            f"--data has {n_normal} normal transactions (column Class 0), at least {MIN_NORMALS} are needed: "
+            f"--data has {n_normal} normal transactions, at least {MIN_NORMALS} are needed: "
             "half of them fit the baselines, the others are judged"
         )
     normals = np.random.default_rng(seed).permutation(np.flatnonzero(labels == 0))
@@ -137,9 +139,11 @@ def required_labels(dataset: data.Dataset) -> npt.NDArray[np.int8]:
       DataError: there are none, or of one class only.
     """
     if dataset.labels is None:
-        raise data.DataError("the data has no column Class; an evaluation needs labels")
+        raise data.DataError(
+            f"the data has no labels (column {dataset.spec.roles.label}); an evaluation needs them"
+        )
     if not dataset.labels.any() or dataset.labels.all():
-        raise data.DataError("column Class holds one class only; an evaluation needs frauds and normals")
+        raise data.DataError("the labels are of one class only; an evaluation needs frauds and normals")
     return dataset.labels
 
 
@@ -150,7 +154,15 @@ def evaluate_model(
     rows = choose_rows(dataset, judged.manifest, seed)
     detectors = baselines.available()
     report, scores = evaluation.compare(
-        judged.load_model(), rows.fit, rows.rows, rows.labels, detectors, prevalence, seed, rows.chooser
+        judged.load_model(),
+        rows.fit,
+        rows.rows,
+        rows.labels,
+        detectors,
+        prevalence,
+        seed,
+        rows.chooser,
+        judged.manifest.spec,
     )
     report = {"model_version": judged.manifest.model_version, "evaluated_on": rows.description, **report}
     if png:
@@ -176,15 +188,17 @@ def evaluate_repeatedly(
         source = train_data or dataset
         parts = data.split(source, seed)
         normal = source.is_normal
+        source = source.learning_from(parts.train[normal[parts.train]])
         fit, validation = (source.features[part[normal[part]]] for part in (parts.train, parts.validation))
         options = fitting.TrainingOptions(seed=seed, **(training or {})).suited_to(source.labels is not None)
-        network = fitting.fit(fit, validation, options, progress=False).network
+        network = fitting.fit(fit, validation, options, progress=False, spec=source.spec).network
         module = torchscript.trace(network)
         judged = np.arange(len(dataset.features)) if train_data else parts.test
-        rows, labels = dataset.features[judged], required_labels(dataset)[judged]
+        rows = dataset.encoded_by(source.learnt).features[judged]
+        labels = required_labels(dataset)[judged]
         chooser = _chooser(source, parts)
         report, scores = evaluation.compare(
-            module, fit, rows, labels, baselines.available(), prevalence, seed, chooser
+            module, fit, rows, labels, baselines.available(), prevalence, seed, chooser, source.spec
         )
         reports.append(report)
         if png and seed == 0:
@@ -241,17 +255,22 @@ def _settings(report: dict[str, Any]) -> str:
 
 
 def _evaluate(options: EvaluateOptions, source: data.DataOptions) -> dict[str, Any]:
-    dataset = data.load(source.data, source.rows, source.seed, source.label_column)
-    required_labels(dataset)
-    if options.model:
-        return evaluate_model(
-            artifact.read(options.model), dataset, options.prevalence, source.seed, options.png
-        )
+    if options.model and source.features:
+        raise OptionError("--features: expected without --model, which has its own feature spec")
+    judged = artifact.read(options.model) if options.model else None
+    spec = judged.manifest.spec if judged else source.spec
     label = source.label_column
+    dataset = data.load(source.data, source.rows, source.seed, label, spec)
+    prevalence = options.prevalence or metrics.usual_prevalence(spec, required_labels(dataset))
+    if judged:
+        dataset = dataset.encoded_by(judged.manifest.learnt)
+        return evaluate_model(judged, dataset, prevalence, source.seed, options.png)
     train_data = (
-        data.load(options.train_data, source.rows, label_column=label) if options.train_data else None
+        data.load(options.train_data, source.rows, label_column=label, spec=spec)
+        if options.train_data
+        else None
     )
-    return evaluate_repeatedly(train_data, dataset, options.repeat or 1, options.prevalence, options.png)
+    return evaluate_repeatedly(train_data, dataset, options.repeat or 1, prevalence, options.png)
 
 
 @command

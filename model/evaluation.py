@@ -12,6 +12,8 @@ import torch
 
 from model import baselines, inference, metrics
 from model.outputs import ANOMALY_SCORE
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
 
 Scores = npt.NDArray[np.float64]
 
@@ -20,12 +22,12 @@ OWN_SCORES: Final = (ANOMALY_SCORE, "normalized_MAE", "denormalized_MAE")
 
 
 def anomaly_scores(module: torch.jit.ScriptModule, features: npt.NDArray[np.float32]) -> Scores:
-    """Scores raw features [n, 30]; anomaly_score, float64 [n]."""
+    """Scores raw features [n, k]; anomaly_score, float64 [n]."""
     return inference.outputs(module, features, (ANOMALY_SCORE,))[ANOMALY_SCORE].astype(np.float64)
 
 
 def own_scores(module: torch.jit.ScriptModule, features: npt.NDArray[np.float32]) -> dict[str, Scores]:
-    """Computes OWN_SCORES of raw features [n, 30], each float64 [n]."""
+    """Computes OWN_SCORES of raw features [n, k], each float64 [n]."""
     named = inference.outputs(module, features, OWN_SCORES)
     return {name: values.astype(np.float64) for name, values in named.items()}
 
@@ -39,25 +41,27 @@ def compare(
     prevalence: float = metrics.TRUE_PREVALENCE,
     seed: int = 0,
     chooser: baselines.Labelled | None = None,
+    spec: FeatureSpec = ULB,
 ) -> tuple[dict[str, Any], dict[str, Scores]]:
     """Judges the model and the baselines on the same rows.
 
     Args:
       module: the traced model.
-      fit_rows: normal transactions [n, 30] to fit the baselines to.
-      rows: transactions to judge on, [m, 30].
+      fit_rows: normal transactions [n, k] to fit the baselines to.
+      rows: transactions to judge on, [m, k].
       labels: int8 [m], 1 for a fraud.
       detectors: the baselines, from `model.baselines.available`.
       prevalence: share of frauds for which the figures are given.
       seed: of the baselines.
       chooser: labelled rows, neither fitted nor judged, that choose the settings of the baselines.
+      spec: of the inputs.
 
     Returns:
       report: rows, prevalence, per score the figures of `model.metrics.figures`, the chosen settings of the
         baselines, and why one is left out.
       scores: per score its values [m].
     """
-    fitted = baselines.scores(fit_rows, rows, detectors, seed, chooser)
+    fitted = baselines.scores(fit_rows, rows, detectors, seed, chooser, spec)
     scores = own_scores(module, rows) | fitted.scores
     report = {
         "rows": {

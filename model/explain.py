@@ -23,12 +23,12 @@ def top_features(
     ([[1, 0]], [[4.0, 0.5]])
 
     Args:
-      contributions: [n, 30], from `score` of the model; none is negative, and a row adds up to its
+      contributions: [n, k], from `score` of the model; none is negative, and a row adds up to its
         anomaly_score. Taken as float32, the model's own precision.
-      k: how many features, 1 to 30.
+      k: how many features, at least 1 and at most all.
 
     Returns:
-      indices: int [n, k] into `model.features.FEATURES`, by descending contribution; ties keep feature order.
+      indices: int [n, k] of the features, by descending contribution; ties keep feature order.
       values: float64 [n, k], the contributions at these indices.
 
     Raises:

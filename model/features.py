@@ -18,8 +18,5 @@ N_FEATURES: Final = len(FEATURES)
 TIME_INDEX: Final = FEATURES.index(TIME)
 AMOUNT_INDEX: Final = FEATURES.index(AMOUNT)
 
-ENCODED_SIZE: Final = 4
-"""Width of the encoded form of a transaction, the narrowest layer of the network."""
-
 LABEL: Final = "Class"
 """The label column of the ULB layout: 1 is a fraud. It is for evaluation; no model input carries it."""

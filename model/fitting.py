@@ -17,8 +17,9 @@ from common.output import track
 from common.values import SHARE, at_least
 from model import whitening
 from model.data import SplitBy
-from model.features import FEATURES, N_FEATURES
 from model.network import TransactionAutoencoder
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
 from model.threads import one_thread
 from model.thresholds import ALERT_BUDGETS
 
@@ -103,35 +104,37 @@ def fit(
     validation: npt.NDArray[np.float32],
     options: TrainingOptions | None = None,
     progress: bool = True,
+    spec: FeatureSpec = ULB,
 ) -> Fitted:
     """Fits a network to normal transactions.
 
     Args:
-      train: raw features, float32 [n, 30]; weights, normalisation and whitening are learnt from them.
-      validation: raw features, float32 [m, 30], for early stopping.
+      train: raw inputs, float32 [n, k]; weights, normalisation and whitening are learnt from them.
+      validation: raw inputs, float32 [m, k], for early stopping.
       options: the defaults when None.
       progress: show a progress bar.
+      spec: of the inputs.
 
     Returns:
       The network with the weights of the best validation loss, in eval mode.
     """
     options = options or TrainingOptions()
     rows, held_out = torch.from_numpy(train), torch.from_numpy(validation)
-    network, history = _fit_once(rows, held_out, options, progress)
+    network, history = _fit_once(rows, held_out, options, progress, spec)
     if options.trim > 0:
         scores = _scores(network, rows)
         limit = torch.quantile(scores.double(), 1.0 - options.trim)
         kept, kept_held_out = rows[scores < limit], held_out[_scores(network, held_out) < limit]
-        network, history = _fit_once(kept, kept_held_out, options, progress)
+        network, history = _fit_once(kept, kept_held_out, options, progress, spec)
         history["rows_trimmed"] = len(rows) - len(kept)
     return Fitted(network.eval(), {**asdict(options), **history})
 
 
 def _fit_once(
-    rows: Tensor, held_out: Tensor, options: TrainingOptions, progress: bool
+    rows: Tensor, held_out: Tensor, options: TrainingOptions, progress: bool, spec: FeatureSpec
 ) -> tuple[TransactionAutoencoder, dict[str, Any]]:
     torch.manual_seed(options.seed)
-    network = TransactionAutoencoder()
+    network = TransactionAutoencoder(spec)
     std, mean = torch.std_mean(rows.double(), dim=0)
     # A constant feature would divide by zero; any scale serves it.
     network.set_normalisation(mean, torch.where(std > 0, std, 1.0))
@@ -142,7 +145,9 @@ def _fit_once(
         count = min(len(rows), whitening.FIT_ROWS)
         print(f"Fitting the covariances of the score to {count:,} rows", file=sys.stderr, flush=True)
     _whiten(network, rows, options.seed)
-    constant = [name for name, is_constant in zip(FEATURES, is_constant.tolist(), strict=True) if is_constant]
+    constant = [
+        name for name, is_constant in zip(spec.inputs, is_constant.tolist(), strict=True) if is_constant
+    ]
     return network, {**history, "constant_features": constant}
 
 
@@ -188,13 +193,22 @@ def _loss(network: TransactionAutoencoder, targets: Tensor) -> Tensor:
 
 
 def _whiten(network: TransactionAutoencoder, rows: Tensor, seed: int) -> None:
+    used = network.is_scored.nonzero()[:, 0].numpy()
+    if len(rows) > whitening.FIT_ROWS:
+        chosen = np.random.default_rng(seed).choice(len(rows), whitening.FIT_ROWS, replace=False)
+        rows = rows[torch.from_numpy(chosen)]
     with torch.no_grad():
         normalized = network.normalize(rows)
         residual = network.score_residual(rows, normalized, network.reconstruct(normalized)[1])
-    used = network.is_scored.nonzero()[:, 0].numpy()
-    scale = whitening.fit(residual.double().numpy()[:, used], seed=seed)
-    center, weight = np.zeros(N_FEATURES), np.zeros(N_FEATURES)
-    matrix = np.zeros((N_FEATURES, N_FEATURES))
+        # A reconstruction that is the mean leaves the input itself, in the same units.
+        deviations = (
+            network.score_residual(rows, normalized, torch.zeros_like(normalized)).double().std(dim=0)
+        )
+    is_discrete = whitening.discrete_columns(rows.numpy()[:, used])
+    floors = np.where(is_discrete, whitening.FLOOR_SHARE * deviations.numpy()[used], 0.0)
+    scale = whitening.fit(residual.double().numpy()[:, used], seed, floors)
+    n = len(network.mean)
+    center, weight, matrix = np.zeros(n), np.zeros(n), np.zeros((n, n))
     center[used], weight[used] = scale.center, scale.absolute_weight
     matrix[np.ix_(used, used)] = scale.whitening
     network.set_whitening(torch.from_numpy(center), torch.from_numpy(matrix), torch.from_numpy(weight))

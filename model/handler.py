@@ -35,13 +35,12 @@ try:
 except ImportError:  # the prebuilt containers do not promise it
     orjson = None  # type: ignore[assignment]
 
-try:
-    from model.features import FEATURES
-    from model.values import number
-except ImportError:  # inside an archive the modules lie beside this one
-    from features import FEATURES  # type: ignore[no-redef]
-    from values import number  # type: ignore[no-redef]
+from model.spec.declaration import FeatureSpec, getter
+from model.spec.learnt import Learnt
+from model.spec.rows import RowEncoder
+from model.values import number
 
+FEATURES_FILE = "features.json"
 CONTRIBUTIONS = "contributions"
 SCORE_FIELDS = frozenset(("anomaly_score", "encoded", CONTRIBUTIONS))
 # The largest number that is still finite when it is rounded to float32, as for the other server.
@@ -77,9 +76,13 @@ class TransactionHandler:
             warnings.filterwarnings("ignore", message=r".*torch\.jit.*is deprecated")
             module = torch.jit.load(path, map_location=self.device).eval()
             self.model = torch.jit.freeze(module, preserved_attrs=["score"])
+        with open(os.path.join(properties["model_dir"], FEATURES_FILE), encoding="utf-8") as file:
+            content = json.load(file)
+        self.spec = FeatureSpec.from_json(content["spec"])
+        self.encoder = RowEncoder(self.spec, Learnt.from_json(content["learnt"]))
         # The first calls of a frozen module compile it; better now than under the first requests.
         for n in (1, 1, 2, 128, 128):
-            rows = np.zeros((n, len(FEATURES)), np.float32)
+            rows = np.zeros((n, len(self.spec.inputs)), np.float32)
             self._predict(rows, SCORE_FIELDS)
             self.fields = tuple(self._predict(rows, None))
         self.version = str(context.manifest["model"].get("modelVersion") or "")
@@ -149,11 +152,22 @@ class TransactionHandler:
         """Reads one instance: its numbers, and the fields that it names itself."""
         if isinstance(instance, (bytes, bytearray, memoryview, str)):
             instance = _loads(instance)
-        if not isinstance(instance, dict) or "features" not in instance or FEATURES[0] in instance:
-            return _row(instance), None
+        if not isinstance(instance, dict) or "features" not in instance or self.spec.fields[0] in instance:
+            return self._row(instance), None
         _refuse_unknown(instance, ("features", "fields"))
         fields = self._wanted(instance) if instance.get("fields") is not None else None
-        return _row(instance["features"]), fields
+        return self._row(instance["features"]), fields
+
+    def _row(self, instance: Any) -> list[float]:
+        """The inputs of one instance; ValueError names what is wrong with it."""
+        if isinstance(instance, (bytes, bytearray, memoryview, str)):
+            instance = _loads(instance)
+        if self.spec.is_numeric:
+            return _numbers(instance, self.spec.fields)
+        inputs, reasons = self.encoder.encode([instance])
+        if reasons:
+            raise ValueError(reasons[0])
+        return inputs[0].tolist()
 
     def _wanted(self, parameters: Any) -> tuple[str, ...]:
         if parameters is None:
@@ -240,33 +254,32 @@ def _dumps(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY) if orjson else json.dumps(value).encode()
 
 
-def _row(instance: Any) -> list[float]:
-    """The 30 numbers of one instance; ValueError names what is wrong with it."""
-    if isinstance(instance, (bytes, bytearray, memoryview, str)):
-        instance = _loads(instance)
+def _numbers(instance: Any, names: tuple[str, ...]) -> list[float]:
+    """The numbers of one instance of a spec that has nothing else."""
     if isinstance(instance, dict) and instance.get("features") and isinstance(instance["features"], list):
         instance = instance["features"]
     if isinstance(instance, dict):
-        missing = [name for name in FEATURES if name not in instance]
+        values = [instance[name] if name in instance else getter(name)(instance) for name in names]
+        missing = [name for name, value in zip(names, values) if value is None and name not in instance]  # noqa: B905
         if missing:
             raise ValueError(f"feature(s) missing: {', '.join(missing)}")
-        instance = [instance[name] for name in FEATURES]
+        instance = values
     if not isinstance(instance, list):
-        raise ValueError(f"expected a list of {len(FEATURES)} numbers or an object, got {_kind(instance)}")
-    if len(instance) != len(FEATURES):
-        raise ValueError(f"expected {len(FEATURES)} numbers, got {len(instance)}")
+        raise ValueError(f"expected a list of {len(names)} numbers or an object, got {_kind(instance)}")
+    if len(instance) != len(names):
+        raise ValueError(f"expected {len(names)} numbers, got {len(instance)}")
     # `type` and not isinstance: True is an int to Python and not a number to the contract.
     if not _NUMBERS.issuperset(map(type, instance)):
         instance = [_from_text(value) for value in instance]
     if not _NUMBERS.issuperset(map(type, instance)):
         bad = next(i for i, value in enumerate(instance) if type(value) not in _NUMBERS)
-        raise ValueError(f"{FEATURES[bad]}: expected a number, got {_kind(instance[bad])}")
+        raise ValueError(f"{names[bad]}: expected a number, got {_kind(instance[bad])}")
     # Rounding to float32 may pass its largest number by half a unit and still be finite; refuse that as well.
     if not (
         min(instance) >= -FLOAT32_MAX and max(instance) <= FLOAT32_MAX and sum(instance) == sum(instance)
     ):
         bad = next(i for i, value in enumerate(instance) if not abs(value) <= FLOAT32_MAX)
-        raise ValueError(f"{FEATURES[bad]}: not a finite float32 number")
+        raise ValueError(f"{names[bad]}: not a finite float32 number")
     return instance
 
 

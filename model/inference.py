@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.features import N_FEATURES
 from model.outputs import CONTRIBUTIONS, SCORE_FIELDS
 
 CALL_ROWS: Final = 4096
@@ -37,7 +36,7 @@ def outputs(module: torch.jit.ScriptModule, features: Floats, fields: Sequence[s
 
     Args:
       module: from `Artifact.load_model`.
-      features: raw features, float32 [n, 30].
+      features: raw inputs, float32 [n, k].
       fields: names out of `model.outputs.ANSWER_FIELDS`.
 
     Returns:
@@ -51,10 +50,10 @@ def outputs(module: torch.jit.ScriptModule, features: Floats, fields: Sequence[s
     return {name: np.concatenate([part[name] for part in parts]) for name in fields}
 
 
-def warm_up(module: torch.jit.ScriptModule, fields: Sequence[str]) -> None:
+def warm_up(module: torch.jit.ScriptModule, fields: Sequence[str], n_inputs: int) -> None:
     """Makes the calls that compile a frozen module for these fields, so that no request waits for them."""
     for n in WARM_UP_ROWS:
-        outputs(module, np.zeros((n, N_FEATURES), np.float32), fields)
+        outputs(module, np.zeros((n, n_inputs), np.float32), fields)
 
 
 def _call(module: torch.jit.ScriptModule, rows: torch.Tensor, fields: Sequence[str]) -> dict[str, Floats]:

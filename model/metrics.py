@@ -8,12 +8,23 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
+
 Floats = npt.NDArray[np.float64]
 
 TRUE_PREVALENCE: Final = 492 / 284_807
 """Share of frauds in the full ULB data, 0.173 %."""
 ALERT_SHARES: Final = (0.001, 0.005, 0.01)
 """Alert budgets, as shares of all transactions."""
+
+
+def usual_prevalence(spec: FeatureSpec, labels: npt.ArrayLike) -> float:
+    """Returns the share of frauds for which figures are given: that of the labels, for ULB TRUE_PREVALENCE.
+
+    Samples of the ULB data that people have keep more frauds than normals. Other data is taken as it is.
+    """
+    return TRUE_PREVALENCE if spec == ULB else float(np.mean(np.asarray(labels)))
 
 
 def prevalence_weights(labels: npt.ArrayLike, prevalence: float = TRUE_PREVALENCE) -> Floats:

@@ -7,16 +7,18 @@ features, and no two servers can differ in the preprocessing.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from model.features import AMOUNT_INDEX, ENCODED_SIZE, N_FEATURES, TIME_INDEX
-from model.outputs import ANOMALY_SCORE, ENCODED
+from model.outputs import ANOMALY_SCORE, ENCODED, encoded_size
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
 
-LAYERS: Final = (N_FEATURES, 16, 8, ENCODED_SIZE)
-"""Sizes from the input to the bottleneck; the decoder mirrors them."""
+HIDDEN: Final = (16 / 30, 8 / 30)
+"""Sizes of the hidden layers as shares of the inputs: 30-16-8-4 for the default spec."""
 
 FLOAT32_MAX: Final = torch.finfo(torch.float32).max
 INPUT_REACH: Final = 10.0
@@ -27,18 +29,18 @@ RESIDUAL_REACH: Final = 1e6
 
 
 class TransactionAutoencoder(nn.Module):
-    """Autoencoder 30-16-8-4-8-16-30 with normalisation, denormalisation and anomaly score inside.
+    """Autoencoder with normalisation, denormalisation and anomaly score inside; 30-16-8-4-8-16-30 for ULB.
 
-    `forward` answers all 14 fields, `score` only what a pipeline needs. Both take raw float32 features
-    [n, 30] in the order of `model.features.FEATURES`. A row's result does not depend on the other rows of its
+    `forward` answers all 14 fields, `score` only what a pipeline needs. Both take the float32 inputs [n, k]
+    of a feature spec, k = 30 for the default one. A row's result does not depend on the other rows of its
     batch. Every finite input has finite outputs: what leaves the range of float32 saturates at its largest
     number.
 
-    Time, and every feature that was constant in training, is hidden from the encoder and left out of the
-    score: neither changes with it. Its reconstruction is about its mean.
+    An input that the spec keeps out of the score, and every one that was constant in training, is hidden from
+    the encoder: encoding and score do not change with it. Its reconstruction is about its mean.
 
-    The score is taken of the residual: a row minus its reconstruction, the amount on a log scale. Its
-    absolute size, feature by feature, orders ordinary transactions; the squared length of the whitened
+    The score is taken of the residual: a row minus its reconstruction, on a log scale where the spec says so.
+    Its absolute size, feature by feature, orders ordinary transactions; the squared length of the whitened
     residual grows past it for rows that leave the planes which normals keep to. Both parts are sums of
     non-negative shares of the features, and these are the contributions; `model.whitening` fits them.
     """
@@ -49,71 +51,77 @@ class TransactionAutoencoder(nn.Module):
     whitening: Tensor
     absolute_weight: Tensor
     plain: Tensor
-    is_amount: Tensor
+    logs: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, spec: FeatureSpec = ULB) -> None:
         super().__init__()
-        self.encoder = _stack(LAYERS)
-        self.decoder = _stack(LAYERS[::-1])
-        self.register_buffer("mean", torch.zeros(N_FEATURES))
-        self.register_buffer("std", torch.ones(N_FEATURES))
-        self.register_buffer("center", torch.zeros(N_FEATURES))
-        self.register_buffer("whitening", torch.eye(N_FEATURES))
-        self.register_buffer("absolute_weight", torch.zeros(N_FEATURES))
-        # Which features enter the score as they are, and which one on a log scale.
-        position = torch.arange(N_FEATURES)
-        self.register_buffer("plain", ((position != TIME_INDEX) & (position != AMOUNT_INDEX)).float())
-        self.register_buffer("is_amount", (position == AMOUNT_INDEX).float())
+        self.n_inputs = n = len(spec.inputs)
+        sizes = layers(n)
+        self.encoder = _stack(sizes)
+        self.decoder = _stack(sizes[::-1])
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("std", torch.ones(n))
+        self.register_buffer("center", torch.zeros(n))
+        self.register_buffer("whitening", torch.eye(n))
+        self.register_buffer("absolute_weight", torch.zeros(n))
+        # Which inputs enter the score as they are, and for each of those on a log scale a row with its 1.
+        is_scored, is_log = torch.tensor(spec.is_scored), torch.tensor(spec.is_log)
+        self._logs: list[int] = (is_scored & is_log).nonzero()[:, 0].tolist()
+        self.register_buffer("plain", (is_scored & ~is_log).float())
+        self.register_buffer("logs", torch.eye(n)[self._logs])
 
     def set_normalisation(self, mean: Tensor, std: Tensor) -> None:
-        """Sets the mean and the standard deviation [30] of the raw features; `std` must be positive."""
+        """Sets the mean and the standard deviation [k] of the raw inputs; `std` must be positive."""
         self.mean.copy_(mean)
         self.std.copy_(std)
 
     def leave_out(self, mask: Tensor) -> None:
-        """Leaves features out of encoder and score, as Time is; `mask` is bool [30]."""
+        """Leaves inputs out of encoder and score; `mask` is bool [k]."""
         self.plain[mask] = 0.0
-        self.is_amount[mask] = 0.0
+        self.logs[:, mask] = 0.0
 
     def set_whitening(self, center: Tensor, whitening: Tensor, absolute_weight: Tensor | None = None) -> None:
         """Sets the scale of the score; see `model.whitening.ScoreScale`.
 
         Args:
-          center: [30], subtracted from the residual.
-          whitening: [30, 30].
-          absolute_weight: [30], non-negative; zeros when None.
+          center: [k], subtracted from the residual.
+          whitening: [k, k].
+          absolute_weight: [k], non-negative; zeros when None.
         """
         self.center.copy_(center)
         self.whitening.copy_(whitening)
-        self.absolute_weight.copy_(torch.zeros(N_FEATURES) if absolute_weight is None else absolute_weight)
+        self.absolute_weight.copy_(torch.zeros(len(center)) if absolute_weight is None else absolute_weight)
 
     @property
     def is_scored(self) -> Tensor:
-        """1 for each feature that is in the score and that the encoder sees, 0 for the others; [30]."""
-        return self.plain + self.is_amount
+        """1 for each input that is in the score and that the encoder sees, 0 for the others; [k]."""
+        return self.plain + self.logs.sum(0)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """(x - mean) / std, [n, 30]."""
+        """(x - mean) / std, [n, k]."""
         return _saturate((x - self.mean) / self.std)
 
     def reconstruct(self, normalized: Tensor) -> tuple[Tensor, Tensor]:
-        """Bottleneck [n, 4] and normalised reconstruction [n, 30] of normalised features."""
+        """Bottleneck and normalised reconstruction [n, k] of normalised inputs."""
         encoded = self.encoder(self.visible(normalized))
         return encoded, self.decoder(encoded)
 
     def visible(self, normalized: Tensor) -> Tensor:
-        """Normalised features [n, 30] as the encoder sees them: clamped, 0 for one that is left out."""
+        """Normalised inputs [n, k] as the encoder sees them: clamped, 0 for one that is left out."""
         return normalized.clamp(-INPUT_REACH, INPUT_REACH) * self.is_scored
 
     def score_residual(self, x: Tensor, normalized: Tensor, reconstruction: Tensor) -> Tensor:
-        """The quantity that the score measures, [n, 30]: the normalised residual within +-RESIDUAL_REACH.
+        """The quantity that the score measures, [n, k]: the normalised residual within +-RESIDUAL_REACH.
 
-        The residual of the amount is taken on a log scale, and that of a feature that is left out is zero.
+        Some inputs have theirs on a log scale, and that of an input that is left out is zero.
         """
-        i = AMOUNT_INDEX
-        amount = _log_amount(x[:, i]) - _log_amount(reconstruction[:, i] * self.std[i] + self.mean[i])
         residual = (normalized - reconstruction).clamp(-RESIDUAL_REACH, RESIDUAL_REACH)
-        return residual * self.plain + amount.unsqueeze(1) * self.is_amount
+        measured = residual * self.plain
+        # Column by column: few inputs have a log scale, and a logarithm of all of them would cost the most.
+        for row, i in enumerate(self._logs):
+            amount = _log_amount(x[:, i]) - _log_amount(reconstruction[:, i] * self.std[i] + self.mean[i])
+            measured = measured + amount.unsqueeze(1) * self.logs[row]
+        return measured
 
     def _score(self, x: Tensor, normalized: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
         deviation = self.score_residual(x, normalized, reconstruction) - self.center
@@ -125,12 +133,12 @@ class TransactionAutoencoder(nn.Module):
         """The cheap path of the pipelines.
 
         Args:
-          x: raw features, float32 [n, 30].
+          x: raw inputs, float32 [n, k].
 
         Returns:
           anomaly_score: float32 [n], the same values as in `forward`.
-          encoded: float32 [n, 4].
-          contributions: float32 [n, 30], non-negative; a row adds up to its anomaly_score.
+          encoded: float32 [n, encoded_size(k)].
+          contributions: float32 [n, k], non-negative; a row adds up to its anomaly_score.
         """
         normalized = self.normalize(x)
         encoded, reconstruction = self.reconstruct(normalized)
@@ -138,20 +146,32 @@ class TransactionAutoencoder(nn.Module):
         return anomaly_score, encoded, contributions
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """All 14 fields (`model.outputs.FIELDS`) of raw features x, float32 [n, 30].
+        """All 14 fields (`model.outputs.FIELDS`) of raw inputs x, float32 [n, k].
 
-        On both scales: `reconstruction` and `reconstruction_errors` (input minus reconstruction) [n, 30]. MAE
-        and MSE [n] are the means over the features of the absolute and squared errors, RMSE the root of MSE.
+        On both scales: `reconstruction` and `reconstruction_errors` (input minus reconstruction) [n, k]. MAE
+        and MSE [n] are the means over the inputs of the absolute and squared errors, RMSE the root of MSE.
         MSLE is the mean of (log1p(max(reconstruction, 0)) - log1p(max(input, 0)))^2.
         """
         normalized = self.normalize(x)
         encoded, reconstruction = self.reconstruct(normalized)
         anomaly_score, _ = self._score(x, normalized, reconstruction)
+        denormalized = _saturate(reconstruction * self.std + self.mean)
         fields = {ENCODED: encoded}
-        fields.update(_errors("normalized", normalized, reconstruction))
-        fields.update(_errors("denormalized", x, _saturate(reconstruction * self.std + self.mean)))
+        fields.update(_errors("normalized", self.n_inputs, normalized, reconstruction))
+        fields.update(_errors("denormalized", self.n_inputs, x, denormalized))
         fields[ANOMALY_SCORE] = anomaly_score
         return fields
+
+
+def layers(n_inputs: int) -> tuple[int, ...]:
+    """Returns the sizes of the layers from the inputs to the bottleneck; the decoder mirrors them.
+
+    >>> layers(30), layers(9)
+    ((30, 16, 8, 4), (9, 5, 3, 2))
+    """
+    narrowest = encoded_size(n_inputs)
+    hidden = (max(narrowest, math.ceil(share * n_inputs)) for share in HIDDEN)
+    return (n_inputs, *hidden, narrowest)
 
 
 def _stack(sizes: tuple[int, ...]) -> nn.Sequential:
@@ -171,16 +191,16 @@ def _log_amount(x: Tensor) -> Tensor:
     return torch.log1p(x.clamp(0.0, FLOAT32_MAX))
 
 
-def _errors(scale: str, x: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+def _errors(scale: str, n: int, x: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
     errors = _saturate(x - reconstruction)
     # Dividing before summing leaves nothing but rounding, and squares, to pass float32's largest number.
-    mse = _saturate((errors.square() / N_FEATURES).sum(1))
+    mse = _saturate((errors.square() / n).sum(1))
     log_errors = torch.log1p(reconstruction.clamp_min(0.0)) - torch.log1p(x.clamp_min(0.0))
     return {
         f"{scale}_reconstruction": reconstruction,
         f"{scale}_reconstruction_errors": errors,
-        f"{scale}_MAE": _saturate((errors.abs() / N_FEATURES).sum(1)),
+        f"{scale}_MAE": _saturate((errors.abs() / n).sum(1)),
         f"{scale}_RMSE": mse.sqrt(),
         f"{scale}_MSE": mse,
-        f"{scale}_MSLE": (log_errors.square() / N_FEATURES).sum(1),
+        f"{scale}_MSLE": (log_errors.square() / n).sum(1),
     }

@@ -1,6 +1,6 @@
 """Names and sizes of the model's outputs. Light, so that every package can take them from here.
 
-`model.handler` repeats them: the archive of TorchServe holds no other module than that and `model.features`.
+`model.handler` repeats their names: the archive of TorchServe does not hold this module.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from model.features import ENCODED_SIZE, N_FEATURES
-
 ANOMALY_SCORE: Final = "anomaly_score"
 ENCODED: Final = "encoded"
+ENCODED_SIZE: Final = 4
+"""Width of the encoded form of a transaction, the narrowest layer of the network."""
 CONTRIBUTIONS: Final = "contributions"
 
 SCALES: Final = ("normalized", "denormalized")
 VECTOR_OUTPUTS: Final = ("reconstruction", "reconstruction_errors")
-"""Per scale, one value a feature."""
+"""Per scale, one value an input."""
 SCALAR_OUTPUTS: Final = ("MAE", "RMSE", "MSE", "MSLE")
 """Per scale, one value a row."""
 
@@ -37,17 +37,26 @@ _NAME_BYTES: Final = 4  # quotes, colon, comma or bracket
 _NUMBER_BYTES: Final = 14  # a float32 in its fewest digits, with a comma and perhaps a blank; 12 on average
 
 
-def width(name: str) -> int | None:
-    """Returns how many numbers a field has; None for a single one.
+def encoded_size(n_inputs: int) -> int:
+    """Returns the width of the encoded form: ENCODED_SIZE, or a quarter of the inputs where these are few."""
+    return max(1, min(ENCODED_SIZE, n_inputs // 4))
 
-    >>> width("contributions"), width("anomaly_score")
-    (30, None)
+
+def width(name: str, n_inputs: int) -> int | None:
+    """Returns how many numbers a field of a model with so many inputs has; None for a single one.
+
+    >>> width("contributions", 30), width("encoded", 30), width("anomaly_score", 30)
+    (30, 4, None)
     """
     if name == ENCODED:
-        return ENCODED_SIZE
-    return N_FEATURES if name == CONTRIBUTIONS or name.endswith(VECTOR_OUTPUTS) else None
+        return encoded_size(n_inputs)
+    return n_inputs if name == CONTRIBUTIONS or name.endswith(VECTOR_OUTPUTS) else None
 
 
-def answer_bytes(fields: Iterable[str]) -> int:
-    """Estimates the bytes of one row's prediction in JSON, on the high side: 2.6 kB with every field."""
-    return sum(len(name) + _NAME_BYTES + _NUMBER_BYTES * (width(name) or 1) for name in fields)
+def answer_bytes(fields: Iterable[str], n_inputs: int) -> int:
+    """Estimates the bytes of one row's prediction in JSON, on the high side.
+
+    >>> answer_bytes(ANSWER_FIELDS, 30)
+    2617
+    """
+    return sum(len(name) + _NAME_BYTES + _NUMBER_BYTES * (width(name, n_inputs) or 1) for name in fields)

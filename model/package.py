@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import logging
+import os
+import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
 import torch
 
-import model.features
 import model.handler
-import model.values
 from common.command import CommandError, Parser, command
 from common.options import add_options, option, read_options
 from common.output import add_format, print_rows
 from model import artifact
-from model.features import N_FEATURES
 from model.network import TransactionAutoencoder
 from model.outputs import ANSWER_FIELDS
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
+from model.spec.learnt import NOTHING, Learnt
 
 EXAMPLES: Final = """
   anomaly package --model out/model --output out/packages
   anomaly package --model gs://my-bucket/model --output out/packages --formats mar onnx
 """
+ENCODER: Final = (
+    "__init__.py",
+    "values.py",
+    *(
+        f"spec/{name}.py"
+        for name in ("__init__", "kinds", "declaration", "checks", "learnt", "times", "rows")
+    ),
+)
+"""Modules that the archive of TorchServe carries; they need NumPy alone."""
 ONNX_FILE: Final = "model.onnx"
 EXPORT_FILE: Final = "model.pt2"
 ONNX_INPUT: Final = "features"
@@ -50,18 +65,22 @@ class _Flat(torch.nn.Module):
         self.network = network
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Raw features [n, 30] to the outputs."""
+        """Raw inputs [n, k] to the outputs."""
         return (*self.network(features).values(), self.network.score(features)[2])
 
 
-def eager(module: torch.jit.ScriptModule) -> TransactionAutoencoder:
+def eager(module: torch.jit.ScriptModule, spec: FeatureSpec = ULB) -> TransactionAutoencoder:
     """Rebuilds the network of a traced module; ONNX and torch.export start from it.
 
     Args:
       module: loaded with freeze=False, since freezing turns the weights into constants of the graph.
+      spec: of its inputs, from the manifest.
     """
-    network = TransactionAutoencoder()
-    network.load_state_dict(module.state_dict())
+    network = TransactionAutoencoder(spec)
+    state = dict(module.state_dict())
+    if "is_amount" in state:  # a model of before feature specs
+        state["logs"] = state.pop("is_amount")[None]
+    network.load_state_dict(state)
     return network.eval()
 
 
@@ -70,13 +89,17 @@ def archive_available() -> bool:
     return importlib.util.find_spec("model_archiver") is not None
 
 
-def write_archive(model_file: Path, directory: Path, version: str) -> Path:
+def write_archive(
+    model_file: Path, directory: Path, version: str, spec: FeatureSpec = ULB, learnt: Learnt = NOTHING
+) -> Path:
     """Writes the TorchServe archive of a traced model.
 
     Args:
       model_file: the file of `model.torchscript.save`, by the name `final_model_traced.pt`.
       directory: where the archive goes; an older one is replaced.
       version: of the model.
+      spec: of its features.
+      learnt: of them, from the manifest.
 
     Raises:
       PackagingError: torch-model-archiver is not installed.
@@ -85,32 +108,44 @@ def write_archive(model_file: Path, directory: Path, version: str) -> Path:
         raise PackagingError(
             f"{artifact.ARCHIVE_FILE} needs torch-model-archiver: pip install torch-model-archiver"
         )
-    from model_archiver.model_archiver_config import ModelArchiverConfig
-    from model_archiver.model_packaging import generate_model_archive
-
-    root = logging.getLogger()
-    before = list(root.handlers)
-    generate_model_archive(
-        ModelArchiverConfig(
-            model_name=artifact.MODEL_NAME,
-            version=version,
-            serialized_file=str(model_file),
-            handler=str(model.handler.__file__),
-            extra_files=f"{model.features.__file__},{model.values.__file__}",
-            export_path=str(directory),
-            force=True,
-        )
-    )
-    # The archiver sets up logging for the whole process; a library call must not.
-    for added in [h for h in root.handlers if h not in before]:
-        root.removeHandler(added)
+    with TemporaryDirectory() as work:
+        extra, temporary = Path(work) / "extra", Path(work) / "tmp"
+        temporary.mkdir()
+        _write_encoder(extra, spec, learnt)
+        command = [sys.executable, "-m", "model_archiver.model_packaging", "--force"]
+        flags = {
+            "model-name": artifact.MODEL_NAME,
+            "version": version,
+            "serialized-file": model_file,
+            "handler": model.handler.__file__,
+            "extra-files": extra,
+            "export-path": directory,
+        }
+        command += [f"--{name}={value}" for name, value in flags.items()]
+        # The archiver works in the directory for temporary files, under the name of the model: in that of
+        # the machine, two trainings at a time would remove each other's files.
+        environment = {**os.environ, "TMPDIR": str(temporary)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PackagingError(f"{artifact.ARCHIVE_FILE}: torch-model-archiver failed: {done.stderr.strip()}")
     return directory / artifact.ARCHIVE_FILE
+
+
+def _write_encoder(directory: Path, spec: FeatureSpec, learnt: Learnt) -> None:
+    """Writes the modules of ENCODER and the spec, by which the handler encodes instances."""
+    root = Path(model.__file__).parent
+    for name in ENCODER:
+        target = directory / "model" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, target)
+    content = {"spec": spec.to_json(), "learnt": learnt.to_json()}
+    (directory / model.handler.FEATURES_FILE).write_text(json.dumps(content), encoding="utf-8")
 
 
 def write_onnx(network: TransactionAutoencoder, path: Path) -> Path:
     """Writes the network as ONNX and checks it against eager mode in onnxruntime.
 
-    It has one input `features`, float32 [n, 30] of any n. The outputs are ONNX_OUTPUTS, plain float32
+    It has one input `features`, float32 [n, k] of any n. The outputs are ONNX_OUTPUTS, plain float32
     tensors, as BigQuery ML imports them.
 
     Raises:
@@ -172,15 +207,15 @@ def write_exported(network: TransactionAutoencoder, path: Path) -> Path:
 
 def _example(network: TransactionAutoencoder, n: int = 3) -> torch.Tensor:
     """Random rows around the training data, twice as wide."""
-    noise = torch.randn(n, N_FEATURES, generator=torch.Generator().manual_seed(n))
+    noise = torch.randn(n, len(network.mean), generator=torch.Generator().manual_seed(n))
     return network.mean + 2.0 * network.std * noise
 
 
 def _check(kind: str, flat: _Flat, answer: Callable[[torch.Tensor], Sequence[Any]]) -> None:
     """Compares with eager mode: 1e-4 relative, beside the rounding of float32 at the scale of each output.
 
-    The widest scale is that of Time. Its reconstruction is off by up to 0.1 s, which is much to the logarithm
-    of one that is close to 0 s.
+    The widest scale of the default spec is that of Time. Its reconstruction is off by up to 0.1 s, which is
+    much to the logarithm of one that is close to 0 s.
     """
     widest = float(flat.network.std.max())
     scales = {"denormalized_MSLE": 100.0, "denormalized_MSE": widest**2}
@@ -238,9 +273,15 @@ def package(packed: artifact.Artifact, directory: Path, formats: Sequence[str] =
       PackagingError: see the writers.
     """
     artifact.check_writable(directory)
-    network = eager(packed.load_model(freeze=False))
+    network = eager(packed.load_model(freeze=False), packed.manifest.spec)
     writers: dict[str, Callable[[], Path]] = {
-        "mar": lambda: write_archive(packed.model_path, directory, packed.manifest.model_version),
+        "mar": lambda: write_archive(
+            packed.model_path,
+            directory,
+            packed.manifest.model_version,
+            packed.manifest.spec,
+            packed.manifest.learnt,
+        ),
         "onnx": lambda: write_onnx(network, directory / ONNX_FILE),
         "pt2": lambda: write_exported(network, directory / EXPORT_FILE),
     }

@@ -1,6 +1,7 @@
 """The fields of a transaction that are no features: its id, account and time. Names, and how values are read.
 
-The rules hold for messages, files and tables alike; docs/messages.md has them in one table.
+The rules hold for messages, files and tables alike; docs/messages.md has them in one table. It runs on
+Python 3.9, because the TorchServe archive also carries it.
 """
 
 from __future__ import annotations
@@ -8,13 +9,17 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from model.values import shown
 
 MAX_ID_LENGTH: Final = 256
 """Characters in an id: at most 1,024 bytes in UTF-8, the limit of a Pub/Sub attribute."""
+
+
+KEYS: Final = ("transaction_id", "account_id", "event_time")
+"""The roles that every row has a column for."""
 
 
 class RoleError(ValueError):
@@ -33,18 +38,31 @@ class RoleError(ValueError):
 
 @dataclass(frozen=True)
 class Roles:
-    """The columns, or keys of a message, that hold id, account and time.
+    """The columns, or keys of a message, that are no features. A dot enters a nested one.
+
+    Attributes:
+      transaction_id: identifies a transaction. A row without one gets an id that is derived from its content.
+      account_id: the account that made the transaction; it may be missing.
+      event_time: when the transaction took place.
+      time_format: how `event_time` is written: one of `model.spec.declaration.TIME_FORMATS`.
+      amount: shown to a reviewer beside the score; None for no such field.
+      label: 1 for a fraud, for training and evaluation. It is never an input of the model.
+      pass_through: fields that are carried from the message to scores and alerts.
 
     Raises:
-      RoleError: a name is empty, there twice, or that of another field.
+      RoleError: the name of one of KEYS is empty, there twice, or that of another field.
     """
 
     transaction_id: str = "transaction_id"
     account_id: str = "account_id"
     event_time: str = "event_time"
+    time_format: str = "any"
+    amount: str | None = None
+    label: str | None = None
+    pass_through: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        own = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        own = [(key, getattr(self, key)) for key in KEYS]
         for role, name in own:
             taken = {other for key, column in own if key != role for other in (key, column)}
             if not name or name in taken | {"features", "event_time_derived"}:
@@ -52,7 +70,7 @@ class Roles:
 
     def renamed(self) -> dict[str, str]:
         """Returns the names that are not the role's own, by role."""
-        names = {field.name: getattr(self, field.name) for field in fields(self)}
+        names = {key: getattr(self, key) for key in KEYS}
         return {role: name for role, name in names.items() if role != name}
 
 
@@ -138,14 +156,14 @@ def identifier(value: Any) -> str | None:
     return value
 
 
-EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)  # noqa: UP017  Python 3.9
 EPOCH_UNITS: Final = ((1e11, 1_000_000), (1e14, 1_000), (1e17, 1))
 """Numbers below count seconds, milliseconds, microseconds of so many each; larger ones nanoseconds."""
 EPOCH_LIMIT: Final = 1e20
 _TIME: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]"
-    r"([0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?)"
-    r" ?([Zz]|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)?"
+    r"([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]+))?"
+    r" ?(?:[Zz]|UTC|([+-])([01][0-9]|2[0-3])(?::?([0-5][0-9]))?)?"
 )
 _DIGITS: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE]\+?[0-9]+)?")
 
@@ -169,9 +187,10 @@ def event_time(value: Any) -> dt.datetime | None:
         if type(value) is str:
             text = value.strip()
             if match := _TIME.fullmatch(text):
-                day, time, offset = match.groups()
-                offset = "+00:00" if offset in (None, "UTC", "Z", "z") else offset
-                return dt.datetime.fromisoformat(f"{day}T{time}{offset}")
+                day, time, fraction, sign, hours, minutes = match.groups()
+                offset = dt.timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
+                moment = dt.datetime.fromisoformat(f"{day}T{time}.{((fraction or '') + '000000')[:6]}+00:00")
+                return moment + offset if sign == "-" else moment - offset
             if _DIGITS.fullmatch(text):
                 value = int(text) if text.lstrip("-").isdigit() else float(text)
         if type(value) is int or type(value) is float:
@@ -222,12 +241,15 @@ def unused_columns(names: Sequence[str], roles: Roles, others: Sequence[str]) ->
     Raises:
       ValueError: several columns differ in case alone.
     """
-    columns = {field.name: getattr(roles, field.name) for field in fields(roles)}
+    columns = {key: getattr(roles, key) for key in KEYS}
     present = {find_column(names, name) for name in (*columns.values(), *others)}
     unused = [name for name in names if name not in present]
     warnings, notes = [], []
     for role, wanted in columns.items():
-        if find_column(names, wanted) is not None:
+        outer = wanted.partition(".")[0]
+        if find_column(names, wanted) is not None or (
+            outer != wanted and find_column(names, outer) is not None
+        ):
             continue
         absent = f"there is no column {wanted}"
         alike = resembling(unused, ROLE_NAMES[role])

@@ -15,7 +15,6 @@ from typing import Final
 
 import torch
 
-from model.features import N_FEATURES
 from model.network import TransactionAutoencoder
 
 METHODS = ("forward", "score")
@@ -61,7 +60,8 @@ def trace(network: TransactionAutoencoder) -> torch.jit.ScriptModule:
     """
     network = network.eval().cpu()
     # Three different rows: a batch of one, or of equal rows, could hide a shape baked into the graph.
-    example = torch.linspace(-2.0, 2.0, 3 * N_FEATURES).reshape(3, N_FEATURES)
+    n = len(network.mean)
+    example = torch.linspace(-2.0, 2.0, 3 * n).reshape(3, n)
     with _quiet(), torch.no_grad():
         # strict=False lets forward return a dict, as the serving contract asks.
         return torch.jit.trace_module(network, dict.fromkeys(METHODS, example), strict=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,17 +19,21 @@ import torch
 
 from common.command import MissingExtraError, Parser, command
 from common.options import OptionError, add_options, option, read_options
-from common.output import print_rows, safe_text
 from model import artifact, baselines, data, evaluation, fitting, metrics, package, torchscript
-from model.features import FEATURES
+from model.dataset import fingerprint
+from model.ranges import feature_quantiles
+from model.report import print_report, score_shares
 from model.thresholds import ScoreQuantiles, calibrate, severity_codes
 
 EXAMPLES: Final = """
   anomaly train --output out/model
   anomaly train --data ulb.parquet --output gs://my-bucket/model
+  anomaly train --data payments.csv --features features.yaml --output out/model
   anomaly train --data bigquery://bigquery-public-data.ml_datasets.ulb_fraud_detection --output out/model
 """
 PACKAGE: Final = "beam-transaction-anomaly"
+JUDGED_NORMALS: Final = 100_000
+"""Normals of a part that figures and baselines are made of at most: more cost minutes and change no digit."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +42,15 @@ class ArtifactOptions:
 
     output: str = option(metavar="DIR", help="artifact directory, local or gs://bucket/prefix")
     model_version: str | None = option(None, help="version in the manifest (default: the time of training)")
-    prevalence: float = option(
-        metrics.TRUE_PREVALENCE,
+    prevalence: float | None = option(
+        None,
         metavar="SHARE",
         help="share of frauds for which the figures of the test part are given (default: that of the full "
-        "ULB data, 0.00173)",
+        "ULB data, 0.00173, for its features, otherwise that of --data)",
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.prevalence < 1:
+        if self.prevalence is not None and not 0 < self.prevalence < 1:
             raise OptionError(f"--prevalence: expected a share between 0 and 1, got {self.prevalence}")
 
 
@@ -55,7 +60,7 @@ def train(
     options: fitting.TrainingOptions | None = None,
     model_version: str | None = None,
     progress: bool = True,
-    prevalence: float = metrics.TRUE_PREVALENCE,
+    prevalence: float | None = None,
 ) -> artifact.Artifact:
     """Splits the data, fits the network, calibrates the thresholds and writes the artifact.
 
@@ -78,16 +83,21 @@ def train(
       options: of the training; their seed is also that of the split.
       model_version: the time of training when None.
       progress: show a progress bar.
-      prevalence: share of frauds for which the figures of the test part are given.
+      prevalence: share of frauds for which the figures of the test part are given, see
+        `metrics.usual_prevalence`.
 
     Raises:
       DataError: too few normal transactions.
       ArtifactError: the output cannot be written as an artifact.
     """
+    started = time.monotonic()
     options = (options or fitting.TrainingOptions()).suited_to(labelled=dataset.labels is not None)
     parts = data.split(dataset, options.seed, options.split)
+    # What encodes the features is learnt as the network is: from normals of the training part alone.
+    dataset = dataset.learning_from(parts.train[dataset.is_normal[parts.train]])
+    spec, learnt = dataset.spec, dataset.learnt
     fit_rows, validation_rows = (_normals(dataset, part) for part in (parts.train, parts.validation))
-    fitted = fitting.fit(fit_rows, validation_rows, options, progress)
+    fitted = fitting.fit(fit_rows, validation_rows, options, progress, spec)
     module = torchscript.trace(fitted.network)
     quantiles = ScoreQuantiles.of(evaluation.anomaly_scores(module, validation_rows))
     thresholds = calibrate(quantiles, options.budgets)
@@ -95,7 +105,7 @@ def train(
     manifest = artifact.Manifest(
         model_name=artifact.MODEL_NAME,
         model_version=version,
-        features=FEATURES,
+        features=spec.names,
         thresholds=thresholds,
         quantiles=quantiles,
         training={
@@ -104,17 +114,22 @@ def train(
             "copies": parts.copies,
             "rows_fitted": len(fit_rows),
             "rows_calibrated": len(validation_rows),
+            "score_shares": score_shares(spec, module, validation_rows),
+            "seconds": round(time.monotonic() - started, 1),
         },
-        provenance={**dataset.provenance, "fingerprint": data.fingerprint(dataset)},
+        provenance={**dataset.provenance, "fingerprint": fingerprint(dataset)},
         figures=_figures(module, dataset, parts, fit_rows, thresholds, options.seed, prevalence),
+        feature_quantiles=feature_quantiles(spec.inputs, fit_rows),
         versions=versions(),
+        spec=spec,
+        learnt=learnt,
     )
     with TemporaryDirectory() as directory:
         path = Path(directory) / artifact.MODEL_FILE
         torchscript.save(module, path)
         files = [path]
         if package.archive_available():
-            files.append(package.write_archive(path, Path(directory), version))
+            files.append(package.write_archive(path, Path(directory), version, spec, learnt))
         return artifact.write(output, manifest, files)
 
 
@@ -129,7 +144,7 @@ def _figures(
     fit_rows: npt.NDArray[np.float32],
     thresholds: dict[str, float],
     seed: int,
-    prevalence: float,
+    prevalence: float | None,
 ) -> dict[str, Any]:
     """Measures on the test part: alerts at the thresholds, and with labels the figures of an evaluation."""
     rows, is_normal = dataset.features[parts.test], dataset.is_normal[parts.test]
@@ -145,19 +160,29 @@ def _figures(
     figures: dict[str, Any] = {"at_thresholds": at_thresholds}
     if is_normal.all() or not is_normal.any():
         return {**figures, "note": "the test part has no labelled frauds to judge the score on"}
+    assert dataset.labels is not None
+    test, chooser = (_judged(dataset, part, seed) for part in (parts.test, parts.validation))
     report, _ = evaluation.compare(
         module,
-        fit_rows,
-        rows,
-        (~is_normal).astype(np.int8),
+        fit_rows[:: len(fit_rows) // JUDGED_NORMALS + 1],
+        test.rows,
+        test.labels,
         baselines.available(quick=True),
-        prevalence,
+        prevalence or metrics.usual_prevalence(dataset.spec, dataset.labels),
         seed,
-        baselines.Labelled(
-            dataset.features[parts.validation], (~dataset.is_normal[parts.validation]).astype(np.int8)
-        ),
+        chooser,
+        dataset.spec,
     )
     return {**figures, **report}
+
+
+def _judged(dataset: data.Dataset, part: npt.NDArray[np.intp], seed: int) -> baselines.Labelled:
+    """Takes the frauds of a part, and at most JUDGED_NORMALS of its normals."""
+    normals = part[dataset.is_normal[part]]
+    if len(normals) > JUDGED_NORMALS:
+        normals = np.random.default_rng(seed).choice(normals, JUDGED_NORMALS, replace=False)
+        part = np.sort(np.concatenate([normals, part[~dataset.is_normal[part]]]))
+    return baselines.Labelled(dataset.features[part], (~dataset.is_normal[part]).astype(np.int8))
 
 
 def versions() -> dict[str, str]:
@@ -167,55 +192,6 @@ def versions() -> dict[str, str]:
     except metadata.PackageNotFoundError:
         own = "not installed"
     return {"python": platform.python_version(), "torch": torch.__version__, PACKAGE: own}
-
-
-def print_summary(written: artifact.Artifact) -> None:
-    """Prints what was read and trained, the alerts at the thresholds, and the figures of the test part."""
-    manifest = written.manifest
-    training, figures = manifest.training, manifest.figures
-    print(f"Wrote {written.uri}: model {manifest.model_name} version {manifest.model_version}")
-    print(f"Files: {', '.join((*manifest.files, artifact.MANIFEST_FILE))}")
-    print(_rows_read(manifest.provenance, training["copies"]))
-    if unused := manifest.provenance.get("columns_not_used"):
-        print(f"Columns not used: {safe_text(', '.join(unused))}")
-    if constant := training["constant_features"]:
-        print(f"Constant in the training rows, and so left out of the score: {', '.join(constant)}")
-    print(
-        f"Stopped after {training['epochs_run']} epochs; kept the weights of epoch "
-        f"{training['best_epoch'] + 1}.\n"
-    )
-    print_rows(
-        [
-            {
-                "severity": name,
-                "threshold": f"{manifest.thresholds[name]:.4g}",
-                "budget": f"{100 * training[f'{name}_budget']:g} %",
-                "test_normals_alerted": f"{100 * at['share_of_normals']:.2f} %",
-                "alerts": at["alerts"],
-                "recall": at["recall"],
-            }
-            for name, at in figures["at_thresholds"].items()
-        ]
-    )
-    if "scores" in figures:
-        rows = figures["rows"]
-        print(
-            f"\nTest part: {rows['frauds']} frauds, {rows['normals']} normals weighted to "
-            f"{100 * figures['prevalence']:.3f} % fraud\n"
-        )
-        print_rows(evaluation.figure_rows(dict(figures)))
-    for name, reason in figures.get("left_out", {}).items():
-        print(f"{name} cannot run on this data and is left out: {reason}")
-
-
-def _rows_read(provenance: Mapping[str, Any], copies: int) -> str:
-    """Says in a sentence how many rows came, and of which kinds."""
-    parts = [f"Read {provenance['rows']:,} rows"] if "rows" in provenance else []
-    if "frauds" in provenance:
-        parts.append(f"{provenance['frauds']:,} frauds")
-    if left_out := provenance.get("rows_without_label"):
-        parts.append(f"{left_out:,} without a label, left out")
-    return f"{', '.join([*parts, f'{copies:,} copies of other rows'])}."
 
 
 @command
@@ -231,13 +207,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = read_options(fitting.TrainingOptions, args, seed=source.seed)
     try:
         # Data that cannot be split is refused before the output directory is made.
-        dataset = data.load(source.data, source.rows, source.seed, source.label_column)
+        dataset = data.load(source.data, source.rows, source.seed, source.label_column, source.spec)
         data.check_enough(dataset)
         artifact.check_writable(target.output)
         written = train(dataset, target.output, options, target.model_version, prevalence=target.prevalence)
     except ImportError as error:
         raise MissingExtraError("training", "train", error) from error
-    print_summary(written)
+    print_report(written)
     if artifact.ARCHIVE_FILE not in written.manifest.files:
         print(
             f"Left out {artifact.ARCHIVE_FILE}, which TorchServe needs: run pip install torch-model-archiver",

@@ -5,6 +5,7 @@ Fitted in training with numpy and scikit-learn; the network applies it as buffer
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Matrix = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 SUPPORT: Final = 0.99
 """Share of the training rows that the covariance is made of; the most outlying 1 % are left out. The normals
@@ -30,6 +32,14 @@ OUTER_ROWS: Final = 4
 """At least this many rows for each residual, whatever the share gives."""
 OUTER_FLOOR: Final = 1e-4
 """Smallest eigenvalue of the second correlation matrix, which few rows estimate."""
+FLOOR_SHARE: Final = 0.5
+"""Least deviation of a discrete input's residual, as a share of that of the input."""
+FEW_VALUES: Final = 32
+DISCRETE_SHARE: Final = 0.9
+"""An input is discrete where its FEW_VALUES most frequent values make this share of the rows."""
+MAX_SHARE: Final = 0.25
+"""Largest share of a residual in the mean score of the training rows where these are eight or more, otherwise
+twice an equal share. Those of the ULB data have up to 0.15."""
 EIGENVALUE_FLOOR: Final = 1e-5
 """Smallest eigenvalue of the residual's correlation matrix. It bounds what the whitening multiplies the
 rounding errors of float32 with; those of real data lie above it."""
@@ -70,7 +80,7 @@ def corr_max(covariance: Matrix, floor: float = EIGENVALUE_FLOOR) -> Matrix:
     return (vectors * np.maximum(values, floor) ** -0.5) @ vectors.T / scale
 
 
-def fit(residuals: Matrix, seed: int = 0) -> ScoreScale:
+def fit(residuals: Matrix, seed: int = 0, floors: Matrix | None = None) -> ScoreScale:
     """Fits the scale of the score to residuals [n, k] of normal transactions, at most FIT_ROWS of them.
 
     Let d = r - center, and s the standard deviations of r. Q is the squared Mahalanobis distance of d under
@@ -83,10 +93,20 @@ def fit(residuals: Matrix, seed: int = 0) -> ScoreScale:
     Q is scaled so that its median is that of a chi-squared variable with k degrees of freedom. Q alone would
     rank the few normals that leave the planes among the frauds; P tells them apart by the way they leave.
     Both are one quadratic form, and so one whitening.
+
+    Two bounds keep a single residual from ruling the score, and change nothing where none would. That of a
+    discrete input, such as a rare flag, has an s of at least its floor: the network reconstructs the usual
+    values nearly exactly, and any other would be many deviations off. In both forms it has the variance of
+    all rows, since the core may hold one value alone. One whose share of the mean score is over MAX_SHARE,
+    such as that of a number with very heavy tails, is scaled down.
+
+    Args:
+      residuals: [n, k].
+      seed: of the sample and of FastMCD.
+      floors: [k], the least s of discrete inputs; 0 for others. None for no discrete ones.
     """
     # scikit-learn is needed to train, not to score.
     from scipy.stats import chi2
-    from sklearn.covariance import MinCovDet
 
     if len(residuals) > FIT_ROWS:
         residuals = residuals[np.random.default_rng(seed).choice(len(residuals), FIT_ROWS, replace=False)]
@@ -94,22 +114,77 @@ def fit(residuals: Matrix, seed: int = 0) -> ScoreScale:
     spread = residuals.std(axis=0)
     # A constant residual has no scale of its own, and would make the covariance singular.
     varies = spread > 0
-    spread = np.where(varies, spread, 1.0)
+    spread = np.where(varies, np.maximum(spread, 0.0 if floors is None else floors), 1.0)
     rows = residuals[:, varies] / spread[varies]
-    estimate = MinCovDet(support_fraction=SUPPORT, random_state=seed).fit(rows)
-    deviations = rows - estimate.raw_location_
-    core = corr_max(estimate.raw_covariance_)
+    discrete = np.zeros(rows.shape[1], bool) if floors is None else floors[varies] > 0
+    location, covariance = _core_moments(rows, seed, discrete)
+    deviations = rows - location
+    core = corr_max(covariance)
     squared = np.square(deviations @ core.T).sum(axis=1)
     consistency = chi2.ppf(0.5, rows.shape[1]) / np.median(squared)
-    outer = corr_max(_outer_moments(deviations, squared), OUTER_FLOOR)
+    moments = _outer_moments(deviations, squared)
+    moments += np.diag(np.where(discrete, np.maximum(1.0 - np.diag(moments), 0.0), 0.0))
+    outer = corr_max(moments, OUTER_FLOOR)
     # The squares of the two whitened vectors add up to one quadratic form, whose own correlation-maximal
     # whitening keeps its components to the features.
     form = QUADRATIC_SHARE * consistency * core.T @ core + outer.T @ outer
     whitening = corr_max(np.linalg.inv(form), floor=0.0)
+    weight = np.ones(k)
+    factors = _bounding(np.square(deviations @ whitening.T) + np.abs(deviations))
+    whitening, weight[varies] = whitening * np.sqrt(factors)[:, None], factors
     center, full = residuals.mean(axis=0), np.zeros((k, k))
-    center[varies] = estimate.raw_location_ * spread[varies]
+    center[varies] = location * spread[varies]
     full[np.ix_(varies, varies)] = whitening / spread[varies] / np.sqrt(k)
-    return ScoreScale(center=center, whitening=full, absolute_weight=1.0 / (spread * k))
+    return ScoreScale(center=center, whitening=full, absolute_weight=weight / (spread * k))
+
+
+def discrete_columns(matrix: npt.NDArray[np.floating]) -> Mask:
+    """Tells which columns have few values, or one that most rows have: flags, categories, days of the week.
+
+    >>> discrete_columns(np.column_stack([np.arange(1000.0), np.arange(1000) % 7]))
+    array([False,  True])
+    """
+    rows = matrix[:FIT_ROWS]
+
+    def frequent(column: npt.NDArray[np.floating]) -> float:
+        counts = np.sort(np.unique(column, return_counts=True)[1])
+        return float(counts[-FEW_VALUES:].sum()) / len(rows)
+
+    return np.array([frequent(column) >= DISCRETE_SHARE for column in rows.T], bool)
+
+
+def _core_moments(rows: Matrix, seed: int, is_discrete: Mask) -> tuple[Matrix, Matrix]:
+    """Computes the centre and the covariance of the core of the rows, whose columns have variance 1.
+
+    A discrete column would make the determinant zero where the core holds one value; each stands by itself.
+    """
+    from sklearn.covariance import MinCovDet
+
+    location, covariance, varies = rows.mean(axis=0), np.eye(rows.shape[1]), ~is_discrete
+    if varies.any():
+        with warnings.catch_warnings():
+            # Of columns that depend on each other: the smallest eigenvalues are raised below.
+            warnings.filterwarnings("ignore", message="The covariance matrix .* not full rank")
+            warnings.filterwarnings("ignore", message="Determinant has increased")
+            estimate = MinCovDet(support_fraction=SUPPORT, random_state=seed).fit(rows[:, varies])
+        location[varies] = estimate.raw_location_
+        covariance[np.ix_(varies, varies)] = estimate.raw_covariance_
+    return location, covariance
+
+
+def _bounding(contributions: Matrix) -> Matrix:
+    """Finds factors [k], at most 1, under which no column is over the limit in the mean contributions."""
+    means = contributions.mean(axis=0)
+    limit = max(MAX_SHARE, 2.0 / len(means))
+    factors = np.ones(len(means))
+    if len(means) > 2:
+        # A column that is scaled down raises the shares of the others; few steps settle it.
+        for _ in range(100):
+            shares = means * factors / (means * factors).sum()
+            if shares.max() <= limit * (1 + 1e-6):
+                break
+            factors[shares > limit] *= limit / shares[shares > limit]
+    return factors
 
 
 def _outer_moments(deviations: Matrix, squared: Matrix) -> Matrix:

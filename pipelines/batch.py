@@ -24,7 +24,7 @@ from pipelines.options import TableOptions, parse_options
 from pipelines.processes import RUNNER, ProcessOptions
 from transforms import metrics
 from transforms.bigquery import ReadBatches
-from transforms.columnar import source_columns
+from transforms.columnar import number_columns, source_columns
 from transforms.csv_source import ParseCsv, ReadCsv
 from transforms.files import BLANK_LINES, ReadJsonLines, ReadParquetBatches
 from transforms.parse import Parse, ParseColumns
@@ -183,7 +183,7 @@ def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) ->
     """source -> detect -> tables, files. Returns the sink of the files, where there is one."""
     # Fixed here, at launch, so that a bundle that is run again gives the same rows.
     launched = dt.datetime.now(dt.UTC)
-    source, parse_rows = _source(options, launched)
+    source, parse_rows = _source(options, manifest, launched)
     detected = pipeline | "Read" >> source | "Detect" >> wiring.detect(parse_rows, options, manifest)
     wiring.write_tables(detected, options, streaming=False)
     if not options.files.output:
@@ -195,18 +195,18 @@ def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) ->
 
 
 def _source(
-    options: BatchOptions, launched: dt.datetime
+    options: BatchOptions, manifest: Manifest, launched: dt.datetime
 ) -> tuple[beam.PTransform, Parse | ParseColumns | ParseCsv]:
     source = options.source
-    rules = options.messages.rules(default_time=launched)
+    rules = options.messages.rules(manifest, default_time=launched)
     parse_rows = ParseColumns(launched, rules)
-    columns = tuple(dict.fromkeys((*source_columns(rules.roles), *rules.pass_through)))
+    columns = source_columns(rules)
     if source.input:
         form = source.format or lookups.input_format(source.input)
         if form == "jsonl":
             return ReadJsonLines(source.input), Parse(rules)
         if form == "csv":
-            return ReadCsv(source.input, columns), ParseCsv(launched, rules)
+            return ReadCsv(source.input, columns, number_columns(rules)), ParseCsv(launched, rules)
         return ReadParquetBatches(source.input, columns, optional=True), parse_rows
     read = ReadBatches(
         table=source.input_table,
@@ -242,22 +242,20 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
     check(options, beam_options)
     source, files = options.source, options.files
     # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
-    if source.input and "://" not in source.input:
-        lookups.check_local_files(
-            source.input, source.format, options.messages.roles(), options.messages.passed
-        )
+    is_local = source.input is not None and "://" not in source.input
+    found = lookups.find_local_files(source.input or "", source.format) if is_local else []
     if files.output:
         lookups.check_output(files.output, files.overwrite)
     wiring.set_runner(beam_options, RUNNER)
     options.machine.apply(beam_options)
     manifest = options.detection.manifest()
+    rules = options.messages.rules(manifest)
+    if found:
+        lookups.check_local_files(source.input or "", found, rules)
     options = wiring.with_environment(options, beam_options)
     if source.input_table:
         project = beam_options.view_as(GoogleCloudOptions).project
-        roles = options.messages.roles()
-        lookups.check_table(
-            source.input_table, project, options.endpoints.endpoints(), roles, options.messages.passed
-        )
+        lookups.check_table(source.input_table, project, options.endpoints.endpoints(), rules)
     wiring.create_tables(options, beam_options)
     pipeline = beam.Pipeline(options=beam_options)
     written = build(pipeline, options, manifest)

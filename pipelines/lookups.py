@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import orjson
 import pyarrow as pa
@@ -28,11 +28,12 @@ from common.google import ERRORS, explain, remedy
 from common.options import OptionError
 from common.pubsub import EMULATOR_VARIABLE, publisher_client, subscriber_client
 from common.retry import LOOK_SECONDS
-from model.roles import Roles, unused_columns
+from model.roles import unused_columns
 from transforms.bigquery.source import arrow_schema
-from transforms.columnar import SOURCE_COLUMNS, SourceColumnsError, check_columns
+from transforms.columnar import SourceColumnsError, check_columns, source_columns
 from transforms.csv_source import csv_schema
 from transforms.files import parquet_schema
+from transforms.message import MessageRules
 from transforms.publication import is_cut_off, output_files
 from transforms.shares import FileColumnsError
 from transforms.sinks import FILE_SETS
@@ -41,51 +42,71 @@ _ONCE: Final = Retry(predicate=lambda error: False)
 _T = TypeVar("_T")
 
 
-def check_local_files(
-    pattern: str, form: Kind | None, roles: Roles | None = None, passed: Sequence[str] = ()
-) -> None:
-    """Checks that --input matches files of a format, those with columns with the columns of a transaction.
+class LocalFile(NamedTuple):
+    """A file of --input: its path, its schema where it has columns, and the names of its columns or keys."""
 
-    It says of the first file which columns, or keys, are not used.
+    path: str
+    schema: pa.Schema | None
+    names: Sequence[str]
+
+
+def find_local_files(pattern: str, form: Kind | None) -> list[LocalFile]:
+    """Checks that --input matches files of a format.
 
     Args:
       pattern: as the flag has it.
       form: the format; None for that of the first file.
-      roles: the columns of id, account and time.
-      passed: the columns that pass through.
 
     Raises:
-      OptionError: a file is missing, cannot be read, lacks a column, or is of another kind.
+      OptionError: a file is missing, cannot be read, or is of another kind.
     """
     flag = f"--input={pattern}"
     paths = _paths(pattern)
     form = form or input_format(pattern)
-    roles = roles or Roles()
-    for number, path in enumerate(paths):
-        names: Sequence[str] = ()
+    found = []
+    for path in paths:
         try:
             if form == "jsonl":
                 head = files.head(path)
                 if problem := file_kinds.problem(head):
                     raise OptionError(f"{flag}: {path} {problem}")
-                names = _keys(head)
+                found.append(LocalFile(path, None, _keys(head)))
             else:
-                schema = _with_keys(parquet_schema(path) if form == "parquet" else csv_schema(path), path)
-                check_columns(schema, roles)
-                names = schema.names
-        except SourceColumnsError as error:
-            raise OptionError(f"{flag}: {path}: {error}") from error
+                schema = parquet_schema(path) if form == "parquet" else csv_schema(path)
+                found.append(LocalFile(path, schema, schema.names))
         except (FileColumnsError, CsvError, CompressedFileError) as error:
             raise OptionError(f"{flag}: {error}{_hint(path, form)}") from error
         except OSError as error:
             raise OptionError(f"{flag}: {path} cannot be read: {error}") from error
+    return found
+
+
+def check_local_files(pattern: str, found: Sequence[LocalFile], rules: MessageRules | None = None) -> None:
+    """Checks that files with columns have those of a transaction.
+
+    It says of the first file which columns, or keys, are not used.
+
+    Raises:
+      OptionError: a column is missing, or has a type that cannot be used.
+    """
+    rules = rules or MessageRules()
+    for number, file in enumerate(found):
+        names = file.names
+        if file.schema is not None:
+            schema = _with_keys(file.schema, file.path, rules)
+            names = schema.names
+            try:
+                check_columns(schema, rules)
+            except SourceColumnsError as error:
+                raise OptionError(f"--input={pattern}: {file.path}: {error}") from error
         if names and number == 0:
-            _say_unused(f"{flag}, first line" if form == "jsonl" else flag, names, roles, passed)
+            what = "" if file.schema is not None else ", first line"
+            _say_unused(f"--input={pattern}{what}", names, rules)
 
 
-def _say_unused(flag: str, names: Sequence[str], roles: Roles, passed: Sequence[str] = ()) -> None:
+def _say_unused(flag: str, names: Sequence[str], rules: MessageRules) -> None:
     """Says which columns are not used: a name that is spelt otherwise is no error, and changes the result."""
-    unused = unused_columns(names, roles, (*SOURCE_COLUMNS, *passed))
+    unused = unused_columns(names, rules.roles, source_columns(rules))
     for line in unused.warnings:
         logging.warning("%s: %s", flag, line)
     for line in unused.notes:
@@ -130,9 +151,9 @@ def _paths(pattern: str) -> list[str]:
     )
 
 
-def _with_keys(schema: pa.Schema, path: str) -> pa.Schema:
+def _with_keys(schema: pa.Schema, path: str, rules: MessageRules) -> pa.Schema:
     for name in files.partition_keys(path):
-        if name in SOURCE_COLUMNS and name not in schema.names:
+        if name in source_columns(rules) and name not in schema.names:
             schema = schema.append(pa.field(name, pa.string()))
     return schema
 
@@ -147,11 +168,7 @@ def _hint(path: str, form: Kind) -> str:
 
 
 def check_table(
-    name: str,
-    project: str | None,
-    endpoints: BigQueryEndpoints,
-    roles: Roles | None = None,
-    passed: Sequence[str] = (),
+    name: str, project: str | None, endpoints: BigQueryEndpoints, rules: MessageRules | None = None
 ) -> None:
     """Checks that --input_table exists, is no view, and has the columns of a transaction.
 
@@ -185,10 +202,10 @@ def check_table(
             f"{flag} is a view, which has no rows of its own; use --input_query to select from it"
         )
     try:
-        roles = roles or Roles()
+        rules = rules or MessageRules()
         schema = arrow_schema(table.schema)
-        check_columns(schema, roles)
-        _say_unused(flag, schema.names, roles, passed)
+        check_columns(schema, rules)
+        _say_unused(flag, schema.names, rules)
     except SourceColumnsError as error:
         raise OptionError(f"{flag}: {error}; --input_query can rename and convert columns") from error
 

@@ -23,6 +23,7 @@ from model import artifact
 from model.roles import OPTIONS, RoleError, Roles
 from model.thresholds import SEVERITIES
 from transforms.bigquery.methods import METHODS, Method
+from transforms.forms import Encoding
 from transforms.message import MessageRules
 
 _CALENDAR: Final = dt.date.max - dt.date.min
@@ -100,8 +101,11 @@ class MessageOptions:
                 f"{self.pass_through!r}"
             )
 
-    def roles(self) -> Roles:
+    def roles(self, declared: Roles | None = None) -> Roles:
         """Returns the columns of id, account and time.
+
+        Args:
+          declared: those of the model's feature spec, which the options replace.
 
         Raises:
           OptionError: a column is named that another field is read from.
@@ -111,9 +115,9 @@ class MessageOptions:
             "account_id": self.account_column,
             "event_time": self.event_time_column,
         }
-        named = {role: name for role, name in names.items() if name is not None}
+        named: dict[str, Any] = {role: name for role, name in names.items() if name is not None}
         try:
-            return Roles(**named)
+            return dataclasses.replace(declared or Roles(), **named)
         except RoleError as error:
             raise OptionError(f"{OPTIONS[error.role]}: {error.reason}") from error
 
@@ -122,14 +126,21 @@ class MessageOptions:
         """The names of --pass_through."""
         return tuple(self.pass_through.split(",")) if self.pass_through else ()
 
-    def rules(self, **more: Any) -> MessageRules:
-        """Returns the rules for `Parse`; `more` are further fields of MessageRules."""
+    def rules(self, manifest: artifact.Manifest, **more: Any) -> MessageRules:
+        """Returns the rules for `Parse`.
+
+        Args:
+          manifest: of the model, whose features a message has.
+          more: further fields of MessageRules.
+        """
+        declared = manifest.spec.roles
         return MessageRules(
             max_bytes=self.max_message_bytes,
             max_lead=dt.timedelta(seconds=self.max_event_lead_seconds),
             max_age=dt.timedelta(days=self.max_event_age_days),
-            roles=self.roles(),
-            pass_through=self.passed,
+            roles=self.roles(declared),
+            encoding=Encoding(manifest.spec, manifest.learnt),
+            pass_through=tuple(dict.fromkeys((*declared.pass_through, *self.passed))),
             trace_messages=self.trace_messages,
             **more,
         )

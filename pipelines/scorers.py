@@ -17,6 +17,7 @@ from common.options import OptionError, option
 from common.values import at_least
 from model.artifact import MODEL_NAME, Manifest
 from model.outputs import ANOMALY_SCORE, width
+from model.spec.default import ULB
 from pipelines.options import DetectionOptions
 from transforms.remote import Limits, TorchServeHandler, VertexHandler
 from transforms.remote_protocol import MIN_REQUEST_BYTES
@@ -127,10 +128,10 @@ class ScorerOptions:
             raise OptionError(f"--scorer={self.scorer} needs --{required}")
         if self.score_field != ANOMALY_SCORE and self.scorer != "vertex":
             raise OptionError(f"--score_field goes with --scorer=vertex, and the scorer is {self.scorer}")
-        if width(self.score_field) is not None:
+        if (size := width(self.score_field, len(ULB.inputs))) is not None:
             raise OptionError(
                 f"--score_field: expected a field with one number a row, got {self.score_field!r}, which has "
-                f"{width(self.score_field)}"
+                f"{size}"
             )
         for field in dataclasses.fields(self):
             prefix, underscore, _ = field.name.partition("_")
@@ -184,6 +185,8 @@ def model_handler(scorer: ScorerOptions, detection: DetectionOptions, manifest: 
         "thresholds": dict(manifest.thresholds),
         "model_version": manifest.model_version,
         "detail": detection.output_detail,
+        "ranges": manifest.ranges,
+        "spec": manifest.spec,
         "limits": Limits(
             rows=scorer.remote_rows,
             bytes=scorer.remote_bytes,

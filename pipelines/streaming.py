@@ -133,7 +133,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[StreamingOptions, Pipeline
 def build(pipeline: beam.Pipeline, options: StreamingOptions, manifest: Manifest) -> None:
     """messages -> batches -> detect -> tables, topics."""
     source = options.source
-    rules = options.messages.rules(event_time_attribute=source.event_time_attribute)
+    rules = options.messages.rules(manifest, event_time_attribute=source.event_time_attribute)
     # No timestamp_attribute here: the source would fail for ever on a message whose attribute is malformed.
     # Parse reads it instead, and such a message is one dead letter.
     messages = pipeline | "Read" >> beam.io.ReadFromPubSub(

@@ -23,8 +23,8 @@ NOT_IMPORTED = {
     "uvloop": "uvicorn takes it by name",
     "opentelemetry-exporter-otlp": "OpenTelemetry's SDK takes it by name",
     "torchserve": "started as a process",
+    "torch-model-archiver": "started as a process",
     "onnxscript": "torch.onnx takes it by name",
-    "pyyaml": "TorchServe needs it and does not say so",
 }
 
 

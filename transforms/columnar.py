@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,43 +13,51 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from common.limits import MAX_BATCH_BYTES
 from model import columns
-from model.features import FEATURES, N_FEATURES
-from model.roles import OPTIONS, Roles, find_column
+from model.roles import KEYS, OPTIONS, Roles, find_column
+from model.spec.columns import ColumnError
 from model.values import shown
+from transforms.columnar_object import object_columns, object_transactions
 from transforms.dead_letter import dead_letters
-from transforms.derived_ids import fill_ids
-from transforms.json_rows import moment_text, row_messages
-from transforms.message import MessageRules, Parsed, event_time_bounds, outside_text
-from transforms.schema import ERROR_RECORDS, TRANSACTIONS, empty
-from transforms.trace import message_trace, passed_columns
+from transforms.derived_ids import fill_ids, row_bytes
+from transforms.event_times import EVENT_TIME, outside_reasons
+from transforms.forms import ListForm, ObjectForm, raw_fields
+from transforms.json_rows import row_messages
+from transforms.message import MessageRules, Parsed
+from transforms.schema import ERROR_RECORDS, empty
+from transforms.trace import message_trace, outer_names, passed_columns
 
-BATCH_ROWS: Final = 16 * 1024
-"""Rows in the batches of a columnar source: enough that the cost of a batch at every step vanishes."""
-
-_ROLES: Final = ("transaction_id", "account_id", "event_time")
-SOURCE_COLUMNS: Final = (*_ROLES, "event_time_derived", "features", *FEATURES)
-"""The columns that `to_transactions` looks at; a source need not read any other."""
+_MOST_LISTED: Final = 8
+_COMMON: Final = (*KEYS, "event_time_derived", "features")
 
 _Columns = Mapping[str, pa.Array]
-"""The columns of a source that are known, by the names of SOURCE_COLUMNS."""
+"""The columns of a source that are known, by the role, "features", or the name of a feature."""
 
 _NO_LETTERS: Final = empty(ERROR_RECORDS)
-_EVENT_TIME: Final = TRANSACTIONS.field("event_time").type
 
 
 class SourceColumnsError(ValueError):
     """A source lacks a column, or has one of a type that cannot be used. The text names it."""
 
 
-def source_columns(roles: Roles) -> tuple[str, ...]:
-    """Returns the columns to ask a source for.
+def source_columns(rules: MessageRules) -> tuple[str, ...]:
+    """Returns the columns to ask a source for; it need not have all of them, nor read any other.
 
-    >>> source_columns(Roles(event_time="timestamp"))[:4]
+    >>> source_columns(MessageRules(roles=Roles(event_time="timestamp")))[:4]
     ('transaction_id', 'account_id', 'timestamp', 'event_time_derived')
     """
-    return tuple(getattr(roles, name, name) for name in SOURCE_COLUMNS)
+    form = rules.encoding.form
+    if isinstance(form, ListForm):
+        read = tuple(getattr(rules.roles, name, name) for name in (*_COMMON, *form.names))
+    else:
+        read = object_columns(form, rules.roles)
+    return tuple(dict.fromkeys((*read, *outer_names(rules.pass_through))))
+
+
+def number_columns(rules: MessageRules) -> frozenset[str]:
+    """Returns the columns of `source_columns` that hold numbers, for sources that do not tell."""
+    fields = raw_fields(rules.encoding.spec)
+    return frozenset(name for name, kind in fields.items() if kind == "number")
 
 
 def present_columns(wanted: Iterable[str], present: Sequence[str]) -> list[str]:
@@ -69,15 +78,15 @@ def present_columns(wanted: Iterable[str], present: Sequence[str]) -> list[str]:
 def to_transactions(
     batch: pa.RecordBatch, default_event_time: dt.datetime, rules: MessageRules | None = None
 ) -> Parsed:
-    """Validates rows in the ULB layout, all at once, by the rules for values of docs/messages.md.
+    """Validates rows, all at once, by the rules for values of docs/messages.md.
 
-    - The 30 columns of model.features; or `features`, a list of 30. A row whose list is null or empty is read
-      from the 30 columns, where they are there.
+    - The columns of the features; where all are numbers also `features`, a list of them. A row whose list is
+      null or empty is read from the columns, where they are there.
     - The columns that `rules.roles` name, by default `transaction_id`, `account_id` and `event_time`. A null
       id is derived from features, `event_time` and `account_id`, so that reading again gives the same id, and
       equal rows count as one. A null time is `default_event_time`, marked as derived.
 
-    >>> row = {name: [1.0] for name in FEATURES} | {"transaction_id": ["t-1"]}
+    >>> row = {name: [1.0] for name in MessageRules().encoding.spec.names} | {"transaction_id": ["t-1"]}
     >>> parsed = to_transactions(pa.RecordBatch.from_pydict(row), dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
     >>> parsed.transactions.column("transaction_id").to_pylist()
     ['t-1']
@@ -88,7 +97,7 @@ def to_transactions(
     Args:
       batch: the rows.
       default_event_time: timezone-aware. Fix it at launch, so that a repeated bundle gives the same rows.
-      rules: whose `roles`, `max_lead` and `max_age` hold; those of a message when None.
+      rules: whose `roles`, `encoding`, `max_lead` and `max_age` hold; those of a message when None.
 
     Returns:
       A TRANSACTIONS batch, and an ERROR_RECORDS batch whose payloads are the rejected rows as messages, in
@@ -98,11 +107,14 @@ def to_transactions(
       SourceColumnsError: feature columns are missing, or a column has an impossible type.
     """
     rules = rules or MessageRules()
+    form = rules.encoding.form
     try:
         passed = passed_columns(batch, rules.pass_through) if rules.pass_through else None
-        known = _known(batch, rules.roles)
-        return _validated(known, batch.num_rows, default_event_time, rules, passed)
-    except columns.ColumnTypeError as error:
+        if isinstance(form, ObjectForm):
+            return object_transactions(batch, default_event_time, form, rules, passed)
+        source = _known(batch, form.names, rules.roles)
+        return _validated(source, batch.num_rows, default_event_time, form, rules, passed)
+    except (columns.ColumnTypeError, ColumnError) as error:
         raise SourceColumnsError(str(error)) from error
 
 
@@ -110,44 +122,47 @@ def _validated(
     source: _Columns,
     n: int,
     default_event_time: dt.datetime,
+    form: ListForm,
     rules: MessageRules,
-    passed: pa.Array | None = None,
+    passed: pa.Array | None,
 ) -> Parsed:
-    matrix, reasons = _features(source, n, np.float32)
+    matrix, reasons = _features(source, n, np.float32, form.names)
     finite = np.isfinite(matrix)
     if not finite.all():
         for row in np.flatnonzero(~finite.all(axis=1)).tolist():
             if row not in reasons:
-                reasons[row] = _not_finite(source, row, int(np.flatnonzero(~finite[row])[0]))
+                reasons[row] = _not_finite(source, row, int(np.flatnonzero(~finite[row])[0]), form.names)
     absent = pa.nulls(n)
     ids = columns.identifiers(source.get("transaction_id", absent), rules.roles.transaction_id)
     accounts = columns.identifiers(source.get("account_id", absent), rules.roles.account_id)
     times = columns.event_times(source.get("event_time", absent), rules.roles.event_time)
-    for name, read in zip(_ROLES, (ids, accounts, times), strict=True):
+    for name, read in zip(KEYS, (ids, accounts, times), strict=True):
         for i, reason in read.reasons.items():
             reasons.setdefault(i, f"{name}: {reason}")
-    for i, reason in _outside(times.column, default_event_time, rules).items():
+    for i, reason in outside_reasons(times.column, default_event_time, rules).items():
         reasons.setdefault(i, reason)
     named, unnamed = ids.column, ids.column.is_null()
     if named.null_count:
         content = _content(
-            {name: column.filter(unnamed) for name, column in source.items()}, times.column.filter(unnamed)
+            {name: column.filter(unnamed) for name, column in source.items()},
+            times.column.filter(unnamed),
+            form.names,
         )
-        named = fill_ids(named, content, accounts.column)
+        named = fill_ids(named, row_bytes(content), accounts.column)
     untimed = times.column.is_null()
-    features = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), N_FEATURES)
+    features = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), len(form.names))
     transactions = pa.RecordBatch.from_arrays(
         [
             named,
             accounts.column,
-            pc.fill_null(times.column, pa.scalar(default_event_time, _EVENT_TIME)),
+            pc.fill_null(times.column, pa.scalar(default_event_time, EVENT_TIME)),
             pc.or_(untimed, _derived(source["event_time_derived"]))
             if "event_time_derived" in source
             else untimed,
             features,
             *message_trace(None, None, passed, n),
         ],
-        schema=TRANSACTIONS,
+        schema=form.schema,
     )
     if not reasons:
         return Parsed(transactions, _NO_LETTERS, _count(unnamed), _count(untimed))
@@ -157,9 +172,10 @@ def _validated(
     kept = pa.array(keep)
     unread = {
         name: {i: source[name][i].as_py() for i in read.reasons}
-        for name, read in zip(_ROLES, (ids, accounts, times), strict=True)
+        for name, read in zip(KEYS, (ids, accounts, times), strict=True)
     }
-    payloads = row_messages(transactions, rejected, [_source_values(source, i) for i in rejected], unread)
+    values = [_source_values(source, i, form.names) for i in rejected]
+    payloads = row_messages(transactions, rejected, values, unread, form.names)
     letters = dead_letters(payloads, [reasons[i] for i in rejected], "parse")
     counts = _count(unnamed.filter(kept)), _count(untimed.filter(kept))
     return Parsed(transactions.filter(kept), letters, *counts)
@@ -169,18 +185,19 @@ def _count(mask: pa.Array) -> int:
     return int(mask.true_count)
 
 
-def _known(batch: pa.RecordBatch, roles: Roles) -> _Columns:
-    """The columns of SOURCE_COLUMNS that a batch has, under these names and in plain types."""
-    found = _positions(tuple(batch.schema.names), roles)
+def _known(batch: pa.RecordBatch, features: tuple[str, ...], roles: Roles) -> _Columns:
+    """The columns that a batch has, by their roles and the names of features, in plain types."""
+    found = _positions(tuple(batch.schema.names), features, roles)
     arrays = batch.columns
     return {name: columns.plain(arrays[position]) for name, position in found.items()}
 
 
 @functools.lru_cache(maxsize=64)
-def _positions(present: tuple[str, ...], roles: Roles) -> dict[str, int]:
-    """The positions of the columns of SOURCE_COLUMNS that are among these, by their names there."""
+def _positions(present: tuple[str, ...], features: tuple[str, ...], roles: Roles) -> dict[str, int]:
+    """The positions of the columns that are known among these."""
     names: dict[str, int] = {}
-    for known, wanted in zip(SOURCE_COLUMNS, source_columns(roles), strict=True):
+    for known in (*_COMMON, *features):
+        wanted = getattr(roles, known) if known in KEYS else known
         found = present_columns([wanted], present)
         if found:
             if present.count(found[0]) > 1:
@@ -188,115 +205,58 @@ def _positions(present: tuple[str, ...], roles: Roles) -> dict[str, int]:
             names[known] = present.index(found[0])
         elif wanted != known:
             raise SourceColumnsError(f"{OPTIONS[known]}: there is no column {wanted}; {_they_are(present)}")
-    if "features" not in names and (missing := [name for name in FEATURES if name not in names]):
+    if "features" not in names and (missing := [name for name in features if name not in names]):
         raise SourceColumnsError(
-            f"The source has no column {', '.join(missing)}. It needs the {N_FEATURES} feature columns "
-            f"{FEATURES[0]}, {FEATURES[1]}..{FEATURES[-2]}, {FEATURES[-1]}, or one list column named "
-            f"features; {_they_are(present)}"
+            f"The source has no column {', '.join(missing)}. It needs the {len(features)} feature columns "
+            f"{_listed(features)}, or one list column named features; {_they_are(present)}"
         )
     return names
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > _MOST_LISTED:
+        return f"{names[0]}, {names[1]}..{names[-2]}, {names[-1]}"
+    return ", ".join(names)
 
 
 def _they_are(names: Sequence[str]) -> str:
     return f"it has {', '.join(names)}"
 
 
-def check_columns(schema: pa.Schema, roles: Roles | None = None) -> None:
+def check_columns(schema: pa.Schema, rules: MessageRules | None = None) -> None:
     """Raises SourceColumnsError for columns that `to_transactions` would refuse, before there are rows."""
-    roles = roles or Roles()
-    used = present_columns(source_columns(roles), schema.names)
+    # What passes through may have any type.
+    rules = dataclasses.replace(rules or MessageRules(), pass_through=())
+    used = present_columns(source_columns(rules), schema.names)
     # Of other columns the types do not matter, and not all of them make an empty array.
     fields = [field if field.name in used else pa.field(field.name, pa.null()) for field in schema]
-    to_transactions(empty(pa.schema(fields)), dt.datetime.now(dt.UTC), MessageRules(roles=roles))
+    to_transactions(empty(pa.schema(fields)), dt.datetime.now(dt.UTC), rules)
 
 
-def rebatch(
-    batches: Iterable[pa.RecordBatch], rows: int = BATCH_ROWS, max_bytes: int = MAX_BATCH_BYTES
-) -> Iterator[pa.RecordBatch]:
-    """Cuts and joins batches to `rows` rows each, in order.
-
-    The last one may have fewer rows, and so has one that would be larger than `max_bytes`; a larger row
-    stands alone. It copies no rows that it can slice.
-
-    >>> batches = [pa.RecordBatch.from_pydict({"n": [1, 2, 3]}), pa.RecordBatch.from_pydict({"n": [4, 5]})]
-    >>> [batch.num_rows for batch in rebatch(batches, 2)]
-    [2, 2, 1]
-
-    Raises:
-      ValueError: `rows` is less than 1.
-    """
-    if rows < 1:
-        raise ValueError(f"rows: expected at least 1, got {rows}")
-    held: list[pa.RecordBatch] = []
-    count = size = 0
-    for batch in batches:
-        start = 0
-        while start < batch.num_rows:
-            part = _first_rows(batch.slice(start, rows - count), max_bytes - size)
-            if not (part.num_rows or held):
-                part = batch.slice(start, 1)
-            held.append(part)
-            start += part.num_rows
-            count += part.num_rows
-            size += _decoded_bytes(part)
-            if count == rows or start < batch.num_rows:  # full, by rows or by bytes
-                joined = join(held)
-                held, count, size = [], 0, 0
-                yield joined
-    if held:
-        yield join(held)
-
-
-def _first_rows(batch: pa.RecordBatch, max_bytes: int) -> pa.RecordBatch:
-    """Returns the rows of the beginning that have at most `max_bytes`: all, a half, a quarter ..., none."""
-    while batch.num_rows and _decoded_bytes(batch) > max_bytes:
-        batch = batch.slice(0, batch.num_rows // 2)
-    return batch
-
-
-def _decoded_bytes(batch: pa.RecordBatch) -> int:
-    """Returns the bytes of the rows once their dictionaries are decoded; a slice has the whole dictionary."""
-    total = 0
-    for column in batch.columns:
-        if not pa.types.is_dictionary(column.type):
-            total += column.nbytes
-            continue
-        total += column.indices.nbytes
-        if pa.types.is_string(column.type.value_type) or pa.types.is_large_string(column.type.value_type):
-            total += pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
-    return total
-
-
-def join(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """Joins one or more batches of one schema to one batch. A single one is not copied."""
-    if len(batches) == 1:
-        return batches[0]
-    joined = pa.Table.from_batches(batches).combine_chunks().to_batches()
-    return joined[0] if joined else batches[0]
-
-
-def _features(source: _Columns, n: int, kind: Any) -> tuple[npt.NDArray[Any], dict[int, str]]:
-    """The features [n, 30] as numbers of a numpy type, and why a row has none."""
+def _features(
+    source: _Columns, n: int, kind: Any, names: tuple[str, ...]
+) -> tuple[npt.NDArray[Any], dict[int, str]]:
+    """The features [n, features] as numbers of a numpy type, and why a row has none."""
     if not _has_lists(source):
-        if not _is_named(source):
+        if not _is_named(source, names):
             raise SourceColumnsError(
-                f"Column 'features' is {source['features'].type}, not a list of {N_FEATURES} numbers"
+                f"Column 'features' is {source['features'].type}, not a list of {len(names)} numbers"
             )
-        return _from_columns(source, n, kind), {}
-    matrix, lengths = _from_lists(source["features"], kind)
-    if _is_named(source) and (lengths < 1).any():
+        return _from_columns(source, n, kind, names), {}
+    matrix, lengths = _from_lists(source["features"], kind, names)
+    if _is_named(source, names) and (lengths < 1).any():
         rows = np.flatnonzero(lengths < 1)
-        named = {name: source[name].take(pa.array(rows)) for name in FEATURES}
-        matrix[rows] = _from_columns(named, len(rows), kind)
-        lengths[rows] = N_FEATURES
+        named = {name: source[name].take(pa.array(rows)) for name in names}
+        matrix[rows] = _from_columns(named, len(rows), kind, names)
+        lengths[rows] = len(names)
     return matrix, {
-        int(i): "features: null" if lengths[i] < 0 else f"features: {lengths[i]} values, not {N_FEATURES}"
-        for i in np.flatnonzero(lengths != N_FEATURES)
+        int(i): "features: null" if lengths[i] < 0 else f"features: {lengths[i]} values, not {len(names)}"
+        for i in np.flatnonzero(lengths != len(names))
     }
 
 
-def _is_named(source: _Columns) -> bool:
-    return all(name in source for name in FEATURES)
+def _is_named(source: _Columns, names: tuple[str, ...]) -> bool:
+    return all(name in source for name in names)
 
 
 def _has_lists(source: _Columns) -> bool:
@@ -306,36 +266,38 @@ def _has_lists(source: _Columns) -> bool:
     )
 
 
-def _from_columns(source: _Columns, n: int, kind: Any) -> npt.NDArray[Any]:
-    matrix = np.empty((n, N_FEATURES), kind)
+def _from_columns(source: _Columns, n: int, kind: Any, names: tuple[str, ...]) -> npt.NDArray[Any]:
+    matrix = np.empty((n, len(names)), kind)
     with np.errstate(over="ignore", invalid="ignore"):
-        for i, name in enumerate(FEATURES):
+        for i, name in enumerate(names):
             matrix[:, i] = columns.numbers(source[name], name)
     return matrix
 
 
-def _from_lists(column: pa.Array, kind: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """The lists of 30 as numbers, NaN in other rows, and the length of each list, -1 where it is null."""
+def _from_lists(
+    column: pa.Array, kind: Any, names: tuple[str, ...]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """The lists of the right length as numbers, NaN in other rows; and all lengths, -1 for null."""
     lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    whole = lengths == N_FEATURES
+    whole = lengths == len(names)
     values = columns.numbers(columns.plain(column.filter(pa.array(whole)).flatten()), "features")
-    matrix = np.full((len(column), N_FEATURES), np.nan, kind)
+    matrix = np.full((len(column), len(names)), np.nan, kind)
     with np.errstate(over="ignore", invalid="ignore"):
-        matrix[whole] = values.reshape(-1, N_FEATURES)
+        matrix[whole] = values.reshape(-1, len(names))
     return matrix, lengths
 
 
-def _source_values(source: _Columns, row: int) -> list[Any]:
+def _source_values(source: _Columns, row: int, names: tuple[str, ...]) -> list[Any]:
     """The features of a row as the source has them, in order; of another number where its list is."""
     values = source["features"][row].as_py() if _has_lists(source) else None
-    if not values and _is_named(source):
-        return [source[name][row].as_py() for name in FEATURES]
+    if not values and _is_named(source, names):
+        return [source[name][row].as_py() for name in names]
     return values or []
 
 
-def _not_finite(source: _Columns, row: int, feature: int) -> str:
-    value = shown(_source_values(source, row)[feature])
-    return f"features: {FEATURES[feature]} is {value}, not a finite float32"
+def _not_finite(source: _Columns, row: int, feature: int, names: tuple[str, ...]) -> str:
+    value = shown(_source_values(source, row, names)[feature])
+    return f"features: {names[feature]} is {value}, not a finite float32"
 
 
 def _derived(column: pa.Array) -> pa.Array:
@@ -344,23 +306,11 @@ def _derived(column: pa.Array) -> pa.Array:
     return pc.fill_null(column.cast(pa.bool_()), False)
 
 
-def _outside(times: pa.Array, default: dt.datetime, rules: MessageRules) -> dict[int, str]:
-    """Reasons, by row number, for the times that the rules do not allow."""
-    bounds = event_time_bounds(default, rules)
-    earliest, latest = (pa.scalar(bound, _EVENT_TIME) for bound in bounds)
-    least, most = pc.min_max(times).values()
-    if not least.is_valid or (earliest.value <= least.value and most.value <= latest.value):
-        return {}  # the usual case
-    outside = pc.or_(pc.less(times, earliest), pc.greater(times, latest))
-    rows = np.flatnonzero(pc.fill_null(outside, False).to_numpy(zero_copy_only=False)).tolist()
-    return {row: outside_text(moment_text(times[row]), bounds) for row in rows}
-
-
-def _content(source: _Columns, times: pa.Array) -> npt.NDArray[np.uint8]:
+def _content(source: _Columns, times: pa.Array, names: tuple[str, ...]) -> npt.NDArray[np.uint8]:
     """Features and time of each row as bytes, one row of the result each. An unknown time counts as 0.
 
     The features are those of the source, in float64: in float32 two rows that differ could be equal.
     """
-    matrix, _ = _features(source, len(times), np.float64)
+    matrix, _ = _features(source, len(times), np.float64, names)
     micros = pc.fill_null(times.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
     return np.concatenate([matrix.view(np.uint8), micros.reshape(-1, 1).view(np.uint8)], axis=1)

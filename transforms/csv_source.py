@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
@@ -14,16 +14,13 @@ from pyarrow import csv
 
 from common.csv_files import CsvError, dialect, read_texts
 from common.files import partition_keys
-from model.features import FEATURES
 from transforms import metrics
-from transforms.columnar import BATCH_ROWS, rebatch
 from transforms.dead_letter import dead_letters
 from transforms.message import MessageRules
 from transforms.parse import ParseColumns, ParseOutput
+from transforms.rebatch import BATCH_ROWS, rebatch
 from transforms.schema import empty
 from transforms.shares import FindFiles, Range, Spread, read_shares, with_keys
-
-_NUMBERS: Final = frozenset(FEATURES)
 
 
 class CsvRows(NamedTuple):
@@ -42,16 +39,18 @@ class ReadCsv(beam.PTransform):
     Attributes:
       pattern: path, glob or directory, local or gs://. No match is an error.
       columns: names of the columns to read, without regard to case; a file may lack some.
+      numbers: those of them that hold numbers.
       batch_rows: rows of a batch; the last ones of a file may have fewer.
     """
 
     pattern: str
     columns: Sequence[str]
+    numbers: frozenset[str] = frozenset()
     batch_rows: int = BATCH_ROWS
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
         """Files, spread over the workers, to rows."""
-        read = beam.FlatMap(read_shares, read_rows, tuple(self.columns), self.batch_rows)
+        read = beam.FlatMap(read_shares, read_rows, tuple(self.columns), self.numbers, self.batch_rows)
         return (
             begin
             | "Match" >> FindFiles(self.pattern)
@@ -98,7 +97,12 @@ class _BrokenFn(beam.DoFn):
             yield dead_letters([line for _, line in rows.broken], [why for why, _ in rows.broken], "parse")
 
 
-def read_rows(share: Range, columns: Sequence[str], batch_rows: int = BATCH_ROWS) -> Iterator[CsvRows]:
+def read_rows(
+    share: Range,
+    columns: Sequence[str],
+    numbers: frozenset[str] = frozenset(),
+    batch_rows: int = BATCH_ROWS,
+) -> Iterator[CsvRows]:
     """Reads a CSV file. Of `columns` it reads those that the file has, and the keys of its directories.
 
     Raises:
@@ -116,38 +120,40 @@ def read_rows(share: Range, columns: Sequence[str], batch_rows: int = BATCH_ROWS
         broken.append((reason, row.text.encode(errors="surrogateescape")))
 
     keys = partition_keys(share.path)
+    known = frozenset(name.casefold() for name in numbers)
     for batch in rebatch(read_texts(share.path, written, chosen, reject), batch_rows):
-        yield CsvRows(with_keys(_typed(batch, written.decimal_point), keys, columns), tuple(broken))
+        typed = _typed(batch, known, written.decimal_point)
+        yield CsvRows(with_keys(typed, keys, columns), tuple(broken))
         broken.clear()
     if broken:
-        yield CsvRows(with_keys(empty(_schema(chosen)), keys, columns), tuple(broken))
+        yield CsvRows(with_keys(empty(_schema(chosen, known)), keys, columns), tuple(broken))
 
 
 def csv_schema(path: str) -> pa.Schema:
-    """Reads the columns of a CSV file, in the types that `read_rows` gives them.
+    """Reads the columns of a CSV file, all of them as text.
 
     Raises:
       CsvError: it has no line with their names.
       CompressedFileError: it is not compressed as its name says.
     """
-    return _schema(dialect(path).names)
+    return _schema(dialect(path).names, frozenset())
 
 
-def _schema(names: Sequence[str]) -> pa.Schema:
-    return pa.schema([(name, pa.float64() if name in _NUMBERS else pa.string()) for name in names])
+def _schema(names: Sequence[str], numbers: frozenset[str]) -> pa.Schema:
+    types = [pa.float64() if name.casefold() in numbers else pa.string() for name in names]
+    return pa.schema(list(zip(names, types, strict=True)))
 
 
-def _typed(batch: pa.RecordBatch, decimal_point: str) -> pa.RecordBatch:
+def _typed(batch: pa.RecordBatch, numbers: frozenset[str], decimal_point: str) -> pa.RecordBatch:
     """The columns as numbers and texts; one with a value that is neither stays as it is."""
     columns = []
-    for field_, column in zip(_schema(batch.schema.names), batch.columns, strict=True):
+    for field_, column in zip(_schema(batch.schema.names, numbers), batch.columns, strict=True):
+        is_number = field_.type == pa.float64()
+        if is_number and decimal_point != ".":
+            column = pc.replace_substring(column, decimal_point, ".")
         try:
             text = column.cast(pa.string())
-            if field_.type == pa.float64():
-                text = pc.utf8_trim_whitespace(text)
-                if decimal_point != ".":
-                    text = pc.replace_substring(text, decimal_point, ".")
-            columns.append(text.cast(field_.type))
+            columns.append((pc.utf8_trim_whitespace(text) if is_number else text).cast(field_.type))
         except pa.ArrowInvalid:
             columns.append(column)
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)

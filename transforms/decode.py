@@ -6,15 +6,14 @@ import datetime as dt
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
 
-from model import roles
-from model.features import FEATURES, N_FEATURES
+from model import roles, values
 from model.roles import MAX_ID_LENGTH, Roles
-from model.values import FeatureError, features, shown
+from model.values import FeatureError, shown
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """A reader of files cuts a line here: a line of this length may have been longer. Pub/Sub allows less."""
@@ -35,33 +34,33 @@ class ArrayError(Exception):
 
 
 class Transaction(msgspec.Struct, gc=False):
-    """A decoded message; UNSET features are named keys, or missing."""
+    """A decoded message.
 
-    features: Annotated[list[float], msgspec.Meta(min_length=N_FEATURES, max_length=N_FEATURES)] = (
-        msgspec.UNSET  # type: ignore[assignment]
-    )
-    transaction_id: Identifier | None = None
-    account_id: Identifier | None = None
-    event_time: EventTime | None = None
+    Attributes:
+      features: the numbers, or the raw values of other fields.
+    """
+
+    features: Sequence[Any]
+    transaction_id: str | None = None
+    account_id: str | None = None
+    event_time: dt.datetime | None = None
     event_time_derived: bool | None = None
 
 
-NamedFeatures: Any = msgspec.defstruct("NamedFeatures", [(name, float) for name in FEATURES], gc=False)
-
-_DECODE_NAMED = msgspec.json.Decoder(NamedFeatures).decode
 _DECODE_ANY = msgspec.json.Decoder().decode
 _ROLE_TYPES: Final = {"transaction_id": Identifier, "account_id": Identifier, "event_time": EventTime}
 
 
 @functools.lru_cache(maxsize=64)
-def decoder(names: Roles, max_bytes: int) -> Callable[[bytes], Transaction]:
+def decoder(features: tuple[str, ...], names: Roles, max_bytes: int) -> Callable[[bytes], Transaction]:
     """Makes the function that decodes a message.
 
-    >>> decode = decoder(Roles(), 65_536)
-    >>> decode(b'{"account_id": 7, "features": [%s]}' % b",".join([b"0.5"] * N_FEATURES)).account_id
+    >>> decode = decoder(("amount", "risk"), Roles(), 65_536)
+    >>> decode(b'{"account_id": 7, "features": [12.5, 0.5]}').account_id
     '7'
 
     Args:
+      features: names of the numbers in a list, or of their keys.
       names: the keys of id, account and time.
       max_bytes: the longest payload that is decoded.
 
@@ -69,37 +68,60 @@ def decoder(names: Roles, max_bytes: int) -> Callable[[bytes], Transaction]:
       A function that raises RejectedError for a message that breaks a rule, and ArrayError for an array of
       transactions.
     """
-    strict = _strict(names)
+    strict = _strict(features, names)
+    keys = [(f"field_{i}", float, msgspec.field(name=name)) for i, name in enumerate(features)]
+    decode_named = msgspec.json.Decoder(msgspec.defstruct("Named", keys, gc=False)).decode
 
     def decode(payload: bytes) -> Transaction:
-        if len(payload) > max_bytes:
-            least = "" if len(payload) < MAX_LINE_BYTES else "at least "
-            raise RejectedError(f"payload: {least}{len(payload)} bytes, over the limit of {max_bytes}")
         try:
-            if not payload.isascii():
-                payload.decode("utf-8")  # the decoder does not look inside the strings that it skips
+            if len(payload) > max_bytes or not payload.isascii():
+                checked_payload(payload, max_bytes)
             row = strict(payload)
             if row.features is msgspec.UNSET:
-                row.features = list(msgspec.structs.astuple(_DECODE_NAMED(payload)))
+                row.features = msgspec.structs.astuple(decode_named(payload))
             return row
         except msgspec.ValidationError:
-            return _read(payload, names)
+            return _read(payload, features, names)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            raise RejectedError(_reason(error)) from None
+            raise RejectedError(payload_reason(error)) from None
 
     return decode
 
 
-def _strict(names: Roles) -> Callable[[bytes], Transaction]:
-    """The decoder of usual messages: values of exactly the types of Transaction."""
+def checked_payload(payload: bytes, max_bytes: int) -> None:
+    """Checks what a decoder does not.
+
+    Raises:
+      RejectedError: the payload is too long.
+      UnicodeDecodeError: it is not UTF-8.
+    """
+    if len(payload) > max_bytes:
+        least = "" if len(payload) < MAX_LINE_BYTES else "at least "
+        raise RejectedError(f"payload: {least}{len(payload)} bytes, over the limit of {max_bytes}")
+    if not payload.isascii():
+        payload.decode("utf-8")  # the decoder does not look inside the strings that it skips
+
+
+def _strict(features: tuple[str, ...], names: Roles) -> Callable[[bytes], Transaction]:
+    """The decoder of usual messages: values of exactly these types."""
+    length = msgspec.Meta(min_length=len(features), max_length=len(features))
+    usual: Any = msgspec.defstruct(
+        "Usual",
+        [
+            ("features", Annotated[list[float], length], msgspec.UNSET),
+            *((role, kind | None, None) for role, kind in _ROLE_TYPES.items()),
+            ("event_time_derived", bool | None, None),
+        ],
+        gc=False,
+    )
     renamed = names.renamed()
     if not renamed:
-        return msgspec.json.Decoder(Transaction).decode
+        return msgspec.json.Decoder(usual).decode
     fields = [
         (f"own_{role}", _ROLE_TYPES[role] | None, msgspec.field(default=None, name=name))
         for role, name in renamed.items()
     ]
-    own_type: Any = msgspec.defstruct("Own", fields, bases=(Transaction,), gc=False)
+    own_type: Any = msgspec.defstruct("Own", fields, bases=(usual,), gc=False)
     own = msgspec.json.Decoder(own_type).decode
 
     def decode(payload: bytes) -> Transaction:
@@ -115,21 +137,11 @@ def _strict(names: Roles) -> Callable[[bytes], Transaction]:
     return decode
 
 
-def _read(payload: bytes, names: Roles) -> Transaction:
+def _read(payload: bytes, features: tuple[str, ...], names: Roles) -> Transaction:
     """Reads a message that the strict decoder refuses, value by value."""
+    message = decode_any(payload)
     try:
-        message = _DECODE_ANY(payload)
-    except msgspec.ValidationError:  # a number such as 1e999, which this decoder reads as infinite
-        message = json.loads(payload, parse_int=_integer)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise RejectedError(_reason(error)) from None
-    if isinstance(message, list) and any(isinstance(element, dict) for element in message):
-        raise ArrayError
-    if not isinstance(message, dict):
-        raise RejectedError(f"payload: {shown(message)}, not an object or an array of objects")
-    row = Transaction()
-    try:
-        row.features = features(message, FEATURES)
+        row = Transaction(values.features(message, features))
     except FeatureError as error:
         raise RejectedError(f"features: {error}") from None
     derived = message.get("event_time_derived")
@@ -141,6 +153,26 @@ def _read(payload: bytes, names: Roles) -> Transaction:
     is_own = names.event_time != "event_time" and message.get(names.event_time) is not None
     row.event_time_derived = None if is_own else derived
     return row
+
+
+def decode_any(payload: bytes) -> dict[str, Any]:
+    """Decodes an object of any fields.
+
+    Raises:
+      RejectedError: it is no object.
+      ArrayError: it is an array of objects.
+    """
+    try:
+        message = _DECODE_ANY(payload)
+    except msgspec.ValidationError:  # a number such as 1e999, which this decoder reads as infinite
+        message = json.loads(payload, parse_int=_integer)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise RejectedError(payload_reason(error)) from None
+    if isinstance(message, list) and any(isinstance(element, dict) for element in message):
+        raise ArrayError
+    if not isinstance(message, dict):
+        raise RejectedError(f"payload: {shown(message)}, not an object or an array of objects")
+    return message
 
 
 def _integer(digits: str) -> float:
@@ -157,7 +189,8 @@ def _role(message: Mapping[str, Any], role: str, name: str, read: Callable[[Any]
         raise RejectedError(f"{name}: {error}") from None
 
 
-def _reason(error: Exception) -> str:
+def payload_reason(error: Exception) -> str:
+    """Says why a payload could not be decoded."""
     if isinstance(error, RecursionError):
         return "payload: nested too deeply"
     if isinstance(error, UnicodeDecodeError):

@@ -11,18 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-def fill_ids(ids: pa.Array, content: npt.NDArray[np.uint8], accounts: pa.Array) -> pa.Array:
+def row_bytes(content: npt.NDArray[np.uint8]) -> list[bytes]:
+    """Returns the bytes of each row of a matrix."""
+    width = content.shape[1]
+    rows = content.tobytes()
+    return [rows[i : i + width] for i in range(0, len(rows), width)]
+
+
+def fill_ids(ids: pa.Array, parts: list[bytes], accounts: pa.Array) -> pa.Array:
     """Derives the ids that are null: 128 bits over content and account, as 32 hex digits.
 
     Args:
       ids: [n].
-      content: bytes of the rows whose id is null, in order.
+      parts: content of the rows whose id is null, in order.
       accounts: [n].
     """
     missing = ids.is_null()
-    width = content.shape[1]
-    rows = content.tobytes()
-    parts = [rows[i : i + width] for i in range(0, len(rows), width)]
     if accounts.null_count < len(accounts):
         named = accounts.filter(missing).to_pylist()
         parts = [part + (name or "").encode() for part, name in zip(parts, named, strict=True)]

@@ -19,10 +19,11 @@ from common.compressed import compression, decompressed
 from common.files import open_raw, partition_keys
 from common.limits import MAX_BATCH_BYTES
 from common.parquet import ROW_GROUP_ROWS
-from transforms.columnar import BATCH_ROWS, present_columns, rebatch
+from transforms.columnar import present_columns
 from transforms.decode import MAX_LINE_BYTES
 from transforms.metrics import counter
 from transforms.parquet_sink import ParquetSink
+from transforms.rebatch import BATCH_ROWS, rebatch
 from transforms.shares import FileColumnsError, FindFiles, Range, RowGroups, Spread, read_shares, with_keys
 
 SPLIT_BYTES: Final = 32 * 1024 * 1024

@@ -10,8 +10,6 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from model.features import FEATURES, N_FEATURES
-
 
 def row_dicts(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Returns the rows as dicts for JSON, as BigQuery writes it: times RFC 3339, bytes base64, NaN as text.
@@ -41,6 +39,7 @@ def row_messages(
     rows: Sequence[int],
     features: Sequence[Sequence[Any]],
     unread: Mapping[str, Mapping[int, Any]],
+    names: Sequence[str],
 ) -> list[bytes]:
     """Makes messages of rows of a columnar source, as they would have been scored.
 
@@ -52,23 +51,70 @@ def row_messages(
       rows: numbers of the rows to write.
       features: of each of these rows, as the source has them; of another number where its list is.
       unread: by column, the values that could not be read, by row number.
+      names: of the features.
     """
     messages = []
     for i, values in zip(rows, features, strict=True):
-        message = {
-            "transaction_id": transactions.column("transaction_id")[i].as_py(),
-            "account_id": transactions.column("account_id")[i].as_py(),
-            "event_time": moment_text(transactions.column("event_time")[i]),
-            "event_time_derived": transactions.column("event_time_derived")[i].as_py(),
-        }
+        message = role_values(transactions, i)
         message |= {name: _unread(cells[i]) for name, cells in unread.items() if i in cells}
         message = {name: value for name, value in message.items() if value is not None}
-        if len(values) == N_FEATURES:
-            message |= dict(zip(FEATURES, map(_number, values), strict=True))
+        if len(values) == len(names):
+            message |= dict(zip(names, map(_number, values), strict=True))
         else:
             message["features"] = [_number(value) for value in values]
         messages.append(orjson.dumps(message))
     return messages
+
+
+def object_messages(
+    transactions: pa.RecordBatch,
+    rows: Sequence[int],
+    source: Mapping[str, pa.Array],
+    unread: Mapping[str, Mapping[int, Any]],
+) -> list[bytes]:
+    """Makes messages of rows of a columnar source whose fields have several types.
+
+    Args:
+      transactions: a TRANSACTIONS batch; the rows of no valid features included.
+      rows: numbers of the rows to write.
+      source: by field, the columns as the source has them.
+      unread: by role, the values that could not be read, by row number.
+    """
+    messages = []
+    for i in rows:
+        message = role_values(transactions, i)
+        message |= {name: _unread(cells[i]) for name, cells in unread.items() if i in cells}
+        message = {name: value for name, value in message.items() if value is not None}
+        for name, column in source.items():
+            put(message, name, _number(column[i].as_py()))
+        messages.append(orjson.dumps(message))
+    return messages
+
+
+def role_values(transactions: pa.RecordBatch, row: int) -> dict[str, Any]:
+    """Returns id, account and time of a row, under the roles' own names."""
+    return {
+        "transaction_id": transactions.column("transaction_id")[row].as_py(),
+        "account_id": transactions.column("account_id")[row].as_py(),
+        "event_time": moment_text(transactions.column("event_time")[row]),
+        "event_time_derived": transactions.column("event_time_derived")[row].as_py(),
+    }
+
+
+def put(message: dict[str, Any], field: str, value: Any) -> None:
+    """Sets a field of a message; a dot enters a nested object. None stays away.
+
+    >>> message = {}
+    >>> put(message, "shop.country", "NZ")
+    >>> message
+    {'shop': {'country': 'NZ'}}
+    """
+    if value is None:
+        return
+    *outer, key = field.split(".")
+    for name in outer:
+        message = message.setdefault(name, {})
+    message[key] = value
 
 
 def moment_text(moment: pa.TimestampScalar) -> str:

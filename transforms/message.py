@@ -15,17 +15,14 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from common.limits import MAX_BATCH_BYTES, MAX_MESSAGE_BYTES
 from model import roles
-from model.features import FEATURES, N_FEATURES
 from model.roles import Roles
-from model.values import shown
 from transforms.dead_letter import MESSAGE_ID, PUBSUB_MESSAGE_ID, dead_letters
-from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction, decoder
+from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction
+from transforms.forms import Encoding, default_encoding
 from transforms.schema import TRANSACTIONS
 from transforms.trace import message_trace, passed_values
 
@@ -61,7 +58,8 @@ class MessageRules:
         ignore attributes.
       roles: keys, or columns, that hold id, account and time. A message without one of these keys is read by
         the role's own name, under which dead letters have it.
-      pass_through: keys at the top of a message, or columns, that travel with the row as JSON.
+      encoding: the features of the model.
+      pass_through: keys, or columns, that travel with the row as JSON. A dot enters a nested one.
       trace_messages: whether message id and publish time travel with the row.
     """
 
@@ -71,6 +69,7 @@ class MessageRules:
     max_age: dt.timedelta = dt.timedelta(days=3650)
     event_time_attribute: str | None = None
     roles: Roles = field(default_factory=Roles)
+    encoding: Encoding = field(default_factory=default_encoding)
     pass_through: tuple[str, ...] = ()
     trace_messages: bool = False
 
@@ -162,7 +161,8 @@ def _parse(
     untimed: list[int] = []
     default_bounds = event_time_bounds(default_time, rules)
     # Read once: this loop runs for every message.
-    decode = decoder(rules.roles, min(rules.max_bytes, MAX_LINE_BYTES - 1))
+    form = rules.encoding.form
+    decode = form.decoder(rules.roles, min(rules.max_bytes, MAX_LINE_BYTES - 1))
     time_attribute = rules.event_time_attribute
     for i, payload in enumerate(messages.payloads):
         try:
@@ -196,19 +196,17 @@ def _parse(
         else:
             rows.append(row)
             positions.append(i)
-    matrix = _matrix(rows)
-    finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(matrix).all(axis=1))
-    if not finite.all():
-        for k in np.flatnonzero(~finite):
-            name = FEATURES[int(np.flatnonzero(~np.isfinite(matrix[k]))[0])]
-            value = rows[k].features[FEATURES.index(name)]
-            reasons[positions[k]] = f"features: {name} is {shown(value)}, not a finite float32"
-        rows = [row for row, fits in zip(rows, finite, strict=True) if fits]
-        positions = [i for i, fits in zip(positions, finite, strict=True) if fits]
-        matrix = matrix[finite]
+    times = pa.array([row.event_time for row in rows], TRANSACTIONS.field("event_time").type)
+    assembled = form.assemble(rows, times)
+    if assembled.reasons:
+        kept = [k not in assembled.reasons for k in range(len(rows))]
+        rows, times = list(itertools.compress(rows, kept)), times.filter(pa.array(kept))
+        reasons |= {positions[k]: reason for k, reason in assembled.reasons.items()}
+        positions = list(itertools.compress(positions, kept))
+        assembled = assembled.kept()
     rejected = sorted(reasons)
     parsed = Parsed(
-        _transactions(rows, matrix, _trace(messages, positions, rules)),
+        _transactions(rows, times, [*assembled.columns(), *_trace(messages, positions, rules)], form.schema),
         dead_letters(
             [messages.payloads[i] for i in rejected],
             [reasons[i] for i in rejected],
@@ -262,13 +260,6 @@ def _traceable(attributes: Mapping[str, str], message_id: str) -> Mapping[str, s
     return {**attributes, (PUBSUB_MESSAGE_ID if MESSAGE_ID in attributes else MESSAGE_ID): message_id}
 
 
-def _matrix(rows: Sequence[Transaction]) -> npt.NDArray[np.float32]:
-    values = itertools.chain.from_iterable(row.features for row in rows)
-    wide = np.fromiter(values, np.float64, len(rows) * N_FEATURES)
-    with np.errstate(over="ignore"):
-        return wide.astype(np.float32).reshape(-1, N_FEATURES)
-
-
 def _trace(messages: MessageColumns, positions: Sequence[int], rules: MessageRules) -> list[pa.Array]:
     """The columns of TRACE_FIELDS for the messages at these positions."""
     ids, times = (messages.message_ids, messages.publish_times) if rules.trace_messages else (None, None)
@@ -284,15 +275,13 @@ def _trace(messages: MessageColumns, positions: Sequence[int], rules: MessageRul
 
 
 def _transactions(
-    rows: Sequence[Transaction], matrix: npt.NDArray[np.float32], trace: Sequence[pa.Array]
+    rows: Sequence[Transaction], times: pa.Array, others: Sequence[pa.Array], schema: pa.Schema
 ) -> pa.RecordBatch:
-    features = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), N_FEATURES)
     columns = [
         pa.array([row.transaction_id for row in rows], pa.string()),
         pa.array([row.account_id for row in rows], pa.string()),
-        pa.array([row.event_time for row in rows], TRANSACTIONS.field("event_time").type),
+        times,
         pa.array([row.event_time_derived is True for row in rows], pa.bool_()),
-        features,
-        *trace,
+        *others,
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

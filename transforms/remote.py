@@ -23,16 +23,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from apache_beam.io.components.adaptive_throttler import ThrottlingSignaler
 from apache_beam.ml.inference.base import ModelHandler
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.retry import Patience
-from model.features import N_FEATURES
 from model.outputs import ANOMALY_SCORE, answer_bytes
+from model.ranges import FeatureRanges, FeatureWatch
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
 from transforms import metrics
+from transforms.instances import instances, plain_instances
 from transforms.remote_http import Connection, TorchServeConnection, VertexConnection
 from transforms.remote_protocol import MIN_REQUEST_BYTES, Answer, Contract, RejectedError
 from transforms.remote_retry import MAX_RETRY_AFTER, PATIENCE, Caller, CallStats, Part
@@ -81,13 +83,23 @@ class Limits:
 class RemoteModel:
     """A server in place of a model in memory: connection, threads, and the form of its requests."""
 
-    def __init__(self, connection: Connection, contract: Contract, limits: Limits, caller: Caller) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        contract: Contract,
+        limits: Limits,
+        caller: Caller,
+        ranges: FeatureRanges,
+        spec: FeatureSpec = ULB,
+    ) -> None:
         self.connection = connection
         self.contract = contract
         self._limits = limits
         self._caller = caller
         self._threads = ThreadPoolExecutor(limits.in_flight, thread_name_prefix="remote-scorer")
         self.warned: set[str] = set()
+        self.watch = FeatureWatch(ranges)
+        self._spec = spec
         # No __del__: that of a model that lives as long as the process runs when modules are already gone.
         weakref.finalize(self, _close, self._threads, connection)
 
@@ -127,7 +139,7 @@ class RemoteModel:
         """
         forms = [self.contract, replace(self.contract, per_instance=True), replace(self.contract, plain=True)]
         for form in forms:
-            body = form.encode(np.zeros((1, N_FEATURES), np.float32))
+            body = form.encode(plain_instances(self._spec))
 
             def fit(form: Contract = form, body: bytes = body) -> Contract:
                 response = self.connection.post(body)
@@ -150,17 +162,16 @@ class RemoteModel:
             f"{self.connection.name}: does not answer a plain transaction with a score: {refusal}"
         ) from refusal
 
-    def score(self, features: npt.NDArray[np.float32], stats: CallStats) -> list[Part[Answer]]:
-        """Asks for the scores of raw features [n, 30]; returns parts in order, which cover every row once.
+    def score(self, instances: Any, stats: CallStats) -> list[Part[Answer]]:
+        """Asks for the scores of instances; returns parts in order, which cover every row once.
 
         Raises:
           TransientError: some request kept failing for a reason that is not in its rows.
         """
-        features = np.ascontiguousarray(features)
-        requests = list(self.contract.requests(features, self._rows(), self._limits.bytes))
+        requests = list(self.contract.requests(instances, self._rows(), self._limits.bytes))
 
         def ask(low: int, high: int) -> Answer:
-            return self._ask(features[low:high])
+            return self._ask(instances[low:high])
 
         def run(low: int, high: int, body: bytes) -> list[Part[Answer]]:
             def call(start: int, stop: int) -> Answer:
@@ -179,14 +190,15 @@ class RemoteModel:
         limit = self.connection.answer_limit
         if limit is None:
             return self._limits.rows
-        return max(1, min(self._limits.rows, limit // answer_bytes(self.contract.fields)))
+        row_bytes = answer_bytes(self.contract.fields, self.contract.n_inputs)
+        return max(1, min(self._limits.rows, limit // row_bytes))
 
     def _ask_plain(self) -> Answer:
         """Asks for the score of a plain transaction, which a server of this model always has."""
-        return self._ask(np.zeros((1, N_FEATURES), np.float32))
+        return self._ask(plain_instances(self._spec))
 
-    def _ask(self, features: npt.NDArray[np.float32]) -> Answer:
-        return self._send(self.contract.encode(features), len(features))
+    def _ask(self, instances: Any) -> Answer:
+        return self._send(self.contract.encode(instances), len(instances))
 
     def _send(self, body: bytes, n: int) -> Answer:
         answer = self.contract.read(self.connection.post(body), n)
@@ -206,6 +218,8 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
       limits: how requests are cut, sent and repeated.
       score_field: the field of an answer that is the score.
       any_shape: whether a server is used that does not have all fields.
+      ranges: of the features, from the manifest of the model; without them no value is out of range.
+      spec: of the model.
     """
 
     thresholds: Mapping[str, float]
@@ -214,6 +228,8 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
     limits: Limits = field(default_factory=Limits)
     score_field: str = ANOMALY_SCORE
     any_shape: bool = False
+    ranges: FeatureRanges = field(default_factory=FeatureRanges)
+    spec: FeatureSpec = ULB
 
     @abstractmethod
     def connect(self) -> Connection:
@@ -228,8 +244,8 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
         """
         caller = Caller(self.limits.patience, self.limits.max_retry_after)
         connection = caller.retry(self.connect, CallStats())
-        contract = Contract(self.detail, score_field=self.score_field)
-        model = RemoteModel(connection, contract, self.limits, caller)
+        contract = Contract(self.detail, score_field=self.score_field, n_inputs=len(self.spec.inputs))
+        model = RemoteModel(connection, contract, self.limits, caller, self.ranges, self.spec)
         model.probe(self.any_shape)
         return model
 
@@ -246,13 +262,15 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
         """
         assert isinstance(batch, pa.RecordBatch)
         stats = CallStats()
+        features = feature_matrix(batch)
         try:
-            parts = model.score(feature_matrix(batch), stats)
+            parts = model.score(instances(batch, self.spec), stats)
         finally:
             _count(stats)
         metrics.counter(ROWS).inc(batch.num_rows)
+        metrics.add({metrics.VALUES_OUT_OF_RANGE: model.watch.look(features)})
         self._watch_versions(parts, model)
-        rules = ScoreRules(self.thresholds, self.model_version, self.detail)
+        rules = ScoreRules(self.thresholds, self.model_version, self.detail, self.spec)
         return [assemble_parts(batch, parts, rules, time.time_ns() // 1000)]
 
     def _watch_versions(self, parts: Sequence[Part[Answer]], model: RemoteModel) -> None:
@@ -345,7 +363,7 @@ def assemble_parts(
     for run in _runs(parts, rules.model_version):
         rows = batch.slice(run[0].start, run[-1].stop - run[0].start)
         if run[0].result is None:
-            dead.append(unscored(rows, [f"remote scorer: {part.reason}" for part in run]))
+            dead.append(unscored(rows, [f"remote scorer: {part.reason}" for part in run], rules.spec))
             continue
         answers = [part.result for part in run if part.result is not None]
         outputs = {

@@ -11,8 +11,9 @@ them, or its answer is no score.
 from __future__ import annotations
 
 import email.utils
+import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import orjson
 
 from model.outputs import ANOMALY_SCORE, ANSWER_FIELDS, CONTRIBUTIONS, SCORE_FIELDS, width
+from model.spec.default import ULB
 from transforms.scores import OutputDetail
 
 MIN_REQUEST_BYTES: Final = 4096
@@ -83,7 +85,7 @@ class Answer(NamedTuple):
     """A verified answer.
 
     Attributes:
-      outputs: float32 arrays by field; [n], [n, 4] or [n, 30].
+      outputs: float32 arrays by field; [n], or [n, width of the field].
       model_version: the version that the server named, or None.
       deployed_model: the id of the deployed model that Vertex AI named, or None.
     """
@@ -121,6 +123,7 @@ class Contract:
       score_field: the field that is the score. Contributions explain anomaly_score alone, so that with
         another score they are not asked for.
       absent: fields that this server does not have; their columns stay empty.
+      n_inputs: of the model.
     """
 
     detail: OutputDetail = "compact"
@@ -128,6 +131,7 @@ class Contract:
     plain: bool = False
     score_field: str = ANOMALY_SCORE
     absent: frozenset[str] = frozenset()
+    n_inputs: int = len(ULB.inputs)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -160,30 +164,28 @@ class Contract:
             )
         return replace(self, absent=frozenset(self.fields).difference(names))
 
-    def encode(self, features: npt.NDArray[np.float32]) -> bytes:
-        """The body for raw features [n, 30], each number in the fewest digits that give the same float32."""
+    def encode(self, instances: Any) -> bytes:
+        """The body for instances, each float32 in the fewest digits that give the same one."""
         body: dict[str, Any]
         if self.plain:
-            body = {"instances": features}
+            body = {"instances": instances}
         elif self.per_instance:
-            body = {"instances": [{"features": row, "fields": self.fields} for row in features]}
+            body = {"instances": [{"features": row, "fields": self.fields} for row in instances]}
         else:
-            body = {"instances": features, "parameters": {"fields": self.fields}}
+            body = {"instances": instances, "parameters": {"fields": self.fields}}
         return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    def requests(
-        self, features: npt.NDArray[np.float32], max_rows: int, max_bytes: int, start: int = 0
-    ) -> Iterator[Request]:
+    def requests(self, instances: Any, max_rows: int, max_bytes: int, start: int = 0) -> Iterator[Request]:
         """Splits rows into requests of at most `max_rows` rows and `max_bytes` bytes, in order.
 
         Args:
-          features: raw features [n, 30], C-contiguous.
+          instances: a C-contiguous matrix, or a list.
           max_rows: at least 1.
           max_bytes: at least MIN_REQUEST_BYTES.
           start: number of the first row.
         """
-        for low in range(0, len(features), max_rows):
-            part = features[low : low + max_rows]
+        for low in range(0, len(instances), max_rows):
+            part = instances[low : low + max_rows]
             body = self.encode(part)
             if len(body) > max_bytes and len(part) > 1:
                 yield from self.requests(part, (len(part) + 1) // 2, max_bytes, start + low)
@@ -201,7 +203,7 @@ class Contract:
         """
         check_status(response)
         try:
-            body = _decoder(self.fields)(response.body)
+            body = _decoder(self.fields, self.n_inputs)(response.body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedError(f"malformed answer: {error}: {_excerpt(response.body)}") from None
         if len(body.predictions) != n:
@@ -275,27 +277,24 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _kind(name: str) -> Any:
-    size = width(name)
+def _kind(name: str, n_inputs: int) -> Any:
+    size = width(name, n_inputs)
     if size is None:
         return float
     return Annotated[list[float], msgspec.Meta(min_length=size, max_length=size)]
 
 
-_DECODERS: Final[dict[Sequence[str], Any]] = {}
-
-
-def _decoder(fields: tuple[str, ...]) -> Any:
+@functools.cache
+def _decoder(fields: tuple[str, ...], n_inputs: int) -> Any:
     """Decodes an answer strictly: strings, booleans and null are no numbers; other members are ignored."""
-    if fields not in _DECODERS:
-        prediction: Any = msgspec.defstruct("Prediction", [(name, _kind(name)) for name in fields], gc=False)
-        body = msgspec.defstruct(
-            "Body",
-            [
-                ("predictions", list[prediction]),
-                ("metadata", _Metadata | None, None),
-                ("deployedModelId", str | None, None),
-            ],
-        )
-        _DECODERS[fields] = msgspec.json.Decoder(body).decode
-    return _DECODERS[fields]
+    members = [(name, _kind(name, n_inputs)) for name in fields]
+    prediction: Any = msgspec.defstruct("Prediction", members, gc=False)
+    body = msgspec.defstruct(
+        "Body",
+        [
+            ("predictions", list[prediction]),
+            ("metadata", _Metadata | None, None),
+            ("deployedModelId", str | None, None),
+        ],
+    )
+    return msgspec.json.Decoder(body).decode

@@ -12,8 +12,8 @@ from typing import Any, Final
 import pyarrow as pa
 from google.cloud import bigquery
 
-from model.features import N_FEATURES
 from model.outputs import SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
+from model.spec.default import ULB
 from model.thresholds import SEVERITIES
 
 TOP_FEATURES: Final = 3
@@ -44,25 +44,43 @@ TRACE_FIELDS: Final = (
     _field(
         "pass_through",
         pa.string(),
-        "JSON object of the fields that --pass_through names, values as they came. Null without any",
+        "JSON object of the fields that --pass_through and the feature spec name, values as they came. Null "
+        "without any",
     ),
 )
 """The columns by which a row is traced; see transforms.trace."""
 
-TRANSACTIONS: Final = pa.schema(
-    [
-        *KEY_FIELDS,
-        _field("features", pa.list_(pa.float32(), N_FEATURES), "Raw features", False),
-        *TRACE_FIELDS,
-    ]
-)
-"""A parsed batch: `features` holds one row of 30 raw float32 values, in the order of model.features."""
+
+def transactions_schema(n_inputs: int, inputs: pa.DataType | None = None) -> pa.Schema:
+    """Makes the schema of a parsed batch.
+
+    Args:
+      n_inputs: of the model; `features` holds one row of so many float32 values.
+      inputs: a struct of the raw values by field, for specs that are not numbers alone.
+    """
+    features = _field("features", pa.list_(pa.float32(), n_inputs), "Inputs of the model", False)
+    raw = [] if inputs is None else [_field("inputs", inputs, "Raw values", False)]
+    return pa.schema([*KEY_FIELDS, features, *raw, *TRACE_FIELDS])
+
+
+TRANSACTIONS: Final = transactions_schema(len(ULB.inputs))
+"""A parsed batch of the default spec."""
 
 _TOP_FEATURES_FIELD = _field(
     "top_features",
-    pa.list_(pa.struct([pa.field("feature", pa.string()), pa.field("contribution", pa.float64())])),
-    "The features that contribute most to anomaly_score, largest first",
+    pa.list_(
+        pa.struct(
+            [
+                pa.field("feature", pa.string()),
+                pa.field("contribution", pa.float64()),
+                pa.field("value", pa.string()),
+            ]
+        )
+    ),
+    "The features that contribute most to anomaly_score, largest first, with the value that the transaction "
+    "had, from severity medium on",
 )
+_AMOUNT_FIELD = _field("amount", pa.float64(), "Amount of the transaction, where the feature spec names one")
 _SEVERITY_FIELD = _field("severity", pa.string(), f"One of {', '.join(SEVERITIES)}", False)
 _SCORE_FIELD = _field("anomaly_score", pa.float64(), "Anomaly score; higher is more anomalous", False)
 _VERSION_FIELD = _field("model_version", pa.string(), "Version of the model that scored the row", False)
@@ -71,9 +89,10 @@ _SCORED_AT_FIELD = _field("scored_at", _TIMESTAMP, "When the row was scored", Fa
 SCORES: Final = pa.schema(
     [
         *KEY_FIELDS,
+        _AMOUNT_FIELD,
         _SCORE_FIELD,
         _SEVERITY_FIELD,
-        _field("encoded", pa.list_(pa.float64()), "The 4 values of the autoencoder's bottleneck"),
+        _field("encoded", pa.list_(pa.float64()), "The values of the autoencoder's bottleneck, 4 or fewer"),
         _TOP_FEATURES_FIELD,
         _VERSION_FIELD,
         _SCORED_AT_FIELD,
@@ -86,9 +105,11 @@ SCORES: Final = pa.schema(
 def _full_fields() -> Iterable[pa.Field]:
     for scale in SCALES:
         for name in VECTOR_OUTPUTS:
-            yield _field(f"{scale}_{name}", pa.list_(pa.float64()), f"{name}, {scale} scale, 30 values")
+            yield _field(
+                f"{scale}_{name}", pa.list_(pa.float64()), f"{name}, {scale} scale, one value an input"
+            )
         for name in SCALAR_OUTPUTS:
-            yield _field(f"{scale}_{name}", pa.float64(), f"{name} over the 30 features, {scale} scale")
+            yield _field(f"{scale}_{name}", pa.float64(), f"{name} over the features, {scale} scale")
 
 
 SCORES_FULL: Final = pa.schema([*SCORES, *_full_fields()])
@@ -97,6 +118,7 @@ SCORES_FULL: Final = pa.schema([*SCORES, *_full_fields()])
 ALERTS: Final = pa.schema(
     [
         *KEY_FIELDS,
+        _AMOUNT_FIELD,
         _SCORE_FIELD,
         _SEVERITY_FIELD,
         _field("threshold", pa.float64(), "The threshold of this severity, which the score reached", False),

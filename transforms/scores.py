@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -11,16 +12,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from model.explain import top_features
-from model.features import FEATURES, N_FEATURES
 from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
 from model.thresholds import SEVERITIES, severity_codes
 from transforms.dead_letter import dead_letters
+from transforms.readable import amounts, by_feature, value_texts
 from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES, TRACE_FIELDS
 from transforms.trace import untraced
 
 OutputDetail = Literal["compact", "full"]
 
-_NAMES: Final = pa.array(FEATURES, pa.string())
 _SEVERITY_NAMES: Final = pa.array(SEVERITIES, pa.string())
 
 
@@ -32,11 +34,18 @@ class ScoreRules:
       thresholds: the lowest anomaly_score of each alerting severity ("medium", "high").
       model_version: written into every row.
       detail: "compact" for SCORES, "full" for SCORES_FULL.
+      spec: the features of the model.
     """
 
     thresholds: Mapping[str, float]
     model_version: str
     detail: OutputDetail = "compact"
+    spec: FeatureSpec = ULB
+
+    @cached_property
+    def names(self) -> pa.Array:
+        """The names of the features."""
+        return pa.array(self.spec.names, pa.string())
 
 
 class Scored(NamedTuple):
@@ -47,9 +56,9 @@ class Scored(NamedTuple):
 
 
 def feature_matrix(transactions: pa.RecordBatch) -> npt.NDArray[np.float32]:
-    """Returns the raw features of a TRANSACTIONS batch, float32 [n, 30], as a view of the Arrow buffer."""
-    values = transactions.column("features").flatten()
-    return values.to_numpy(zero_copy_only=True).reshape(-1, N_FEATURES)
+    """Returns the inputs of the model, float32 [n, inputs], as a view of the Arrow buffer."""
+    column = transactions.column("features")
+    return column.flatten().to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
 
 
 def assemble_scores(
@@ -71,7 +80,7 @@ def assemble_scores(
 
     Args:
       transactions: a TRANSACTIONS batch of n rows.
-      outputs: `anomaly_score` [n], `encoded` [n, 4], `contributions` [n, 30]; with detail "full" also the
+      outputs: `anomaly_score` [n], `encoded` [n, 4], `contributions` [n, inputs]; with detail "full" also the
         other outputs of the model by name. Columns of outputs that a server does not have stay empty.
       rules: thresholds, version and detail.
       scored_at: microseconds since the epoch.
@@ -84,15 +93,16 @@ def assemble_scores(
         reasons = [f"anomaly_score: the model gave {value}" for value in score[~finite]]
         kept = {name: values[finite] for name, values in outputs.items()}
         scores = assemble_scores(transactions.filter(mask), kept, rules, scored_at).scores
-        return Scored(scores, unscored(bad, reasons))
+        return Scored(scores, unscored(bad, reasons, rules.spec))
     n = len(score)
     codes = severity_codes(score, rules.thresholds)
     columns = [
         *(transactions.column(field.name) for field in KEY_FIELDS),
+        amounts(transactions, rules.spec),
         pa.array(score),
         _SEVERITY_NAMES.take(pa.array(codes)),
         _lists(outputs.get(ENCODED), n),
-        _top(outputs.get(CONTRIBUTIONS), n),
+        _top(transactions, outputs.get(CONTRIBUTIONS), codes > 0, rules),
         pa.repeat(rules.model_version, n),
         pa.array(np.full(n, scored_at, np.int64)).cast(SCORES.field("scored_at").type),
         *(transactions.column(field.name) for field in TRACE_FIELDS),
@@ -107,32 +117,45 @@ def assemble_scores(
     return Scored(pa.RecordBatch.from_arrays(columns, schema=schema), dead_letters([], [], "score"))
 
 
-def unscored(transactions: pa.RecordBatch, reasons: list[str]) -> pa.RecordBatch:
+def unscored(transactions: pa.RecordBatch, reasons: list[str], spec: FeatureSpec = ULB) -> pa.RecordBatch:
     """Makes dead letters of transactions that could not be scored; their payloads can be replayed."""
     attributes = [{"message_id": text} if text else {} for text in transactions["message_id"].to_pylist()]
-    return dead_letters(transaction_messages(transactions), reasons, "score", attributes)
+    return dead_letters(transaction_messages(transactions, spec), reasons, "score", attributes)
 
 
-def transaction_messages(transactions: pa.RecordBatch) -> list[bytes]:
+def transaction_messages(transactions: pa.RecordBatch, spec: FeatureSpec = ULB) -> list[bytes]:
     """Makes JSON messages of a TRANSACTIONS batch, in the form that the parser takes.
 
     Features go by name: a model with other features, or in another order, must not take them for its own.
     """
-    return [
-        untraced(row | dict(zip(FEATURES, row.pop("features"), strict=True)))
-        for row in transactions.to_pylist()
-    ]
+    messages = []
+    for row in transactions.to_pylist():
+        features, raw = row.pop("features"), row.pop("inputs", None)
+        values = dict(zip(spec.fields, features, strict=True)) if raw is None else raw
+        messages.append(untraced(row, values))
+    return messages
 
 
-def _top(contributions: npt.NDArray[np.floating] | None, n: int) -> pa.Array:
+def _top(
+    transactions: pa.RecordBatch,
+    contributions: npt.NDArray[np.floating] | None,
+    is_shown: npt.NDArray[np.bool_],
+    rules: ScoreRules,
+) -> pa.Array:
+    n = transactions.num_rows
     if contributions is None:
         return pa.nulls(n, SCORES.field("top_features").type)
-    indices, values = top_features(contributions, TOP_FEATURES)
+    most = min(TOP_FEATURES, len(rules.spec.names))
+    indices, shares = top_features(by_feature(np.asarray(contributions), rules.spec), most)
     top = pa.StructArray.from_arrays(
-        [_NAMES.take(pa.array(indices.reshape(-1))), pa.array(values.reshape(-1).astype(np.float64))],
-        names=["feature", "contribution"],
+        [
+            rules.names.take(pa.array(indices.reshape(-1))),
+            pa.array(shares.reshape(-1).astype(np.float64)),
+            value_texts(transactions, indices, is_shown, rules.spec),
+        ],
+        names=["feature", "contribution", "value"],
     )
-    return pa.ListArray.from_arrays(_offsets(n, TOP_FEATURES), top)
+    return pa.ListArray.from_arrays(_offsets(n, most), top)
 
 
 def _numbers(values: npt.NDArray[np.floating] | None, n: int) -> pa.Array:

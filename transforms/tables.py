@@ -318,6 +318,27 @@ def missing_columns(
     return missing
 
 
+def with_members(existing: Sequence[bigquery.SchemaField], schema: pa.Schema) -> list[bigquery.SchemaField]:
+    """Returns the columns of a table, with the members that its records lack of those of `schema`.
+
+    >>> old = pa.schema([("top", pa.struct([("feature", pa.string())]))])
+    >>> new = pa.schema([("top", pa.struct([("feature", pa.string()), ("value", pa.string())]))])
+    >>> [member.name for member in with_members(to_bigquery(old), new)[0].fields]
+    ['feature', 'value']
+    """
+    wanted = {field.name.lower(): field for field in to_bigquery(schema)}
+    columns = []
+    for field in existing:
+        there = {member.name.lower() for member in field.fields}
+        members = wanted[field.name.lower()].fields if there and field.name.lower() in wanted else ()
+        lacks = [member.to_api_repr() for member in members if member.name.lower() not in there]
+        content = field.to_api_repr()
+        if lacks:
+            content["fields"] = [*content["fields"], *lacks]
+        columns.append(bigquery.SchemaField.from_api_repr(content) if lacks else field)
+    return columns
+
+
 def _look(client: bigquery.Client, name: str) -> bigquery.Table | None:
     """Looks up a table or a view; None where there is none."""
     try:
@@ -337,8 +358,9 @@ def _create_table(client: bigquery.Client, spec: TableSpec, dataset: str) -> Non
             return
         except Conflict:  # another process was faster
             existing = client.get_table(name, retry=_RETRY, timeout=_CALL_SECONDS)
+    columns = with_members(existing.schema, spec.schema)
     try:
-        missing = missing_columns(existing.schema, spec.schema)
+        missing = missing_columns(columns, spec.schema)
     except TableError as error:
         raise TableError(f"Table {name}: {error}. Use another table name.") from None
     required = [field.name for field in missing if field.mode == "REQUIRED"]
@@ -347,9 +369,10 @@ def _create_table(client: bigquery.Client, spec: TableSpec, dataset: str) -> Non
             f"Table {name} lacks {', '.join(required)}. REQUIRED columns cannot be added "
             "to an existing table. Use another table name."
         )
-    if missing:
-        existing.schema = [*existing.schema, *missing]
-        lacks = ", ".join(field.name for field in missing)
+    extended = [new for new, old in zip(columns, existing.schema, strict=True) if new != old]
+    if missing or extended:
+        existing.schema = [*columns, *missing]
+        lacks = ", ".join(field.name for field in (*missing, *extended))
         with _needs(f"table {name} lacks {lacks}, and adding it", _EDIT):
             client.update_table(existing, ["schema"], retry=_RETRY, timeout=_CALL_SECONDS)
 

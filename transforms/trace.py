@@ -1,15 +1,15 @@
 """The columns by which a row is traced: its message, its times, and what passes through from its source.
 
 A load test joins scores to what it has published by these columns, and takes latency apart by them. They cost
-nothing where they are not asked for. A feature spec may name fields to pass through as well: its names join
-those of the option in `MessageRules.pass_through`.
+nothing where they are not asked for. The feature spec and the option name what passes through:
+`MessageRules.pass_through` has both. A dot in a name enters an object, or a struct, as in the feature spec.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +17,8 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from transforms.json_rows import row_dicts
+from model.spec.columns import find_column
+from transforms.json_rows import put, row_dicts
 from transforms.schema import TRACE_FIELDS
 
 PASSED: Final = "pass_through"
@@ -25,6 +26,7 @@ READ_AT: Final = "read_at"
 STORED_AT: Final = "stored_at"
 _TYPES: Final = {field.name: field.type for field in TRACE_FIELDS}
 _NAMES: Final = frozenset(_TYPES)
+_DECODE_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def stamped(batch: pa.RecordBatch, name: str, micros: int) -> pa.RecordBatch:
@@ -69,27 +71,47 @@ def message_trace(
     return [columns[name] if name in columns else pa.nulls(rows, kind) for name, kind in _TYPES.items()]
 
 
-def passed_values(payloads: Sequence[bytes], names: Sequence[str]) -> pa.Array:
-    """Takes top-level keys out of messages: one JSON object each, values as they came; null without any.
+def outer_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns names, and of those with a dot also the object that they enter.
 
-    >>> passed_values([b'{"card": {"bin": 1.50}, "x": 1}', b"{}"], ["card"]).to_pylist()
-    ['{"card":{"bin": 1.50}}', None]
+    >>> outer_names(["id", "shop.name", "shop.country"])
+    ('id', 'shop.name', 'shop', 'shop.country')
+    """
+    return tuple(dict.fromkeys(each for name in names for each in (name, name.partition(".")[0])))
+
+
+def passed_values(payloads: Sequence[bytes], names: Sequence[str]) -> pa.Array:
+    """Takes keys out of messages: one JSON object each, values as they came; null without any.
+
+    >>> passed_values([b'{"card": {"bin": 1.50, "type": 2}, "x": 1}', b"{}"], ["card.bin"]).to_pylist()
+    ['{"card":{"bin":1.50}}', None]
 
     Args:
       payloads: messages that the parser takes: JSON objects, valid UTF-8.
       names: the keys.
     """
-    decode = _decoder(tuple(names))
-    keys = [orjson.dumps(name) + b":" for name in names]
+    paths = _paths(names)
+    outer = tuple(dict.fromkeys(path[0] for path in paths))
+    decode = _decoder(outer)
     texts: list[bytes | None] = []
     for payload in payloads:
+        message: dict[str, Any] = {}
         try:
-            values = msgspec.structs.astuple(decode(payload))
+            values = dict(zip(outer, msgspec.structs.astuple(decode(payload)), strict=True))
+            for path in paths:
+                raw = _inner(values[path[0]], path[1:])
+                if raw is not None:
+                    _set(message, path, orjson.Fragment(bytes(raw)))
         except RecursionError:  # the parser, a step higher on the stack, just fitted
-            values = (None,) * len(keys)
-        parts = [key + bytes(raw) for key, raw in zip(keys, values, strict=True) if raw is not None]
-        texts.append(b"{%s}" % b",".join(parts) if parts else None)
+            message = {}
+        texts.append(orjson.dumps(message) if message else None)
     return pa.array(texts, pa.binary()).cast(pa.string())
+
+
+def _paths(names: Sequence[str]) -> list[list[str]]:
+    """The keys of each name, without the names within an object that passes as a whole."""
+    paths = [name.split(".") for name in names]
+    return [path for path in paths if not any(path[:length] in paths for length in range(1, len(path)))]
 
 
 @functools.cache
@@ -101,26 +123,69 @@ def _decoder(names: tuple[str, ...]) -> Any:
     return msgspec.json.Decoder(msgspec.defstruct("Passed", fields, rename=renamed, gc=False)).decode
 
 
+def _inner(raw: msgspec.Raw | None, keys: Sequence[str]) -> msgspec.Raw | None:
+    for key in keys:
+        if raw is None:
+            return None
+        try:
+            raw = _DECODE_OBJECT(raw).get(key)
+        except msgspec.ValidationError:  # no object
+            return None
+    return raw
+
+
+def _set(message: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        message = message.setdefault(key, {})
+    message[path[-1]] = value
+
+
 def passed_columns(batch: pa.RecordBatch, names: Sequence[str]) -> pa.Array | None:
     """Takes columns of a columnar source as JSON, as BigQuery writes it; None where the source has none.
 
     >>> batch = pa.RecordBatch.from_pydict({"card": ["4000", None], "x": [1, 2]})
     >>> passed_columns(batch, ["card", "other"]).to_pylist()
     ['{"card":"4000"}', '{"card":null}']
+
+    Raises:
+      ColumnError: a column is there more than once.
     """
-    there = [name for name in names if name in batch.schema.names]
+    columns = [(path, find_column(batch, ".".join(path))) for path in _paths(names)]
+    there = {str(i): (path, column) for i, (path, column) in enumerate(columns) if column is not None}
     if not there:
         return None
-    return pa.array([orjson.dumps(row).decode() for row in row_dicts(batch.select(there))], pa.string())
+    rows = row_dicts(pa.RecordBatch.from_pydict({number: column for number, (_, column) in there.items()}))
+    texts = []
+    for row in rows:
+        message: dict[str, Any] = {}
+        for number, value in row.items():
+            _set(message, there[number][0], value)
+        texts.append(orjson.dumps(message).decode())
+    return pa.array(texts, pa.string())
 
 
-def untraced(row: Mapping[str, Any]) -> bytes:
-    """Makes a message of a row again: what passed through stands at its top, and the trace is left out.
+def untraced(row: Mapping[str, Any], values: Mapping[str, Any]) -> bytes:
+    """Makes a message of a row again: what passed through is in its place, and the trace is left out.
 
-    >>> untraced({"transaction_id": "t-1", "message_id": "7", "pass_through": '{"card":4}'})
-    b'{"card":4,"transaction_id":"t-1"}'
+    >>> untraced({"account_id": "a-1", "message_id": "7", "pass_through": '{"shop":{"x":4}}'}, {"shop.y": 5})
+    b'{"shop":{"x":4,"y":5},"account_id":"a-1"}'
+
+    Args:
+      row: of a TRANSACTIONS batch.
+      values: of its features and amount, by field.
     """
-    kept = orjson.dumps({key: value for key, value in row.items() if key not in _NAMES and value is not None})
-    # Joined as text: the values stay as they came, numbers too long for a float among them.
-    passed = (row.get(PASSED) or "").encode().removesuffix(b"}")
-    return passed + b"," + kept.removeprefix(b"{") if passed else kept
+    message = {key: value for key, value in row.items() if key not in _NAMES and value is not None}
+    for name, value in values.items():
+        put(message, name, value)
+    passed = row.get(PASSED)
+    return orjson.dumps(_joined(passed.encode(), message) if passed else message)
+
+
+def _joined(passed: bytes, message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message and, before it, the bytes that passed: numbers too long for a float among them."""
+    joined: dict[str, Any] = {}
+    for key, raw in _DECODE_OBJECT(passed).items():
+        own, text = message.get(key), bytes(raw)
+        is_object = isinstance(own, Mapping) and text.startswith(b"{")
+        joined[key] = _joined(text, own) if is_object else orjson.Fragment(text)
+    return joined | {key: value for key, value in message.items() if not isinstance(joined.get(key), dict)}

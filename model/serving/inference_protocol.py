@@ -178,7 +178,7 @@ def metadata(predictor: Predictor) -> dict[str, Any]:
         "name": manifest.model_name,
         "versions": [manifest.model_version],
         "platform": "pytorch_torchscript",
-        "inputs": [tensor(INPUT, len(manifest.features))],
+        "inputs": [tensor(INPUT, len(manifest.spec.inputs))],
         "outputs": [
             *(tensor(name, width) for name, width in predictor.widths.items()),
             tensor(SEVERITY, None, "BYTES"),

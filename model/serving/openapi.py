@@ -192,7 +192,7 @@ def _schemas(predictor: Predictor) -> Json:
 
 def _protocol_schemas(predictor: Predictor) -> Json:
     """Requests and answers of the Open Inference Protocol."""
-    width = len(predictor.manifest.features)
+    width = len(predictor.manifest.spec.inputs)
     anything = _or_null({"type": "object", "additionalProperties": True})
     shape = {"type": "array", "items": {"type": "integer", "minimum": 0}}
     data = {"type": "array", "items": {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER}]}}

@@ -13,7 +13,8 @@ from model import inference
 from model.artifact import Artifact, Manifest
 from model.inference import use_one_thread
 from model.outputs import ANOMALY_SCORE, ANSWER_FIELDS, DEFAULT_FIELDS
-from model.serving.request import SEVERITY, THRESHOLDS, PredictRequest, RequestParser
+from model.serving.own_features import parser_of
+from model.serving.request import SEVERITY, THRESHOLDS, PredictRequest
 from model.thresholds import SEVERITIES, severity_codes
 
 _NAME_BYTES: Final = 4  # quotes, colon, comma or bracket
@@ -36,11 +37,12 @@ class Predictor:
         """Loads the model of a verified artifact and warms it up."""
         use_one_thread()
         self.manifest: Manifest = artifact.manifest
+        spec = self.manifest.spec
         self._module = artifact.load_model()
         for fields in (DEFAULT_FIELDS, ANSWER_FIELDS):
-            inference.warm_up(self._module, fields)
-        self.parse = RequestParser(self.manifest.features).parse
-        zeros = np.zeros((1, len(self.manifest.features)), np.float32)
+            inference.warm_up(self._module, fields, len(spec.inputs))
+        self.parse = parser_of(spec, self.manifest.learnt).parse
+        zeros = np.zeros((1, len(spec.inputs)), np.float32)
         self.widths: Mapping[str, int | None] = {
             name: values.shape[1] if values.ndim > 1 else None
             for name, values in self.outputs(zeros, ANSWER_FIELDS).items()

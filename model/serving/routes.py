@@ -129,7 +129,7 @@ def _add_scores(
 
     def infer(predictor: Predictor, scope: Scope, body: bytes) -> Scored:
         _check_model(predictor, *MODEL_PATH.fullmatch(scope["path"]).groups())  # type: ignore[union-attr]
-        request = inference_protocol.parse(body, predictor.manifest.features)
+        request = inference_protocol.parse(body, predictor.manifest.spec.inputs)
         limits.check_rows(len(request.features), predictor, request.outputs)
         return inference_protocol.answer(predictor, request)
 

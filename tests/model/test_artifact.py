@@ -109,7 +109,7 @@ def test_a_directory_without_manifest_says_how_to_train(tmp_path):
         ({"thresholds": {"medium": 2.0, "high": 1.0}}, "must ascend"),
         ({"thresholds": {"medium": float("nan"), "high": 1.0}}, "must be finite"),
         ({"thresholds": {"medium": 1.0, "high": int("9" * 400)}}, "too large"),
-        ({"format": 99}, "format 1"),
+        ({"format": 99}, "format 2"),
         ({"model_version": None}, "'model_version' is missing"),
         ({"model_name": "../../x"}, "model_name: expected NAME .*, got '../../x'"),
         ({"model_version": "a" * 64}, "model_version: .* has 64 characters"),

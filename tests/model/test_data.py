@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import itertools
 
@@ -11,6 +12,7 @@ from pyarrow import csv, parquet
 from local.gcs import local_gcs
 from model import data
 from model.data import DataError, Dataset
+from model.dataset import fingerprint
 from model.features import AMOUNT_INDEX, FEATURES, LABEL
 
 
@@ -80,19 +82,33 @@ def bad(name: str, value: object) -> pa.Table:
     ("content", "text"),
     [
         (table().drop_columns(["V7", "Amount"]), r"column\(s\) missing: V7, Amount"),
-        (bad("V3", float("nan")), "column V3 has 1 missing, NaN or infinite .* row 3"),
-        (bad("V3", None), "column V3 has 1 missing, NaN or infinite"),
-        (bad("Amount", float("inf")), "column Amount"),
-        (bad("V1", 1e39), "column V1"),
         (bad(LABEL, 2), "column Class must hold 0"),
         (
             table().set_column(5, "V5", pa.array(["x"] * 50)),
-            "column V5 has 50 missing, NaN or infinite .* texts that are no number",
+            "50 of 50 rows are refused, the first is row 0: V5: expected a finite number",
         ),
     ],
 )
 def test_bad_columns_are_named(content, text):
     with pytest.raises(DataError, match=text):
+        data.from_arrow(content, "rows.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("V3", float("nan")), ("V3", None), ("Amount", float("inf")), ("V1", 1e39)]
+)
+def test_a_row_that_the_spec_refuses_is_left_out_and_counted(name, value):
+    read = data.from_arrow(bad(name, value), "rows.parquet")
+    whole = data.from_arrow(table(), "rows.parquet")
+    assert read.provenance["rows_refused"] == {name: 1}
+    np.testing.assert_array_equal(read.features, np.delete(whole.features, 3, axis=0))
+    assert read.labels.tolist() == np.delete(whole.labels, 3).tolist()
+
+
+def test_many_refused_rows_are_an_error_that_names_the_first():
+    content = bad("V3", None)
+    content = content.set_column(content.column_names.index("V7"), "V7", pa.array([None] * 50, pa.float64()))
+    with pytest.raises(DataError, match=r"50 of 50 rows are refused, the first is row 0: V7: expected a fin"):
         data.from_arrow(content, "rows.parquet")
 
 
@@ -163,7 +179,7 @@ def test_labels_are_read_in_every_form_and_rows_without_one_are_left_out(values)
     assert read.provenance["frauds"] == 20
 
 
-@pytest.mark.parametrize("name", ["class", "isFraud", "is_fraud", "Label"])
+@pytest.mark.parametrize("name", ["isFraud", "is_fraud", "Label"])
 def test_a_label_under_another_name_is_not_passed_over(name):
     content = table().rename_columns([*FEATURES, name])
     with pytest.raises(
@@ -176,6 +192,14 @@ def test_a_label_under_another_name_is_not_passed_over(name):
     assert unlabelled.provenance["columns_not_used"] == [name]
 
 
+def test_columns_are_found_without_case_as_in_sql():
+    content = table()
+    lower = data.from_arrow(content.rename_columns([name.lower() for name in content.column_names]), "rows")
+    whole = data.from_arrow(content, "rows")
+    np.testing.assert_array_equal(lower.features, whole.features)
+    assert lower.labels.tolist() == whole.labels.tolist()
+
+
 def test_a_label_column_that_is_not_there_is_named():
     with pytest.raises(DataError, match="--label_column: there is no column 'fraud'; one is called 'Class'"):
         data.from_arrow(table(), "rows.parquet", "fraud")
@@ -184,6 +208,7 @@ def test_a_label_column_that_is_not_there_is_named():
 def test_a_split_by_time_tests_on_the_latest_rows():
     rows = rows_of()
     rows.features[5_000:] = rows.features[:5_000]
+    rows = dataclasses.replace(rows, times=rows.features[:, 0])
     parts = data.split(rows, seed=0, by="time")
     times = rows.features[:, 0]
     assert times[parts.train].max() < times[parts.validation].min()
@@ -195,7 +220,7 @@ def test_a_split_by_time_tests_on_the_latest_rows():
 def test_equal_rows_are_refused():
     rows = np.ones((6_000, 30), np.float32)
     rows[:, 0] = np.arange(6_000)
-    with pytest.raises(DataError, match=r"V1\.\.V28 and Amount do not vary"):
+    with pytest.raises(DataError, match="no feature of the score varies"):
         data.check_enough(Dataset(rows, None))
 
 
@@ -248,17 +273,17 @@ def test_too_few_rows_to_calibrate_with_are_refused():
 
 
 def test_fingerprint_knows_the_data_again():
-    assert data.fingerprint(rows_of()) == data.fingerprint(rows_of())
-    assert data.fingerprint(rows_of()) != data.fingerprint(rows_of(seed=1))
-    assert data.fingerprint(rows_of()) != data.fingerprint(Dataset(rows_of().features, None))
+    assert fingerprint(rows_of()) == fingerprint(rows_of())
+    assert fingerprint(rows_of()) != fingerprint(rows_of(seed=1))
+    assert fingerprint(rows_of()) != fingerprint(Dataset(rows_of().features, None))
 
 
 def test_the_order_of_rows_changes_neither_fingerprint_nor_split():
     """BigQuery promises none, and a model must not be judged on rows that it was trained on."""
     rows, order = rows_of(), np.random.default_rng(7).permutation(10_000)
     other = Dataset(rows.features[order], rows.labels[order])
-    assert data.fingerprint(other) == data.fingerprint(rows)
-    assert data.fingerprint(Dataset(rows.features, rows.labels[order])) != data.fingerprint(rows)
+    assert fingerprint(other) == fingerprint(rows)
+    assert fingerprint(Dataset(rows.features, rows.labels[order])) != fingerprint(rows)
     found, again = data.split(rows, seed=2), data.split(other, seed=2)
     for name in ("train", "validation", "test"):
         assert set(order[getattr(again, name)].tolist()) == set(getattr(found, name).tolist())
@@ -300,7 +325,7 @@ def test_a_bigquery_table_is_read_through_the_storage_api(
     np.testing.assert_array_equal(found.features[order], np.arange(5)[:, None] * 100.0 + np.arange(30))
     assert (found.labels is not None) is label
     monkeypatch.setenv("BIGQUERY_STORAGE_EMULATOR_HOST", bigquery_emulator.bigquery_storage)
-    assert data.fingerprint(data.load(f"bigquery://{name}")) == data.fingerprint(found)
+    assert fingerprint(data.load(f"bigquery://{name}")) == fingerprint(found)
     with pytest.raises(DataError, match=r"--label_column: there is no column 'V29'"):
         read_table(name, lambda names: data.used_columns(names, name, "V29"), client=read_client)
     with pytest.raises(ValueError, match="bigquery://"):

@@ -9,6 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from model import baselines, data, evaluate, evaluation, fitting, plots
+from model.dataset import fingerprint
 from model.features import FEATURES, LABEL
 from model.network import TransactionAutoencoder
 from model.synthetic.generator import TransactionGenerator
@@ -48,7 +49,7 @@ def test_training_data_is_known_in_any_order_and_by_its_features_alone(trained, 
     """Rows that the model learnt must not pass for other data because labels or order changed."""
     dataset = data.load(data.SYNTHETIC, rows=ROWS)
     learnt = dataset if labelled else dataclasses.replace(dataset, labels=None)
-    provenance = {**trained.manifest.provenance, "fingerprint": data.fingerprint(learnt)}
+    provenance = {**trained.manifest.provenance, "fingerprint": fingerprint(learnt)}
     manifest = dataclasses.replace(trained.manifest, provenance=provenance)
     order = np.random.default_rng(3).permutation(ROWS)
     shuffled = data.Dataset(dataset.features[order], dataset.labels[order])
@@ -111,7 +112,7 @@ def test_repeats_give_mean_and_spread(quick):
 def test_repeats_on_unlabelled_training_data_trim_as_training_does(quick, monkeypatch, normals):
     seen = []
 
-    def fit(rows, held_out, options, progress):
+    def fit(rows, held_out, options, progress, spec):
         seen.append(options.trim)
         return fitting.Fitted(TransactionAutoencoder().eval(), {})
 
@@ -133,7 +134,7 @@ def test_data_without_labels_is_refused(trained_dir, other_data, tmp_path, capsy
     path = tmp_path / "plain.parquet"
     parquet.write_table(parquet.read_table(other_data).drop_columns([LABEL]), path)
     assert evaluate.main(["--model", str(trained_dir), "--data", str(path)]) == 1
-    assert "no column Class" in capsys.readouterr().err
+    assert "the data has no labels (column Class)" in capsys.readouterr().err
 
 
 def test_too_few_rows_are_refused(trained_dir, other_data, tmp_path, capsys):
@@ -142,7 +143,7 @@ def test_too_few_rows_are_refused(trained_dir, other_data, tmp_path, capsys):
     frauds = np.flatnonzero(rows[LABEL].to_numpy())[:1]
     parquet.write_table(rows.take(np.r_[np.flatnonzero(rows[LABEL].to_numpy() == 0)[:3], frauds]), path)
     assert evaluate.main(["--model", str(trained_dir), "--data", str(path)]) == 1
-    assert "--data has 3 normal transactions (column Class 0), at least 200" in capsys.readouterr().err
+    assert "--data has 3 normal transactions, at least 200" in capsys.readouterr().err
 
 
 def test_a_missing_model_is_named(tmp_path, other_data, capsys):

@@ -79,8 +79,8 @@ def test_archive_holds_model_handler_and_features(trained):
         assert {
             "final_model_traced.pt",
             "handler.py",
-            "features.py",
-            "values.py",
+            "features.json",
+            "model/spec/rows.py",
             "MAR-INF/MANIFEST.json",
         } <= set(archive.namelist())
         manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]

@@ -10,7 +10,7 @@ import threadpoolctl
 import torch
 from pyarrow import parquet
 
-from model import artifact, baselines, data, evaluation, fitting, package, torchscript, train
+from model import artifact, baselines, data, evaluation, fitting, package, report, torchscript, train
 from model.features import FEATURES, LABEL
 from model.network import TransactionAutoencoder
 from model.synthetic.generator import TransactionGenerator
@@ -188,7 +188,7 @@ def test_thresholds_are_quantiles_of_the_validation_scores(trained, module):
 
 
 def test_the_summary_names_version_thresholds_and_figures(trained, capsys):
-    train.print_summary(trained)
+    report.print_report(trained)
     printed = capsys.readouterr().out
     assert f"Wrote {trained.uri}: model pytorch_autoencoder version test-1" in printed
     assert re.search(rf"high +{trained.manifest.thresholds['high']:.4g} +0.1 %", printed)
@@ -213,8 +213,12 @@ def test_numbers_out_of_range_are_named(tmp_path, capsys, arguments):
     ("n", "replaced", "text"),
     [
         (1_000, {}, "too few: at least 5000"),
-        (1_000, {"V2": np.full(1_000, np.nan)}, "column V2 has 1000 missing, NaN or infinite"),
-        (1_000, {"Amount": np.array(["a"] * 1_000)}, "column Amount has 1000 missing, NaN or infinite"),
+        (
+            1_000,
+            {"V2": np.full(1_000, np.nan)},
+            "1,000 of 1,000 rows are refused, the first is row 0: V2: expected a",
+        ),
+        (1_000, {"Amount": np.array(["a"] * 1_000)}, "1,000 of 1,000 rows are refused"),
     ],
 )
 def test_bad_data_is_an_error_that_names_it(tmp_path, capsys, n, replaced, text):

@@ -230,10 +230,10 @@ class TestLocalFiles:
             ({"event_time": [True] * 5}, "two.parquet: Column 'event_time' is bool, not a timestamp"),
         ],
     )
-    def test_parquet_without_what_a_transaction_needs_is_named(self, tmp_path, columns, reason):
+    def test_parquet_without_what_a_transaction_needs_is_named(self, model_dir, tmp_path, columns, reason):
         pq.write_table(ulb(), tmp_path / "one.parquet")
         pq.write_table(ulb(**columns), tmp_path / "two.parquet")
-        error = refused([f"--input={tmp_path}/*.parquet", "--model=m", "--output=o"])
+        error = refused([f"--input={tmp_path}/*.parquet", f"--model={model_dir}", f"--output={tmp_path}/o"])
         assert f"--input={tmp_path}/*.parquet: {tmp_path}/{reason}" in error
 
     @pytest.mark.parametrize("name", ["lines.parquet", "rows.parquet.gz"])

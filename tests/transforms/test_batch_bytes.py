@@ -15,9 +15,9 @@ from common.compressed import decompressed
 from common.limits import MAX_BATCH_BYTES
 from common.parquet import RowGroupWriter
 from transforms.coder import RecordBatchCoder
-from transforms.columnar import rebatch
 from transforms.dead_letter import dead_letters
 from transforms.files import Range, read_lines, read_row_groups, split_row_groups
+from transforms.rebatch import rebatch
 
 TEXTS = pa.schema([("text", pa.string())])
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from model.features import FEATURES, N_FEATURES
 from model.roles import Roles
-from transforms.columnar import SourceColumnsError, check_columns, rebatch, to_transactions
+from transforms.columnar import SourceColumnsError, check_columns, to_transactions
 from transforms.json_rows import row_dicts
 from transforms.message import MessageColumns, MessageRules, parse_messages
+from transforms.rebatch import rebatch
 from transforms.schema import ERROR_RECORDS, TRANSACTIONS
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -88,7 +89,7 @@ class TestToTransactions:
         with pytest.raises(SourceColumnsError, match="TIME and time differ in case alone, and none is Time"):
             check_columns(unclear.schema)
         with pytest.raises(SourceColumnsError, match="--id_column: there is no column nr; it has TIME"):
-            check_columns(batch.schema, Roles(transaction_id="nr"))
+            check_columns(batch.schema, MessageRules(roles=Roles(transaction_id="nr")))
 
     @pytest.mark.parametrize(
         "given", [[None, [], None], ["a", "b", None], [1.0, 2.0, None], [{"a": 1}] * 3], ids=str

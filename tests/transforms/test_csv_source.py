@@ -10,11 +10,14 @@ from apache_beam.testing.util import assert_that, equal_to
 from common.csv_files import CsvError
 from model.features import FEATURES
 from transforms import metrics
-from transforms.columnar import SOURCE_COLUMNS
+from transforms.columnar import source_columns
 from transforms.csv_source import ParseCsv, ReadCsv, csv_schema, read_rows
+from transforms.message import MessageRules
 from transforms.shares import Range
 
 LAUNCHED = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+COLUMNS = source_columns(MessageRules())
+NUMBERS = frozenset(FEATURES)
 HEADER = ",".join(["transaction_id", *FEATURES, "Class"])
 
 
@@ -25,7 +28,7 @@ def line(key: str, amount: str = "9.5") -> str:
 def rows_of(path, **kwargs) -> list[dict]:
     return [
         row
-        for rows in read_rows(Range(str(path), 0, None), SOURCE_COLUMNS, **kwargs)
+        for rows in read_rows(Range(str(path), 0, None), COLUMNS, NUMBERS, **kwargs)
         for row in rows.batch.to_pylist()
     ]
 
@@ -39,7 +42,7 @@ def test_the_columns_of_a_transaction_are_read_with_numbers_as_numbers(tmp_path)
         ("b", 100.0, 1.5),
     ]
     assert "Class" not in rows[0]
-    assert [len(read.batch) for read in read_rows(Range(str(path), 0, None), SOURCE_COLUMNS, 1)] == [1, 1]
+    assert [len(read.batch) for read in read_rows(Range(str(path), 0, None), COLUMNS, NUMBERS, 1)] == [1, 1]
 
 
 def test_decimal_commas_are_points(tmp_path):
@@ -51,6 +54,13 @@ def test_decimal_commas_are_points(tmp_path):
 def test_a_value_that_is_no_number_stays_as_it_is_for_its_row_to_be_rejected(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("\n".join([HEADER, line("a", "free"), line("b")]))
+    assert [row["Amount"] for row in rows_of(path)] == [b"free", b"9.5"]
+
+
+def test_decimal_commas_are_points_beside_a_value_that_is_no_number(tmp_path):
+    path = tmp_path / "rows.csv"
+    lines = "\n".join([HEADER, line("a", "free"), line("b")])
+    path.write_text(lines.replace(",", ";").replace(".", ",") + "\n")
     assert [row["Amount"] for row in rows_of(path)] == [b"free", b"9.5"]
 
 
@@ -74,7 +84,7 @@ def test_every_line_is_scored_or_a_dead_letter(tmp_path):
     (tmp_path / "one.csv").write_text("\n".join([HEADER, line("a"), "1,2", line("b")]))
     (tmp_path / "two.csv").write_text("\n".join([HEADER, line("c") + ",7"]))
     p = beam.Pipeline("FnApiRunner")
-    parsed = p | ReadCsv(f"{tmp_path}/*.csv", SOURCE_COLUMNS) | ParseCsv(LAUNCHED)
+    parsed = p | ReadCsv(f"{tmp_path}/*.csv", COLUMNS, NUMBERS) | ParseCsv(LAUNCHED)
     ids = parsed.transactions | beam.FlatMap(lambda batch: batch["transaction_id"].to_pylist())
     letters = parsed.dead_letters | beam.FlatMap(lambda batch: batch.to_pylist())
     assert_that(ids, equal_to(["a", "b"]), "ids")

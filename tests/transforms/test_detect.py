@@ -91,6 +91,17 @@ def test_conservation_over_many_messages(detect):
     }
 
 
+def test_values_out_of_the_range_of_the_training_are_counted(detect):
+    beyond = [[1e9, *([0.0] * 28), 20.0], [0.0, 1e6, *([0.0] * 27), -1.0]]
+    messages = [message(str(i), features) for i, features in enumerate([NORMAL, *beyond])]
+    p = pipeline()
+    _ = p | beam.Create(messages) | BatchMessages(rows=10) | detect
+    result = p.run()
+    result.wait_until_finish()
+    # Time is not in the score, and may have any value.
+    assert metrics.totals(result)[metrics.VALUES_OUT_OF_RANGE] == 2
+
+
 @pytest.mark.parametrize("copies", [1, CALL_ROWS])  # the second takes more than one call
 def test_rows_of_the_handler_are_the_models_own(model_dir, copies):
     handler = PytorchHandler(str(model_dir))
@@ -137,7 +148,11 @@ SCORE_ROW = {
     "anomaly_score": 25.0,
     "severity": "high",
     "encoded": [0.0] * 4,
-    "top_features": [{"feature": "V1", "contribution": 3.0}, {"feature": "V2", "contribution": 2.0}],
+    "amount": 12.5,
+    "top_features": [
+        {"feature": "V1", "contribution": 3.0, "value": "-4.25"},
+        {"feature": "V2", "contribution": 2.0, "value": "0.5"},
+    ],
     "model_version": "v1",
     "scored_at": TIME,
 }
@@ -171,10 +186,11 @@ def test_alert_messages_literally():
         "account_id": None,
         "event_time": "2026-03-01T12:00:00+00:00",
         "event_time_derived": True,
+        "amount": 12.5,
         "anomaly_score": 25.0,
         "severity": "high",
         "threshold": 20.0,
-        "top_features": [{"feature": "V1", "contribution": 3.0}, {"feature": "V2", "contribution": 2.0}],
+        "top_features": SCORE_ROW["top_features"],
         "model_version": "v1",
         "scored_at": "2026-03-01T12:00:00+00:00",
     }

@@ -47,21 +47,23 @@ def test_literal_rows():
     scored = assemble_scores(transactions(2), outputs([9.5, 20.0]), RULES, SCORED_AT)
     assert scored.scores.schema.equals(SCORES, check_metadata=True)
     assert scored.dead_letters.num_rows == 0
-    top = [
-        {"feature": "V5", "contribution": 3.0},
-        {"feature": "Amount", "contribution": 2.0},
-        {"feature": "V1", "contribution": 1.0},
-    ]
     untraced = dict.fromkeys(("message_id", "publish_time", "read_at", "pass_through", "stored_at"))
-    common = untraced | {"event_time": TIME, "top_features": top, "model_version": "v1", "scored_at": TIME}
+
+    def top(value):
+        features = [("V5", 3.0), ("Amount", 2.0), ("V1", 1.0)]
+        return [{"feature": name, "contribution": share, "value": value} for name, share in features]
+
+    common = untraced | {"event_time": TIME, "model_version": "v1", "scored_at": TIME}
     assert scored.scores.to_pylist() == [
         common
         | {
             "transaction_id": "tx-0",
             "account_id": "acc-0",
             "event_time_derived": True,
+            "amount": 0.0,
             "anomaly_score": 9.5,
             "severity": "normal",
+            "top_features": top(None),
             "encoded": [0.0, 1.0, 2.0, 3.0],
         },
         common
@@ -69,8 +71,10 @@ def test_literal_rows():
             "transaction_id": "tx-1",
             "account_id": None,
             "event_time_derived": False,
+            "amount": 1.0,
             "anomaly_score": 20.0,
             "severity": "high",
+            "top_features": top("1"),
             "encoded": [4.0, 5.0, 6.0, 7.0],
         },
     ]

@@ -18,7 +18,7 @@ import pytest
 
 from model import data, handler
 from model.features import FEATURES
-from model.serving.request import BadRequestError, parse_request
+from model.serving.request import BadRequestError, RequestParser
 from operations.dead_letters import Letter, message
 from transforms.columnar import SourceColumnsError, check_columns, to_transactions
 from transforms.files import RowGroups, read_row_groups
@@ -192,7 +192,7 @@ def test_a_column_of_a_refused_type_is_named_before_there_are_rows(case, tmp_pat
 def test_training_reads_features_by_the_same_rules(case, tmp_path):
     table = pa.Table.from_batches([batch_of(case, tmp_path / "rows.parquet")])
     if case.expected is NOTHING:
-        with pytest.raises(data.DataError, match=r"olumn '?V7'? "):
+        with pytest.raises(data.DataError, match="V7"):
             data.from_arrow(table, "rows.parquet")
     else:
         features = data.from_arrow(table, "rows.parquet").features
@@ -210,13 +210,15 @@ def test_servers_read_features_by_the_same_rules(case, form):
     body = orjson.dumps({"instances": [instance]})
     if case.expected is NOTHING:
         with pytest.raises(BadRequestError) as caught:
-            parse_request(body)
+            RequestParser(FEATURES).parse(body)
         assert caught.value.field == "V7"
         with pytest.raises(ValueError, match="V7: "):
-            handler._row(instance)
+            handler._numbers(instance, FEATURES)
     else:
-        assert parse_request(body).features[0, FEATURES.index("V7")] == np.float32(case.expected)
-        assert handler._row(instance)[FEATURES.index("V7")] == case.expected
+        assert RequestParser(FEATURES).parse(body).features[0, FEATURES.index("V7")] == np.float32(
+            case.expected
+        )
+        assert handler._numbers(instance, FEATURES)[FEATURES.index("V7")] == case.expected
 
 
 @pytest.mark.parametrize("kind", ["s", "us"])

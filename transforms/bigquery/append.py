@@ -52,7 +52,7 @@ from transforms.bigquery.rows import (
 )
 from transforms.bigquery.sending import Appended, AppendStats, Sending
 from transforms.bigquery.table_schema import find_mismatch
-from transforms.columnar import join
+from transforms.rebatch import join
 
 _LOGGER = logging.getLogger(__name__)
 

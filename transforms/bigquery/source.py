@@ -17,8 +17,9 @@ import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.bigquery import open_session, read_stream, session_schema, table_path, table_reference
 from common.clients import BigQueryEndpoints
 from common.command import CommandError
-from transforms.columnar import BATCH_ROWS, present_columns, rebatch
+from transforms.columnar import present_columns
 from transforms.metrics import counter
+from transforms.rebatch import BATCH_ROWS, rebatch
 
 ROWS_READ: Final = "rows_read"
 

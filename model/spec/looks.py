@@ -1,0 +1,131 @@
+"""Describes the columns of a table: types, missing values, how many values there are, and which."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from model.roles import plain_name
+from model.spec.columns import one_column, required_column
+
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
+_TIME_ROWS: Final = 100
+_TOP: Final = 1_000
+
+
+@dataclass(frozen=True)
+class Look:
+    """A column, and what it looks like.
+
+    Attributes:
+      field: its name; a dot enters a struct.
+      values: the column; NaN is null.
+    """
+
+    field: str
+    values: pa.Array
+
+    @property
+    def names(self) -> set[str]:
+        """The name without case and signs, whole and its last part."""
+        return {plain_name(self.field), plain_name(self.field.rpartition(".")[2])}
+
+    @cached_property
+    def _counts(self) -> pa.StructArray:
+        return pc.value_counts(self.values.drop_null())
+
+    @property
+    def n_values(self) -> int:
+        """The number of different values."""
+        return len(self._counts)
+
+    @cached_property
+    def top(self) -> list[tuple[Any, int]]:
+        """The most frequent values, and how often each is there."""
+        counts = self._counts.field("counts").to_numpy(zero_copy_only=False)
+        order = np.argsort(-counts, kind="stable")[:_TOP]
+        values = self._counts.field("values").take(pa.array(order)).to_pylist()
+        return list(zip(values, counts[order].tolist(), strict=True))
+
+    @property
+    def missing(self) -> float:
+        """The share of rows without a value."""
+        return self.values.null_count / max(len(self.values), 1)
+
+    @property
+    def is_unique(self) -> bool:
+        """True where each row has another value."""
+        return self.n_values == len(self.values) > 1
+
+    @property
+    def is_boolean(self) -> bool:
+        """True for booleans, and for whole numbers that are 0 or 1."""
+        if pa.types.is_boolean(self.values.type):
+            return True
+        is_whole = bool(pa.types.is_integer(self.values.type))
+        return is_whole and self.n_values == 2 and {value for value, _ in self.top} == {0, 1}
+
+    @property
+    def is_number(self) -> bool:
+        """True for integers, floats and decimals."""
+        kind = self.values.type
+        return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+    @property
+    def is_text(self) -> bool:
+        """True for texts."""
+        return bool(pa.types.is_string(self.values.type) or pa.types.is_large_string(self.values.type))
+
+    @cached_property
+    def is_time(self) -> bool:
+        """True for timestamps, and for texts that begin as one."""
+        if pa.types.is_timestamp(self.values.type):
+            return True
+        some = self.values.drop_null().slice(0, _TIME_ROWS).to_pylist() if self.is_text else []
+        return bool(some) and all(_TIME.match(text) for text in some)
+
+    @cached_property
+    def numbers(self) -> npt.NDArray[np.float64]:
+        """The numbers that are there, in the order of the rows."""
+        values = self.values.cast(pa.float64(), safe=False).drop_null().to_numpy(zero_copy_only=False)
+        return values[np.isfinite(values)]
+
+    @property
+    def is_whole(self) -> bool:
+        """True for numbers without fractions."""
+        return self.is_number and bool((self.numbers == np.floor(self.numbers)).all())
+
+    @property
+    def is_growing(self) -> bool:
+        """True for numbers that never become smaller from row to row."""
+        return self.is_number and self.n_values > 1 and bool((np.diff(self.numbers) >= 0).all())
+
+
+def looks(table: pa.Table) -> Iterator[Look]:
+    """Describes each column; those of structs one by one."""
+    for name, kind in fields_of(table.schema):
+        column = required_column(table, name)
+        if pa.types.is_dictionary(kind):
+            column = column.dictionary_decode()
+        elif pa.types.is_date(kind):
+            column = column.cast(pa.timestamp("us"))
+        elif pa.types.is_floating(kind):
+            column = pc.if_else(pc.is_nan(column), None, column)
+        yield Look(name, one_column(column))
+
+
+def fields_of(fields: Any, outer: str = "") -> Iterator[tuple[str, pa.DataType]]:
+    """Names the fields of a schema and their types; those of structs one by one."""
+    for field in fields:
+        if pa.types.is_struct(field.type):
+            yield from fields_of(field.type, f"{outer}{field.name}.")
+        else:
+            yield outer + field.name, field.type

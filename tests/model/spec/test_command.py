@@ -1,0 +1,146 @@
+"""anomaly features: a first spec from a table, and a look at what a spec makes of one."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from common.anomaly import main
+from model.spec.guess import guess
+from model.spec.reading import parse, read
+
+ROWS = 400
+
+
+def cards() -> pa.Table:
+    """Payments with a column of each kind."""
+    random = np.random.default_rng(5)
+    return pa.table(
+        {
+            "payment_id": [f"p-{i}" for i in range(ROWS)],
+            "card": pa.StructArray.from_arrays([pa.array([f"c{i % 50}" for i in range(ROWS)])], ["account"]),
+            "time": pa.array(np.arange(ROWS) * 60_000_000, pa.timestamp("us")),
+            "amount": np.round(random.lognormal(3, 1, ROWS), 2),
+            "country": [("NZ", "DE", None, "Österreich")[i % 4] for i in range(ROWS)],
+            "mcc": pa.array([(5411, 5812)[i % 2] for i in range(ROWS)], pa.int32()),
+            "age: of card": [None if i % 9 == 0 else float(i % 37) - 5 for i in range(ROWS)],
+            "present": [i % 3 == 0 for i in range(ROWS)],
+            "note": [f"note {i}" for i in range(ROWS)],
+            "currency": ["EUR"] * ROWS,
+            "charged_back": [i % 100 == 7 for i in range(ROWS)],
+            "is_fraud": pa.array([int(i % 100 == 7) for i in range(ROWS)], pa.int8()),
+        }
+    )
+
+
+def test_a_first_spec_has_roles_features_and_reasons():
+    text = guess(cards(), "cards.parquet")
+    spec = parse(text)
+    assert spec.to_json() == {
+        "transaction_id": "payment_id",
+        "account": "card.account",
+        "event_time": "time",
+        "amount": "amount",
+        "label": "is_fraud",
+        "features": [
+            {"name": "amount", "kind": "number", "scale": "log"},
+            {"name": "country", "kind": "category", "missing": "own"},
+            {"name": "mcc", "kind": "category"},
+            {"name": "column 7", "kind": "number", "from": "age: of card", "missing": "median"},
+            {"name": "present", "kind": "boolean"},
+            {"name": "time_of_day", "kind": "time_of_day"},
+            {"name": "day_of_week", "kind": "day_of_week"},
+        ],
+    }
+    assert "# 3 values: NZ 25 %, DE 25 %, Österreich 25 %; 25 % missing" in text
+    assert "# note: 400 values in 400 rows tell rows apart, not kinds of rows" in text
+    assert "# currency: has one value, EUR" in text
+    assert (
+        "# charged_back: its value alone tells is_fraud: it looks as if it were known afterwards only" in text
+    )
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+def test_from_a_file_to_a_look_at_its_columns(form, tmp_path: Path, capsys):
+    data, spec = tmp_path / f"cards.{form}", tmp_path / "features.yaml"
+    rows = cards().to_pylist()
+    if form == "parquet":
+        parquet.write_table(cards(), data)
+    elif form == "jsonl":
+        data.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows), encoding="utf-8")
+    else:
+        flat = [row | {"card.account": row.pop("card")["account"]} for row in rows]
+        with data.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, flat[0])
+            writer.writeheader()
+            writer.writerows(flat)
+    assert main(["features", "infer", "--data", str(data), "--output", str(spec)]) == 0
+    assert read(spec).roles.account_id == "card.account"
+    assert f"anomaly features check --features {spec} --data {data}" in capsys.readouterr().err
+    check = ["features", "check", "--features", str(spec), "--data", str(data)]
+    assert main([*check, "--format=json"]) == 0
+    shown = capsys.readouterr()
+    by_use = {row["becomes"].partition(":")[0]: row for row in json.loads(shown.out)}
+    assert by_use["feature amount"]["column"] == "amount"
+    assert by_use["feature country"]["becomes"] == (
+        "feature country: category, rarity, 3 values of their own, others 6.004"
+    )
+    assert by_use["feature country"]["examples"].startswith("NZ -> 1.389; DE -> 1.389; nothing -> 1.389")
+    assert by_use["account"]["examples"] == "c0, c1, c2"
+    assert [row["column"] for row in by_use.values() if row["becomes"] == "not used"]
+    assert shown.err == "400 rows, 0 of them refused\n"
+    assert main(check) == 0
+
+
+def test_refused_rows_are_counted_and_named(tmp_path: Path, capsys):
+    data, spec = tmp_path / "cards.csv", tmp_path / "features.yaml"
+    data.write_text("amount,country\n1.5,NZ\n,DE\n")
+    spec.write_text("features:\n- {name: amount, kind: number}\n- {name: country, kind: category}\n")
+    assert main(["features", "check", "--features", str(spec), "--data", str(data), "--format=csv"]) == 0
+    shown = capsys.readouterr()
+    assert "amount,feature amount: number,1.5 -> 1.5,1" in shown.out
+    assert shown.err.splitlines() == [
+        "2 rows, 1 of them refused",
+        "  row 2: amount: expected a finite number within float32, got null",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("features:\n- {name: size, kind: number}", "no column 'size', which the model's feature spec names"),
+        (
+            "features:\n- {name: amount, kind: integer}",
+            "features.yaml, line 2: features[0].kind: expected one of",
+        ),
+        ("features:\n- {name: place, kind: number}", "Column 'place' is bool, not a number"),
+    ],
+)
+def test_a_spec_that_does_not_fit_is_an_error_of_one_line(content, reason, tmp_path: Path, capsys):
+    data, spec = tmp_path / "cards.csv", tmp_path / "features.yaml"
+    data.write_text("amount,place\n1.5,true\n")
+    spec.write_text(content)
+    assert main(["features", "check", "--features", str(spec), "--data", str(data)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert reason in error
+
+
+def test_an_output_that_is_there_is_kept(tmp_path: Path, capsys):
+    data, spec = tmp_path / "cards.csv", tmp_path / "features.yaml"
+    data.write_text("amount\n1.5\n2.5\n")
+    spec.write_text("mine")
+    assert main(["features", "infer", "--data", str(data), "--output", str(spec)]) == 1
+    assert spec.read_text() == "mine"
+    assert "expected a new file, and there is one: name another" in capsys.readouterr().err
+    assert main(["features", "infer", "--data", str(tmp_path / "none.csv")]) == 1
+    assert "and there is no such file" in capsys.readouterr().err
+    assert main(["features", "infer", "--data", str(data)]) == 0
+    assert parse(capsys.readouterr().out).names == ("amount",)

@@ -1,0 +1,167 @@
+"""Rows of a columnar source whose fields have several types, nested ones among them. No Beam here."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from model import columns
+from model.columns import Read
+from model.roles import KEYS, OPTIONS, Roles
+from model.spec.columns import (
+    ColumnError,
+    booleans,
+    category_texts,
+    find_column,
+    numbers,
+    required_column,
+    timestamps,
+)
+from model.spec.rows import EXPECTED, is_missing
+from model.spec.times import time_text
+from model.values import shown
+from transforms.dead_letter import dead_letters
+from transforms.derived_ids import fill_ids
+from transforms.event_times import EVENT_TIME, outside_reasons
+from transforms.forms import ObjectForm
+from transforms.json_rows import object_messages
+from transforms.message import MessageRules, Parsed
+from transforms.schema import ERROR_RECORDS, empty
+from transforms.trace import message_trace, outer_names
+
+_DERIVED: Final = "event_time_derived"
+_SEPARATOR: Final = "\x1f"
+
+
+def object_columns(form: ObjectForm, roles: Roles) -> tuple[str, ...]:
+    """Returns the columns to ask a source for: of a nested field also the struct that holds it."""
+    return outer_names([*(getattr(roles, key) for key in KEYS), *KEYS, _DERIVED, *form.fields])
+
+
+def object_transactions(
+    batch: pa.RecordBatch,
+    default_event_time: dt.datetime,
+    form: ObjectForm,
+    rules: MessageRules,
+    passed: pa.Array | None,
+) -> Parsed:
+    """Does what `transforms.columnar.to_transactions` does, for the rows of an ObjectForm.
+
+    Raises:
+      ColumnError: a column is missing, or has a type that its field cannot use.
+      ColumnTypeError: that of a role has.
+    """
+    n = batch.num_rows
+    source = {name: required_column(batch, name) for name in form.fields}
+    raw: dict[str, pa.Array] = {}
+    reasons: dict[int, str] = {}
+    for name, kind in form.fields.items():
+        raw[name], unread = _raw(source[name], kind, name)
+        _explain(reasons, unread, name)
+    roles = {key: _role_column(batch, key, rules.roles) for key in KEYS}
+    ids = columns.identifiers(roles["transaction_id"], rules.roles.transaction_id)
+    accounts = columns.identifiers(roles["account_id"], rules.roles.account_id)
+    times = _event_times(roles["event_time"], rules.roles)
+    for key, read in zip(KEYS, (ids, accounts, times), strict=True):
+        _explain(reasons, read.reasons, key)
+    for row, reason in outside_reasons(times.column, default_event_time, rules).items():
+        reasons.setdefault(row, reason)
+    moments = pc.fill_null(times.column, pa.scalar(default_event_time, EVENT_TIME))
+    assembled = form.encode(raw, moments)
+    for row, reason in assembled.reasons.items():
+        reasons.setdefault(row, reason)
+    unnamed, untimed = ids.column.is_null(), times.column.is_null()
+    named = ids.column
+    if named.null_count:
+        content = _content(
+            {name: column.filter(unnamed) for name, column in {**raw, "": times.column}.items()}
+        )
+        named = fill_ids(named, content, accounts.column)
+    derived = find_column(batch, _DERIVED)
+    is_derived = (
+        untimed if derived is None else pc.or_(untimed, pc.fill_null(derived.cast(pa.bool_()), False))
+    )
+    others = [*assembled.columns(), *message_trace(None, None, passed, n)]
+    transactions = pa.RecordBatch.from_arrays(
+        [named, accounts.column, moments, is_derived, *others], schema=form.schema
+    )
+    if not reasons:
+        return Parsed(transactions, empty(ERROR_RECORDS), unnamed.true_count, untimed.true_count)
+    rejected = sorted(reasons)
+    keep = np.ones(n, bool)
+    keep[rejected] = False
+    kept = pa.array(keep)
+    cells = {
+        key: {row: roles[key][row].as_py() for row in read.reasons}
+        for key, read in zip(KEYS, (ids, accounts, times), strict=True)
+    }
+    letters = dead_letters(
+        object_messages(transactions, rejected, source, cells), [reasons[row] for row in rejected], "parse"
+    )
+    counts = unnamed.filter(kept).true_count, untimed.filter(kept).true_count
+    return Parsed(transactions.filter(kept), letters, *counts)
+
+
+def _explain(reasons: dict[int, str], unread: dict[int, str], name: str) -> None:
+    for row, reason in unread.items():
+        reasons.setdefault(row, f"{name}: {reason}")
+
+
+def _raw(column: pa.Array, kind: str, name: str) -> Read:
+    """The values of a field in the type of transforms.forms.TYPES, null where they are missing."""
+    if kind == "category":
+        texts, bad = category_texts(column, name)
+        raw = texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
+    else:
+        read = booleans if kind == "boolean" else numbers
+        values, bad = read(columns.plain(column), name)
+        is_null = np.isnan(values) | bad
+        raw = pa.array(np.where(is_null, 0, values), mask=is_null)
+        raw = raw.cast(pa.bool_()) if kind == "boolean" else raw
+    return Read(
+        raw,
+        {
+            row: f"expected {EXPECTED[kind]}, got {_shown(column, row)}"
+            for row in np.flatnonzero(bad).tolist()
+        },
+    )
+
+
+def _shown(column: pa.Array, row: int) -> str:
+    value = column[row].as_py()
+    return shown(None if is_missing(value) else value)
+
+
+def _role_column(batch: pa.RecordBatch, key: str, roles: Roles) -> pa.Array:
+    """The column of a role, in a plain type; all null where there is none of its own name."""
+    name = getattr(roles, key)
+    column = find_column(batch, name)
+    if column is None and name != key:
+        column = find_column(batch, key)
+        if column is None:
+            raise ColumnError(
+                f"{OPTIONS[key]}: there is no column {name}; it has {', '.join(batch.schema.names)}"
+            )
+    return pa.nulls(batch.num_rows) if column is None else columns.plain(column)
+
+
+def _event_times(column: pa.Array, roles: Roles) -> Read:
+    if roles.time_format == "any":
+        return columns.event_times(column, roles.event_time)
+    times, bad = timestamps(column, roles.time_format, roles.event_time)
+    expected = time_text(roles.time_format)
+    return Read(
+        times,
+        {row: f"expected {expected}, got {_shown(column, row)}" for row in np.flatnonzero(bad).tolist()},
+    )
+
+
+def _content(values: dict[str, pa.Array]) -> list[bytes]:
+    """The raw values and the time of each row as bytes, for a hash."""
+    texts = [pc.fill_null(column.cast(pa.string()), "\x00") for column in values.values()]
+    joined = pc.binary_join_element_wise(*texts, _SEPARATOR)
+    return [text.encode() for text in joined.to_pylist()]

@@ -1,0 +1,177 @@
+"""The forms of transactions: how those of a feature spec are decoded, and become columns. No Beam here."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from model.roles import KEYS, Roles
+from model.spec.columns import ColumnEncoder, Columns
+from model.spec.declaration import FeatureSpec
+from model.spec.default import ULB
+from model.spec.learnt import NOTHING, Learnt
+from model.spec.rows import text_of
+from model.values import shown
+from transforms.decode import Transaction, decoder
+from transforms.decode_object import object_decoder
+from transforms.schema import transactions_schema
+
+TYPES: Final = {"number": pa.float64(), "boolean": pa.bool_(), "category": pa.string()}
+"""Of the columns of raw values, by the type of a field."""
+
+
+class Assembled(NamedTuple):
+    """Rows as columns.
+
+    Attributes:
+      features: the inputs of the model, float32 [n, inputs].
+      reasons: position of a refused row -> the reason, which names the field.
+      inputs: raw values as a struct by field; None where `features` holds them.
+    """
+
+    features: npt.NDArray[np.float32]
+    reasons: dict[int, str]
+    inputs: pa.StructArray | None = None
+
+    def kept(self) -> Assembled:
+        """Returns the rows that are not refused."""
+        keep = np.ones(len(self.features), bool)
+        keep[list(self.reasons)] = False
+        inputs = None if self.inputs is None else self.inputs.filter(pa.array(keep))
+        return Assembled(self.features[keep], {}, inputs)
+
+    def columns(self) -> list[pa.Array]:
+        """The columns of a TRANSACTIONS batch that follow those of KEY_FIELDS."""
+        n_inputs = self.features.shape[1]
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(self.features.reshape(-1)), n_inputs)
+        return [lists] if self.inputs is None else [lists, self.inputs]
+
+
+class ListForm:
+    """Transactions that are lists of numbers, or objects with these keys.
+
+    Args:
+      names: of the numbers.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.schema = transactions_schema(len(names))
+
+    def decoder(self, roles: Roles, max_bytes: int) -> Callable[[bytes], Transaction]:
+        """Makes the function that decodes a message; see `transforms.decode.decoder`."""
+        return decoder(self.names, roles, max_bytes)
+
+    def assemble(self, rows: Sequence[Transaction], times: pa.Array) -> Assembled:
+        """Makes columns of decoded rows, and of their event times where features are made of these."""
+        values = itertools.chain.from_iterable(row.features for row in rows)
+        wide = np.fromiter(values, np.float64, len(rows) * len(self.names))
+        with np.errstate(over="ignore"):
+            matrix = wide.astype(np.float32).reshape(-1, len(self.names))
+        finite = np.isfinite(matrix)
+        reasons: dict[int, str] = {}
+        if not finite.all():
+            for k in np.flatnonzero(~finite.all(axis=1)).tolist():
+                at = int(np.flatnonzero(~finite[k])[0])
+                value = shown(rows[k].features[at])
+                reasons[k] = f"features: {self.names[at]} is {value}, not a finite float32"
+        return Assembled(matrix, reasons)
+
+
+class ObjectForm:
+    """Transactions that are objects with fields of several types, nested ones among them.
+
+    Args:
+      spec: the features.
+      learnt: what training learnt of them.
+    """
+
+    def __init__(self, spec: FeatureSpec, learnt: Learnt) -> None:
+        self.spec = spec
+        self.fields = raw_fields(spec)
+        self.kind = pa.struct([pa.field(name, TYPES[value]) for name, value in self.fields.items()])
+        self.schema = transactions_schema(len(spec.inputs), self.kind)
+        self._encoder = ColumnEncoder(spec, learnt)
+
+    def decoder(self, roles: Roles, max_bytes: int) -> Callable[[bytes], Transaction]:
+        """Makes the function that decodes a message; see `transforms.decode.decoder`."""
+        return object_decoder(tuple(self.fields.items()), roles, max_bytes)
+
+    def assemble(self, rows: Sequence[Transaction], times: pa.Array) -> Assembled:
+        """Makes columns of decoded rows and their event times."""
+        columns = zip(*(row.features for row in rows), strict=True) if rows else [()] * len(self.fields)
+        arrays = [_array(values, kind.type) for values, kind in zip(columns, self.kind, strict=True)]
+        return self.encode(dict(zip(self.fields, arrays, strict=True)), times)
+
+    def encode(self, columns: Columns, times: pa.Array) -> Assembled:
+        """Encodes raw columns by field, and event times."""
+        encoded = self._encoder.encode({**columns, self.spec.roles.event_time: times})
+        arrays = [columns[name] for name in self.fields]
+        inputs = pa.StructArray.from_arrays(arrays, fields=list(self.kind)) if arrays else _empty(len(times))
+        return Assembled(encoded.inputs, encoded.reasons, inputs)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The features of a model, as its manifest has them.
+
+    Attributes:
+      spec: the features.
+      learnt: what training learnt of them.
+    """
+
+    spec: FeatureSpec = ULB
+    learnt: Learnt = field(default=NOTHING, hash=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A form holds decoders, which do not travel; each process makes its own.
+        return Encoding, (self.spec, self.learnt)
+
+    @property
+    def is_list(self) -> bool:
+        """True where a transaction may be a list of numbers: no other field is needed."""
+        roles = self.spec.roles
+        names = [*self.spec.fields, *(getattr(roles, key) for key in KEYS)]
+        is_amount_there = roles.amount is None or roles.amount in self.spec.fields
+        return self.spec.is_numeric and is_amount_there and not any("." in name for name in names)
+
+    @cached_property
+    def form(self) -> ListForm | ObjectForm:
+        """The form of the transactions."""
+        return ListForm(self.spec.fields) if self.is_list else ObjectForm(self.spec, self.learnt)
+
+
+def raw_fields(spec: FeatureSpec) -> dict[str, str]:
+    """Returns the fields whose values a transaction carries, and their types: features, and the amount.
+
+    >>> raw_fields(ULB)["Amount"]
+    'number'
+    """
+    fields = {name: value for name, value in spec.field_values.items() if value != "time"}
+    amount = spec.roles.amount
+    return fields if amount is None or amount in fields else {**fields, amount: "number"}
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except (TypeError, pa.ArrowException):  # whole numbers among the texts of a category
+        return pa.array([None if value is None else text_of(value) for value in values], kind)
+
+
+def _empty(rows: int) -> pa.StructArray:
+    return pa.array([{}] * rows, pa.struct([]))
+
+
+@functools.cache
+def default_encoding() -> Encoding:
+    """The encoding of the default spec."""
+    return Encoding()

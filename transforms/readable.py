@@ -1,0 +1,135 @@
+"""The readable part of scores: amounts, contributions by feature, and the values that transactions had."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from model.spec.declaration import Feature, FeatureSpec
+from model.values import shown
+
+MAX_CHARACTERS: Final = 100
+"""Longer values are cut."""
+_SMALL: Final = 1_000
+"""A float32 below this is precise to 4 decimals."""
+_DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+def by_feature(contributions: npt.NDArray[np.floating], spec: FeatureSpec) -> npt.NDArray[np.floating]:
+    """Adds up the contributions of a feature's inputs, such as sine and cosine.
+
+    Args:
+      contributions: [n, inputs].
+      spec: the features.
+
+    Returns:
+      [n, features].
+    """
+    if len(spec.inputs) == len(spec.names):
+        return contributions
+    starts = np.searchsorted(spec.groups, np.arange(len(spec.names)))
+    return np.add.reduceat(contributions, starts, axis=1)
+
+
+def amounts(transactions: pa.RecordBatch, spec: FeatureSpec) -> pa.Array:
+    """Returns the amounts of a TRANSACTIONS batch, float64; null where the spec names none."""
+    name, schema = spec.roles.amount, transactions.schema
+    if name is None:
+        return pa.nulls(transactions.num_rows, pa.float64())
+    if "inputs" in schema.names:
+        return _raw(transactions, name)
+    features = transactions.column("features")
+    rows = features.flatten().to_numpy(zero_copy_only=True).reshape(-1, features.type.list_size)
+    return pa.array(_decimal(rows[:, spec.fields.index(name)]))
+
+
+def value_texts(
+    transactions: pa.RecordBatch,
+    indices: npt.NDArray[np.intp],
+    is_shown: npt.NDArray[np.bool_],
+    spec: FeatureSpec,
+) -> pa.Array:
+    """Writes the values that rows had in their top features, row by row, for a reviewer.
+
+    Rows that nobody reviews have nulls: a text for each of them would cost as much as their score.
+
+    Args:
+      transactions: a TRANSACTIONS batch of n rows.
+      indices: positions of features, [n, k].
+      is_shown: rows that are above the lowest severity, [n].
+      spec: the features.
+    """
+    n, k = indices.shape
+    rows = np.flatnonzero(is_shown)
+    if not len(rows):
+        return pa.nulls(n * k, pa.string())
+    some = transactions.take(pa.array(rows))
+    texts = (
+        _texts(some, indices[rows], spec) if "inputs" in some.schema.names else _numbers(some, indices[rows])
+    )
+    # Texts between nulls, laid out as Arrow has them: to gather them by number would cost more than to score.
+    written = np.zeros((n, k), bool)
+    written[rows] = True
+    encoded = [text.encode() for text in texts]
+    lengths = np.zeros((n, k), np.int32)
+    lengths[rows] = np.array([len(text) for text in encoded], np.int32).reshape(-1, k)
+    offsets = np.zeros(n * k + 1, np.int32)
+    np.cumsum(lengths.reshape(-1), out=offsets[1:])
+    validity = pa.array(written.reshape(-1)).buffers()[1]
+    return pa.StringArray.from_buffers(
+        n * k, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)), validity
+    )
+
+
+def _numbers(transactions: pa.RecordBatch, indices: npt.NDArray[np.intp]) -> list[str]:
+    """The values of numeric features, each in the shortest text that gives the same float32."""
+    features = transactions.column("features")
+    rows = features.flatten().to_numpy(zero_copy_only=True).reshape(-1, features.type.list_size)
+    values = np.take_along_axis(rows, indices, axis=1).reshape(-1)
+    texts: list[str] = pa.array(values).cast(pa.string()).to_pylist()
+    return texts
+
+
+def _texts(transactions: pa.RecordBatch, indices: npt.NDArray[np.intp], spec: FeatureSpec) -> list[str]:
+    """The values of features of any kind as texts."""
+    columns: dict[int, list[Any]] = {}
+    texts = []
+    for row, features in enumerate(indices.tolist()):
+        for feature in features:
+            if feature not in columns:
+                one = spec.features[feature]
+                is_time = one.rules.value == "time"
+                column = transactions.column("event_time") if is_time else _raw(transactions, one.source)
+                columns[feature] = column.to_pylist()
+            texts.append(_text(spec.features[feature], columns[feature][row]))
+    return texts
+
+
+def _raw(transactions: pa.RecordBatch, field: str) -> pa.Array:
+    inputs = transactions.column("inputs")
+    return inputs.flatten()[inputs.type.get_field_index(field)]
+
+
+def _text(feature: Feature, value: Any) -> str:
+    """A value as a reviewer reads it."""
+    if isinstance(value, dt.datetime):
+        local = value.astimezone(ZoneInfo(feature.timezone))
+        return local.strftime("%H:%M") if feature.kind == "time_of_day" else _DAYS[local.weekday()]
+    if value is None:
+        return "missing"
+    if isinstance(value, str):
+        return value if len(value) <= MAX_CHARACTERS else f"{value[:MAX_CHARACTERS]}..."
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return shown(value)
+
+
+def _decimal(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Float32 as the amount that is meant: 12.34 and not 12.34000015; 4 decimals below 1,000, then 2."""
+    wide = values.astype(np.float64)
+    return np.where(np.abs(wide) < _SMALL, np.round(wide, 4), np.round(wide, 2))
