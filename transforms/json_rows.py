@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 import orjson
 import pyarrow as pa
+
+decode_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+"""Decodes the keys of a JSON object, each to the bytes of its value."""
 
 
 def row_dicts(batch: pa.RecordBatch) -> list[dict[str, Any]]:
@@ -62,7 +66,7 @@ def row_messages(
             message |= dict(zip(names, map(_number, values), strict=True))
         else:
             message["features"] = [_number(value) for value in values]
-        messages.append(orjson.dumps(message))
+        messages.append(message_text(message, transactions.column("pass_through")[i].as_py()))
     return messages
 
 
@@ -87,7 +91,7 @@ def object_messages(
         message = {name: value for name, value in message.items() if value is not None}
         for name, column in source.items():
             put(message, name, _number(column[i].as_py()))
-        messages.append(orjson.dumps(message))
+        messages.append(message_text(message, transactions.column("pass_through")[i].as_py()))
     return messages
 
 
@@ -115,6 +119,26 @@ def put(message: dict[str, Any], field: str, value: Any) -> None:
     for name in outer:
         message = message.setdefault(name, {})
     message[key] = value
+
+
+def message_text(message: Mapping[str, Any], passed: str | None) -> bytes:
+    """Writes a message, and before its own keys those that passed through, as they came.
+
+    >>> message_text({"shop": {"country": "NZ"}}, '{"shop":{"sales":1e400},"n":1.50}')
+    b'{"shop":{"sales":1e400,"country":"NZ"},"n":1.50}'
+    """
+    return orjson.dumps(_joined(passed.encode(), message) if passed else message)
+
+
+def _joined(passed: bytes, message: Mapping[str, Any]) -> dict[str, Any]:
+    joined: dict[str, Any] = {}
+    for key, raw in decode_object(passed).items():
+        own, text = message.get(key), bytes(raw)
+        if isinstance(own, Mapping) and text.startswith(b"{"):
+            joined[key] = _joined(text, own)
+        else:  # as text: numbers too long for a float are among them
+            joined[key] = orjson.Fragment(text)
+    return joined | {key: value for key, value in message.items() if not isinstance(joined.get(key), dict)}
 
 
 def moment_text(moment: pa.TimestampScalar) -> str:

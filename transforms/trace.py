@@ -18,7 +18,7 @@ import orjson
 import pyarrow as pa
 
 from model.spec.columns import find_column
-from transforms.json_rows import put, row_dicts
+from transforms.json_rows import decode_object, message_text, put, row_dicts
 from transforms.schema import TRACE_FIELDS
 
 PASSED: Final = "pass_through"
@@ -26,7 +26,6 @@ READ_AT: Final = "read_at"
 STORED_AT: Final = "stored_at"
 _TYPES: Final = {field.name: field.type for field in TRACE_FIELDS}
 _NAMES: Final = frozenset(_TYPES)
-_DECODE_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def stamped(batch: pa.RecordBatch, name: str, micros: int) -> pa.RecordBatch:
@@ -128,7 +127,7 @@ def _inner(raw: msgspec.Raw | None, keys: Sequence[str]) -> msgspec.Raw | None:
         if raw is None:
             return None
         try:
-            raw = _DECODE_OBJECT(raw).get(key)
+            raw = decode_object(raw).get(key)
         except msgspec.ValidationError:  # no object
             return None
     return raw
@@ -177,15 +176,4 @@ def untraced(row: Mapping[str, Any], values: Mapping[str, Any]) -> bytes:
     message = {key: value for key, value in row.items() if key not in _NAMES and value is not None}
     for name, value in values.items():
         put(message, name, value)
-    passed = row.get(PASSED)
-    return orjson.dumps(_joined(passed.encode(), message) if passed else message)
-
-
-def _joined(passed: bytes, message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message and, before it, the bytes that passed: numbers too long for a float among them."""
-    joined: dict[str, Any] = {}
-    for key, raw in _DECODE_OBJECT(passed).items():
-        own, text = message.get(key), bytes(raw)
-        is_object = isinstance(own, Mapping) and text.startswith(b"{")
-        joined[key] = _joined(text, own) if is_object else orjson.Fragment(text)
-    return joined | {key: value for key, value in message.items() if not isinstance(joined.get(key), dict)}
+    return message_text(message, row.get(PASSED))
