@@ -97,9 +97,11 @@ setup(
         ],
         "test": [
             *EXPORT,
+            "google-api-python-client>=2.180,<3",  # for Google's discovery documents that it has
             "hypothesis>=6.100",
             "mypy>=2,<3",
             "packaging>=24",
+            "promql-parser>=0.5,<1",
             "pytest>=9,<10",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6,<4",

@@ -13,7 +13,10 @@ from packaging.utils import canonicalize_name
 from tests.test_layout import MAY_IMPORT, ROOT
 
 PROJECT = "beam-transaction-anomaly"
-TESTS = ("hypothesis", "packaging", "pytest", "pytest-timeout", "pytest-xdist", "zetasql")
+TESTS = (
+    *("google-api-python-client", "hypothesis", "packaging", "promql-parser"),
+    *("pytest", "pytest-timeout", "pytest-xdist", "zetasql"),
+)
 TOOLS = {"mypy", "ruff", "vulture", *TESTS}
 """Run by `make`, or imported by tests alone."""
 NOT_IMPORTED = {
