@@ -19,7 +19,7 @@ LEAST_WINDOW: Final = dt.timedelta(minutes=10)
 
 @dataclass(frozen=True, kw_only=True)
 class MonitoringOptions:
-    """What is made in Cloud Monitoring, and the limits of the alert policies."""
+    """The parts that are made in Cloud Monitoring, and the limits of the alert policies."""
 
     monitoring: bool = option(
         False, action="store_true", help="also a dashboard and alert policies of the streaming job"

@@ -12,7 +12,7 @@ from transforms import metrics
 from transforms.sinks import UNSTORED
 
 ALERT_FACTOR: Final = 3
-"""How many times the budget, and which part of it, is off budget."""
+"""Alerts are off budget above the budget times this, and below the budget divided by it."""
 LEAST_LETTERS: Final = 10
 """Fewer dead letters than this wake nobody, whatever their share."""
 LEAST_ALERTS: Final = 20

@@ -137,4 +137,4 @@ gcloud pubsub subscriptions describe {subscription} --project={project}
 ```
 """,
 }
-"""What each policy says, by its id."""
+"""The text of each policy, by its id."""

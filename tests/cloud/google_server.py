@@ -79,8 +79,8 @@ class Google:
 
     def environment(self) -> dict[str, str]:
         """The variables that send gcloud here, without an account."""
-        apis = "SERVICEUSAGE IAM CLOUDRESOURCEMANAGER ARTIFACTREGISTRY CLOUDBUILD CLOUDKMS PUBSUB DATAFLOW MONITORING"
-        overrides = dict.fromkeys([*apis.split(), "STORAGE"], f"{self.url}/")
+        apis = "SERVICEUSAGE IAM CLOUDRESOURCEMANAGER ARTIFACTREGISTRY CLOUDBUILD CLOUDKMS PUBSUB DATAFLOW"
+        overrides = dict.fromkeys([*apis.split(), "MONITORING", "STORAGE"], f"{self.url}/")
         overrides["COMPUTE"] = f"{self.url}/compute/v1/"
         return {f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": url for api, url in overrides.items()}
 

@@ -1,5 +1,4 @@
-"""The dashboard and the alert policies, made, compared and deleted over HTTP on a server that keeps to Google's
-discovery documents."""
+"""The dashboard and the alert policies, on a server that keeps to Google's discovery documents."""
 
 from __future__ import annotations
 
@@ -78,7 +77,7 @@ def test_a_changed_setting_is_shown_and_repaired(google: Google, channel):
     shown = differences(resources)
     assert shown["dashboard"] == ["mosaicLayout.tiles[0].widget.title is Mine, declared Freshness"]
     assert "enabled is False, declared True" in shown["backlog_age"]
-    assert [line for line in shown["backlog_age"] if "query" in line][0].endswith("> 300")
+    assert next(line for line in shown["backlog_age"] if "query" in line).endswith("> 300")
     assert "notificationChannels is 1 items, declared 2 items" in shown["backlog_age"]
     assert {change.action for change in do(create, resources)} == {"", "repaired"}
     assert differences(resources) == {}
@@ -176,7 +175,7 @@ def test_whoever_makes_the_monitoring_needs_the_documented_roles(google: Google,
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--notify=me"], "--notify: expected projects/PROJECT/notificationChannels/CHANNEL, got 'me'"),
+        (["--notify=me"], "argument --notify: expected projects/PROJECT/notificationChannels/CHANNEL"),
         (["--notify=projects/my-project/notificationChannels/1"], "--notify: expected --monitoring with it"),
         (["--monitoring", "--emulators"], "--monitoring: expected a Google project, got --emulators"),
         (["--no_data_after=5m"], "--no_data_after: expected at least 10m"),
