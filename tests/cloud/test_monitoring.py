@@ -175,7 +175,6 @@ def test_whoever_makes_the_monitoring_needs_the_documented_roles(google: Google,
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--notify=me"], "argument --notify: expected projects/PROJECT/notificationChannels/CHANNEL"),
         (["--notify=projects/my-project/notificationChannels/1"], "--notify: expected --monitoring with it"),
         (["--monitoring", "--emulators"], "--monitoring: expected a Google project, got --emulators"),
         (["--no_data_after=5m"], "--no_data_after: expected at least 10m"),
@@ -183,6 +182,13 @@ def test_whoever_makes_the_monitoring_needs_the_documented_roles(google: Google,
 )
 def test_wrong_options_are_refused(flags, reason, capsys):
     assert main(["create", "--project=local-project", *flags]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_channel_of_another_form_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["create", "--project=local-project", "--monitoring", "--notify=me"])
+    reason = "--notify: expected projects/PROJECT/notificationChannels/CHANNEL, got 'me'"
     assert reason in capsys.readouterr().err
 
 

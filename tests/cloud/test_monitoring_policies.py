@@ -1,4 +1,4 @@
-"""The queries and the texts: each parses, raises in its case and in no other, and says commands that exist."""
+"""The queries and the texts: each parses, raises in its case alone, and says commands that exist."""
 
 from __future__ import annotations
 
