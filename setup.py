@@ -114,11 +114,16 @@ setup(
         "traces": TRACES,
         "test": [
             *EXPORT,
+<<<<<<< HEAD
             *TRACES,
+=======
+            "google-api-python-client>=2.180,<3",  # for Google's discovery documents that it has
+>>>>>>> monitoring
             "hypothesis>=6.100",
             "mypy>=2,<3",
             "openapi-python-client>=0.28,<1",
             "packaging>=24",
+            "promql-parser>=0.5,<1",
             "pytest>=9,<10",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6,<4",

@@ -14,8 +14,13 @@ from tests.test_layout import MAY_IMPORT, ROOT
 
 PROJECT = "beam-transaction-anomaly"
 TESTS = (
+<<<<<<< HEAD
     *("hypothesis", "openapi-python-client", "packaging", "pytest", "pytest-timeout", "pytest-xdist"),
     *("schemathesis", "zetasql"),
+=======
+    *("google-api-python-client", "hypothesis", "packaging", "promql-parser"),
+    *("pytest", "pytest-timeout", "pytest-xdist", "zetasql"),
+>>>>>>> monitoring
 )
 TOOLS = {"mypy", "ruff", "vulture", *TESTS}
 """Run by `make`, or imported by tests alone."""
