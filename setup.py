@@ -114,11 +114,8 @@ setup(
         "traces": TRACES,
         "test": [
             *EXPORT,
-<<<<<<< HEAD
             *TRACES,
-=======
             "google-api-python-client>=2.180,<3",  # for Google's discovery documents that it has
->>>>>>> monitoring
             "hypothesis>=6.100",
             "mypy>=2,<3",
             "openapi-python-client>=0.28,<1",

@@ -218,13 +218,9 @@ def run(action: str, options: ResourceOptions, form: Format) -> int:
     clients = Clients(
         options.project, options.endpoints, Gcloud(print_only=options.print_gcloud), options.emulators
     )
-<<<<<<< HEAD
     names = replace(options.names, scores_topic=options.scores_topic or action == "delete")
     resources = [r for r in declare(names) if r.emulated or not options.emulators]
-=======
-    resources = [r for r in declare(options.names) if r.emulated or not options.emulators]
-    monitoring = declare_monitoring(options.names, options.monitor)
->>>>>>> monitoring
+    monitoring = declare_monitoring(names, options.monitor)
     try:
         if options.monitor.monitoring:
             resources += monitoring
