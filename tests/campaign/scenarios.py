@@ -35,7 +35,7 @@ ENDPOINT: Final = "projects/my-project/locations/us-central1/endpoints/5"
 
 @dataclass(frozen=True)
 class Size:
-    """How long a scenario takes.
+    """Lengths of the scenarios.
 
     Attributes:
       fault_seconds: length of an outage.

@@ -94,7 +94,7 @@ def sites() -> dict[str, list[str]]:
 
 
 def is_of_model(statement: Statement) -> bool:
-    """Whether a statement makes or asks a model of BigQuery ML."""
+    """Tells whether a statement makes or asks a model of BigQuery ML."""
     return statement.site.startswith("model.serving.bigquery_ml.")
 
 
