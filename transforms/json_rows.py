@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
 from model.features import FEATURES, N_FEATURES
+from transforms.schema import TRACE_FIELDS
+
+PASSED: Final = "pass_through"
+"""The column with what passes through from a message or row, as JSON."""
+_TRACE: Final = frozenset(field.name for field in TRACE_FIELDS)
 
 
 def row_dicts(batch: pa.RecordBatch) -> list[dict[str, Any]]:
@@ -67,8 +72,25 @@ def row_messages(
             message |= dict(zip(FEATURES, map(_number, values), strict=True))
         else:
             message["features"] = [_number(value) for value in values]
-        messages.append(orjson.dumps(message))
+        messages.append(_joined(transactions.column(PASSED)[i].as_py(), message))
     return messages
+
+
+def untraced(row: Mapping[str, Any]) -> bytes:
+    """Makes a message of a row again: what passed through stands at its top, and the trace is left out.
+
+    >>> untraced({"transaction_id": "t-1", "message_id": "7", "pass_through": '{"card":4}'})
+    b'{"card":4,"transaction_id":"t-1"}'
+    """
+    return _joined(
+        row.get(PASSED), {key: value for key, value in row.items() if key not in _TRACE and value is not None}
+    )
+
+
+def _joined(passed: str | None, message: Mapping[str, Any]) -> bytes:
+    # Joined as text: the values stay as they came, numbers too long for a float among them.
+    head, tail = (passed or "").encode().removesuffix(b"}"), orjson.dumps(message)
+    return head + b"," + tail.removeprefix(b"{") if head else tail
 
 
 def moment_text(moment: pa.TimestampScalar) -> str:

@@ -21,6 +21,8 @@ IDS_DERIVED: Final = "ids_derived"
 """Transactions that had no id, and got one from their content."""
 TIMES_DEFAULTED: Final = "times_defaulted"
 """Transactions that had no time, and got that of their publication or of the job's launch."""
+UNSTORED: Final = "dead_letters_unstored"
+"""Counts dead letters that BigQuery itself refused; the log names each, and its message is lost."""
 
 
 def counter(name: str) -> Metrics.DelegatingCounter:

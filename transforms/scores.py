@@ -15,8 +15,8 @@ from model.features import FEATURES, N_FEATURES
 from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
 from model.thresholds import SEVERITIES, severity_codes
 from transforms.dead_letter import dead_letters
+from transforms.json_rows import untraced
 from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES, TRACE_FIELDS
-from transforms.trace import untraced
 
 OutputDetail = Literal["compact", "full"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,14 +17,12 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from transforms.json_rows import row_dicts
+from transforms.json_rows import PASSED, row_dicts
 from transforms.schema import TRACE_FIELDS
 
-PASSED: Final = "pass_through"
 READ_AT: Final = "read_at"
 STORED_AT: Final = "stored_at"
 _TYPES: Final = {field.name: field.type for field in TRACE_FIELDS}
-_NAMES: Final = frozenset(_TYPES)
 
 
 def stamped(batch: pa.RecordBatch, name: str, micros: int) -> pa.RecordBatch:
@@ -112,15 +110,3 @@ def passed_columns(batch: pa.RecordBatch, names: Sequence[str]) -> pa.Array | No
     if not there:
         return None
     return pa.array([orjson.dumps(row).decode() for row in row_dicts(batch.select(there))], pa.string())
-
-
-def untraced(row: Mapping[str, Any]) -> bytes:
-    """Makes a message of a row again: what passed through stands at its top, and the trace is left out.
-
-    >>> untraced({"transaction_id": "t-1", "message_id": "7", "pass_through": '{"card":4}'})
-    b'{"card":4,"transaction_id":"t-1"}'
-    """
-    kept = orjson.dumps({key: value for key, value in row.items() if key not in _NAMES and value is not None})
-    # Joined as text: the values stay as they came, numbers too long for a float among them.
-    passed = (row.get(PASSED) or "").encode().removesuffix(b"}")
-    return passed + b"," + kept.removeprefix(b"{") if passed else kept

@@ -15,7 +15,6 @@ from cloud.monitoring.queries import (
     Scope,
 )
 from transforms import metrics
-from transforms.sinks import UNSTORED
 
 COLUMNS: Final = 48
 """Of the grid; Google allows 48 at most."""
@@ -152,7 +151,7 @@ def panels(scope: Scope, limits: MonitoringOptions, dataset_location: str) -> tu
             "a second",
             (
                 Line("${metric_name} of ${ptransform}", rate(DEAD_LETTERS, "metric_name, ptransform")),
-                Line("lost", rate(UNSTORED)),
+                Line("lost", rate(metrics.UNSTORED)),
             ),
         ),
         Panel(

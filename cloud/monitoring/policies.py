@@ -9,7 +9,6 @@ from cloud.monitoring import texts
 from cloud.monitoring.options import MonitoringOptions
 from cloud.monitoring.queries import DEAD_LETTERS, VALUES_OUT_OF_RANGE, Scope
 from transforms import metrics
-from transforms.sinks import UNSTORED
 
 ALERT_FACTOR: Final = 3
 """Alerts are off budget above the budget times this, and below the budget divided by it."""
@@ -128,7 +127,10 @@ def policies(scope: Scope, limits: MonitoringOptions, dataset: str, prefix: str)
             f"and {scope.grown(DEAD_LETTERS, '15m')} >= {LEAST_LETTERS}",
         ),
         policy(
-            "unstored_letters", "dead letters are lost", "CRITICAL", f"{scope.grown(UNSTORED, '15m')} > 0"
+            "unstored_letters",
+            "dead letters are lost",
+            "CRITICAL",
+            f"{scope.grown(metrics.UNSTORED, '15m')} > 0",
         ),
         policy("alert_share", "alert share is off budget", "WARNING", f"({many}) or ({few})"),
         policy(

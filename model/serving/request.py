@@ -177,6 +177,8 @@ class RequestParser:
 
     def _row(self, instance: Any, index: int) -> list[float]:
         """The values of one instance; in C where nothing is wrong, in Python to say what is."""
+        if isinstance(instance, dict) and instance.get("features") and isinstance(instance["features"], list):
+            instance = instance["features"]
         try:
             if isinstance(instance, list):
                 values: list[float] = msgspec.convert(instance, list[float])

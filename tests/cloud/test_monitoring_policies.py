@@ -21,7 +21,7 @@ from tests.cloud import discovery
 from tests.test_readme import ENTRIES, flags_of
 from transforms import metrics, tables
 from transforms.bigquery import counters
-from transforms.sinks import UNSTORED
+from transforms.metrics import UNSTORED
 
 RUNBOOK = (Path(__file__).resolve().parents[2] / "docs" / "runbook.md").read_text(encoding="utf-8")
 SCOPE = Scope("my-project", "us-central1", "my-job", "t", "s")

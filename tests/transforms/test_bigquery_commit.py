@@ -11,13 +11,13 @@ import pytest
 
 from common.bigquery import table_path
 from common.clients import BigQueryEndpoints
+from common.limits import MAX_SHARES
 from tests.transforms.bigquery_server import ScriptedBigQuery
 from transforms.bigquery import AppendError, Commit, WriteBatches
 from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import LIFE_SECONDS, MAX_STREAMS_PER_COMMIT, PendingStream
 from transforms.dead_letter import dead_letters
 from transforms.detect import Detected
-from transforms.files import MAX_SHARES
 from transforms.schema import ALERTS, SCORES
 from transforms.sinks import WriteTables
 

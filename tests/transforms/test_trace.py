@@ -97,7 +97,7 @@ def test_a_row_that_cannot_be_scored_is_a_message_with_its_fields_again():
     (payload,) = letter.column("payloadBytes").to_pylist()
     assert letter.column("attributes").to_pylist() == [[{"key": "message_id", "value": "m-0"}]]
     assert set(json.loads(payload)) == {
-        *("transaction_id", "event_time", "event_time_derived", "features", "load_id", "card type")
+        *("transaction_id", "event_time", "event_time_derived", *FEATURES, "load_id", "card type")
     }
     assert parsed(payload).column("pass_through").equals(parsed(message(more)).column("pass_through"))
 

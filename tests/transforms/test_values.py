@@ -18,7 +18,7 @@ import pytest
 
 from model import data, handler
 from model.features import FEATURES
-from model.serving.request import BadRequestError, parse_request
+from model.serving.request import BadRequestError, RequestParser
 from operations.dead_letters import Letter, message
 from transforms.columnar import SourceColumnsError, check_columns, to_transactions
 from transforms.files import RowGroups, read_row_groups
@@ -210,12 +210,13 @@ def test_servers_read_features_by_the_same_rules(case, form):
     body = orjson.dumps({"instances": [instance]})
     if case.expected is NOTHING:
         with pytest.raises(BadRequestError) as caught:
-            parse_request(body)
+            RequestParser(FEATURES).parse(body)
         assert caught.value.field == "V7"
         with pytest.raises(ValueError, match="V7: "):
             handler._row(instance)
     else:
-        assert parse_request(body).features[0, FEATURES.index("V7")] == np.float32(case.expected)
+        scored = RequestParser(FEATURES).parse(body).features[0, FEATURES.index("V7")]
+        assert scored == np.float32(case.expected)
         assert handler._row(instance)[FEATURES.index("V7")] == case.expected
 
 
