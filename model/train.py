@@ -21,6 +21,7 @@ from common.options import OptionError, add_options, option, read_options
 from common.output import print_rows, safe_text
 from model import artifact, baselines, data, evaluation, fitting, metrics, package, torchscript
 from model.features import FEATURES
+from model.ranges import feature_quantiles
 from model.thresholds import ScoreQuantiles, calibrate, severity_codes
 
 EXAMPLES: Final = """
@@ -107,6 +108,7 @@ def train(
         },
         provenance={**dataset.provenance, "fingerprint": data.fingerprint(dataset)},
         figures=_figures(module, dataset, parts, fit_rows, thresholds, options.seed, prevalence),
+        feature_quantiles=feature_quantiles(FEATURES, fit_rows),
         versions=versions(),
     )
     with TemporaryDirectory() as directory:

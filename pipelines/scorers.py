@@ -184,6 +184,7 @@ def model_handler(scorer: ScorerOptions, detection: DetectionOptions, manifest: 
         "thresholds": dict(manifest.thresholds),
         "model_version": manifest.model_version,
         "detail": detection.output_detail,
+        "ranges": manifest.ranges,
         "limits": Limits(
             rows=scorer.remote_rows,
             bytes=scorer.remote_bytes,

@@ -29,13 +29,14 @@ from apache_beam.io.components.adaptive_throttler import ThrottlingSignaler
 from apache_beam.ml.inference.base import ModelHandler
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from common.retry import Patience
 from model.features import N_FEATURES
 from model.outputs import ANOMALY_SCORE, answer_bytes
+from model.ranges import FeatureRanges, FeatureWatch
 from transforms import metrics
 from transforms.remote_http import Connection, TorchServeConnection, VertexConnection
-from transforms.remote_protocol import MIN_REQUEST_BYTES, Answer, Contract, RejectedError
-from transforms.remote_retry import MAX_RETRY_AFTER, PATIENCE, Caller, CallStats, Part
+from transforms.remote_limits import Limits
+from transforms.remote_protocol import Answer, Contract, RejectedError
+from transforms.remote_retry import Caller, CallStats, Part
 from transforms.schema import ERROR_RECORDS, SCORES, SCORES_FULL, empty
 from transforms.scores import OutputDetail, Scored, ScoreRules, assemble_scores, feature_matrix, unscored
 
@@ -50,44 +51,24 @@ NAMESPACE: Final = "anomaly_inference"
 _LOG: Final = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits of requests: how they are cut and sent.
-
-    Attributes:
-      rows: instances a request at most; on shared endpoints of Vertex AI fewer, so that the answer also
-        stays under 1.5 MB, by estimate: 573 with detail "full".
-      bytes: bytes of a request's body at most; Vertex AI takes 1.5 MB on shared endpoints.
-      in_flight: requests of one worker process on their way at the same time.
-      timeout: seconds for an answer.
-      patience: when to try again; its tries count, its seconds do not.
-      max_retry_after: seconds of the longest Retry-After that is obeyed.
-    """
-
-    rows: int = 1000
-    bytes: int = 1_500_000
-    in_flight: int = 4
-    timeout: float = 60.0
-    patience: Patience = PATIENCE
-    max_retry_after: float = MAX_RETRY_AFTER
-
-    def __post_init__(self) -> None:
-        if self.rows < 1 or self.in_flight < 1 or self.timeout <= 0 or self.bytes < MIN_REQUEST_BYTES:
-            raise ValueError(
-                f"{self}: needs rows and in_flight of at least 1, a timeout over 0, {MIN_REQUEST_BYTES} bytes"
-            )
-
-
 class RemoteModel:
     """A server in place of a model in memory: connection, threads, and the form of its requests."""
 
-    def __init__(self, connection: Connection, contract: Contract, limits: Limits, caller: Caller) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        contract: Contract,
+        limits: Limits,
+        caller: Caller,
+        ranges: FeatureRanges,
+    ) -> None:
         self.connection = connection
         self.contract = contract
         self._limits = limits
         self._caller = caller
         self._threads = ThreadPoolExecutor(limits.in_flight, thread_name_prefix="remote-scorer")
         self.warned: set[str] = set()
+        self.watch = FeatureWatch(ranges)
         # No __del__: that of a model that lives as long as the process runs when modules are already gone.
         weakref.finalize(self, _close, self._threads, connection)
 
@@ -206,6 +187,7 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
       limits: how requests are cut, sent and repeated.
       score_field: the field of an answer that is the score.
       any_shape: whether a server is used that does not have all fields.
+      ranges: of the features, from the manifest of the model; without them no value is out of range.
     """
 
     thresholds: Mapping[str, float]
@@ -214,6 +196,7 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
     limits: Limits = field(default_factory=Limits)
     score_field: str = ANOMALY_SCORE
     any_shape: bool = False
+    ranges: FeatureRanges = field(default_factory=FeatureRanges)
 
     @abstractmethod
     def connect(self) -> Connection:
@@ -229,7 +212,7 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
         caller = Caller(self.limits.patience, self.limits.max_retry_after)
         connection = caller.retry(self.connect, CallStats())
         contract = Contract(self.detail, score_field=self.score_field)
-        model = RemoteModel(connection, contract, self.limits, caller)
+        model = RemoteModel(connection, contract, self.limits, caller, self.ranges)
         model.probe(self.any_shape)
         return model
 
@@ -246,11 +229,13 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
         """
         assert isinstance(batch, pa.RecordBatch)
         stats = CallStats()
+        features = feature_matrix(batch)
         try:
-            parts = model.score(feature_matrix(batch), stats)
+            parts = model.score(features, stats)
         finally:
             _count(stats)
         metrics.counter(ROWS).inc(batch.num_rows)
+        metrics.add({metrics.VALUES_OUT_OF_RANGE: model.watch.look(features)})
         self._watch_versions(parts, model)
         rules = ScoreRules(self.thresholds, self.model_version, self.detail)
         return [assemble_parts(batch, parts, rules, time.time_ns() // 1000)]

@@ -18,6 +18,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from model import artifact, inference
 from model.outputs import ANSWER_FIELDS, SCORE_FIELDS
+from model.ranges import FeatureWatch
 from transforms import metrics
 from transforms.parse import DEAD_LETTER_TAG, two_outputs
 from transforms.scores import (
@@ -55,10 +56,11 @@ class Score(beam.PTransform):
 
 @dataclass
 class LoadedModel:
-    """A model in memory, and the rules that turn its outputs into rows."""
+    """A model in memory, the rules that turn its outputs into rows, and the watch over its inputs."""
 
     module: torch.jit.ScriptModule
     rules: ScoreRules
+    watch: FeatureWatch
 
     def outputs(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """The model's outputs by name for raw features [n, 30]."""
@@ -100,7 +102,7 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
         found = artifact.read(self.model, self.digest)
         thresholds = {**found.manifest.thresholds, **self.thresholds}
         rules = ScoreRules(thresholds, found.manifest.model_version, self.detail)
-        loaded = LoadedModel(found.load_model(), rules)
+        loaded = LoadedModel(found.load_model(), rules, FeatureWatch(found.manifest.ranges))
         inference.use_one_thread()
         inference.warm_up(loaded.module, loaded.fields)
         # Modules and model live as long as the worker. Without this the garbage collector, which the many
@@ -117,7 +119,9 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
     ) -> Iterable[Scored]:
         """Scores one TRANSACTIONS batch."""
         assert isinstance(batch, pa.RecordBatch)
-        outputs = model.outputs(feature_matrix(batch))
+        features = feature_matrix(batch)
+        metrics.add({metrics.VALUES_OUT_OF_RANGE: model.watch.look(features)})
+        outputs = model.outputs(features)
         return [assemble_scores(batch, outputs, model.rules, time.time_ns() // 1000)]
 
     def get_num_bytes(self, batch: pa.RecordBatch | Sequence[pa.RecordBatch]) -> int:

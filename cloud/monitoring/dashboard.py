@@ -11,7 +11,6 @@ from cloud.monitoring.queries import (
     APPEND_ERRORS,
     APPEND_WAITED,
     DEAD_LETTERS,
-    VALUES_OUT_OF_RANGE,
     Scope,
 )
 from transforms import metrics
@@ -172,7 +171,7 @@ def panels(scope: Scope, limits: MonitoringOptions, dataset_location: str) -> tu
         Panel(
             "Values out of range",
             "a transaction",
-            (Line("values", scope.share(VALUES_OUT_OF_RANGE, metrics.ROWS_SCORED, "1h")),),
+            (Line("values", scope.share(metrics.VALUES_OUT_OF_RANGE, metrics.ROWS_SCORED, "1h")),),
             (("policy: drift", limits.max_out_of_range),),
         ),
     )

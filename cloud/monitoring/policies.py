@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from cloud.monitoring import texts
 from cloud.monitoring.options import MonitoringOptions
-from cloud.monitoring.queries import DEAD_LETTERS, VALUES_OUT_OF_RANGE, Scope
+from cloud.monitoring.queries import DEAD_LETTERS, Scope
 from transforms import metrics
 
 ALERT_FACTOR: Final = 3
@@ -99,7 +99,7 @@ def policies(scope: Scope, limits: MonitoringOptions, dataset: str, prefix: str)
     letters = scope.share(DEAD_LETTERS, metrics.ROWS_IN, "15m")
     alerts = scope.share(metrics.ALERTS, metrics.ROWS_SCORED, "1h")
     scored = scope.grown(metrics.ROWS_SCORED, "1h")
-    outside = scope.share(VALUES_OUT_OF_RANGE, metrics.ROWS_SCORED, "1h")
+    outside = scope.share(metrics.VALUES_OUT_OF_RANGE, metrics.ROWS_SCORED, "1h")
     silence = f"{limits.no_data_after.total_seconds():.0f}s"
     budget = limits.alert_budget
     many = f"{alerts} > {ALERT_FACTOR * budget:.6g} and {scope.grown(metrics.ALERTS, '1h')} >= {LEAST_ALERTS}"

@@ -15,8 +15,6 @@ from typing import Final
 from transforms import metrics
 from transforms.bigquery import counters
 
-VALUES_OUT_OF_RANGE: Final = "values_out_of_range"
-"""Counter of the values of features that lie outside the range of the training."""
 DEAD_LETTERS: Final = f"{metrics.DEAD_LETTERS}|(scores|alerts)[.]{counters.ROWS_REFUSED}"
 """A regular expression for the counters of dead letters, and of rows that a table refuses."""
 APPEND_ERRORS: Final = f".+[.]{counters.APPEND_ERRORS}"

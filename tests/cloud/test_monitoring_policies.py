@@ -16,12 +16,12 @@ import pytest
 from cloud.monitoring.dashboard import COLUMNS, dashboard, panels
 from cloud.monitoring.options import MonitoringOptions
 from cloud.monitoring.policies import policies
-from cloud.monitoring.queries import VALUES_OUT_OF_RANGE, Scope
+from cloud.monitoring.queries import Scope
 from tests.cloud import discovery
 from tests.test_readme import ENTRIES, flags_of
 from transforms import metrics, tables
 from transforms.bigquery import counters
-from transforms.metrics import UNSTORED
+from transforms.metrics import UNSTORED, VALUES_OUT_OF_RANGE
 
 RUNBOOK = (Path(__file__).resolve().parents[2] / "docs" / "runbook.md").read_text(encoding="utf-8")
 SCOPE = Scope("my-project", "us-central1", "my-job", "t", "s")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from model import artifact, data, evaluation, fitting, package, train
+from model.ranges import WINDOW, FeatureWatch
 from tests.model.test_network import reference
 
 PATH = Path(__file__).parents[3] / "shared" / "data" / "ulb_transactions.parquet"
@@ -44,6 +45,16 @@ def test_thresholds_hold_on_test_normals(real):
     at = real.manifest.figures["at_thresholds"]
     assert at["medium"]["share_of_normals"] == pytest.approx(0.005, abs=0.004)
     assert at["high"]["share_of_normals"] == pytest.approx(0.001, abs=0.0015)
+
+
+def test_fair_windows_of_any_hour_raise_no_warning(real, rows, caplog):
+    parts = data.split(rows, seed=0)
+    unseen = np.sort(np.concatenate([parts.validation, parts.test]))
+    # The rows are in the order of their times: a window lies within an hour or two.
+    for start in range(0, len(unseen) - WINDOW, WINDOW):
+        watch = FeatureWatch(real.manifest.ranges)
+        watch.look(rows.features[unseen[start : start + WINDOW]])
+    assert not caplog.records
 
 
 def test_the_score_is_sound_in_float32(real, rows, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from common.command import Parser
 from common.options import OptionError, add_options, read_options
 from model import artifact
+from model.ranges import FeatureRanges
 from pipelines.options import DetectionOptions
 from pipelines.scorers import ScorerOptions, model_handler
 from tests.model.serving.artifacts import build_artifact
@@ -117,3 +118,15 @@ def test_a_key_in_clear_text_is_warned_of(url, key_file, warned, caplog):
     flags = ["--scorer=torchserve", f"--torchserve_url={url}"]
     parsed(*flags, *([f"--torchserve_key_file={key_file}"] if key_file else [])).warn()
     assert (f"--torchserve_url={url}: the key of --torchserve_key_file" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--scorer=vertex", f"--vertex_endpoint={ENDPOINT}"],
+        ["--scorer=torchserve", "--torchserve_url=http://10.0.0.5:8080"],
+    ],
+)
+def test_a_remote_scorer_knows_the_ranges_of_the_model(flags, manifest):
+    manifest = dataclasses.replace(manifest, feature_quantiles={"Amount": tuple(range(21))})
+    assert model_handler(parsed(*flags), DETECTION, manifest).ranges == manifest.ranges != FeatureRanges()

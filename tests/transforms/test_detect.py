@@ -91,6 +91,17 @@ def test_conservation_over_many_messages(detect):
     }
 
 
+def test_values_out_of_the_range_of_the_training_are_counted(detect):
+    beyond = [[1e9, *([0.0] * 28), 20.0], [0.0, 1e6, *([0.0] * 27), -1.0]]
+    messages = [message(str(i), features) for i, features in enumerate([NORMAL, *beyond])]
+    p = pipeline()
+    _ = p | beam.Create(messages) | BatchMessages(rows=10) | detect
+    result = p.run()
+    result.wait_until_finish()
+    # Time is not in the score, and may have any value.
+    assert metrics.totals(result)[metrics.VALUES_OUT_OF_RANGE] == 2
+
+
 @pytest.mark.parametrize("copies", [1, CALL_ROWS])  # the second takes more than one call
 def test_rows_of_the_handler_are_the_models_own(model_dir, copies):
     handler = PytorchHandler(str(model_dir))

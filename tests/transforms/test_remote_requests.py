@@ -6,11 +6,16 @@ import gzip
 import threading
 from dataclasses import replace
 
+import apache_beam as beam
 import pytest
 
+from model.ranges import FeatureRanges, feature_quantiles
 from tests.transforms.remote_cases import QUICK, VERSION, batches, check_every_row_once, handler_of, score_all
 from tests.transforms.remote_server import status
+from transforms import metrics
 from transforms.schema import SCORES
+from transforms.score import Score
+from transforms.scores import feature_matrix
 
 pytest_plugins = ("tests.model.serving.fixtures", "tests.transforms.remote_fixtures")
 pytestmark = pytest.mark.integration
@@ -147,3 +152,18 @@ def test_vertex_names_the_deployed_model_and_its_display_name_is_the_version(ser
     server.answer_headers = {"X-Vertex-AI-Deployed-Model-Id": "2"}
     scores, _ = score_all(handler, model, batches(5))
     assert {row["model_version"] for row in scores} == {"deployed-2"}
+
+
+def test_values_out_of_the_range_of_the_training_are_counted(kind, server, served_artifact):
+    element = batches(40)[0]
+    features = feature_matrix(element)
+    names = served_artifact.manifest.features
+    ranges = FeatureRanges(names, feature_quantiles(names, features[9:]))
+    beyond = int(((features < features[9:].min(axis=0)) | (features > features[9:].max(axis=0))).sum())
+    assert beyond
+    handler = handler_of(kind, server, served_artifact, ranges=ranges)
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    _ = pipeline | beam.Create([element]) | Score(handler)
+    result = pipeline.run()
+    result.wait_until_finish()
+    assert metrics.totals(result)[metrics.VALUES_OUT_OF_RANGE] == beyond

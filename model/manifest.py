@@ -1,0 +1,142 @@
+"""The manifest of an artifact: what the model is, its thresholds, and what it learnt of its features."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from common.command import CommandError
+from common.names import MODEL
+from model.features import FEATURES, TIME
+from model.ranges import FeatureRanges, Quantiles, check_quantiles
+from model.thresholds import ScoreQuantiles, check_thresholds
+
+MANIFEST_FILE: Final = "manifest.json"
+MODEL_FILE: Final = "final_model_traced.pt"
+FORMAT: Final = 1
+
+
+class ArtifactError(CommandError, ValueError):
+    """The artifact is incomplete, damaged, or was made for other features."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `manifest.json`.
+
+    Attributes:
+      model_name: name under which servers register the model.
+      model_version: version of this trained model; it travels with every score.
+      features: names of the 30 inputs, in order.
+      thresholds: severity -> score from which on a transaction has it.
+      quantiles: quantile function of the score on held-out normals.
+      files: file name -> sha256, lower-case hexadecimal.
+      training: seed, settings and course of the training.
+      provenance: where the training data came from.
+      figures: the measures of `anomaly evaluate`, on the test split.
+      feature_quantiles: of each feature among the training rows, at `model.ranges.PROBABILITIES`; empty in an
+        older manifest.
+      versions: versions of Python, torch and this package.
+      digest: sha256 of the text that the manifest was read from, which names the model and is no part of the
+        text; "" where it was not read.
+    """
+
+    model_name: str
+    model_version: str
+    features: tuple[str, ...]
+    thresholds: Mapping[str, float]
+    quantiles: ScoreQuantiles
+    files: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    feature_quantiles: Quantiles = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    digest: str = field(default="", compare=False)
+
+    def to_json(self) -> str:
+        """The manifest as JSON text, keys in a stable order."""
+        content = {"format": FORMAT, **dataclasses.asdict(self)}
+        del content["digest"]
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """Parses and checks manifest text.
+
+        Raises:
+          ArtifactError: not JSON, a field missing or of the wrong kind, another feature order, or thresholds
+            that do not cover the severities or are not finite and ascending.
+        """
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as e:
+            raise ArtifactError(f"{MANIFEST_FILE} is not valid JSON: {e}") from e
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise ArtifactError(f"{MANIFEST_FILE}: expected an object with format {FORMAT}")
+        try:
+            manifest = cls(
+                model_name=str(raw["model_name"]),
+                model_version=str(raw["model_version"]),
+                features=tuple(raw["features"]),
+                thresholds={str(k): float(v) for k, v in raw["thresholds"].items()},
+                quantiles=ScoreQuantiles(
+                    tuple(map(float, raw["quantiles"]["probabilities"])),
+                    tuple(map(float, raw["quantiles"]["scores"])),
+                ),
+                **{k: dict(raw[k]) for k in ("files", "training", "provenance", "figures", "versions")},
+                feature_quantiles={
+                    name: tuple(map(float, values))
+                    for name, values in raw.get("feature_quantiles", {}).items()
+                },
+                digest=hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest(),
+            )
+        except KeyError as e:
+            raise ArtifactError(f"{MANIFEST_FILE}: field {e.args[0]!r} is missing") from e
+        except (TypeError, ValueError, AttributeError, OverflowError) as e:
+            raise ArtifactError(f"{MANIFEST_FILE}: {e}") from e
+        manifest.check()
+        return manifest
+
+    @property
+    def ranges(self) -> FeatureRanges:
+        """The ranges of the features that are in the score; the others may take any value."""
+        left_out = {TIME, *self.training.get("constant_features", ())}
+        quantiles = {k: v for k, v in self.feature_quantiles.items() if k not in left_out}
+        return FeatureRanges(self.features, quantiles)
+
+    def check(self) -> None:
+        """Checks that features, thresholds, files and names fit; raises ArtifactError."""
+        if self.features != FEATURES:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(self.features, FEATURES, strict=False)) if a != b), None
+            )
+            where = (
+                f"first difference at position {at}" if at is not None else f"{len(self.features)} of them"
+            )
+            raise ArtifactError(
+                f"{MANIFEST_FILE}: features differ from the order Time, V1..V28, Amount ({where}); "
+                "train the model again with this version of the package"
+            )
+        try:
+            check_thresholds(self.thresholds)
+        except ValueError as e:
+            raise ArtifactError(f"{MANIFEST_FILE}: {e}; train the model again") from e
+        try:
+            check_quantiles(self.features, self.feature_quantiles)
+        except ValueError as e:
+            raise ArtifactError(f"{MANIFEST_FILE}: {e}; train the model again") from e
+        if MODEL_FILE not in self.files:
+            raise ArtifactError(f"{MANIFEST_FILE}: files does not list {MODEL_FILE}")
+        for name in self.files:
+            if Path(name).name != name or name in ("", ".", "..", MANIFEST_FILE):
+                raise ArtifactError(f"{MANIFEST_FILE}: {name!r} is not a plain file name")
+        # They become names of files, of models at servers, and labels.
+        for field_name, value in (("model_name", self.model_name), ("model_version", self.model_version)):
+            if problem := MODEL.problem(value):
+                raise ArtifactError(f"{MANIFEST_FILE}: {field_name}: {problem}")
