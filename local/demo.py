@@ -41,6 +41,7 @@ from model import artifact
 from operations import query
 from pipelines import batch, streaming
 from transforms import metrics, tables
+from transforms.files import BLANK_LINES
 from transforms.bigquery.counters import ROWS_WRITTEN
 
 EXAMPLES: Final = """\
@@ -180,7 +181,10 @@ class Demo:
         started = time.monotonic()
         result = batch.run(argv)
         result.wait_until_finish()
-        return Pace(metrics.totals(result)[metrics.ROWS_IN], time.monotonic() - started)
+        totals = metrics.totals(result)
+        # A message of white space alone is a blank line of the file.
+        messages = totals[metrics.ROWS_IN] + totals.get(BLANK_LINES, 0)
+        return Pace(messages, time.monotonic() - started)
 
     def finish(self, summary: DemoReport, scores: pa.Table) -> None:
         """Checks by the stored rows that no message was lost, and looks for what was planted.
