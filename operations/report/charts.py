@@ -152,8 +152,11 @@ def histogram(
       names: of the series, for people.
     """
     first, last = min(bins) / per_decade, (max(bins) + 1) / per_decade
-    places = [math.log10(value) for value in rules.values() if value > 0]
-    first, last = min([first, *places]), max([last, *places])
+    rules = {label: value for label, value in rules.items() if 0 < value < math.inf}
+    places = [math.log10(value) for value in rules.values()]
+    if places:  # with room for the labels on both sides
+        room = 0.2 * (max(last, *places) - min(first, *places))
+        first, last = min(first, min(places) - room), max(last, max(places) + room)
     x = Scale(first, last, LEFT, RIGHT)
     most = max(sum(counts.values()) for counts in bins.values())
     y = Scale(0.6, 10 ** math.ceil(math.log10(max(most, 2))), BOTTOM, TOP, log=True)
@@ -169,7 +172,7 @@ def histogram(
         (),
         tuple(Tick(x(each), f"{10.0**each:g}") for each in decades_shown),
         tuple(Tick(y(value), short(value)) for value in powers(1, y.high)),
-        tuple(Tick(x(math.log10(value)), label) for label, value in rules.items() if value > 0),
+        tuple(Tick(x(math.log10(value)), label) for label, value in rules.items()),
         names,
     )
 

@@ -17,7 +17,8 @@ STEPS: Final = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 86
 """Seconds that a step of a time axis can have: each a part of a day, or whole days."""
 MOST_STEPS: Final = 120
 LAST_ALERTS: Final = 20
-REASONS: Final = 20
+REASONS: Final = 1000
+"""Enough that their sum is the number of all dead letters."""
 _AT_ONCE: Final = 4
 """Queries that run at the same time."""
 

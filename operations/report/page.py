@@ -39,9 +39,11 @@ class Refresh:
     paused: bool = False
 
 
+@functools.cache
 def policy() -> str:
     """The Content-Security-Policy of the page: its own style sheet, and nothing else."""
-    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
+    style = _environment().get_template("page.css").render()  # as the page includes it
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
@@ -63,7 +65,6 @@ def render(figures: Figures | None, refresh: Refresh | None = None, problem: str
             refresh=refresh,
             problem=problem,
             policy=policy(),
-            style=_style(),
         )
     )
     return text.encode("utf-8", "backslashreplace")
@@ -122,11 +123,6 @@ def kind(drawn: Any) -> str:
 def points(mark: charts.Mark) -> str:
     """The points of a line as SVG has them."""
     return " ".join(f"{x},{y}" for x, y in mark.points)
-
-
-@functools.cache
-def _style() -> str:
-    return _read("page.css")
 
 
 def _read(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The SQL of the page: one function a statement, each bounded by event time, for which BigQuery prunes days."""
+"""The SQL of the page: one function a statement, bounded by event time, for which BigQuery prunes days."""
 
 from __future__ import annotations
 

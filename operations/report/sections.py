@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,6 +12,8 @@ from operations.report import charts
 from operations.report.figures import Figures, Rows
 from operations.report.queries import BINS_PER_DECADE
 
+MOST_REASONS: Final = 8
+"""Reasons of dead letters that are drawn."""
 _ALERTING: Final = {name: f"{name} alerts" for name in SEVERITIES[1:]}
 
 
@@ -66,14 +68,19 @@ def _latency(figures: Figures) -> charts.Chart:
 
 
 def _scores(figures: Figures) -> charts.Chart:
-    bins: dict[int, dict[str, int]] = defaultdict(dict)
+    bins: dict[int, Counter[str]] = defaultdict(Counter)
     for row in figures.rows["score_distribution"]:
-        if row["severity"] in SEVERITIES:
-            bins[row["bin"]][row["severity"]] = row["transactions"]
+        bins[row["bin"]][row["severity"] if row["severity"] in SEVERITIES else SEVERITIES[0]] += row[
+            "transactions"
+        ]
     reached = figures.rows["thresholds"]
     # The thresholds of the model that raised the last alert.
-    current = [row for row in reached if row["model_version"] == reached[-1]["model_version"]]
-    rules = {row["severity"]: row["threshold"] for row in current if row["severity"] in SEVERITIES}
+    current = {
+        row["severity"]: row["threshold"]
+        for row in reached
+        if row["model_version"] == reached[-1]["model_version"]
+    }
+    rules = {name: current[name] for name in SEVERITIES if name in current}
     return charts.histogram(bins, BINS_PER_DECADE, rules, {name: name for name in SEVERITIES})
 
 
@@ -106,7 +113,7 @@ def _letters(figures: Figures) -> list[Bar]:
     most = max(row["messages"] for row in rows)
     return [
         Bar(row["reason"], row["stage"], f"{row['messages']:,}", round(100 * row["messages"] / most, 1))
-        for row in rows
+        for row in rows[:MOST_REASONS]
     ]
 
 
@@ -143,7 +150,7 @@ SECTIONS: Final = (
     Section(
         "dead_letters",
         "Dead letters",
-        "Messages and rows that were rejected, by reason and stage.",
+        "Messages and rows that were rejected, by reason and stage. The table has the rarer ones as well.",
         _letters,
         "No dead letters in this time.",
     ),
