@@ -131,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = read_options(ReportOptions, namespace)
     if namespace.format == "csv":
         raise OptionError("--format: expected table or json, got csv: the figures are several tables")
+    if options.serve and namespace.format != "table":
+        raise OptionError("--format: expected without --serve, which prints no figures")
     endpoint = namespace.bigquery_endpoint
     try:
         client = clients.BigQueryEndpoints(endpoint).client(options.dataset.rpartition(".")[0])

@@ -20,7 +20,7 @@ from transforms import tables
 
 @pytest.fixture(scope="module")
 def filled(bigquery_emulator):
-    """A dataset with four scores, one of them stored twice, two alerts and two dead letters, of hostile texts."""
+    """A dataset with four scores, one of them twice, two alerts and two dead letters, of hostile texts."""
     client = clients.BigQueryEndpoints(bigquery_emulator.bigquery).client(bigquery_emulator.project)
     dataset = f"{bigquery_emulator.project}.report"
     tables.create_tables(client, dataset)
@@ -128,6 +128,7 @@ def test_a_dataset_that_is_not_there_is_named_with_the_command_that_makes_it(fil
         (["--html=a.html", "--serve"], "--serve: expected without --html"),
         (["--html=."], "--html: expected a file, got the directory ."),
         (["--format=csv"], "--format: expected table or json, got csv"),
+        (["--format=json", "--serve"], "--format: expected without --serve"),
         (["--since=soon"], "argument --since: expected an age such as"),
         (["--serve", "--port=70000"], "argument --port: expected a whole number from 0 to 65535"),
     ],
@@ -215,7 +216,7 @@ def test_the_page_is_served_on_this_machine_alone_and_read_once(served):
 
 @pytest.mark.parametrize(
     "path",
-    ["/etc/passwd", "/../../etc/passwd", "//etc/passwd", "/page.css", "/%2e%2e/", "/<script>", "http://a/"],
+    ["/etc/passwd", "/../../etc/passwd", "//etc/passwd", "/page.css", "/%2e%2e/", "/<script>"],
 )
 def test_no_path_leads_to_a_file(served, path):
     answer, text = ask(served[0], path)
