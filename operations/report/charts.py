@@ -1,4 +1,4 @@
-"""Where the parts of a chart are drawn: pure geometry, which the template writes as SVG.
+"""The places of the parts of a chart: pure geometry, which the template writes as SVG.
 
 A chart is WIDTH wide and HEIGHT high, in units of its viewBox. Its labels are data until the template escapes
 them.

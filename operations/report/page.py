@@ -28,7 +28,7 @@ LONGEST: Final = 160
 
 @dataclass(frozen=True)
 class Refresh:
-    """How a served page stays up to date.
+    """The way in which a served page stays up to date.
 
     Attributes:
       seconds: between two loads.
@@ -139,5 +139,5 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"shown": shown, "kind": kind, "points": points}
-    environment.globals |= {"charts": charts}
+    environment.globals.update(charts=charts, view_box=f"0 0 {charts.WIDTH} {charts.HEIGHT}")
     return environment

@@ -115,7 +115,7 @@ class Server(ThreadingHTTPServer):
         """The address of the page."""
         return f"http://{HOST}:{self.server_address[1]}{PAGE}"
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, *_: Any) -> None:
         """Drops a client that went away; says anything else in a line."""
         error = sys.exception()
         if not isinstance(error, ConnectionError | TimeoutError):
