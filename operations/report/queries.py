@@ -154,5 +154,6 @@ def _moment(since: dt.datetime) -> str:
 
 def _start(column: str, step: int) -> str:
     """The start of the step of the time axis that a moment falls into."""
-    seconds = f"UNIX_SECONDS({column})"
+    # Truncated first: the local stack rounds a moment to its nearest second, BigQuery takes the one before.
+    seconds = f"UNIX_SECONDS(TIMESTAMP_TRUNC({column}, SECOND))"
     return f"TIMESTAMP_SECONDS({seconds} - MOD({seconds}, {step:d}))"
