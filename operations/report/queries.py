@@ -51,7 +51,7 @@ WITH first_scores AS (
 SELECT
   {_start("scored_at", step)} AS time,
   COUNT(*) AS transactions,
-  ROUND(COUNT(*) / {step:d}, 3) AS per_second,
+  COUNT(*) / {step:d} AS per_second,
   APPROX_QUANTILES({latency}, 100)[OFFSET(50)] AS p50_ms,
   APPROX_QUANTILES({latency}, 100)[OFFSET(99)] AS p99_ms
 FROM first_scores
