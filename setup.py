@@ -44,6 +44,7 @@ setup(
         ],
         # Folders without modules are no packages: their files are named from the package above.
         "operations": ["queries/*.sql"],
+        "operations.report": ["*.html", "*.css"],
         "templates": ["*/metadata.json"],
     },
     install_requires=[
@@ -60,6 +61,7 @@ setup(
         "google-cloud-storage>=2.19,<4",
         "googleapis-common-protos>=1.66,<2",
         "grpcio>=1.66,<2",
+        "jinja2>=3.1.6,<4",
         "jsonschema>=4.23,<5",
         "msgspec>=0.19,<1",
         "numpy>=2,<3",
@@ -116,10 +118,12 @@ setup(
         "test": [
             *EXPORT,
             *TRACES,
+            "google-api-python-client>=2.180,<3",  # for Google's discovery documents that it has
             "hypothesis>=6.100",
             "mypy>=2,<3",
             "openapi-python-client>=0.28,<1",
             "packaging>=24",
+            "promql-parser>=0.5,<1",
             "pytest>=9,<10",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6,<4",

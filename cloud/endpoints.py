@@ -18,6 +18,7 @@ from common.options import OptionError
 DATAFLOW_VARIABLE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_DATAFLOW"
 IAM_VARIABLE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_IAM"
 COMPUTE_VARIABLE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE"
+MONITORING_VARIABLE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_MONITORING"
 RESOURCE_MANAGER_VARIABLE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER"
 
 _SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
@@ -72,6 +73,16 @@ def compute_session() -> tuple[AuthorizedSession, str]:
       OptionError: credentials would travel in clear text.
     """
     return _session(COMPUTE_VARIABLE, "https://compute.googleapis.com/compute/v1")
+
+
+def monitoring_session() -> tuple[AuthorizedSession, str]:
+    """Opens a session with the caller's credentials, and gives the base URL of Cloud Monitoring.
+
+    Raises:
+      GoogleAuthError: nobody is signed in.
+      OptionError: credentials would travel in clear text.
+    """
+    return _session(MONITORING_VARIABLE, "https://monitoring.googleapis.com")
 
 
 def _session(variable: str, public: str) -> tuple[AuthorizedSession, str]:

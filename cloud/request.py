@@ -12,6 +12,7 @@ from typing import Final, Literal
 from cloud import pipeline, update, versions
 from cloud.jobs import DATASET_LABEL, PIPELINE_LABEL, label_value
 from cloud.machines import machine_for
+from cloud.monitoring.options import STREAM_JOB
 from cloud.options import InstallationOptions
 from cloud.pipeline import PipelineCommand, PipelineName
 from cloud.resources.base import LABEL
@@ -24,7 +25,6 @@ from common.values import at_least
 
 MACHINE_TYPE: Final = "n2-standard-2"
 GPU_IMAGE: Final = "an --image with a build of torch for CUDA, which the project's own image does not have"
-_STREAM: Final = "transaction-anomaly-streaming"
 StreamingMode = Literal["at_least_once", "exactly_once"]
 
 
@@ -204,7 +204,7 @@ class JobRequest:
     def job_name(self) -> str:
         """Name of the job; that of a batch job has the time of the launch."""
         default = f"transaction-anomaly-batch-{self.created:%Y%m%d-%H%M%S}"
-        return self.job.job_name or (_STREAM if self.pipeline.name == "streaming" else default)
+        return self.job.job_name or (STREAM_JOB if self.pipeline.name == "streaming" else default)
 
     @property
     def template(self) -> str:
@@ -299,7 +299,7 @@ def read_update(
         return read_request(name, namespace, rest)
     installation = read_options(InstallationOptions, namespace)
     use_quota_project(installation.project)
-    running = update.find(installation.jobs(), read_options(JobOptions, namespace).job_name or _STREAM)
+    running = update.find(installation.jobs(), read_options(JobOptions, namespace).job_name or STREAM_JOB)
     completed, flags = update.start_from(running, namespace, rest, words, installation.names.image)
     # The default of the launch is not taken for a choice: another GPU needs another machine.
     if completed.machine_type == _default_machine(running) and "machine_type" in running.launch:

@@ -49,6 +49,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
     },
     "look": {
         "query": Entry("operations.query", "ask the tables: anomalies, alert rates, dead letters, latency"),
+        "report": Entry("operations.report.__main__", "show the state as a page: a file, or served here"),
         "replay": Entry("operations.replay", "send dead letters through again"),
     },
 }

@@ -21,5 +21,5 @@ MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 """Bytes that a step gathers into one element, whatever its number of rows. A larger row stands alone."""
 
 MAX_EVENT_AGE_DAYS: Final = 3650
-"""How far an event time may lie in the past, unless an option says otherwise: BigQuery takes streamed rows
+"""Days that an event time may lie in the past, unless an option says otherwise: BigQuery takes streamed rows
 into partitions of the last ten years. The publisher's simulated time keeps to it."""

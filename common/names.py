@@ -296,6 +296,11 @@ ENDPOINT: Final = Name(
     ["projects/PROJECT/locations/REGION/endpoints/ENDPOINT"],
     {"PROJECT": _PROJECT_OR_NUMBER, "REGION": _REGION, "ENDPOINT": _ENDPOINT},
 )
+# docs.cloud.google.com/monitoring/api/ref_v3/rest/v3/projects.notificationChannels, field name
+CHANNEL: Final = Name(
+    ["projects/PROJECT/notificationChannels/CHANNEL"],
+    {"PROJECT": _PROJECT_OR_NUMBER, "CHANNEL": Rule(1, 63, _DIGIT)},
+)
 GCS: Final = Name(["gs://BUCKET", "gs://BUCKET/PATH"], {"BUCKET": _BUCKET, "PATH": _PATH})
 # docs.cloud.google.com/kms/docs/reference/rest/v1/projects.locations.keyRings/create, field keyRingId
 _KEY: Final = Rule(1, 63, Characters("A-Za-z0-9_-", ("letter", "digit", "_", "-")))

@@ -177,7 +177,8 @@ def _down(daemon: Daemon) -> int:
     stopped = daemon.down()
     print(f"The local stack {'has stopped' if stopped else 'was not running'}.", file=sys.stderr)
     variables = running.endpoints.environment() if running else {}
-    if names := [name for name, value in variables.items() if os.environ.get(name) == value]:
+    names = [name for name, value in variables.items() if os.environ.get(name) == value]
+    if any(name.endswith("_HOST") for name in names):  # this shell points to it
         print("unset", *names)
     return 0
 

@@ -21,17 +21,17 @@ from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from google.cloud import bigquery
 from google.cloud.pubsub_v1.types import ReceivedMessage
 
 from common.clients import BigQueryEndpoints
 from common.command import CommandError, Parser, command
 from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_record, progress
-from common.values import at_least
+from common.values import at_least, moment
 from local import topics
 from local.demo_picture import draw
 from local.demo_report import DemoReport, Pace, alert_latency, alerts_by_kind, print_report
+from local.demo_tables import STORED, kept, read_view
 from local.endpoints import Endpoints
 from local.process import LocalStackError
 from local.pubsub import PubSubKind
@@ -39,9 +39,12 @@ from local.runner import LocalResult, LocalStreamingRunner, run_until_drained
 from local.stack import LocalStack
 from model import artifact
 from operations import query
+from operations.report import page
+from operations.report.figures import read
 from pipelines import batch, streaming
 from transforms import metrics, tables
 from transforms.bigquery.counters import ROWS_WRITTEN
+from transforms.files import BLANK_LINES
 
 EXAMPLES: Final = """\
   anomaly demo
@@ -53,7 +56,6 @@ FRAUD_SHARE: Final = 0.02
 MALFORMED_SHARE: Final = 0.02
 QUERIES: Final = {"top_anomalies": 8, "latency": None, "dead_letters": None}
 """The named queries of the report, and the most rows of each."""
-STORED: Final = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE)
 
 
 class DemoError(RuntimeError):
@@ -160,10 +162,15 @@ class Demo:
         """The picture of scores and alerts."""
         return self.options.output / "anomalies.png"
 
+    @property
+    def page(self) -> Path:
+        """The page of `anomaly report` about the streamed tables."""
+        return self.options.output / "report.html"
+
     def clear(self) -> None:
         """Makes --output, or removes the files of an earlier demo from it, and nothing else."""
         self.options.output.mkdir(parents=True, exist_ok=True)
-        for path in (self.lines, self.labels, self.picture):
+        for path in (self.lines, self.labels, self.picture, self.page):
             path.unlink(missing_ok=True)
 
     def publish(self, *sink: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
@@ -180,7 +187,10 @@ class Demo:
         started = time.monotonic()
         result = batch.run(argv)
         result.wait_until_finish()
-        return Pace(metrics.totals(result)[metrics.ROWS_IN], time.monotonic() - started)
+        totals = metrics.totals(result)
+        # A message of white space alone is a blank line of the file.
+        messages = totals[metrics.ROWS_IN] + totals.get(BLANK_LINES, 0)
+        return Pace(messages, time.monotonic() - started)
 
     def finish(self, summary: DemoReport, scores: pa.Table) -> None:
         """Checks by the stored rows that no message was lost, and looks for what was planted.
@@ -232,6 +242,9 @@ def run(demo: Demo) -> DemoReport:
         for name, limit in QUERIES.items():
             summary.queries[name] = query.run(client, query.sql(name, streamed, limit=limit))
         demo.finish(summary, scores)
+        say("Report: the state of the streamed tables as a page")
+        demo.page.write_bytes(page.render(read(client, streamed, moment("24h"), max_bytes=0)))
+        summary.page = str(demo.page)
     return summary
 
 
@@ -334,31 +347,6 @@ def confirmed(publisher: subprocess.Popen[str]) -> int:
       DemoError: it failed.
     """
     return int(json.loads(output(publisher))["confirmed"])
-
-
-def kept(client: bigquery.Client, dataset: str) -> int:
-    """Counts the messages that have become a row, each once."""
-    (row,) = client.query(kept_sql(dataset)).result()
-    return int(row.n)
-
-
-def kept_sql(dataset: str) -> str:
-    """Makes the query that counts the rows and the dead letters of a dataset."""
-    counts = " + ".join(
-        f"(SELECT COUNT(*) FROM `{dataset}.{name}_latest`)"  # noqa: S608 - our own names
-        for name in (tables.SCORES_TABLE, tables.ERRORS_TABLE)
-    )
-    return f"SELECT {counts} AS n"
-
-
-def read_view(client: bigquery.Client, dataset: str, stored: str) -> pa.Table:
-    """Reads the deduplicated rows of a table, one of STORED."""
-    return client.query(rows_sql(dataset, stored)).result().to_arrow(create_bqstorage_client=False)
-
-
-def rows_sql(dataset: str, stored: str) -> str:
-    """Makes the query that reads the deduplicated rows of a table, one of STORED."""
-    return f"SELECT * FROM `{dataset}.{stored}_latest`"  # noqa: S608 - our own names
 
 
 @command

@@ -47,6 +47,7 @@ class DemoReport:
       alerts_by_kind: by planted kind.
       queries: the rows of the named queries.
       picture: file.
+      page: file.
       seconds: that the demo took.
     """
 
@@ -62,6 +63,7 @@ class DemoReport:
     alerts_by_kind: list[dict[str, Any]] = field(default_factory=list)
     queries: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     picture: str = ""
+    page: str = ""
     seconds: float = 0.0
 
 
@@ -129,4 +131,5 @@ def print_report(report: DemoReport) -> None:
         print(f"Latency        event to alert message: p50 {waited['p50']} ms, p99 {waited['p99']} ms")
     print(f"Pub/Sub        {report.pubsub}")
     print(f"Picture        {report.picture}")
+    print(f"Page           {report.page}: open it in a browser")
     print(f"Took           {report.seconds:.0f} s")

@@ -24,7 +24,7 @@ WINDOW: Final = 500
 OUTSIDE_SHARE: Final = 0.02
 """Share of a feature's values in a window that may lie outside its range; fair windows have up to 0.6 %."""
 SPREADS: Final = 2.5
-"""Factor by which a feature's middle half may be wider or narrower than in training; 2.1 in fair windows."""
+"""A feature's middle half may be so many times wider or narrower than in training; 2.1 in fair windows."""
 MAX_NAMED: Final = 6
 """Features that a warning names at most."""
 

@@ -203,11 +203,11 @@ def _ask(name: str, statement: str, options: QueryOptions, endpoint: str | None)
             )
         return run(client, statement, options.max_bytes or None)
     except (*google.ERRORS, ValueError) as error:
-        outdated = _outdated(client, dataset) if client and isinstance(error, BadRequest) else None
-        raise CommandError(outdated or explain(error, dataset, endpoint)) from error
+        lacking = outdated(client, dataset) if client and isinstance(error, BadRequest) else None
+        raise CommandError(lacking or explain(error, dataset, endpoint)) from error
 
 
-def _outdated(client: bigquery.Client, dataset: str) -> str | None:
+def outdated(client: bigquery.Client, dataset: str) -> str | None:
     """Names the columns that a table of an earlier version lacks, and the command that adds them."""
     spec = tables.scores_table()
     try:

@@ -12,7 +12,7 @@ _LAST_LINE: Final = re.compile(r"(?P<module>\w+(?:\.\w+)*)\.(?P<name>\w+): (?P<t
 """The end of a traceback."""
 
 _STEP: Final = re.compile(r" \[while running '[^']*'\]$")
-"""Which Beam adds."""
+"""Words that Beam adds."""
 
 
 def sentence(error: BaseException) -> str:

@@ -14,8 +14,8 @@ from tests.test_layout import MAY_IMPORT, ROOT
 
 PROJECT = "beam-transaction-anomaly"
 TESTS = (
-    *("hypothesis", "openapi-python-client", "packaging", "pytest", "pytest-timeout", "pytest-xdist"),
-    *("schemathesis", "zetasql"),
+    *("google-api-python-client", "hypothesis", "openapi-python-client", "packaging", "promql-parser"),
+    *("pytest", "pytest-timeout", "pytest-xdist", "schemathesis", "zetasql"),
 )
 TOOLS = {"mypy", "ruff", "vulture", *TESTS}
 """Run by `make`, or imported by tests alone."""

@@ -11,6 +11,12 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from transforms.schema import TRACE_FIELDS
+
+PASSED: Final = "pass_through"
+"""The column with what passes through from a message or row, as JSON."""
+_TRACE: Final = frozenset(field.name for field in TRACE_FIELDS)
+
 decode_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 """Decodes the keys of a JSON object, each to the bytes of its value."""
 
@@ -66,7 +72,7 @@ def row_messages(
             message |= dict(zip(names, map(_number, values), strict=True))
         else:
             message["features"] = [_number(value) for value in values]
-        messages.append(message_text(message, transactions.column("pass_through")[i].as_py()))
+        messages.append(message_text(message, transactions.column(PASSED)[i].as_py()))
     return messages
 
 
@@ -91,7 +97,7 @@ def object_messages(
         message = {name: value for name, value in message.items() if value is not None}
         for name, column in source.items():
             put(message, name, _number(column[i].as_py()))
-        messages.append(message_text(message, transactions.column("pass_through")[i].as_py()))
+        messages.append(message_text(message, transactions.column(PASSED)[i].as_py()))
     return messages
 
 
@@ -119,6 +125,22 @@ def put(message: dict[str, Any], field: str, value: Any) -> None:
     for name in outer:
         message = message.setdefault(name, {})
     message[key] = value
+
+
+def untraced(row: Mapping[str, Any], values: Mapping[str, Any]) -> bytes:
+    """Makes a message of a row again: what passed through is in its place, and the trace is left out.
+
+    >>> untraced({"account_id": "a-1", "message_id": "7", "pass_through": '{"shop":{"x":4}}'}, {"shop.y": 5})
+    b'{"shop":{"x":4,"y":5},"account_id":"a-1"}'
+
+    Args:
+      row: of a TRANSACTIONS batch.
+      values: of its features and amount, by field.
+    """
+    message = {key: value for key, value in row.items() if key not in _TRACE and value is not None}
+    for name, value in values.items():
+        put(message, name, value)
+    return message_text(message, row.get(PASSED))
 
 
 def message_text(message: Mapping[str, Any], passed: str | None) -> bytes:

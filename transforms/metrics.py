@@ -17,12 +17,14 @@ ROWS_IN: Final = "rows_in"
 ROWS_SCORED: Final = "rows_scored"
 DEAD_LETTERS: Final = "dead_letters"
 ALERTS: Final = "alerts"
-VALUES_OUT_OF_RANGE: Final = "values_out_of_range"
-"""Values of features that lie outside the range of the training; see `model.ranges`."""
 IDS_DERIVED: Final = "ids_derived"
 """Transactions that had no id, and got one from their content."""
 TIMES_DEFAULTED: Final = "times_defaulted"
 """Transactions that had no time, and got that of their publication or of the job's launch."""
+UNSTORED: Final = "dead_letters_unstored"
+"""Counts dead letters that BigQuery itself refused; the log names each, and its message is lost."""
+VALUES_OUT_OF_RANGE: Final = "values_out_of_range"
+"""Values of features that lie outside the range of the training; see `model.ranges`."""
 
 
 def counter(name: str) -> Metrics.DelegatingCounter:

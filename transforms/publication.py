@@ -177,7 +177,8 @@ def _check(moves: Iterable[str]) -> None:
 
 
 def _rename(moves: dict[str, str]) -> None:
-    folders = sorted({FileSystems.split(path)[0] for path in moves})
+    # FileSystems.split makes a local path absolute, and these are to be compared with the paths of `moves`.
+    folders = sorted({path.rpartition("/")[0] for path in moves})
     present = {path for folder in folders for path in _match(f"{folder}/*")}
     sources = [path for path in moves if path in present]
     size = FileSystems.get_chunk_size(sources[0]) if sources else 1

@@ -28,7 +28,6 @@ from apache_beam.io.components.adaptive_throttler import ThrottlingSignaler
 from apache_beam.ml.inference.base import ModelHandler
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from common.retry import Patience
 from model.outputs import ANOMALY_SCORE, answer_bytes
 from model.ranges import FeatureRanges, FeatureWatch
 from model.spec.declaration import FeatureSpec
@@ -36,8 +35,9 @@ from model.spec.default import ULB
 from transforms import metrics
 from transforms.instances import instances, plain_instances
 from transforms.remote_http import Connection, TorchServeConnection, VertexConnection
-from transforms.remote_protocol import MIN_REQUEST_BYTES, Answer, Contract, RejectedError
-from transforms.remote_retry import MAX_RETRY_AFTER, PATIENCE, Caller, CallStats, Part
+from transforms.remote_limits import Limits
+from transforms.remote_protocol import Answer, Contract, RejectedError
+from transforms.remote_retry import Caller, CallStats, Part
 from transforms.schema import ERROR_RECORDS, SCORES, SCORES_FULL, empty
 from transforms.scores import OutputDetail, Scored, ScoreRules, assemble_scores, feature_matrix, unscored
 
@@ -50,34 +50,6 @@ ROWS: Final = "remote_rows"
 OTHER_VERSION: Final = "remote_rows_of_other_version"
 NAMESPACE: Final = "anomaly_inference"
 _LOG: Final = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of requests: how they are cut and sent.
-
-    Attributes:
-      rows: instances a request at most; on shared endpoints of Vertex AI fewer, so that the answer also
-        stays under 1.5 MB, by estimate: 573 with detail "full".
-      bytes: bytes of a request's body at most; Vertex AI takes 1.5 MB on shared endpoints.
-      in_flight: requests of one worker process on their way at the same time.
-      timeout: seconds for an answer.
-      patience: when to try again; its tries count, its seconds do not.
-      max_retry_after: seconds of the longest Retry-After that is obeyed.
-    """
-
-    rows: int = 1000
-    bytes: int = 1_500_000
-    in_flight: int = 4
-    timeout: float = 60.0
-    patience: Patience = PATIENCE
-    max_retry_after: float = MAX_RETRY_AFTER
-
-    def __post_init__(self) -> None:
-        if self.rows < 1 or self.in_flight < 1 or self.timeout <= 0 or self.bytes < MIN_REQUEST_BYTES:
-            raise ValueError(
-                f"{self}: needs rows and in_flight of at least 1, a timeout over 0, {MIN_REQUEST_BYTES} bytes"
-            )
 
 
 class RemoteModel:

@@ -17,9 +17,9 @@ from model.spec.declaration import FeatureSpec
 from model.spec.default import ULB
 from model.thresholds import SEVERITIES, severity_codes
 from transforms.dead_letter import dead_letters
+from transforms.json_rows import untraced
 from transforms.readable import amounts, by_feature, value_texts
 from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES, TRACE_FIELDS
-from transforms.trace import untraced
 
 OutputDetail = Literal["compact", "full"]
 

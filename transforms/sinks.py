@@ -25,9 +25,6 @@ from transforms.topics import RowMessages
 from transforms.trace import STORED_AT, stamped
 from transforms.windows import CountWindows
 
-UNSTORED: Final = "dead_letters_unstored"
-"""Counts dead letters that BigQuery itself refused; the log names each, and its message is lost."""
-
 FILE_SETS: Final = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE)
 """The sets of files that `WriteFiles` writes."""
 
@@ -194,7 +191,7 @@ class _LogFn(beam.DoFn):
 
     def process(self, element: pa.RecordBatch) -> Iterable[None]:
         for reason, payload in zip(element["errorMessage"], element["payloadBytes"], strict=True):
-            metrics.counter(UNSTORED).inc()
+            metrics.counter(metrics.UNSTORED).inc()
             logging.error(
                 "BigQuery refused a dead letter, which is lost: %s", unstored(reason.as_py(), payload.as_py())
             )

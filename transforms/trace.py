@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,14 +18,12 @@ import orjson
 import pyarrow as pa
 
 from model.spec.columns import find_column
-from transforms.json_rows import decode_object, message_text, put, row_dicts
+from transforms.json_rows import PASSED, decode_object, row_dicts
 from transforms.schema import TRACE_FIELDS
 
-PASSED: Final = "pass_through"
 READ_AT: Final = "read_at"
 STORED_AT: Final = "stored_at"
 _TYPES: Final = {field.name: field.type for field in TRACE_FIELDS}
-_NAMES: Final = frozenset(_TYPES)
 
 
 def stamped(batch: pa.RecordBatch, name: str, micros: int) -> pa.RecordBatch:
@@ -161,19 +159,3 @@ def passed_columns(batch: pa.RecordBatch, names: Sequence[str]) -> pa.Array | No
             _set(message, there[number][0], value)
         texts.append(orjson.dumps(message).decode())
     return pa.array(texts, pa.string())
-
-
-def untraced(row: Mapping[str, Any], values: Mapping[str, Any]) -> bytes:
-    """Makes a message of a row again: what passed through is in its place, and the trace is left out.
-
-    >>> untraced({"account_id": "a-1", "message_id": "7", "pass_through": '{"shop":{"x":4}}'}, {"shop.y": 5})
-    b'{"shop":{"x":4,"y":5},"account_id":"a-1"}'
-
-    Args:
-      row: of a TRANSACTIONS batch.
-      values: of its features and amount, by field.
-    """
-    message = {key: value for key, value in row.items() if key not in _NAMES and value is not None}
-    for name, value in values.items():
-        put(message, name, value)
-    return message_text(message, row.get(PASSED))

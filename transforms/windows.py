@@ -39,7 +39,7 @@ LATENESS_SECONDS: Final = 86_400
 TOO_LATE: Final = "window_rows_too_late"
 """Counts them."""
 _PANE_SECONDS: Final = 20
-"""How long rows wait for others before a pane that comes before the end of the window."""
+"""Seconds that rows wait for others before a pane that comes before the end of the window."""
 _SLACK_SECONDS: Final = 600
 """Beam drops what is late by more than LATENESS_SECONDS and this, by a clock that lags behind ours."""
 _HELD_ROWS: Final = 256 * 1024

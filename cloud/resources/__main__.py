@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cloud.jobs import JobError, JobInfo, Jobs
+from cloud.monitoring.options import MonitoringOptions
 from cloud.options import InstallationOptions
 from cloud.resources.accounts import Apis
 from cloud.resources.base import MISSING, Clients, Resource, explained
-from cloud.resources.changes import Change, create, delete, inspect_all
-from cloud.resources.declared import Names, declare
+from cloud.resources.changes import Change, create, delete, inspect, inspect_all
+from cloud.resources.declared import Names, declare, declare_monitoring
 from cloud.resources.gcloud import Gcloud
+from cloud.resources.monitoring import NotificationChannel
 from cloud.resources.storage import Bucket
 from common.clients import BigQueryEndpoints, EndpointOptions
 from common.command import Parser, command, confirm
@@ -27,6 +29,8 @@ EXAMPLES: Final = """
   anomaly resources create --project my-project --region europe-west1
   anomaly resources status --project my-project --region europe-west1 --format json
   anomaly resources delete --project my-project --region europe-west1 --keep_tables
+  anomaly resources create --project my-project --region europe-west1 --monitoring \\
+    --notify projects/my-project/notificationChannels/1234567890
 
 On this machine, after `anomaly local up` and the exports that it prints:
   anomaly resources create --project local-project --emulators
@@ -76,9 +80,14 @@ class ResourceOptions(InstallationOptions):
     keep_tables: bool = option(False, action="store_true", help="delete: keep the dataset and its tables")
     yes: bool = option(False, action="store_true", help="delete: do not ask")
     bigquery: EndpointOptions = group()
+    monitor: MonitoringOptions = group("monitoring")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.emulators and self.monitor.monitoring:
+            raise OptionError(
+                "--monitoring: expected a Google project, got --emulators: the local stack has no monitoring"
+            )
         if self.emulators and not (self.endpoints.rest and os.environ.get("PUBSUB_EMULATOR_HOST")):
             raise OptionError(
                 "--emulators: expected PUBSUB_EMULATOR_HOST and BIGQUERY_EMULATOR_HOST in the environment: "
@@ -127,8 +136,9 @@ def _print_progress(text: str) -> None:
 
 
 def _delete(options: ResourceOptions, resources: Sequence[Resource], clients: Clients, form: Format) -> int:
-    # APIs stay enabled: other work in the project may need them.
-    doomed = [r for r in resources if not (isinstance(r, Apis) or (options.keep_tables and r.data))]
+    # APIs stay enabled: other work in the project may need them. Channels belong to whoever made them.
+    kept = (Apis, NotificationChannel)
+    doomed = [r for r in resources if not (isinstance(r, kept) or (options.keep_tables and r.data))]
     is_local = options.emulators and not options.endpoint
     running = [] if is_local else _jobs_in_the_way(options, doomed, clients)
     _print_progress(f"This deletes, in project {options.project}, what this command made:")
@@ -187,6 +197,20 @@ def _cancel(running: Sequence[JobInfo], client: Jobs) -> None:
             ) from error
 
 
+def _left_over(monitoring: Sequence[Resource], clients: Clients) -> list[Resource]:
+    """Lists what an earlier --monitoring made, as far as the caller may see it."""
+    made, unseen = [], {}
+    for resource in monitoring:
+        state = inspect(resource, clients)
+        if state.error:
+            unseen[resource.kind] = state.error
+        elif state != MISSING:
+            made.append(resource)
+    for error in unseen.values():
+        _print_progress(f"Not looked at, as --monitoring is not passed: {error}")
+    return made
+
+
 def run(action: str, options: ResourceOptions, form: Format) -> int:
     """Runs "create", "status" or "delete"; returns the exit status."""
     if not options.emulators:
@@ -196,10 +220,17 @@ def run(action: str, options: ResourceOptions, form: Format) -> int:
     )
     names = replace(options.names, scores_topic=options.scores_topic or action == "delete")
     resources = [r for r in declare(names) if r.emulated or not options.emulators]
+    monitoring = declare_monitoring(names, options.monitor)
     try:
+        if options.monitor.monitoring:
+            resources += monitoring
+        elif action == "delete" and not options.emulators:
+            resources += _left_over(monitoring, clients)
         if action == "delete":
             return _delete(options, resources, clients, form)
         if action == "create":
+            if options.monitor.monitoring and not options.monitor.notify:
+                _print_progress("Without --notify a new alert policy tells nobody: it opens incidents alone.")
             report(create(resources, clients, options.dry_run), form)
             return 0
         states = inspect_all(resources, clients)

@@ -14,6 +14,7 @@ from google.api_core.exceptions import Aborted, BadRequest, Forbidden, Precondit
 from google.cloud import bigquery
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 
+from cloud.monitoring.client import Monitoring
 from cloud.resources.gcloud import Gcloud
 from common import google
 from common.clients import BigQueryEndpoints
@@ -152,12 +153,17 @@ class Clients:
       endpoints: where BigQuery answers.
       gcloud: runs or prints gcloud commands.
       emulators: whether everything is on this machine.
+      monitoring: dashboards, alert policies, notification channels.
     """
 
     project: str
     endpoints: BigQueryEndpoints = field(default_factory=BigQueryEndpoints)
     gcloud: Gcloud = field(default_factory=Gcloud)
     emulators: bool = False
+    monitoring: Monitoring = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.monitoring = Monitoring(self.project)
 
     @property
     def local_bigquery(self) -> bool:
@@ -197,6 +203,7 @@ class Clients:
             self.publisher.transport.close()
         if "subscriber" in vars(self):
             self.subscriber.close()
+        self.monitoring.close()
 
 
 @dataclass(frozen=True)

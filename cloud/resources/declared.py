@@ -7,8 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from cloud.monitoring.dashboard import dashboard
+from cloud.monitoring.options import MonitoringOptions
+from cloud.monitoring.policies import policies
+from cloud.monitoring.queries import Scope
 from cloud.resources.accounts import Apis, Repository, Role, ServiceAccount, Target
 from cloud.resources.base import Resource
+from cloud.resources.monitoring import AlertPolicy, Dashboard, NotificationChannel
 from cloud.resources.storage import Bucket
 from cloud.resources.tables import Dataset, Table
 from cloud.resources.topics import Subscription, Topic
@@ -152,6 +157,35 @@ def declare(names: Names) -> tuple[Resource, ...]:
         *_messages(names),
         *_tables(names),
         *roles(names),
+    )
+
+
+def declare_monitoring(names: Names, options: MonitoringOptions) -> tuple[Resource, ...]:
+    """Lists the notification channels that are told, the dashboard and the alert policies."""
+    scope = Scope(
+        names.project,
+        names.region,
+        options.job_name,
+        topic=f"{names.prefix}transactions",
+        subscription=f"{names.prefix}transactions-pipeline",
+    )
+    location = names.dataset_location or names.region
+    return (
+        *(NotificationChannel(channel) for channel in dict.fromkeys(options.notify)),
+        Dashboard(
+            "dashboard",
+            installation=names.repository,
+            body=dashboard(scope, options, location, names.prefix),
+        ),
+        *(
+            AlertPolicy(
+                policy.id,
+                installation=names.repository,
+                body=policy.body(names.prefix),
+                channels=options.notify,
+            )
+            for policy in policies(scope, options, names.dataset_name, names.prefix)
+        ),
     )
 
 

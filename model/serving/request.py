@@ -27,7 +27,7 @@ SEVERITY: Final = "severity"
 THRESHOLDS: Final = "thresholds"
 """The field that puts the thresholds into the metadata of an answer, once for all rows."""
 REQUEST_FIELDS: Final = (*ANSWER_FIELDS, SEVERITY, THRESHOLDS)
-"""What `fields` of a request may name."""
+"""Names that `fields` of a request may hold."""
 
 
 class BadRequestError(ValueError):

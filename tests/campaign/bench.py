@@ -19,7 +19,7 @@ from google.cloud import bigquery
 from common.clients import BigQueryEndpoints
 from local import topics
 from local.bigquery import BigQueryEmulator
-from local.demo import kept_sql
+from local.demo_tables import kept_sql
 from local.endpoints import Endpoints
 from local.process import Emulator, free_port
 from local.pubsub import EmbeddedPubSub

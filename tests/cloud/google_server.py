@@ -16,6 +16,7 @@ from typing import Any
 
 from google.cloud.dataflow_v1beta3 import JobState
 
+from tests.cloud.monitoring_server import Monitoring
 from tests.cloud.storage_server import Storage
 from tests.http_server import Refusal, Request, serve
 
@@ -41,6 +42,7 @@ class Google:
       networks: Compute Engine's, by name; the subnetworks by region and name.
       machines: the zones that have a machine type, by its name.
       storage: Cloud Storage.
+      monitoring: Cloud Monitoring.
       denied: "launch" refuses Flex launches.
       failures: answers to the next questions for a job, in place of the job.
       built: of a build, once it is asked for the second time.
@@ -73,11 +75,12 @@ class Google:
         default_factory=lambda: {"n2-standard-2": ("us-central1-a",)}
     )
     storage: Storage = field(default_factory=Storage)
+    monitoring: Monitoring = field(default_factory=Monitoring)
 
     def environment(self) -> dict[str, str]:
         """The variables that send gcloud here, without an account."""
         apis = "SERVICEUSAGE IAM CLOUDRESOURCEMANAGER ARTIFACTREGISTRY CLOUDBUILD CLOUDKMS PUBSUB DATAFLOW"
-        overrides = dict.fromkeys([*apis.split(), "STORAGE"], f"{self.url}/")
+        overrides = dict.fromkeys([*apis.split(), "MONITORING", "STORAGE"], f"{self.url}/")
         overrides["COMPUTE"] = f"{self.url}/compute/v1/"
         return {f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": url for api, url in overrides.items()}
 
@@ -309,6 +312,9 @@ def google_server() -> Iterator[Google]:
             if stored is not None:
                 return stored
             google.requests.append((request.method, request.path, request.json))
+            monitored = google.monitoring.answer(request)
+            if monitored is not None:
+                return monitored
             return google.answer(request)
 
     with serve(answer) as port:

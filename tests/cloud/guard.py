@@ -49,6 +49,16 @@ ROLES: Final[dict[str, tuple[str, ...]]] = {
     "roles/pubsub.viewer": ("pubsub.topics.get", "pubsub.subscriptions.get"),
     "roles/pubsub.publisher": ("pubsub.topics.publish",),
     "roles/pubsub.subscriber": ("pubsub.subscriptions.consume",),
+    "roles/monitoring.alertPolicyEditor": tuple(
+        f"monitoring.alertPolicies.{verb}" for verb in ("create", "delete", "get", "list", "update")
+    ),
+    "roles/monitoring.dashboardEditor": tuple(
+        f"monitoring.dashboards.{verb}" for verb in ("create", "delete", "get", "list", "update")
+    ),
+    "roles/monitoring.notificationChannelViewer": (
+        "monitoring.notificationChannels.get",
+        "monitoring.notificationChannels.list",
+    ),
 }
 """Permissions of roles, as far as the guard asks for them (docs.cloud.google.com/iam/docs/roles-permissions).
 

@@ -118,6 +118,9 @@ def after(line: str, google: Google, run) -> None:
     """Runs a line and looks at what it left behind."""
     # Training to the end is what test_readme.py does; here the way of the model into the bucket counts.
     run(f"{line} --epochs=2 --rows=20000" if "anomaly train" in line else line)
+    if "--monitoring" in line:
+        kinds = [name.split("/")[2] for name in google.monitoring.things]
+        assert (kinds.count("dashboards"), kinds.count("alertPolicies")) == (1, 7)
     if "resources create" in line:
         bindings = google.policies["projects/local-project"]["bindings"]
         assert {binding["role"] for binding in bindings} == {
@@ -159,3 +162,4 @@ def after(line: str, google: Google, run) -> None:
     elif "resources delete" in line:
         assert BUCKET not in google.storage.buckets
         assert google.accounts == set()
+        assert google.monitoring.things == {}  # also without --monitoring

@@ -126,7 +126,6 @@ def test_what_cannot_be_launched_is_refused_before_anything_is_asked(argv, reaso
     ("argv", "reason"),
     [
         (["batch", "--input_query=SELECT 1", "--row_filter=x"], "--row_filter goes with --input_table"),
-        (["batch", "--input=gs://b-1/data.bin"], "cannot tell the format; pass --input_format"),
         (
             ["batch", "--input=gs://b-1/x.parquet", "--remote_rows=0"],
             "--remote_rows: expected a whole",

@@ -49,6 +49,9 @@ def test_the_demo(server, bigquery_emulator, capsys, model_dir, tmp_path):
         assert 0 < pace["seconds"] < took
     assert summary["stream"]["seconds"] > 1.5
     assert (tmp_path / "demo" / "anomalies.png").read_bytes()[:4] == b"\x89PNG"
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert f"<dd>{rows['scores']:,}</dd>" in page
+    assert f"<dd>{rows['error_records']:,}</dd>" in page
     assert (tmp_path / "demo" / "mine.txt").read_text() == "mine"
 
 
@@ -73,6 +76,7 @@ def test_the_report_for_people(bigquery_emulator, capsys, model_dir, tmp_path):
         "Stream         500 messages in",
         "Batch          500 messages in",
         "Pub/Sub        embedded",
+        f"Page           {tmp_path / 'demo' / 'report.html'}",
     ):
         assert text in out
 

@@ -109,6 +109,7 @@ def test_streaming_refuses(argv, reason, capsys):
     ("argv", "reason"),
     [
         (["--model=m"], "expected one of --input, --input_table and --input_query"),
+        (["--input=x.bin", "--model=m", "--output=o"], "--input=x.bin: no such file"),
         (["--input_table=d.t", "--model=m"], "expected PROJECT.DATASET.TABLE, got 'd.t'"),
         (["--input=x.jsonl", "--model=m", "--output=o", "--row_filter=Amount>1"], "goes with --input_table"),
         (["--input=x.jsonl", "--model=m"], "scores need a place to go"),

@@ -220,7 +220,7 @@ class TestTables:
 
 
 class TestTime:
-    """Where simulated time begins and ends."""
+    """The begin and the end of simulated time."""
 
     def made(self, *arguments):
         options = parse(["--spec", "card", *arguments])

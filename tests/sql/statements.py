@@ -45,6 +45,7 @@ VALUES: Final[dict[str, Sequence[Any]]] = {
     "since": (None, dt.datetime(1, 1, 1, tzinfo=dt.UTC), NOON),
     "source": (SOURCE,),
     "stage": (None, "parse"),
+    "step": (1, 3600),
     "stored": (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE),
     "transforms.tables.alerts_table.name": ("my_alerts",),
     "transforms.tables.error_records_table.name": ("my_letters",),
@@ -94,7 +95,7 @@ def sites() -> dict[str, list[str]]:
 
 
 def is_of_model(statement: Statement) -> bool:
-    """Whether a statement makes or asks a model of BigQuery ML."""
+    """Tells whether a statement makes or asks a model of BigQuery ML."""
     return statement.site.startswith("model.serving.bigquery_ml.")
 
 

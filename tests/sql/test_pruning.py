@@ -77,6 +77,22 @@ def test_a_query_reads_the_days_from_since_on(planner, name):
 
 
 @pytest.mark.parametrize(
+    "statement",
+    [
+        each
+        for each in statements.statements()
+        if each.site.startswith("operations.report.") and each.arguments["since"] == statements.NOON
+    ],
+    ids=str,
+)
+def test_the_page_reads_the_days_from_since_on(planner, statement):
+    scans = planner.scans(statement.sql(DATASET)[0])
+    assert scans
+    for _, filters in scans:
+        assert f"event_time {BOUND}".replace("00:00:00", "12:00:00") in filters
+
+
+@pytest.mark.parametrize(
     "statement", [each for each in statements.statements() if "noted" in each.arguments], ids=str
 )
 def test_a_replay_reads_the_days_from_since_on(planner, statement):

@@ -38,13 +38,16 @@ def contents(directory: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in directory.glob("*.parquet")}
 
 
-def test_files_get_their_names_and_the_mark_comes_last(tmp_path):
-    staged = write_staged(tmp_path, "a")
-    names = publish(reversed(staged), str(tmp_path), SETS)
+@pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])
+def test_files_get_their_names_and_the_mark_comes_last(is_relative, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    directory = Path(tmp_path.name) if is_relative else tmp_path
+    staged = write_staged(directory, "a")
+    names = publish(reversed(staged), str(directory), SETS)
     assert contents(tmp_path) == {
         f"{name}-0000{number}-of-00002.parquet": f"a {name} {number}" for name in SETS for number in (0, 1)
     }
-    assert sorted(names) == sorted(output_files(str(tmp_path), SETS))
+    assert sorted(names) == sorted(output_files(str(directory), SETS))
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == "") == [SUCCESS]
 
 

@@ -10,8 +10,9 @@ from tests.transforms.bigquery_server import ScriptedBigQuery
 from transforms import metrics
 from transforms.dead_letter import dead_letters
 from transforms.detect import Detected
+from transforms.metrics import UNSTORED
 from transforms.schema import ALERTS, SCORES, empty
-from transforms.sinks import UNSTORED, WriteTables
+from transforms.sinks import WriteTables
 
 TABLES = ("p.d.scores", "p.d.alerts", "p.d.error_records")
 SECRET = "4000001234567899"

@@ -1,4 +1,4 @@
-"""What passes through from a message or a column to scores, alerts, messages and dead letters."""
+"""Fields that pass through from a message or a column to scores, alerts, messages and dead letters."""
 
 from __future__ import annotations
 

@@ -215,9 +215,8 @@ def test_servers_read_features_by_the_same_rules(case, form):
         with pytest.raises(ValueError, match="V7: "):
             handler._numbers(instance, FEATURES)
     else:
-        assert RequestParser(FEATURES).parse(body).features[0, FEATURES.index("V7")] == np.float32(
-            case.expected
-        )
+        scored = RequestParser(FEATURES).parse(body).features[0, FEATURES.index("V7")]
+        assert scored == np.float32(case.expected)
         assert handler._numbers(instance, FEATURES)[FEATURES.index("V7")] == case.expected
 
 

@@ -14,7 +14,7 @@ from model.synthetic.people import distinct
 Ints = npt.NDArray[np.int64]
 
 TILL, ONLINE, CASH = 0, 1, 2
-"""How a category is paid: at a till, online, or at a cash machine."""
+"""Channels of a category: at a till, online, or at a cash machine."""
 
 
 @dataclass(frozen=True)

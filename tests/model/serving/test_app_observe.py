@@ -1,4 +1,4 @@
-"""What an operator may switch on: an access log, request ids, traces."""
+"""Switches of an operator: an access log, request ids, traces."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_merchant_compromise(history):
 
 
 def test_all_cards_of_a_merchant_are_copied():
-    """Where one merchant's visits fit into the share, each of its cards is used."""
+    """A merchant whose visits fit into the share: each of its cards is used."""
     generator = CardGenerator(seed=2, accounts=300, merchants=MIN_MERCHANTS, fraud_share=0)
     normals = generator.transactions(4_000).payments
     planter = frauds.Planter(generator.world, (frauds.KINDS["merchant_compromise"],), 0.02)

@@ -1,0 +1,1 @@
+"""Cloud Monitoring: queries, the dashboard, the alert policies and their texts, and a client of the API."""

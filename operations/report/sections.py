@@ -1,0 +1,166 @@
+"""The sections of the page, one entry of SECTIONS each: title, rows, drawing."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from model.thresholds import SEVERITIES
+from operations.report import charts
+from operations.report.figures import Figures, Rows
+from operations.report.queries import BINS_PER_DECADE
+
+MOST_REASONS: Final = 8
+"""Reasons of dead letters that are drawn."""
+_ALERTING: Final = {name: f"{name} alerts" for name in SEVERITIES[1:]}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A horizontal bar: its label, a text beside it, its value, and its length in per cent of the longest."""
+
+    label: str
+    aside: str
+    value: str
+    percent: float
+
+
+@dataclass(frozen=True)
+class Alert:
+    """An alert with the reasons for it."""
+
+    row: dict[str, Any]
+    reasons: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section.
+
+    Attributes:
+      statement: name of the rows in `Figures.rows`, also shown as a table.
+      title: over it.
+      note: a sentence for the reader, and for whoever cannot see the chart.
+      draw: makes what is drawn of figures with rows: a chart, bars, or alerts; None for the table alone.
+      empty: shown without rows.
+    """
+
+    statement: str
+    title: str
+    note: str
+    draw: Callable[[Figures], charts.Chart | list[Bar] | list[Alert]] | None = None
+    empty: str = "Nothing in this time."
+
+
+def _throughput(figures: Figures) -> charts.Chart:
+    rows = figures.rows["pace"]
+    values = {"count": [row["per_second"] for row in rows]}
+    return charts.stacked(_times(rows), values, figures.scored_step, {"count": "transactions a second"})
+
+
+def _latency(figures: Figures) -> charts.Chart:
+    rows = figures.rows["pace"]
+    values = {"median": [row["p50_ms"] for row in rows], "tail": [row["p99_ms"] for row in rows]}
+    names = {"median": "half are faster (p50)", "tail": "99 of 100 are faster (p99)"}
+    return charts.lines(_times(rows), values, figures.scored_step, names)
+
+
+def _scores(figures: Figures) -> charts.Chart:
+    bins: dict[int, Counter[str]] = defaultdict(Counter)
+    for row in figures.rows["score_distribution"]:
+        bins[row["bin"]][row["severity"] if row["severity"] in SEVERITIES else SEVERITIES[0]] += row[
+            "transactions"
+        ]
+    reached = figures.rows["thresholds"]
+    # The thresholds of the model that raised the last alert.
+    current = {
+        row["severity"]: row["threshold"]
+        for row in reached
+        if row["model_version"] == reached[-1]["model_version"]
+    }
+    rules = {name: current[name] for name in SEVERITIES if name in current}
+    return charts.histogram(bins, BINS_PER_DECADE, rules, {name: name for name in SEVERITIES})
+
+
+def _alerts(figures: Figures) -> charts.Chart:
+    rows = figures.rows["alerts_over_time"]
+    values = {name: [row[name] for row in rows] for name in _ALERTING}
+    return charts.stacked(_times(rows), values, figures.event_step, _ALERTING)
+
+
+def _last_alerts(figures: Figures) -> list[Alert]:
+    return [Alert(row, tuple(_reasons(row["top_features"]))) for row in figures.rows["last_alerts"]]
+
+
+def _reasons(features: Rows) -> list[Bar]:
+    """The features as bars of their contribution; with the value where the table has it."""
+    most = max((abs(each["contribution"] or 0) for each in features), default=0) or 1
+    bars = []
+    for each in features:
+        value = each.get("value")
+        aside = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        share = 100 * abs(each["contribution"] or 0) / most
+        bars.append(
+            Bar(str(each["feature"]), aside, f"{each['contribution'] or 0:+.2f}", round(min(share, 100.0), 1))
+        )
+    return bars
+
+
+def _letters(figures: Figures) -> list[Bar]:
+    rows = figures.rows["dead_letters"]
+    most = max(row["messages"] for row in rows)
+    return [
+        Bar(row["reason"], row["stage"], f"{row['messages']:,}", round(100 * row["messages"] / most, 1))
+        for row in rows[:MOST_REASONS]
+    ]
+
+
+def _times(rows: Rows) -> list[Any]:
+    return [row["time"] for row in rows]
+
+
+SECTIONS: Final = (
+    Section(
+        "pace",
+        "Throughput",
+        "Transactions scored a second, by the time of their first score.",
+        _throughput,
+    ),
+    Section(
+        "pace",
+        "Latency",
+        "From the event to its first score. A job over old data, a batch above all, is late by their age.",
+        _latency,
+    ),
+    Section(
+        "alerts_over_time",
+        "Alerts over time",
+        "By event time and by the latest score of each transaction.",
+        _alerts,
+    ),
+    Section(
+        "score_distribution",
+        "Scores",
+        "How many transactions have which anomaly score; both axes are logarithmic. The lines are the "
+        "thresholds that alerts have reached.",
+        _scores,
+    ),
+    Section(
+        "dead_letters",
+        "Dead letters",
+        "Messages and rows that were rejected, by reason and stage. The table has the rarer ones as well.",
+        _letters,
+        "No dead letters in this time.",
+    ),
+    Section("model_versions", "Model versions", "The transactions that each version has scored."),
+    Section(
+        "last_alerts",
+        "Last alerts",
+        "The newest first, as they were raised, with the features that contribute most to the score.",
+        _last_alerts,
+        "No alerts in this time.",
+    ),
+)
+"""In the order of the page. The last one takes its whole width."""
