@@ -23,6 +23,7 @@ from common.retry import LOOK_SECONDS
 from common.values import at_least, moment
 from operations.pictures import PICTURES, draw
 from transforms import tables
+from transforms.table_columns import TableError, missing_columns, with_members
 
 EXAMPLES: Final = """\
   anomaly query top_anomalies --dataset my-project.anomaly --since 24h --limit 10
@@ -212,8 +213,8 @@ def outdated(client: bigquery.Client, dataset: str) -> str | None:
     spec = tables.scores_table()
     try:
         table = client.get_table(f"{dataset}.{spec.name}", retry=RETRY)
-        missing = tables.missing_columns(table.schema, spec.schema)
-    except (*google.ERRORS, tables.TableError):
+        missing = missing_columns(with_members(table.schema, spec.schema), spec.schema)
+    except (*google.ERRORS, TableError):
         return None
     if not missing:
         return None

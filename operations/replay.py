@@ -29,6 +29,7 @@ from publisher.messages import Outgoing
 from publisher.pubsub import PubSubTopic
 from publisher.sink import PublishError, Sink
 from transforms import tables
+from transforms.table_columns import TableError
 
 EXAMPLES: Final = """\
   anomaly replay --dataset my-project.anomaly --topic projects/my-project/topics/transactions --dry_run
@@ -303,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             summary = plan(to_letters(read(client, options, noted)), topic, options)
         else:
             summary = run(client, options, topic, namespace.quiet)
-    except (PublishError, NoteError, tables.TableError, tables.NoAnswerError) as error:
+    except (PublishError, NoteError, TableError, tables.NoAnswerError) as error:
         raise CommandError(str(error)) from error
     except (*google.ERRORS, ValueError) as error:
         # A dry run reads alone.

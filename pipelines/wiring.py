@@ -35,6 +35,7 @@ from transforms.parse import Parse, ParseColumns
 from transforms.schema import SCORES, SCORES_FULL
 from transforms.score import Score
 from transforms.sinks import WriteTables
+from transforms.table_columns import TableError
 from transforms.windows import CountWindows
 
 _MEMBER: Final = "user:EMAIL"
@@ -178,7 +179,7 @@ def create_tables(options: JobOptions, beam_options: PipelineOptions) -> None:
         ) from error
     except tables.AccessError as error:
         raise OptionError(f"--output_dataset: {error}\n{_steps(error, dataset)}") from error
-    except tables.TableError as error:
+    except TableError as error:
         raise OptionError(f"--output_dataset: {error}") from error
     except ERRORS as error:
         problem = explain(error)

@@ -22,6 +22,7 @@ from cloud.resources.base import (
 )
 from transforms import tables
 from transforms.schema import to_bigquery
+from transforms.table_columns import TableError, column_kind
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class Table(Resource):
         """Makes table and view where they are missing."""
         try:
             tables.create_tables(clients.bigquery, self.dataset, (self.spec,))
-        except tables.TableError as error:
+        except TableError as error:
             raise ResourceError(str(error)) from error
         if not clients.local_bigquery:
             # The view needs no label: `delete` removes it with its table.
@@ -228,7 +229,7 @@ def column_differences(table: bigquery.Table, spec: tables.TableSpec) -> list[Di
     columns = []
     for declared in to_bigquery(spec.schema):
         field = existing.get(declared.name.lower())
-        kinds = (tables.column_kind(field) if field else None, tables.column_kind(declared))
+        kinds = (column_kind(field) if field else None, column_kind(declared))
         if kinds[0] != kinds[1]:
             columns.append(Difference(f"column {declared.name}", *kinds, fixable=field is None))
     return columns

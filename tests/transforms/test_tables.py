@@ -13,13 +13,12 @@ from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
 from transforms.dead_letter import dead_letters
 from transforms.schema import ERROR_RECORDS, SCORES, SCORES_FULL, to_bigquery
+from transforms.table_columns import TableError, missing_columns
 from transforms.tables import (
     TABLES,
-    TableError,
     alerts_table,
     create_tables,
     error_records_table,
-    missing_columns,
     scores_table,
 )
 
@@ -120,6 +119,8 @@ class TestOnTheEmulator:
                 "alerts_latest": "VIEW",
                 "error_records": "TABLE",
                 "error_records_latest": "VIEW",
+                "score_windows": "TABLE",
+                "score_windows_latest": "VIEW",
             }
         scores = bigquery_client.get_table(f"{full_name}.scores")
         assert scores.time_partitioning.field == "event_time"
