@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from model import artifact
 from model.synthetic.generator import TransactionGenerator
-from publisher.malformed import KINDS
+from publisher import malformed
 from publisher.messages import MessageSource
 from publisher.publish import write_jsonl
 
@@ -25,7 +25,7 @@ def write_lines(path: Path, rows: int, seed: int = 0) -> None:
     Not empty ones, which are no lines.
     """
     generator = TransactionGenerator(seed=seed, fraud_share=0.03)
-    kinds = [name for name in KINDS if name != "empty"]
+    kinds = [name for name in malformed.fitting("ulb") if name != "empty"]
     write_jsonl(path, MessageSource(generator, malformed_share=0.02, malformed_kinds=kinds), rows)
 
 

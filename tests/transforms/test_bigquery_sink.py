@@ -30,7 +30,8 @@ def batch(*ids: str | None) -> pa.RecordBatch:
 
 
 def score(transaction_id: str | None, **changes) -> dict:
-    row = {
+    top = [("V4", 0.5, "1.5"), ("Amount", 0.25, None)]
+    row = dict.fromkeys(SCORES.names) | {
         "transaction_id": transaction_id,
         "account_id": "account",
         "event_time": T0,
@@ -38,7 +39,7 @@ def score(transaction_id: str | None, **changes) -> dict:
         "anomaly_score": 3.25,
         "severity": "high",
         "encoded": [1.0, 2.0, 3.0, 4.0],
-        "top_features": [{"feature": "V4", "contribution": 0.5}, {"feature": "Amount", "contribution": 0.25}],
+        "top_features": [dict(zip(("feature", "contribution", "value"), each, strict=True)) for each in top],
         "model_version": "1",
         "scored_at": T0 + dt.timedelta(microseconds=5),
     }

@@ -117,7 +117,7 @@ def test_every_scorer_gives_the_same_outputs_in_full_detail(vertex, torchserve, 
     }
     numbers = [field.name for field in SCORES_FULL if pa.types.is_floating(field.type)]
     vectors = [field.name for field in SCORES_FULL if field.type == pa.list_(pa.float64())]
-    assert (len(numbers), len(vectors)) == (9, 5)
+    assert (len(numbers), len(vectors)) == (10, 5)
     for scorer in ("vertex", "torchserve"):
         for row, expected in zip(rows[scorer], rows["pytorch"], strict=True):
             for name in (*numbers, *vectors):

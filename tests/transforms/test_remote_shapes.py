@@ -8,6 +8,7 @@ import pytest
 
 from common.options import OptionError
 from model.outputs import FIELDS
+from model.serving.request import PredictRequest
 from pipelines import batch
 from tests.transforms.remote_cases import batches, expected_scores, handler_of, score_all
 from tests.transforms.remote_server import JSON, Reply, status
@@ -32,7 +33,7 @@ def answers_only(server, fields, refuses=lambda body: False):
     def judge(request):
         if server.refused:
             return status(400, "unknown key")
-        return Reply(200, server._predictor.answer(request.features, fields), JSON)
+        return Reply(200, server._predictor.answer(PredictRequest(request.features, fields))[0], JSON)
 
     server._parse, server.judge = parse, judge
 
@@ -49,10 +50,8 @@ def test_the_13_fields_are_scored_by_the_field_that_is_named(server, served_arti
     ]
     rows = [row for answer in answers for row in answer.scores.to_pylist()]
     features = np.concatenate([batch["features"].flatten().to_numpy().reshape(-1, 30) for batch in elements])
-    expected = [
-        row["denormalized_MAE"]
-        for row in orjson.loads(predictor.answer(features, ("denormalized_MAE",)))["predictions"]
-    ]
+    asked = PredictRequest(features, ("denormalized_MAE",))
+    expected = [row["denormalized_MAE"] for row in orjson.loads(predictor.answer(asked)[0])["predictions"]]
     assert [row["anomaly_score"] for row in rows] == pytest.approx(expected, rel=1e-6)
     assert [row["severity"] for row in rows] == [
         "high" if score >= 1.0 else "medium" if score >= 0.5 else "normal"
