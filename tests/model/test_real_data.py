@@ -37,8 +37,8 @@ def test_the_score_finds_frauds_that_it_never_saw(real):
     assert scores["anomaly_score"]["average_precision"] > 0.6
     assert scores["anomaly_score"]["auroc"] > 0.92
     assert scores["anomaly_score"]["recall_at"]["0.005"] > 0.7
-    for other in set(scores) - {"anomaly_score"}:
-        assert scores["anomaly_score"]["average_precision"] > 1.5 * scores[other]["average_precision"]
+    for other in set(scores) - {"anomaly_score"}:  # each tuned on rows of the validation part
+        assert scores["anomaly_score"]["average_precision"] > 1.3 * scores[other]["average_precision"]
 
 
 def test_thresholds_hold_on_test_normals(real):

@@ -169,7 +169,27 @@ def filled(bigquery_emulator):
             ("c", "payload: 80000 bytes, over the limit of 65536"),
         ]
     ]
-    for name, rows in (("scores", scores), ("alerts", alerts), ("error_records", errors)):
+    windows = [
+        {
+            "window_start": NOW.isoformat(),
+            "window_seconds": 60,
+            "model_version": "v1",
+            "run_id": "r",
+            "pane": 0,
+            "computed_at": NOW.isoformat(),
+            "transactions": 3,
+            "medium": 0,
+            "high": 1,
+            "score_mean": 11.0,
+            "score_p50": 2.0,
+            "score_p90": 30.0,
+            "score_p99": 30.0,
+            "score_max": 30.0,
+            "score_bins": [],
+        }
+    ]
+    stored = {"scores": scores, "alerts": alerts, "error_records": errors, "score_windows": windows}
+    for name, rows in stored.items():
         assert client.insert_rows_json(f"{dataset}.{name}", rows) == []
     return client, dataset
 

@@ -63,7 +63,7 @@ def ask(bigquery_emulator, dataset):
             ("error_records", [row for batch in letters for row in batch.to_pylist()], ERROR_RECORDS),
         ):
             if rows:
-                kept = [{column: row[column] for column in schema.names} for row in rows]
+                kept = [{column: row.get(column) for column in schema.names} for row in rows]
                 worlds.store(endpoints, f"{full_name}.{table}", kept, schema)
         return query.run(client, query.sql(name, full_name, **values))
 

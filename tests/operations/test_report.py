@@ -75,7 +75,11 @@ def test_the_figures_and_the_page_of_a_dataset(filled, tmp_path, capsys):
     ]
     assert [(row["medium"], row["high"]) for row in rows["alerts_over_time"]] == [(1, 1)]
     assert [row["transaction_id"] for row in rows["last_alerts"]] == [HOSTILE[0], "tx-3"]
-    assert rows["last_alerts"][0]["top_features"][0] == {"feature": "V14", "contribution": 15.0}
+    assert rows["last_alerts"][0]["top_features"][0] == {
+        "feature": "V14",
+        "contribution": 15.0,
+        "value": None,
+    }
     assert {row["severity"]: row["threshold"] for row in rows["thresholds"]} == {"high": 25.0, "medium": 10.0}
     assert {row["reason"]: row["messages"] for row in rows["dead_letters"]} == {
         "payload: not JSON": 1,

@@ -35,10 +35,17 @@ def model_flags(model_dir: Path) -> list[str]:
     return [f"--model={model_dir}", f"--medium_threshold={medium}", f"--high_threshold={medium * 10}"]
 
 
+_TIMES = frozenset(("scored_at", "read_at", "stored_at"))
+
+
 def comparable(rows: pa.Table) -> pa.Table:
     """Returns rows in an order of their own, without the moments of the job."""
     if "transaction_id" in rows.column_names:
-        return rows.drop_columns("scored_at").sort_by("transaction_id").combine_chunks()
+        return (
+            rows.drop_columns([*_TIMES.intersection(rows.column_names)])
+            .sort_by("transaction_id")
+            .combine_chunks()
+        )
     reasons = [_MOMENTS.sub(r"\1", text) for text in rows.column("errorMessage").to_pylist()]
     columns = {name: rows.column(name) for name in ("payloadBytes", "stage")} | {"reason": pa.array(reasons)}
     return pa.table(columns).sort_by([(name, "ascending") for name in columns]).combine_chunks()

@@ -132,12 +132,12 @@ def bigquery_flags(bigquery_emulator) -> list[str]:
 @pytest.mark.integration
 @pytest.mark.parametrize("source", ["--input_table={}", "--input_query=SELECT * FROM `{}`"])
 def test_a_column_that_is_no_part_of_a_transaction_is_not_read_from_bigquery(
-    make_table, bigquery_flags, bigquery_client, source
+    make_table, bigquery_flags, bigquery_client, model_dir, source
 ):
     table = make_table(ulb(account_id=["a"] * 5, notes=["a note"] * 5, Class=[0] * 5))
     argv = [source.format(table), "--model=m", "--output=o", *bigquery_flags]
     options, _ = batch.parse(argv)
-    read, _ = batch._source(options, dt.datetime.now(dt.UTC))
+    read, _ = batch._source(options, artifact.verify(model_dir), dt.datetime.now(dt.UTC))
     read.project, read.max_streams = bigquery_client.project, 1
     (stream,) = create_streams(read)
     names = pa.ipc.read_schema(pa.py_buffer(stream.schema)).names

@@ -46,6 +46,7 @@ def test_a_program_ends_without_a_traceback(server, served_artifact, tmp_path):
 
 
 def test_connections_close_with_the_model(kind, server, served_artifact, monkeypatch):
+    gc.collect()  # those of earlier tests
     closed = []
     monkeypatch.setattr(HttpConnection, "close", lambda connection: closed.append(connection))
     model = handler_of(kind, server, served_artifact).load_model()
