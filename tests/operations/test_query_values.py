@@ -81,7 +81,10 @@ BACKFILL = [
 
 def test_latency_is_that_of_the_first_scoring(ask):
     (row,) = ask("latency", BACKFILL)
-    assert row == {"minute": NOON, "transactions": 2, "p50_ms": 1000, "p99_ms": 3000, "max_ms": 3000}
+    known = {
+        name: value for name, value in row.items() if value is not None
+    }  # no step is known of these rows
+    assert known == {"minute": NOON, "transactions": 2, "p50_ms": 1000, "p99_ms": 3000, "max_ms": 3000}
 
 
 def test_alerts_are_those_of_the_latest_scores_in_every_query(ask):
