@@ -7,15 +7,16 @@ The own features are 12 mixed ones, some of them of nested fields: numbers, bool
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 import orjson
 
+from common.command import Parser, command
 from common.output import print_rows
 from model.features import FEATURES
 from model.spec.declaration import FeatureSpec
@@ -98,12 +99,13 @@ def microseconds(parse: Callable[[], Any], rows: int, runs: int) -> float:
     return min(times) / rows * 1e6
 
 
-def main() -> None:
+@command
+def main(argv: Sequence[str] | None = None) -> int:
     """Prints microseconds a row, and rates against the list."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser = Parser("python -m benchmarks.own_features", __doc__)
     parser.add_argument("--rows", type=int, default=4_096)
     parser.add_argument("--runs", type=int, default=20)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     rng = np.random.default_rng(1)
     learnt = Learnt({name: Rarity.of_counts(dict.fromkeys(v, 9), 1, 200) for name, v in _CATEGORIES.items()})
     cases = {
@@ -129,7 +131,8 @@ def main() -> None:
             for name, cost in costs.items()
         ]
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

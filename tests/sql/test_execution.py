@@ -59,6 +59,8 @@ class Setting:
         is_query = re.match(r"(--.*\n)*(SELECT|WITH)\b", statement.sql("p.d")[0])
         if not is_query or (statement.spec and statement.spec not in self.specs):
             return False
+        if statements.is_of_model(statement):  # no engine here has models
+            return False
         since, limit = statement.arguments.get("since", FIRST), statement.arguments.get("limit")
         return (since, limit) == (FIRST, None) or (self.thorough and since != NOON and limit in (None, 3))
 
