@@ -250,6 +250,8 @@ def kill_batch(model: str, directory: Path, size: Size) -> Outcome:
     with Bench(model, directory) as bench:
         writer = bench.command("publisher", "--jsonl", str(lines), "--count", str(sent), *MALFORMED)
         writer.communicate()
+        with lines.open("rb") as file:
+            sent = sum(1 for line in file if line.strip())  # a blank line is no message
         argv = [f"--input={lines}", f"--model={model}", f"--output_dataset={bench.dataset}"]
         argv += bench.endpoints.pipeline_args()
         started = time.monotonic()
