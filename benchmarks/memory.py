@@ -16,14 +16,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.processes import NAMES, write_inputs
 from common.command import Parser, command
 from common.output import track
-from model.synthetic.generator import TransactionGenerator
-from publisher.files import ParquetFile
-from publisher.messages import MessageSource
-from publisher.publish import publish, write_jsonl
 
-NAMES = {"jsonl": "JSON lines to Parquet", "parquet": "Parquet to Parquet"}
 ROWS = 1_000_000, 4_000_000
 _FILE_ROWS = 250_000
 _CODE = """
@@ -34,19 +30,6 @@ status = main(sys.argv[1:])
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 sys.exit(status)
 """
-
-
-def prepare(directory: Path, rows: int) -> None:
-    """Trains a model and writes a file of each format."""
-    words = [sys.executable, "-m", "common.anomaly", "train", f"--output={directory}/model", "--epochs=3"]
-    subprocess.run(words, check=True, capture_output=True)
-
-    def source() -> MessageSource:
-        return MessageSource(TransactionGenerator(seed=1, cycle=rows))
-
-    write_jsonl(directory / "rows.jsonl", source(), rows)
-    with ParquetFile(directory / "rows.parquet") as sink:
-        publish(source(), sink, count=rows)
 
 
 def peak_mb(directory: Path, form: str, copies: int) -> float:
@@ -73,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     file_rows = min(_FILE_ROWS, few)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        prepare(directory, file_rows)
+        write_inputs(directory, "rows", file_rows)
         cases = [(form, rows) for form in NAMES for rows in (few, many)]
         peaks = {
             (form, rows): peak_mb(directory, form, rows // file_rows)

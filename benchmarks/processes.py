@@ -37,17 +37,22 @@ SIZES = "few", "many"
 NAMES = {"jsonl": "JSON lines to Parquet", "parquet": "Parquet to Parquet"}
 
 
-def prepare(directory: Path, rows: int) -> None:
-    """Trains a model and writes the files."""
+def write_inputs(directory: Path, name: str, rows: int) -> None:
+    """Trains a model, in `model`, and writes a file of each format."""
     words = [sys.executable, "-m", "common.anomaly", "train", f"--output={directory}/model", "--epochs=3"]
     subprocess.run(words, check=True, capture_output=True)
 
     def source() -> MessageSource:
         return MessageSource(TransactionGenerator(seed=1, cycle=rows))
 
-    write_jsonl(directory / "many-0.jsonl", source(), rows)
-    with ParquetFile(directory / "many-0.parquet") as sink:
+    write_jsonl(directory / f"{name}.jsonl", source(), rows)
+    with ParquetFile(directory / f"{name}.parquet") as sink:
         publish(source(), sink, count=rows)
+
+
+def prepare(directory: Path, rows: int) -> None:
+    """Trains a model and writes the files."""
+    write_inputs(directory, "many-0", rows)
     for suffix, (few, many) in COPIES.items():
         for number in range(many):
             path = directory / f"many-{number}.{suffix}"

@@ -18,13 +18,13 @@ from model.roles import KEYS, OPTIONS, Roles, find_column
 from model.spec.columns import ColumnError
 from model.values import shown
 from transforms.columnar_object import object_columns, object_transactions
-from transforms.dead_letter import dead_letters
 from transforms.derived_ids import fill_ids, row_bytes
+from transforms.division import divided, explain, unread_keys
 from transforms.event_times import EVENT_TIME, outside_reasons
 from transforms.forms import ListForm, ObjectForm, raw_fields
 from transforms.json_rows import row_messages
 from transforms.message import MessageRules, Parsed
-from transforms.schema import ERROR_RECORDS, empty
+from transforms.schema import empty
 from transforms.trace import message_trace, outer_names, passed_columns
 
 _MOST_LISTED: Final = 8
@@ -32,8 +32,6 @@ _COMMON: Final = (*KEYS, "event_time_derived", "features")
 
 _Columns = Mapping[str, pa.Array]
 """The columns of a source that are known, by the role, "features", or the name of a feature."""
-
-_NO_LETTERS: Final = empty(ERROR_RECORDS)
 
 
 class SourceColumnsError(ValueError):
@@ -137,8 +135,7 @@ def _validated(
     accounts = columns.identifiers(source.get("account_id", absent), rules.roles.account_id)
     times = columns.event_times(source.get("event_time", absent), rules.roles.event_time)
     for name, read in zip(KEYS, (ids, accounts, times), strict=True):
-        for i, reason in read.reasons.items():
-            reasons.setdefault(i, f"{name}: {reason}")
+        explain(reasons, read.reasons, name)
     for i, reason in outside_reasons(times.column, default_event_time, rules).items():
         reasons.setdefault(i, reason)
     named, unnamed = ids.column, ids.column.is_null()
@@ -164,25 +161,14 @@ def _validated(
         ],
         schema=form.schema,
     )
-    if not reasons:
-        return Parsed(transactions, _NO_LETTERS, _count(unnamed), _count(untimed))
-    rejected = sorted(reasons)
-    keep = np.ones(n, bool)
-    keep[rejected] = False
-    kept = pa.array(keep)
-    unread = {
-        name: {i: source[name][i].as_py() for i in read.reasons}
-        for name, read in zip(KEYS, (ids, accounts, times), strict=True)
-    }
-    values = [_source_values(source, i, form.names) for i in rejected]
-    payloads = row_messages(transactions, rejected, values, unread, form.names)
-    letters = dead_letters(payloads, [reasons[i] for i in rejected], "parse")
-    counts = _count(unnamed.filter(kept)), _count(untimed.filter(kept))
-    return Parsed(transactions.filter(kept), letters, *counts)
 
+    def payloads(rows: list[int]) -> list[bytes]:
+        values = [_source_values(source, i, form.names) for i in rows]
+        return row_messages(
+            transactions, rows, values, unread_keys(source, (ids, accounts, times)), form.names
+        )
 
-def _count(mask: pa.Array) -> int:
-    return int(mask.true_count)
+    return divided(transactions, reasons, payloads, unnamed, untimed)
 
 
 def _known(batch: pa.RecordBatch, features: tuple[str, ...], roles: Roles) -> _Columns:

@@ -24,13 +24,12 @@ from model.spec.columns import (
 from model.spec.rows import EXPECTED, is_missing
 from model.spec.times import time_text
 from model.values import shown
-from transforms.dead_letter import dead_letters
 from transforms.derived_ids import fill_ids
+from transforms.division import divided, explain, unread_keys
 from transforms.event_times import EVENT_TIME, outside_reasons
 from transforms.forms import ObjectForm
 from transforms.json_rows import object_messages
 from transforms.message import MessageRules, Parsed
-from transforms.schema import ERROR_RECORDS, empty
 from transforms.trace import message_trace, outer_names
 
 _DERIVED: Final = "event_time_derived"
@@ -61,13 +60,13 @@ def object_transactions(
     reasons: dict[int, str] = {}
     for name, kind in form.fields.items():
         raw[name], unread = _raw(source[name], kind, name)
-        _explain(reasons, unread, name)
+        explain(reasons, unread, name)
     roles = {key: _role_column(batch, key, rules.roles) for key in KEYS}
     ids = columns.identifiers(roles["transaction_id"], rules.roles.transaction_id)
     accounts = columns.identifiers(roles["account_id"], rules.roles.account_id)
     times = _event_times(roles["event_time"], rules.roles)
     for key, read in zip(KEYS, (ids, accounts, times), strict=True):
-        _explain(reasons, read.reasons, key)
+        explain(reasons, read.reasons, key)
     for row, reason in outside_reasons(times.column, default_event_time, rules).items():
         reasons.setdefault(row, reason)
     moments = pc.fill_null(times.column, pa.scalar(default_event_time, EVENT_TIME))
@@ -89,26 +88,11 @@ def object_transactions(
     transactions = pa.RecordBatch.from_arrays(
         [named, accounts.column, moments, is_derived, *others], schema=form.schema
     )
-    if not reasons:
-        return Parsed(transactions, empty(ERROR_RECORDS), unnamed.true_count, untimed.true_count)
-    rejected = sorted(reasons)
-    keep = np.ones(n, bool)
-    keep[rejected] = False
-    kept = pa.array(keep)
-    cells = {
-        key: {row: roles[key][row].as_py() for row in read.reasons}
-        for key, read in zip(KEYS, (ids, accounts, times), strict=True)
-    }
-    letters = dead_letters(
-        object_messages(transactions, rejected, source, cells), [reasons[row] for row in rejected], "parse"
-    )
-    counts = unnamed.filter(kept).true_count, untimed.filter(kept).true_count
-    return Parsed(transactions.filter(kept), letters, *counts)
 
+    def payloads(rows: list[int]) -> list[bytes]:
+        return object_messages(transactions, rows, source, unread_keys(roles, (ids, accounts, times)))
 
-def _explain(reasons: dict[int, str], unread: dict[int, str], name: str) -> None:
-    for row, reason in unread.items():
-        reasons.setdefault(row, f"{name}: {reason}")
+    return divided(transactions, reasons, payloads, unnamed, untimed)
 
 
 def _raw(column: pa.Array, kind: str, name: str) -> Read:

@@ -65,9 +65,7 @@ def row_messages(
     """
     messages = []
     for i, values in zip(rows, features, strict=True):
-        message = role_values(transactions, i)
-        message |= {name: _unread(cells[i]) for name, cells in unread.items() if i in cells}
-        message = {name: value for name, value in message.items() if value is not None}
+        message = _key_values(transactions, i, unread)
         if len(values) == len(names):
             message |= dict(zip(names, map(_number, values), strict=True))
         else:
@@ -92,23 +90,25 @@ def object_messages(
     """
     messages = []
     for i in rows:
-        message = role_values(transactions, i)
-        message |= {name: _unread(cells[i]) for name, cells in unread.items() if i in cells}
-        message = {name: value for name, value in message.items() if value is not None}
+        message = _key_values(transactions, i, unread)
         for name, column in source.items():
             put(message, name, _number(column[i].as_py()))
         messages.append(message_text(message, transactions.column(PASSED)[i].as_py()))
     return messages
 
 
-def role_values(transactions: pa.RecordBatch, row: int) -> dict[str, Any]:
-    """Returns id, account and time of a row, under the roles' own names."""
-    return {
+def _key_values(
+    transactions: pa.RecordBatch, row: int, unread: Mapping[str, Mapping[int, Any]]
+) -> dict[str, Any]:
+    """Returns id, account and time of a row by the roles' own names; unread ones as the source has them."""
+    message = {
         "transaction_id": transactions.column("transaction_id")[row].as_py(),
         "account_id": transactions.column("account_id")[row].as_py(),
         "event_time": moment_text(transactions.column("event_time")[row]),
         "event_time_derived": transactions.column("event_time_derived")[row].as_py(),
     }
+    message |= {name: _unread(cells[row]) for name, cells in unread.items() if row in cells}
+    return {name: value for name, value in message.items() if value is not None}
 
 
 def put(message: dict[str, Any], field: str, value: Any) -> None:

@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 import psutil
-import requests
 
 from common.pubsub import publisher_client
 from local.bigquery import BigQueryEmulator
@@ -23,6 +22,7 @@ from model.synthetic.generator import TransactionGenerator
 from publisher.messages import MessageSource
 from tests.campaign.bench import STORED, Bench, Outcome, confirmed, paused, until
 from tests.model.serving.servers import container
+from tests.model.serving.vertex_cases import serve_through
 from tests.model.serving.vertex_server import vertex_server
 
 RATE: Final = 200
@@ -125,25 +125,8 @@ def pause_pubsub(model: str, directory: Path, size: Size) -> Outcome:
 def _vertex(model: str) -> Iterator[tuple[list[str], Callable[[float], None]]]:
     """A Vertex AI endpoint before the FastAPI server; gives the pipeline's flags, and a way to break it."""
     port = free_port()
-    session = requests.Session()
     with vertex_server() as server:
-        server.endpoints[ENDPOINT] = {
-            "name": ENDPOINT,
-            "displayName": "anomaly",
-            "deployedModels": [{"id": "7", "displayName": "deployed"}],
-            "trafficSplit": {"7": 100},
-        }
-
-        def forward(deployed: str, body: bytes, headers: object) -> requests.Response:
-            url = f"http://{HOST}:{port}/v1/endpoints/5/deployedModels/7:predict"
-            try:
-                return session.post(url, body, headers={"Content-Type": "application/json"}, timeout=60)
-            except requests.ConnectionError:  # as Vertex AI answers while a replica is gone
-                answer = requests.Response()
-                answer.status_code, answer._content = 503, b'{"error": "no replica"}'
-                return answer
-
-        server.forward = forward
+        serve_through(server, ENDPOINT, f"http://{HOST}:{port}")
         running = container(model, port=port)
         running.__enter__()
 

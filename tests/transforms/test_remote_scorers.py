@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import requests
 
 from pipelines import batch
 from tests.model.serving.artifacts import transactions
+from tests.model.serving.vertex_cases import serve_through
 from tests.model.serving.vertex_server import vertex_server
 from tests.transforms.remote_cases import batch_of
 from transforms import metrics
@@ -30,19 +30,7 @@ SCORERS = ("pytorch", "vertex", "torchserve")
 def vertex(custom_container):
     """A Vertex AI endpoint in front of the FastAPI server."""
     with vertex_server() as server:
-        server.endpoints[ENDPOINT] = {
-            "name": ENDPOINT,
-            "displayName": "anomaly",
-            "deployedModels": [{"id": "7", "displayName": "deployed"}],
-            "trafficSplit": {"7": 100},
-        }
-        session = requests.Session()
-
-        def forward(deployed, body, headers):
-            url = f"{custom_container.url}/v1/endpoints/5/deployedModels/7:predict"
-            return session.post(url, body, headers={"Content-Type": "application/json"}, timeout=60)
-
-        server.forward = forward
+        serve_through(server, ENDPOINT, custom_container.url)
         yield server
 
 
