@@ -197,18 +197,22 @@ def _cancel(running: Sequence[JobInfo], client: Jobs) -> None:
             ) from error
 
 
-def _left_over(monitoring: Sequence[Resource], clients: Clients) -> list[Resource]:
-    """Lists what an earlier --monitoring made, as far as the caller may see it."""
+def _left_over(resources: Sequence[Resource], flag: str, clients: Clients) -> list[Resource]:
+    """Lists those of a flag's resources that an earlier run has made, as far as the caller may see."""
     made, unseen = [], {}
-    for resource in monitoring:
+    for resource in resources:
         state = inspect(resource, clients)
         if state.error:
             unseen[resource.kind] = state.error
         elif state != MISSING:
             made.append(resource)
     for error in unseen.values():
-        _print_progress(f"Not looked at, as --monitoring is not passed: {error}")
+        _print_progress(f"Not looked at, as {flag} is not passed: {error}")
     return made
+
+
+def _declared(names: Names, on_emulators: bool) -> list[Resource]:
+    return [resource for resource in declare(names) if resource.emulated or not on_emulators]
 
 
 def run(action: str, options: ResourceOptions, form: Format) -> int:
@@ -218,14 +222,16 @@ def run(action: str, options: ResourceOptions, form: Format) -> int:
     clients = Clients(
         options.project, options.endpoints, Gcloud(print_only=options.print_gcloud), options.emulators
     )
-    names = replace(options.names, scores_topic=options.scores_topic or action == "delete")
-    resources = [r for r in declare(names) if r.emulated or not options.emulators]
-    monitoring = declare_monitoring(names, options.monitor)
+    resources = _declared(options.names, options.emulators)
+    monitoring = declare_monitoring(options.names, options.monitor)
     try:
+        if action == "delete" and not options.scores_topic:
+            all_topics = _declared(replace(options.names, scores_topic=True), options.emulators)
+            resources += _left_over([r for r in all_topics if r not in resources], "--scores_topic", clients)
         if options.monitor.monitoring:
             resources += monitoring
         elif action == "delete" and not options.emulators:
-            resources += _left_over(monitoring, clients)
+            resources += _left_over(monitoring, "--monitoring", clients)
         if action == "delete":
             return _delete(options, resources, clients, form)
         if action == "create":

@@ -148,11 +148,11 @@ def test_a_channel_that_is_missing_or_tells_nobody_ends_create(google: Google, c
 def test_delete_without_the_flag_finds_what_an_earlier_one_made(google: Google, capsys):
     do(create, declared())
     clients = Clients("local-project")
-    assert len(_left_over(declared(), clients)) == 8
+    assert len(_left_over(declared(), "--monitoring", clients)) == 8
     clients.close()
     google.monitoring.identity = Identity([])
     clients = Clients("local-project")
-    assert _left_over(declared(), clients) == []
+    assert _left_over(declared(), "--monitoring", clients) == []
     clients.close()
     assert capsys.readouterr().err.count("Not looked at, as --monitoring is not passed: ") == 2
 

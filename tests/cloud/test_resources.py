@@ -203,6 +203,15 @@ def test_delete_goes_on_past_a_dataset_that_holds_other_tables(stack, capsys):
 
 
 @pytest.mark.integration
+def test_delete_finds_the_topic_of_scores_that_an_earlier_run_made(stack, capsys):
+    assert run(capsys, "create", "--emulators", "--scores_topic")[0] == 0
+    _, rows = run(capsys, "delete", "--emulators", "--yes")
+    done = {row["name"]: row["done"] for row in rows}
+    assert done[NAMES.topic("scores")] == "deleted"
+    assert set(done.values()) == {"deleted"}
+
+
+@pytest.mark.integration
 def test_delete_takes_the_notes_of_replays_along(stack, capsys):
     run(capsys, "create", "--emulators")
     client = bigquery.Client("local-project", client_options={"api_endpoint": stack.bigquery})
