@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 ROOMS = (
     "cloud",
     "common",
+    "features",
     "local",
     "model",
     "operations",

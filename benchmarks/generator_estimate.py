@@ -41,7 +41,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from common.command import command
-from model.features import AMOUNT_INDEX, FEATURES, LABEL, N_FEATURES, TIME_INDEX
+from features.ulb import AMOUNT_INDEX, FEATURES, LABEL, N_FEATURES, TIME_INDEX
 from model.synthetic.parameters import COMPONENT_SLICE, Basis
 
 Floats = npt.NDArray[np.float64]

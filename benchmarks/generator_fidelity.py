@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from benchmarks.generator_estimate import read_ulb, thin_first_hours
 from common.command import command
-from model.features import AMOUNT_INDEX, FEATURES, TIME_INDEX
+from features.ulb import AMOUNT_INDEX, FEATURES, TIME_INDEX
 from model.synthetic.parameters import load
 
 Floats = npt.NDArray[np.float64]

@@ -22,8 +22,8 @@ import torch
 
 from common.command import command
 from common.output import track
+from features.ulb import N_FEATURES
 from model import artifact, package, torchscript
-from model.features import N_FEATURES
 from model.network import TransactionAutoencoder
 from model.outputs import FIELDS
 

@@ -18,9 +18,9 @@ import orjson
 
 from common.command import Parser, command
 from common.output import print_rows
-from model.features import FEATURES
-from model.spec.declaration import FeatureSpec
-from model.spec.learnt import Learnt, Rarity
+from features.declaration import FeatureSpec
+from features.learnt import Learnt, Rarity
+from features.ulb import FEATURES
 from transforms.forms import Encoding
 from transforms.message import MessageColumns, MessageRules, parse_messages
 

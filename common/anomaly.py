@@ -24,7 +24,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         ),
     },
     "model": {
-        "features": Entry("model.spec.__main__", "write and check a feature spec: what the model sees"),
+        "features": Entry("features.__main__", "write and check a feature spec: what the model sees"),
         "train": Entry("model.train", "train a model and write its artifact"),
         "evaluate": Entry("model.evaluate", "judge a model on labelled transactions, beside baselines"),
         "package": Entry("model.package", "pack a model for TorchServe, as ONNX or torch.export"),

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from features.declaration import FeatureSpec
+from features.default import ULB
 from model import metrics
-from model.spec.declaration import FeatureSpec
-from model.spec.default import ULB
 from model.threads import one_thread
 
 Rows = npt.NDArray[np.float32]

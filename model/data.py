@@ -12,11 +12,11 @@ import pyarrow as pa
 from common.command import CommandError
 from common.options import option
 from common.values import at_least, location
+from features import reading
+from features.declaration import FeatureSpec
+from features.default import ULB
+from features.ulb import TIME_INDEX
 from model.dataset import DataError, Dataset, from_arrow, used_columns
-from model.features import TIME_INDEX
-from model.spec import reading
-from model.spec.declaration import FeatureSpec
-from model.spec.default import ULB
 from model.thresholds import MIN_CALIBRATION_ROWS
 
 SYNTHETIC: Final = "synthetic"

@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.command import CommandError
-from model import roles
-from model.features import TIME
-from model.roles import LABEL_NAMES, resembling
-from model.spec.columns import ColumnEncoder, ColumnError, find_column, timestamps
-from model.spec.declaration import FeatureSpec
-from model.spec.default import ULB
-from model.spec.learning import learn
-from model.spec.learnt import NOTHING, Learnt
+from features import roles
+from features.columns import ColumnEncoder, ColumnError, find_column, timestamps
+from features.declaration import FeatureSpec
+from features.default import ULB
+from features.learning import learn
+from features.learnt import NOTHING, Learnt
+from features.roles import LABEL_NAMES, resembling
+from features.ulb import TIME
 
 MAX_REFUSED_SHARE: Final = 0.1
 """Share of the rows that the spec may refuse. With more, the spec or the table is the wrong one."""

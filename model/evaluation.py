@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from features.declaration import FeatureSpec
+from features.default import ULB
 from model import baselines, inference, metrics
 from model.outputs import ANOMALY_SCORE
-from model.spec.declaration import FeatureSpec
-from model.spec.default import ULB
 
 Scores = npt.NDArray[np.float64]
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from common.options import OptionError, option
 from common.output import track
 from common.values import SHARE, at_least
+from features.declaration import FeatureSpec
+from features.default import ULB
 from model import whitening
 from model.data import SplitBy
 from model.network import TransactionAutoencoder
-from model.spec.declaration import FeatureSpec
-from model.spec.default import ULB
 from model.threads import one_thread
 from model.thresholds import ALERT_BUDGETS
 

@@ -35,10 +35,10 @@ try:
 except ImportError:  # the prebuilt containers do not promise it
     orjson = None  # type: ignore[assignment]
 
-from model.spec.declaration import FeatureSpec, getter
-from model.spec.learnt import Learnt
-from model.spec.rows import RowEncoder
-from model.values import number
+from features.declaration import FeatureSpec, getter
+from features.learnt import Learnt
+from features.rows import RowEncoder
+from features.values import number
 
 FEATURES_FILE = "features.json"
 CONTRIBUTIONS = "contributions"

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from common.command import CommandError
 from common.names import MODEL
-from model.ranges import FeatureRanges, Quantiles, check_quantiles
-from model.spec.declaration import FeatureSpec
-from model.spec.default import ULB
-from model.spec.learnt import NOTHING, Learnt
+from features.declaration import FeatureSpec
+from features.default import ULB
+from features.learnt import NOTHING, Learnt
+from features.ranges import FeatureRanges, Quantiles, check_quantiles
 from model.thresholds import ScoreQuantiles, check_thresholds
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -43,8 +43,8 @@ class Manifest:
       training: seed, settings and course of the training.
       provenance: where the training data came from.
       figures: the measures of `anomaly evaluate`, on the test split.
-      feature_quantiles: of each input among the training rows, at `model.ranges.PROBABILITIES`; empty in an
-        older manifest.
+      feature_quantiles: of each input among the training rows, at `features.ranges.PROBABILITIES`; empty in
+        an older manifest.
       versions: versions of Python, torch and this package.
       spec: the features that the model sees.
       learnt: what training learnt of them: rarities of categories, medians.

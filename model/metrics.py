@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from model.spec.declaration import FeatureSpec
-from model.spec.default import ULB
+from features.declaration import FeatureSpec
+from features.default import ULB
 
 Floats = npt.NDArray[np.float64]
 

@@ -13,9 +13,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from features.declaration import FeatureSpec
+from features.default import ULB
 from model.outputs import ANOMALY_SCORE, ENCODED, encoded_size
-from model.spec.declaration import FeatureSpec
-from model.spec.default import ULB
 
 HIDDEN: Final = (16 / 30, 8 / 30)
 """Sizes of the hidden layers as shares of the inputs: 30-16-8-4 for the default spec."""

@@ -20,30 +20,27 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+import features
 import model.handler
 from common.command import CommandError, Parser, command
 from common.options import add_options, option, read_options
 from common.output import add_format, print_rows
+from features.declaration import FeatureSpec
+from features.default import ULB
+from features.learnt import NOTHING, Learnt
 from model import artifact
 from model.network import TransactionAutoencoder
 from model.outputs import ANSWER_FIELDS
-from model.spec.declaration import FeatureSpec
-from model.spec.default import ULB
-from model.spec.learnt import NOTHING, Learnt
 
 EXAMPLES: Final = """
   anomaly package --model out/model --output out/packages
   anomaly package --model gs://my-bucket/model --output out/packages --formats mar onnx
 """
-ENCODER: Final = (
-    "__init__.py",
-    "values.py",
-    *(
-        f"spec/{name}.py"
-        for name in ("__init__", "kinds", "declaration", "checks", "learnt", "times", "rows")
-    ),
+ENCODER: Final = tuple(
+    f"{name}.py"
+    for name in ("__init__", "checks", "declaration", "kinds", "learnt", "roles", "rows", "times", "values")
 )
-"""Modules that the archive of TorchServe carries; they need NumPy alone."""
+"""Modules of features/ that the archive of TorchServe carries; they need NumPy alone."""
 ONNX_FILE: Final = "model.onnx"
 EXPORT_FILE: Final = "model.pt2"
 ONNX_INPUT: Final = "features"
@@ -133,11 +130,10 @@ def write_archive(
 
 def _write_encoder(directory: Path, spec: FeatureSpec, learnt: Learnt) -> None:
     """Writes the modules of ENCODER and the spec, by which the handler encodes instances."""
-    root = Path(model.__file__).parent
+    target = directory / "features"
+    target.mkdir(parents=True)
     for name in ENCODER:
-        target = directory / "model" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / name, target)
+        shutil.copyfile(Path(features.__file__).with_name(name), target / name)
     content = {"spec": spec.to_json(), "learnt": learnt.to_json()}
     (directory / model.handler.FEATURES_FILE).write_text(json.dumps(content), encoding="utf-8")
 

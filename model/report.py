@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 
 from common.output import print_rows, safe_text
+from features.declaration import FeatureSpec
+from features.learnt import Learnt
 from model import artifact, evaluation, inference
 from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS
-from model.spec.declaration import FeatureSpec
-from model.spec.learnt import Learnt
 
 TOP_SHARE: Final = 0.01
 """Normals with the highest scores, of which the report says which feature leads them."""

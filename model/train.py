@@ -19,9 +19,9 @@ import torch
 
 from common.command import MissingExtraError, Parser, command
 from common.options import OptionError, add_options, option, read_options
+from features.ranges import feature_quantiles
 from model import artifact, baselines, data, evaluation, fitting, metrics, package, torchscript
 from model.dataset import fingerprint
-from model.ranges import feature_quantiles
 from model.report import print_report, score_shares
 from model.thresholds import ScoreQuantiles, calibrate, severity_codes
 

@@ -28,7 +28,7 @@ from common.google import ERRORS, explain, remedy
 from common.options import OptionError
 from common.pubsub import EMULATOR_VARIABLE, publisher_client, subscriber_client
 from common.retry import LOOK_SECONDS
-from model.roles import unused_columns
+from features.roles import unused_columns
 from transforms.bigquery.source import arrow_schema
 from transforms.columnar import SourceColumnsError, check_columns, source_columns
 from transforms.csv_source import csv_schema

@@ -19,8 +19,8 @@ from common.limits import MAX_EVENT_AGE_DAYS, MAX_MESSAGE_BYTES
 from common.names import DATASET
 from common.options import OptionError, option, read_options
 from common.values import Number, at_least
+from features.roles import OPTIONS, RoleError, Roles
 from model import artifact
-from model.roles import OPTIONS, RoleError, Roles
 from model.thresholds import SEVERITIES
 from transforms.bigquery.methods import METHODS, Method
 from transforms.forms import Encoding

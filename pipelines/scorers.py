@@ -15,9 +15,9 @@ from common.loopback import is_loopback
 from common.names import ENDPOINT
 from common.options import OptionError, option
 from common.values import at_least
+from features.default import ULB
 from model.artifact import MODEL_NAME, Manifest
 from model.outputs import ANOMALY_SCORE, width
-from model.spec.default import ULB
 from pipelines.options import DetectionOptions
 from transforms.remote import Limits, TorchServeHandler, VertexHandler
 from transforms.remote_protocol import MIN_REQUEST_BYTES

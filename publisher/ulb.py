@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from model.features import FEATURES, LABEL, N_FEATURES
+from features.ulb import FEATURES, LABEL, N_FEATURES
 from model.synthetic.generator import Transactions
 from publisher import malformed
 from publisher.forms import EVENT_TIME, TIME_TYPE, Form

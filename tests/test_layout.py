@@ -10,15 +10,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     "common": set(),
-    "model": {"common"},
-    "transforms": {"model", "common"},
-    "publisher": {"model", "common"},
-    "pipelines": {"transforms", "model", "common"},
-    "operations": {"publisher", "pipelines", "transforms", "model", "common"},
-    "cloud": {"pipelines", "transforms", "model", "common"},
-    "local": {"operations", "publisher", "pipelines", "transforms", "model", "common"},
-    "templates": {"cloud", "pipelines", "transforms", "model", "common"},
-    "benchmarks": {"tests", "local", "publisher", "pipelines", "transforms", "model", "common"},
+    "features": {"common"},
+    "model": {"features", "common"},
+    "transforms": {"model", "features", "common"},
+    "publisher": {"model", "features", "common"},
+    "pipelines": {"transforms", "model", "features", "common"},
+    "operations": {"publisher", "pipelines", "transforms", "model", "features", "common"},
+    "cloud": {"pipelines", "transforms", "model", "features", "common"},
+    "local": {"operations", "publisher", "pipelines", "transforms", "model", "features", "common"},
+    "templates": {"cloud", "pipelines", "transforms", "model", "features", "common"},
+    "benchmarks": {"tests", "local", "publisher", "pipelines", "transforms", "model", "features", "common"},
 }
 ROOMS = {*MAY_IMPORT, "tests"}
 

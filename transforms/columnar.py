@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model import columns
-from model.roles import KEYS, OPTIONS, Roles, find_column
-from model.spec.columns import ColumnError
-from model.values import shown
+from features import arrow
+from features.columns import ColumnError
+from features.roles import KEYS, OPTIONS, Roles, find_column
+from features.values import shown
 from transforms.columnar_object import object_columns, object_transactions
 from transforms.derived_ids import fill_ids, row_bytes
 from transforms.division import divided, explain, unread_keys
@@ -112,7 +112,7 @@ def to_transactions(
             return object_transactions(batch, default_event_time, form, rules, passed)
         source = _known(batch, form.names, rules.roles)
         return _validated(source, batch.num_rows, default_event_time, form, rules, passed)
-    except (columns.ColumnTypeError, ColumnError) as error:
+    except (arrow.ColumnTypeError, ColumnError) as error:
         raise SourceColumnsError(str(error)) from error
 
 
@@ -131,9 +131,9 @@ def _validated(
             if row not in reasons:
                 reasons[row] = _not_finite(source, row, int(np.flatnonzero(~finite[row])[0]), form.names)
     absent = pa.nulls(n)
-    ids = columns.identifiers(source.get("transaction_id", absent), rules.roles.transaction_id)
-    accounts = columns.identifiers(source.get("account_id", absent), rules.roles.account_id)
-    times = columns.event_times(source.get("event_time", absent), rules.roles.event_time)
+    ids = arrow.identifiers(source.get("transaction_id", absent), rules.roles.transaction_id)
+    accounts = arrow.identifiers(source.get("account_id", absent), rules.roles.account_id)
+    times = arrow.event_times(source.get("event_time", absent), rules.roles.event_time)
     for name, read in zip(KEYS, (ids, accounts, times), strict=True):
         explain(reasons, read.reasons, name)
     for i, reason in outside_reasons(times.column, default_event_time, rules).items():
@@ -175,7 +175,7 @@ def _known(batch: pa.RecordBatch, features: tuple[str, ...], roles: Roles) -> _C
     """The columns that a batch has, by their roles and the names of features, in plain types."""
     found = _positions(tuple(batch.schema.names), features, roles)
     arrays = batch.columns
-    return {name: columns.plain(arrays[position]) for name, position in found.items()}
+    return {name: arrow.plain(arrays[position]) for name, position in found.items()}
 
 
 @functools.lru_cache(maxsize=64)
@@ -256,7 +256,7 @@ def _from_columns(source: _Columns, n: int, kind: Any, names: tuple[str, ...]) -
     matrix = np.empty((n, len(names)), kind)
     with np.errstate(over="ignore", invalid="ignore"):
         for i, name in enumerate(names):
-            matrix[:, i] = columns.numbers(source[name], name)
+            matrix[:, i] = arrow.numbers(source[name], name)
     return matrix
 
 
@@ -266,7 +266,7 @@ def _from_lists(
     """The lists of the right length as numbers, NaN in other rows; and all lengths, -1 for null."""
     lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False).astype(np.int64)
     whole = lengths == len(names)
-    values = columns.numbers(columns.plain(column.filter(pa.array(whole)).flatten()), "features")
+    values = arrow.numbers(arrow.plain(column.filter(pa.array(whole)).flatten()), "features")
     matrix = np.full((len(column), len(names)), np.nan, kind)
     with np.errstate(over="ignore", invalid="ignore"):
         matrix[whole] = values.reshape(-1, len(names))

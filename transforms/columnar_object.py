@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model import columns
-from model.columns import Read
-from model.roles import KEYS, OPTIONS, Roles
-from model.spec.columns import (
+from features import arrow
+from features.arrow import Read
+from features.columns import (
     ColumnError,
     booleans,
     category_texts,
@@ -21,9 +20,10 @@ from model.spec.columns import (
     required_column,
     timestamps,
 )
-from model.spec.rows import EXPECTED, is_missing
-from model.spec.times import time_text
-from model.values import shown
+from features.roles import KEYS, OPTIONS, Roles
+from features.rows import EXPECTED, is_missing
+from features.times import time_text
+from features.values import shown
 from transforms.derived_ids import fill_ids
 from transforms.division import divided, explain, unread_keys
 from transforms.event_times import EVENT_TIME, outside_reasons
@@ -62,8 +62,8 @@ def object_transactions(
         raw[name], unread = _raw(source[name], kind, name)
         explain(reasons, unread, name)
     roles = {key: _role_column(batch, key, rules.roles) for key in KEYS}
-    ids = columns.identifiers(roles["transaction_id"], rules.roles.transaction_id)
-    accounts = columns.identifiers(roles["account_id"], rules.roles.account_id)
+    ids = arrow.identifiers(roles["transaction_id"], rules.roles.transaction_id)
+    accounts = arrow.identifiers(roles["account_id"], rules.roles.account_id)
     times = _event_times(roles["event_time"], rules.roles)
     for key, read in zip(KEYS, (ids, accounts, times), strict=True):
         explain(reasons, read.reasons, key)
@@ -102,7 +102,7 @@ def _raw(column: pa.Array, kind: str, name: str) -> Read:
         raw = texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
     else:
         read = booleans if kind == "boolean" else numbers
-        values, bad = read(columns.plain(column), name)
+        values, bad = read(arrow.plain(column), name)
         is_null = np.isnan(values) | bad
         raw = pa.array(np.where(is_null, 0, values), mask=is_null)
         raw = raw.cast(pa.bool_()) if kind == "boolean" else raw
@@ -130,12 +130,12 @@ def _role_column(batch: pa.RecordBatch, key: str, roles: Roles) -> pa.Array:
             raise ColumnError(
                 f"{OPTIONS[key]}: there is no column {name}; it has {', '.join(batch.schema.names)}"
             )
-    return pa.nulls(batch.num_rows) if column is None else columns.plain(column)
+    return pa.nulls(batch.num_rows) if column is None else arrow.plain(column)
 
 
 def _event_times(column: pa.Array, roles: Roles) -> Read:
     if roles.time_format == "any":
-        return columns.event_times(column, roles.event_time)
+        return arrow.event_times(column, roles.event_time)
     times, bad = timestamps(column, roles.time_format, roles.event_time)
     expected = time_text(roles.time_format)
     return Read(

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from model import roles, values
-from model.roles import MAX_ID_LENGTH, Roles
-from model.values import FeatureError, shown
+from features import roles, values
+from features.roles import MAX_ID_LENGTH, Roles
+from features.values import FeatureError, shown
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """A reader of files cuts a line here: a line of this length may have been longer. Pub/Sub allows less."""

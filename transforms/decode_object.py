@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import msgspec
 
-from model import roles
-from model.roles import EPOCH, KEYS, Roles
-from model.spec.declaration import getter
-from model.spec.rows import EXPECTED, is_missing, read_value
-from model.spec.times import parse_time, time_text
-from model.values import shown
+from features import roles
+from features.declaration import getter
+from features.roles import EPOCH, KEYS, Roles
+from features.rows import EXPECTED, is_missing, read_value
+from features.times import parse_time, time_text
+from features.values import shown
 from transforms.decode import (
     EventTime,
     Identifier,

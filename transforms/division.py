@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from model.columns import Read
-from model.roles import KEYS
+from features.arrow import Read
+from features.roles import KEYS
 from transforms.dead_letter import dead_letters
 from transforms.message import Parsed
 from transforms.schema import ERROR_RECORDS, empty

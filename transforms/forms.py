@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from model.roles import KEYS, Roles
-from model.spec.columns import ColumnEncoder, Columns
-from model.spec.declaration import FeatureSpec
-from model.spec.default import ULB
-from model.spec.learnt import NOTHING, Learnt
-from model.spec.rows import text_of
-from model.values import shown
+from features.columns import ColumnEncoder, Columns
+from features.declaration import FeatureSpec
+from features.default import ULB
+from features.learnt import NOTHING, Learnt
+from features.roles import KEYS, Roles
+from features.rows import text_of
+from features.values import shown
 from transforms.decode import Transaction, decoder
 from transforms.decode_object import object_decoder
 from transforms.schema import transactions_schema

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from model.spec.declaration import FeatureSpec
+from features.declaration import FeatureSpec
 from transforms.scores import feature_matrix
 
 _PLAIN: Final = {"number": 0.0, "boolean": False, "category": "unknown"}

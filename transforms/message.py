@@ -1,8 +1,8 @@
 """Decodes transaction messages: bytes in, columns or a reason out. No Beam here.
 
 docs/messages.md has the rules in one table. The usual message is decoded and checked in C. One that the
-strict decoder refuses is read again, value by value, by the rules of model.values and model.roles, which
-files, tables, servers and training also follow.
+strict decoder refuses is read again, value by value, by the rules of features.values and features.roles,
+which files, tables, servers and training also follow.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import msgspec
 import pyarrow as pa
 
 from common.limits import MAX_BATCH_BYTES, MAX_MESSAGE_BYTES
-from model import roles
-from model.roles import Roles
+from features import roles
+from features.roles import Roles
 from transforms.dead_letter import MESSAGE_ID, PUBSUB_MESSAGE_ID, dead_letters
 from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction
 from transforms.forms import Encoding, default_encoding

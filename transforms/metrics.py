@@ -24,7 +24,7 @@ TIMES_DEFAULTED: Final = "times_defaulted"
 UNSTORED: Final = "dead_letters_unstored"
 """Counts dead letters that BigQuery itself refused; the log names each, and its message is lost."""
 VALUES_OUT_OF_RANGE: Final = "values_out_of_range"
-"""Values of features that lie outside the range of the training; see `model.ranges`."""
+"""Values of features that lie outside the range of the training; see `features.ranges`."""
 
 
 def counter(name: str) -> Metrics.DelegatingCounter:

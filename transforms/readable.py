@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from model.spec.declaration import Feature, FeatureSpec
-from model.values import shown
+from features.declaration import Feature, FeatureSpec
+from features.values import shown
 
 MAX_CHARACTERS: Final = 100
 """Longer values are cut."""

@@ -28,10 +28,10 @@ from apache_beam.io.components.adaptive_throttler import ThrottlingSignaler
 from apache_beam.ml.inference.base import ModelHandler
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from features.declaration import FeatureSpec
+from features.default import ULB
+from features.ranges import FeatureRanges, FeatureWatch
 from model.outputs import ANOMALY_SCORE, answer_bytes
-from model.ranges import FeatureRanges, FeatureWatch
-from model.spec.declaration import FeatureSpec
-from model.spec.default import ULB
 from transforms import metrics
 from transforms.instances import instances, plain_instances
 from transforms.remote_http import Connection, TorchServeConnection, VertexConnection

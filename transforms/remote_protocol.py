@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from features.default import ULB
 from model.outputs import ANOMALY_SCORE, ANSWER_FIELDS, CONTRIBUTIONS, SCORE_FIELDS, width
-from model.spec.default import ULB
 from transforms.scores import OutputDetail
 
 MIN_REQUEST_BYTES: Final = 4096

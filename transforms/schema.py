@@ -12,8 +12,8 @@ from typing import Any, Final
 import pyarrow as pa
 from google.cloud import bigquery
 
+from features.default import ULB
 from model.outputs import SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
-from model.spec.default import ULB
 from model.thresholds import SEVERITIES
 
 TOP_FEATURES: Final = 3

@@ -16,9 +16,9 @@ import torch
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from features.ranges import FeatureWatch
 from model import artifact, inference
 from model.outputs import ANSWER_FIELDS, SCORE_FIELDS
-from model.ranges import FeatureWatch
 from transforms import metrics
 from transforms.parse import DEAD_LETTER_TAG, two_outputs
 from transforms.scores import (

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from features.declaration import FeatureSpec
+from features.default import ULB
 from model.explain import top_features
 from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
-from model.spec.declaration import FeatureSpec
-from model.spec.default import ULB
 from model.thresholds import SEVERITIES, severity_codes
 from transforms.dead_letter import dead_letters
 from transforms.json_rows import untraced

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from model.spec.columns import find_column
+from features.columns import find_column
 from transforms.json_rows import PASSED, decode_object, row_dicts
 from transforms.schema import TRACE_FIELDS
 

@@ -16,7 +16,7 @@ from cloud.resources.tables import column_differences, table_differences
 from common.google import remedy
 from common.loopback import urlopen
 from common.retry import LOOK_SECONDS
-from model.features import FEATURES
+from features.ulb import FEATURES
 from transforms import tables
 
 _METADATA_ROLE = "roles/bigquery.metadataViewer"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.declaration import FeatureSpec
+from features.learnt import Learnt
+from features.rows import RowEncoder
 from model.serving.request import BadRequestError, PredictRequest, RequestParser
-from model.spec.declaration import FeatureSpec
-from model.spec.learnt import Learnt
-from model.spec.rows import RowEncoder
 
 
 class SpecParser(RequestParser):

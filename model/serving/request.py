@@ -4,8 +4,8 @@
 
 An instance is the list of the model's raw features in their order, or an object with them by name. As at
 TorchServe, it may also be either of them as JSON text, or `{"features": INSTANCE, "fields": [...]}` with
-fields of its own. Numbers follow the rules of messages, `model.values`: finite in float32, also as text, no
-booleans.
+fields of its own. Numbers follow the rules of messages, `features.values`: finite in float32, also as text,
+no booleans.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from features.values import number
 from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
-from model.values import number
 
 SEVERITY: Final = "severity"
 """The field with a row's severity by the thresholds of the model."""

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from model.features import AMOUNT_INDEX
+from features.ulb import AMOUNT_INDEX
 from model.synthetic.parameters import COMPONENT_SLICE, Floats, Parameters, rounded
 
 Draw = Callable[[Parameters, Floats, np.random.Generator], Floats]

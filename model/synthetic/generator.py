@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from model.features import N_FEATURES, TIME_INDEX
+from features.ulb import N_FEATURES, TIME_INDEX
 from model.synthetic import frauds, parameters
 from model.synthetic.ids import transaction_ids
 from model.synthetic.people import Pools
@@ -35,7 +35,7 @@ class Transactions:
       account_ids: account numbers.
       merchants: merchant names.
       elapsed: float64, seconds since the start of the stream, ascending.
-      features: [n, 30] float64 in the order of model.features.FEATURES; Time is `elapsed` modulo two days.
+      features: [n, 30] float64 in the order of features.ulb.FEATURES; Time is `elapsed` modulo two days.
       kind_codes: int8, 0 for a normal, otherwise 1 + the position in `kind_names`.
       kind_names: the kinds of fraud that this stream plants.
     """

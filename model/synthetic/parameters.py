@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from model.features import AMOUNT_INDEX, COMPONENTS, FEATURES, N_FEATURES, TIME_INDEX
+from features.ulb import AMOUNT_INDEX, COMPONENTS, FEATURES, N_FEATURES, TIME_INDEX
 
 Floats = npt.NDArray[np.float64]
 

@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--messages", type=Path)
     parser.add_argument("--published", type=Path)
     args = parser.parse_args()
-    for name in ("pipelines", "transforms", "model"):
+    for name in ("pipelines", "transforms", "model", "features"):
         found = Path(__import__(name).__file__ or "")
         if not found.is_relative_to(sys.prefix):
             sys.exit(f"{name} was imported from {found}, which the staged package did not bring")

@@ -17,11 +17,11 @@ from cloud.resources import __main__ as resources
 from cloud.resources.declared import Names, declare, roles
 from cloud.resources.tables import Dataset
 from common.clients import BigQueryEndpoints
+from features.ulb import FEATURES
 from local import topics
 from local.endpoints import Endpoints
 from local.runner import LocalStreamingRunner, run_until_drained
 from model.bigquery_table import read_table
-from model.features import FEATURES
 from operations import query, replay
 from pipelines import streaming
 from publisher import __main__ as publisher

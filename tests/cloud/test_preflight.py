@@ -20,11 +20,11 @@ from cloud.resources.base import Clients
 from cloud.resources.declared import Names
 from common.clients import BigQueryEndpoints
 from common.command import Parser
+from features.ulb import FEATURES
 from local import pubsub, topics
 from local.endpoints import Endpoints
 from local.stack import LocalStack
 from model import artifact
-from model.features import FEATURES
 from templates import build
 from tests.cloud import storage_server
 from tests.cloud.google_server import Google

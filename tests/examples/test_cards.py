@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from features import __main__ as features
 from model import train
-from model.spec import __main__ as features
 from pipelines import batch
 from publisher import __main__ as publish
 

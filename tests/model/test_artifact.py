@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+from features.ulb import FEATURES
 from model import artifact
 from model.artifact import ARCHIVE_FILE, MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest, ReplacedError
-from model.features import FEATURES
 
 
 @pytest.fixture

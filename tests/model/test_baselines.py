@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from features.ulb import FEATURES
 from model import baselines, data, evaluate, whitening
-from model.features import FEATURES
 from tests.model.conftest import ROWS
 
 

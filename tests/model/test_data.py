@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 
+from features.ulb import AMOUNT_INDEX, FEATURES, LABEL
 from local.gcs import local_gcs
 from model import data
 from model.data import DataError, Dataset
 from model.dataset import fingerprint
-from model.features import AMOUNT_INDEX, FEATURES, LABEL
 
 
 def table(n: int = 50, label: bool = True, seed: int = 0) -> pa.Table:

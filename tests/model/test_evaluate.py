@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from features.ulb import FEATURES, LABEL
 from model import baselines, data, evaluate, evaluation, fitting, plots
 from model.dataset import fingerprint
-from model.features import FEATURES, LABEL
 from model.network import TransactionAutoencoder
 from model.synthetic.generator import TransactionGenerator
 from tests.model.conftest import ROWS

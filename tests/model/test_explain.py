@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from features.ulb import FEATURES, TIME_INDEX
 from model.explain import top_features
-from model.features import FEATURES, TIME_INDEX
 
 
 def test_top_features_of_literal_contributions():

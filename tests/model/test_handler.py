@@ -12,8 +12,8 @@ import numpy as np
 import orjson
 import pytest
 
+from features.ulb import FEATURES
 from model.artifact import ARCHIVE_FILE
-from model.features import FEATURES
 from model.outputs import FIELDS
 from tests.model.test_network import answers
 
@@ -110,7 +110,7 @@ def test_the_archived_handler_imports_without_the_repository(served, trained, tm
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == "model.spec.rows"
+    assert done.stdout.strip() == "features.rows"
 
 
 def test_a_whole_request_is_answered_as_the_model_answers(ask, rows, expected):

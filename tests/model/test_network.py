@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from features.ulb import AMOUNT_INDEX, N_FEATURES, TIME_INDEX
 from model import torchscript
-from model.features import AMOUNT_INDEX, N_FEATURES, TIME_INDEX
 from model.network import INPUT_REACH, RESIDUAL_REACH, TransactionAutoencoder
 from model.outputs import FIELDS
 

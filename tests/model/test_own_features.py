@@ -13,16 +13,16 @@ import pytest
 import torch
 from pyarrow import parquet
 
+from features.columns import ColumnEncoder, field_columns
+from features.declaration import FeatureSpec
+from features.ranges import FeatureWatch
+from features.rows import RowEncoder
 from model import artifact, data, evaluate, evaluation, package, train
 from model.artifact import ArtifactError
 from model.dataset import DataError
 from model.network import TransactionAutoencoder, layers
-from model.ranges import FeatureWatch
 from model.serving.predictor import Predictor
 from model.serving.request import BadRequestError
-from model.spec.columns import ColumnEncoder, field_columns
-from model.spec.declaration import FeatureSpec
-from model.spec.rows import RowEncoder
 from model.torchscript import trace
 from tests.model.test_handler import unpacked
 

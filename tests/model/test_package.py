@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from features.ulb import N_FEATURES
 from model import artifact, package
-from model.features import N_FEATURES
 from model.outputs import ANSWER_FIELDS
 from tests.model.test_network import answers, assert_close
 
@@ -80,7 +80,7 @@ def test_archive_holds_model_handler_and_features(trained):
             "final_model_traced.pt",
             "handler.py",
             "features.json",
-            "model/spec/rows.py",
+            "features/rows.py",
             "MAR-INF/MANIFEST.json",
         } <= set(archive.namelist())
         manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]

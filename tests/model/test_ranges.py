@@ -8,8 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from model.features import AMOUNT_INDEX, COMPONENTS, FEATURES, TIME_INDEX
-from model.ranges import FeatureRanges, FeatureWatch, check_quantiles, feature_quantiles
+from features.ranges import FeatureRanges, FeatureWatch, check_quantiles, feature_quantiles
+from features.ulb import AMOUNT_INDEX, COMPONENTS, FEATURES, TIME_INDEX
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from features.ranges import WINDOW, FeatureWatch
 from model import artifact, data, evaluation, fitting, package, train
-from model.ranges import WINDOW, FeatureWatch
 from tests.model.test_network import reference
 
 PATH = Path(__file__).parents[3] / "shared" / "data" / "ulb_transactions.parquet"

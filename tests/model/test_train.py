@@ -10,8 +10,8 @@ import threadpoolctl
 import torch
 from pyarrow import parquet
 
+from features.ulb import FEATURES, LABEL
 from model import artifact, baselines, data, evaluation, fitting, package, report, torchscript, train
-from model.features import FEATURES, LABEL
 from model.network import TransactionAutoencoder
 from model.synthetic.generator import TransactionGenerator
 from model.thresholds import ALERT_BUDGETS

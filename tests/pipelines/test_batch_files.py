@@ -11,7 +11,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
 
-from model.features import FEATURES
+from features.ulb import FEATURES
 from model.synthetic.generator import TransactionGenerator
 from pipelines import batch
 from publisher.messages import MessageSource

@@ -24,9 +24,9 @@ from google.cloud import bigquery
 
 from common.clients import BigQueryEndpoints
 from common.options import OptionError
+from features.ulb import FEATURES
 from local.gcs import local_gcs
 from model import artifact
-from model.features import FEATURES
 from pipelines import batch, lookups
 from transforms import metrics
 from transforms.bigquery.source import create_streams

@@ -19,8 +19,8 @@ from google.cloud import bigquery
 
 from benchmarks.beam_connectors import beam_connectors
 from common.options import OptionError
+from features.ulb import FEATURES
 from local.process_runner import ProcessRunner
-from model.features import FEATURES
 from model.serving.options import usable_cores
 from pipelines import batch, processes
 from pipelines.processes import PROCESS_RUNNER

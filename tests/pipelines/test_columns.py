@@ -13,8 +13,8 @@ import pytest
 from google.cloud import bigquery, pubsub_v1
 
 from common.options import OptionError
-from model.features import FEATURES
-from model.roles import Roles, unused_columns
+from features.roles import Roles, unused_columns
+from features.ulb import FEATURES
 from pipelines import batch
 from pipelines.options import MessageOptions
 from tests.operations.test_replay import options_of, stored, stream, summary_of

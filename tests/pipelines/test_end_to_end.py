@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from google.cloud import bigquery, pubsub_v1
 
+from features.ulb import FEATURES, LABEL
 from local.runner import LocalStreamingRunner, run_until_drained
 from model import artifact
-from model.features import FEATURES, LABEL
 from model.synthetic.generator import TransactionGenerator
 from pipelines import batch, streaming
 from publisher.messages import MessageSource

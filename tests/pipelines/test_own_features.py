@@ -13,10 +13,10 @@ import pytest
 from google.cloud import pubsub_v1
 
 from common.options import OptionError
+from features.columns import ColumnEncoder, field_columns
 from local.runner import LocalStreamingRunner, run_until_drained
 from model import data, train
 from model.fitting import TrainingOptions
-from model.spec.columns import ColumnEncoder, field_columns
 from pipelines import streaming
 from tests.model.test_own_features import SPEC, payments
 from tests.pipelines.test_end_to_end import endpoints, rows, run_batch

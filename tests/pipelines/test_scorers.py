@@ -7,8 +7,8 @@ import pytest
 
 from common.command import Parser
 from common.options import OptionError, add_options, read_options
+from features.ranges import FeatureRanges
 from model import artifact
-from model.ranges import FeatureRanges
 from pipelines.options import DetectionOptions
 from pipelines.scorers import ScorerOptions, model_handler
 from tests.model.serving.artifacts import build_artifact

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.features import FEATURES
+from features.ulb import FEATURES
 from model.synthetic import frauds
 from model.synthetic.generator import TransactionGenerator
 from publisher import malformed

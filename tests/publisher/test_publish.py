@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from google.api_core import exceptions
 
-from model.features import FEATURES
+from features.ulb import FEATURES
 from model.synthetic.generator import TransactionGenerator
 from publisher.files import LABELS, JsonLinesFile, ParquetFile
 from publisher.messages import MessageSource, default_start_time

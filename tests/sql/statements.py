@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from google.cloud import bigquery
 
-from model.features import FEATURES
+from features.ulb import FEATURES
 from operations import query
 from tests.sql import models, sources
 from transforms import tables

@@ -19,7 +19,7 @@ import pytest
 from google.cloud import bigquery
 from zetasql.core import ServerError
 
-from model.features import FEATURES, LABEL
+from features.ulb import FEATURES, LABEL
 from tests.sql import language, statements, zeta
 from transforms import tables
 

@@ -13,8 +13,8 @@ import pytest
 from google.cloud import bigquery
 from zetasql.core import ServerError
 
+from features.ulb import FEATURES
 from model import package
-from model.features import FEATURES
 from model.serving import bigquery_ml
 from tests.sql import models, statements, zeta
 

@@ -13,7 +13,7 @@ from google.cloud import bigquery
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.clients import BigQueryEndpoints
-from model.features import FEATURES
+from features.ulb import FEATURES
 from transforms import metrics
 from transforms.bigquery import ReadBatches
 from transforms.bigquery.append import Appender

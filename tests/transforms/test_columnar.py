@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.features import FEATURES, N_FEATURES
-from model.roles import Roles
+from features.roles import Roles
+from features.ulb import FEATURES, N_FEATURES
 from transforms.columnar import SourceColumnsError, check_columns, to_transactions
 from transforms.json_rows import row_dicts
 from transforms.message import MessageColumns, MessageRules, parse_messages

@@ -8,7 +8,7 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from common.csv_files import CsvError
-from model.features import FEATURES
+from features.ulb import FEATURES
 from transforms import metrics
 from transforms.columnar import source_columns
 from transforms.csv_source import ParseCsv, ReadCsv, csv_schema, read_rows

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from common.limits import MAX_BATCH_BYTES
-from model.features import FEATURES
-from model.roles import Roles
+from features.roles import Roles
+from features.ulb import FEATURES
 from tests.transforms.test_message import NOW, RULES, VALUES, accepted, message, rejected
 from transforms.message import MessageColumns, MessageRules, derived_id, parse_messages, parse_parts
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from model.features import FEATURES
+from features.ulb import FEATURES
 from transforms.dead_letter import MAX_PAYLOAD_BYTES
 from transforms.decode import MAX_LINE_BYTES
 from transforms.message import MessageColumns, MessageRules, derived_id, parse_messages

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.spec.declaration import FeatureSpec
-from model.spec.learning import learn
-from model.spec.learnt import Learnt, Rarity
-from model.spec.rows import RowEncoder
-from tests.model.spec.cases import rows, specs
+from features.declaration import FeatureSpec
+from features.learning import learn
+from features.learnt import Learnt, Rarity
+from features.rows import RowEncoder
+from tests.features.cases import rows, specs
 from transforms.columnar import to_transactions
 from transforms.forms import Encoding
 from transforms.instances import instances, plain_instances

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.features import FEATURES
+from features.ulb import FEATURES
 from model.outputs import SCORE_FIELDS
 from model.serving.request import RequestParser
 from transforms.remote_protocol import (

@@ -9,7 +9,7 @@ from dataclasses import replace
 import apache_beam as beam
 import pytest
 
-from model.ranges import FeatureRanges, feature_quantiles
+from features.ranges import FeatureRanges, feature_quantiles
 from tests.transforms.remote_cases import QUICK, VERSION, batches, check_every_row_once, handler_of, score_all
 from tests.transforms.remote_server import status
 from transforms import metrics

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.features import FEATURES
-from model.values import FeatureError, features
+from features.ulb import FEATURES
+from features.values import FeatureError, features
 from transforms.message import MessageColumns, MessageRules, parse_messages
 from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TRANSACTIONS
 from transforms.scores import ScoreRules, assemble_scores, feature_matrix, transaction_messages

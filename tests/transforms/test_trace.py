@@ -13,10 +13,10 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.testing.util import assert_that, is_not_empty
 
 from common.options import OptionError
-from model.features import FEATURES
+from features.declaration import FeatureSpec
+from features.default import ULB
+from features.ulb import FEATURES
 from model.manifest import Manifest
-from model.spec.declaration import FeatureSpec
-from model.spec.default import ULB
 from model.thresholds import ScoreQuantiles
 from pipelines.options import MessageOptions
 from tests.transforms.test_scores import RULES, outputs

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features.ulb import FEATURES
 from model import data, handler
-from model.features import FEATURES
 from model.serving.request import BadRequestError, RequestParser
 from operations.dead_letters import Letter, message
 from transforms.columnar import SourceColumnsError, check_columns, to_transactions

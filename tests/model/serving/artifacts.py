@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from features.ulb import AMOUNT_INDEX, FEATURES, N_FEATURES, TIME_INDEX
 from model import artifact, package, torchscript
-from model.features import AMOUNT_INDEX, FEATURES, N_FEATURES, TIME_INDEX
 from model.network import TransactionAutoencoder
 from model.thresholds import ScoreQuantiles, calibrate
 

@@ -13,7 +13,7 @@ import orjson
 import pytest
 import requests
 
-from model.features import FEATURES
+from features.ulb import FEATURES
 from model.serving.openapi import LARGEST
 from model.serving.request import RequestParser
 from tests.model.serving.artifacts import VERSION, transactions

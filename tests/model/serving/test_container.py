@@ -17,6 +17,7 @@ from model.serving.app import APP
 
 ROOT = Path(__file__).parents[3]
 SERVING = ROOT / "model" / "serving"
+OURS = ("common", "features", "model")
 ROOMS = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 
 
@@ -77,9 +78,7 @@ def test_what_the_server_imports_is_installed(folder, modules):
                 imported |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module)
-    foreign = {
-        name for name in imported if name.split(".")[0] not in {*sys.stdlib_module_names, "common", "model"}
-    }
+    foreign = {name for name in imported if name.split(".")[0] not in {*sys.stdlib_module_names, *OURS}}
     top = {name.split(".")[0] for name in foreign} - {"google", "opentelemetry"}
     owners = importlib.metadata.packages_distributions()
     needed = {owners[name][0].lower() for name in top}

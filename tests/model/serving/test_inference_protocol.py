@@ -7,7 +7,7 @@ import orjson
 import pytest
 import requests
 
-from model.features import FEATURES, N_FEATURES
+from features.ulb import FEATURES, N_FEATURES
 from model.serving import inference_protocol
 from model.serving.inference_protocol import OUTPUTS
 from model.serving.predictor import Predictor

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.features import FEATURES, N_FEATURES
+from features.ulb import FEATURES, N_FEATURES
 from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
 from model.serving.request import BadRequestError, RequestParser
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import requests
 
-from model.features import FEATURES
+from features.ulb import FEATURES
 from tests.model.serving.artifacts import transactions
 
 pytest_plugins = ("tests.model.serving.fixtures",)

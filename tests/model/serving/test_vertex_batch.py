@@ -9,7 +9,7 @@ import pytest
 import requests
 from google.cloud.aiplatform import jobs
 
-from model.features import FEATURES
+from features.ulb import FEATURES
 from model.serving.predictor import Predictor
 from tests.model.serving.artifacts import VERSION, transactions
 from tests.model.serving.vertex_cases import CUSTOM, NEWER, PARENT

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.features import AMOUNT_INDEX, FEATURES, TIME_INDEX
+from features.ulb import AMOUNT_INDEX, FEATURES, TIME_INDEX
 from model.synthetic import frauds
 from model.synthetic.parameters import COMPONENT_SLICE, load
 

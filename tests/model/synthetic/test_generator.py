@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.features import AMOUNT_INDEX, N_FEATURES, TIME_INDEX
+from features.ulb import AMOUNT_INDEX, N_FEATURES, TIME_INDEX
 from model.synthetic import frauds
 from model.synthetic.generator import BLOCK, FRAUD_SHARE, TransactionGenerator
 from model.synthetic.ids import transaction_ids

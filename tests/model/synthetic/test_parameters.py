@@ -19,8 +19,8 @@ from benchmarks.generator_estimate import (
     thin_first_hours,
 )
 from benchmarks.generator_fidelity import measure
+from features.ulb import AMOUNT_INDEX, FEATURES, N_FEATURES, TIME_INDEX
 from model import synthetic
-from model.features import AMOUNT_INDEX, FEATURES, N_FEATURES, TIME_INDEX
 from model.synthetic.parameters import COMPONENT_SLICE, load
 
 DOCUMENT = json.loads((Path(synthetic.__file__).parent / "parameters.json").read_text())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from model.features import AMOUNT, FEATURES, LABEL, TIME
-from model.roles import Roles
-from model.spec.declaration import Feature, FeatureSpec
+from features.declaration import Feature, FeatureSpec
+from features.roles import Roles
+from features.ulb import AMOUNT, FEATURES, LABEL, TIME
 
 
 def _feature(name: str) -> Feature:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.roles import Roles
-from model.spec.declaration import Feature, FeatureSpec
-from model.spec.default import ULB
-from model.spec.reading import MAX_BYTES, SpecFileError, parse, read
+from features.declaration import Feature, FeatureSpec
+from features.default import ULB
+from features.reading import MAX_BYTES, SpecFileError, parse, read
+from features.roles import Roles
 
 CARDS = """\
 transaction_id: id

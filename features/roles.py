@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from model.values import shown
+from features.values import shown
 
 MAX_ID_LENGTH: Final = 256
 """Characters in an id: at most 1,024 bytes in UTF-8, the limit of a Pub/Sub attribute."""
@@ -44,7 +44,7 @@ class Roles:
       transaction_id: identifies a transaction. A row without one gets an id that is derived from its content.
       account_id: the account that made the transaction; it may be missing.
       event_time: when the transaction took place.
-      time_format: how `event_time` is written: one of `model.spec.declaration.TIME_FORMATS`.
+      time_format: how `event_time` is written: one of `features.declaration.TIME_FORMATS`.
       amount: shown to a reviewer beside the score; None for no such field.
       label: 1 for a fraud, for training and evaluation. It is never an input of the model.
       pass_through: fields that are carried from the message to scores and alerts.

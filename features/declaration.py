@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from model.roles import Roles
-from model.spec.kinds import KINDS, REJECT, Kind
+from features.kinds import KINDS, REJECT, Kind
+from features.roles import Roles
 
 Path = tuple[Any, ...]
 """The place of a value in a spec: keys and positions from the outside in."""
@@ -16,7 +16,7 @@ Path = tuple[Any, ...]
 SCALES = ("linear", "log")
 USES = ("score", "reconstruction")
 TIME_FORMATS = ("any", "rfc3339", "seconds", "milliseconds")
-"""Of an event time; any reads times as `model.roles.event_time` does."""
+"""Of an event time; any reads times as `features.roles.event_time` does."""
 KEEP = 200
 """Values of a category that are kept, unless the spec says another number."""
 
@@ -158,7 +158,7 @@ class FeatureSpec:
           SpecError: it breaks a rule; `path` says where.
         """
         # Deferred: the checks import this module.
-        from model.spec.checks import parse
+        from features.checks import parse
 
         return parse(content)
 

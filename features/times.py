@@ -8,7 +8,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from model.roles import EPOCH, event_time
+from features.roles import EPOCH, event_time
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,7 @@ def parse_time(value: Any, form: str) -> int:
 
     Args:
       value: a text or a number; or a datetime, UTC where it has no zone.
-      form: one of `model.spec.declaration.TIME_FORMATS`.
+      form: one of `features.declaration.TIME_FORMATS`.
 
     Raises:
       ValueError: it is no time; the text says what was expected.

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from common.output import safe_text
-from model.spec.columns import ColumnEncoder, field_columns, find_column, required_column
-from model.spec.declaration import Feature, FeatureSpec
-from model.spec.learning import learn
-from model.spec.learnt import Encoded, Learnt
-from model.spec.looks import fields_of
+from features.columns import ColumnEncoder, field_columns, find_column, required_column
+from features.declaration import Feature, FeatureSpec
+from features.learning import learn
+from features.learnt import Encoded, Learnt
+from features.looks import fields_of
 
 EXAMPLES: Final = 3
 _CHARACTERS: Final = 30

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from common.output import safe_text
-from model.roles import LABEL_NAMES, ROLE_NAMES
-from model.spec.declaration import KEEP
-from model.spec.looks import Look, looks
+from features.declaration import KEEP
+from features.looks import Look, looks
+from features.roles import LABEL_NAMES, ROLE_NAMES
 
 AMOUNT_NAMES: Final = frozenset(
     {

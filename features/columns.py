@@ -13,13 +13,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model import columns, roles
-from model.spec.declaration import Feature, FeatureSpec
-from model.spec.kinds import MEDIAN, OWN
-from model.spec.learnt import NOTHING, Encoded, Learnt, Rarity
-from model.spec.rows import EXPECTED, LARGEST_WHOLE, is_missing
-from model.spec.times import around, parse_time, time_text
-from model.values import BLANKS, shown
+from features import arrow, roles
+from features.declaration import Feature, FeatureSpec
+from features.kinds import MEDIAN, OWN
+from features.learnt import NOTHING, Encoded, Learnt, Rarity
+from features.rows import EXPECTED, LARGEST_WHOLE, is_missing
+from features.times import around, parse_time, time_text
+from features.values import BLANKS, shown
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 Columns = Mapping[str, pa.Array]
@@ -143,7 +143,7 @@ def _number(feature: Feature, spec: FeatureSpec, learnt: Learnt) -> _Encode:
     default = _default(feature, learnt)
 
     def encode(column: pa.Array) -> tuple[tuple[Matrix], Bad, str]:
-        values, bad = numbers(columns.plain(column), feature.source)
+        values, bad = numbers(arrow.plain(column), feature.source)
         if default is not None:
             values = np.where(np.isnan(values), default, values)
         return (values,), bad | ~np.isfinite(values.astype(np.float32)), EXPECTED["number"]
@@ -155,7 +155,7 @@ def _boolean(feature: Feature, spec: FeatureSpec, learnt: Learnt) -> _Encode:
     default = _default(feature, learnt)
 
     def encode(column: pa.Array) -> tuple[tuple[Matrix], Bad, str]:
-        values, bad = booleans(columns.plain(column), feature.source)
+        values, bad = booleans(arrow.plain(column), feature.source)
         if default is not None:
             values = np.where(np.isnan(values), default, values)
         return (values,), bad | np.isnan(values), EXPECTED["boolean"]
@@ -229,11 +229,11 @@ def numbers(column: pa.Array, name: str, expected: str = "a number") -> tuple[Ma
       ColumnError: the column has neither numbers nor texts.
     """
     try:
-        values = columns.numbers(column, name).astype(np.float64, copy=False)
-    except columns.ColumnTypeError as error:
+        values = arrow.numbers(column, name).astype(np.float64, copy=False)
+    except arrow.ColumnTypeError as error:
         raise ColumnError(f"Column {name!r} is {column.type}, not {expected}") from error
     bad = np.zeros(len(values), bool)
-    if columns.is_text(column.type):
+    if arrow.is_text(column.type):
         bad = np.isnan(values) & column.is_valid().to_numpy(zero_copy_only=False)
     return values, bad
 
@@ -246,7 +246,7 @@ def booleans(column: pa.Array, name: str) -> tuple[Matrix, Bad]:
     """
     if pa.types.is_boolean(column.type):
         return numbers(column.cast(pa.uint8()), name)
-    if columns.is_text(column.type):
+    if arrow.is_text(column.type):
         lower = pc.utf8_lower(pc.utf8_trim(column.cast(pa.string()), BLANKS))
         words = pc.index_in(lower, value_set=_BOOLEANS).cast(pa.float64())
         values = words.to_numpy(zero_copy_only=False) % 2
@@ -271,14 +271,14 @@ def category_texts(column: pa.Array, name: str) -> tuple[pa.Array, Bad]:
         if bad.any() or texts.null_count:
             return category_texts(one_column(column.dictionary_decode()), name)
         return pa.DictionaryArray.from_arrays(column.indices, texts), good
-    column = columns.plain(column)
+    column = arrow.plain(column)
     kind = column.type
     if pa.types.is_floating(kind):
         values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
         is_whole = (np.abs(values) < LARGEST_WHOLE) & (values == np.floor(values))
         whole = pa.array(np.where(is_whole, values, 0).astype(np.int64), mask=~is_whole)
         return whole.cast(pa.string()), ~is_whole & ~np.isnan(values)
-    if not (columns.is_text(kind) or any(is_kind(kind) for is_kind in _PLAIN)):
+    if not (arrow.is_text(kind) or any(is_kind(kind) for is_kind in _PLAIN)):
         raise ColumnError(f"Column {name!r} is {kind}, not {EXPECTED['category']}")
     return column.cast(pa.string()), good
 
@@ -297,13 +297,13 @@ def timestamps(column: pa.Array, form: str, name: str) -> tuple[pa.Array, Bad]:
     Raises:
       ColumnError: the column cannot hold times.
     """
-    column = columns.plain(column)
+    column = arrow.plain(column)
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("us"))
     bad = np.zeros(len(column), bool)
     if form != "any" and not (pa.types.is_timestamp(column.type) or pa.types.is_null(column.type)):
         is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-        if not (columns.is_text(column.type) if form == "rfc3339" else is_number):
+        if not (arrow.is_text(column.type) if form == "rfc3339" else is_number):
             raise ColumnError(f"Column {name!r} is {column.type}, neither a timestamp nor {time_text(form)}")
         micros: list[int | None] = []
         for i, value in enumerate(column.to_pylist()):
@@ -314,8 +314,8 @@ def timestamps(column: pa.Array, form: str, name: str) -> tuple[pa.Array, Bad]:
                 bad[i] = True
         return pa.array(micros, pa.int64()).cast(TIMESTAMP), bad
     try:
-        read = columns.event_times(column, name)
-    except columns.ColumnTypeError as error:
+        read = arrow.event_times(column, name)
+    except arrow.ColumnTypeError as error:
         raise ColumnError(str(error)) from error
     bad[list(read.reasons)] = True
     return read.column, bad
@@ -327,8 +327,8 @@ def one_column(column: pa.Array | pa.ChunkedArray) -> pa.Array:
         column = column.combine_chunks()
     # Categories are encoded by their dictionary.
     if not pa.types.is_dictionary(column.type):
-        column = columns.plain(column)
-    if not columns.is_text(column.type):
+        column = arrow.plain(column)
+    if not arrow.is_text(column.type):
         return column
     is_empty = pc.equal(pc.binary_length(column), 0)
     return pc.if_else(is_empty, pa.scalar(None, column.type), column) if pc.any(is_empty).as_py() else column

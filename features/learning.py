@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.columns import plain
-from model.spec.columns import Columns, booleans, category_texts, field_columns, numbers, one_column
-from model.spec.declaration import FeatureSpec
-from model.spec.kinds import MEDIAN, OWN
-from model.spec.learnt import NOTHING, Learnt, Rarity
-from model.values import BEYOND_FLOAT32
+from features.arrow import plain
+from features.columns import Columns, booleans, category_texts, field_columns, numbers, one_column
+from features.declaration import FeatureSpec
+from features.kinds import MEDIAN, OWN
+from features.learnt import NOTHING, Learnt, Rarity
+from features.values import BEYOND_FLOAT32
 
 
 def learn(spec: FeatureSpec, rows: pa.Table | pa.RecordBatch | Columns) -> Learnt:

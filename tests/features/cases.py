@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from model.spec.declaration import FeatureSpec
+from features.declaration import FeatureSpec
 
 KEYS = st.sampled_from(
     ["a", "b", "Betrag", "käse", "金額", "x y", "merchant.category", "merchant.mcc", "m.n.o"]

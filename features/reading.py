@@ -9,8 +9,8 @@ from typing import Any, Final
 import yaml
 
 from common.command import CommandError
-from model.spec import declaration
-from model.spec.declaration import FeatureSpec, SpecError
+from features import declaration
+from features.declaration import FeatureSpec, SpecError
 
 MAX_BYTES: Final = 1024 * 1024
 """A spec of the most features, each with all its keys, is a tenth of this."""

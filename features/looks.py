@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.roles import plain_name
-from model.spec.columns import one_column, required_column
+from features.columns import one_column, required_column
+from features.roles import plain_name
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 _TIME_ROWS: Final = 100

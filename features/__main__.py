@@ -11,10 +11,10 @@ from typing import Final
 from common.command import CommandError, Parser, command
 from common.options import add_options, option, read_options
 from common.output import Format, add_format, print_rows, safe_text
-from model.spec import reading, samples
-from model.spec.columns import ColumnError
-from model.spec.guess import guess
-from model.spec.preview import preview
+from features import reading, samples
+from features.columns import ColumnError
+from features.guess import guess
+from features.preview import preview
 
 EXAMPLES: Final = """
   anomaly features infer --data cards.csv --output features.yaml

@@ -12,8 +12,8 @@ import pytest
 from pyarrow import parquet
 
 from common.anomaly import main
-from model.spec.guess import guess
-from model.spec.reading import parse, read
+from features.guess import guess
+from features.reading import parse, read
 
 ROWS = 400
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from model.spec.declaration import Feature, FeatureSpec, getter
-from model.spec.kinds import MEDIAN, OWN
-from model.spec.learnt import NOTHING, Encoded, Learnt
-from model.spec.times import AROUND, parse_time
-from model.values import BLANKS, number, shown
+from features.declaration import Feature, FeatureSpec, getter
+from features.kinds import MEDIAN, OWN
+from features.learnt import NOTHING, Encoded, Learnt
+from features.times import AROUND, parse_time
+from features.values import BLANKS, number, shown
 
 Convert = Callable[[Any], Sequence[float]]
 

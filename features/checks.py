@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from model.roles import RoleError, Roles
-from model.spec.declaration import (
+from features.declaration import (
     KEEP,
     SCALES,
     TIME_FORMATS,
@@ -17,7 +16,8 @@ from model.spec.declaration import (
     Path,
     SpecError,
 )
-from model.spec.kinds import KINDS, REJECT
+from features.kinds import KINDS, REJECT
+from features.roles import RoleError, Roles
 
 MAX_FEATURES = 256
 MAX_KEEP = 100_000

@@ -1,4 +1,4 @@
-"""Reads Arrow columns of numbers, ids and times, by the rules of model.values and model.roles."""
+"""Reads Arrow columns of numbers, ids and times, by the rules of features.values and features.roles."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model import roles
-from model.values import NUMBER
+from features import roles
+from features.values import NUMBER
 
 EVENT_TIME: Final = pa.timestamp("us", tz="UTC")
 _UUID_BYTES: Final = 16

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.spec.columns import ColumnEncoder, ColumnError, field_columns
-from model.spec.declaration import FeatureSpec, SpecError, getter
-from model.spec.learning import learn
-from model.spec.learnt import Learnt, Rarity
-from model.spec.rows import RowEncoder
-from tests.model.spec.cases import rows, specs
+from features.columns import ColumnEncoder, ColumnError, field_columns
+from features.declaration import FeatureSpec, SpecError, getter
+from features.learning import learn
+from features.learnt import Learnt, Rarity
+from features.rows import RowEncoder
+from tests.features.cases import rows, specs
 
 
 def spec_of(*features: dict, **roles) -> FeatureSpec:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from model.spec.declaration import FeatureSpec, SpecError
-from model.spec.kinds import MEDIAN
+from features.declaration import FeatureSpec, SpecError
+from features.kinds import MEDIAN
 
 if TYPE_CHECKING:
     import numpy as np
