@@ -188,6 +188,7 @@ def model_handler(scorer: ScorerOptions, detection: DetectionOptions, manifest: 
             "" if seconds else manifest.digest,
             seconds,
             Encoding(manifest.spec, manifest.learnt),
+            detection.shadow_model,
         )
     shared: dict[str, Any] = {
         "thresholds": dict(manifest.thresholds),

@@ -97,6 +97,9 @@ SCORES: Final = pa.schema(
         _VERSION_FIELD,
         _SCORED_AT_FIELD,
         *TRACE_FIELDS,
+        _field("shadow_score", pa.float64(), "Score of --shadow_model, which raises no alert"),
+        _field("shadow_severity", pa.string(), "Severity by the thresholds of --shadow_model"),
+        _field("shadow_version", pa.string(), "Version of --shadow_model"),
         _field("stored_at", _TIMESTAMP, "When the row was sent to the table; null in files"),
     ]
 )

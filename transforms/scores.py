@@ -54,6 +54,18 @@ class ScoreRules:
         return pa.array(self.spec.names, pa.string())
 
 
+class ShadowColumns(NamedTuple):
+    """The columns of a second model that scored beside the first."""
+
+    shadow_score: pa.Array
+    shadow_severity: pa.Array
+    shadow_version: pa.Array
+
+    def filter(self, mask: pa.Array) -> ShadowColumns:
+        """The columns of some rows."""
+        return ShadowColumns(*(column.filter(mask) for column in self))
+
+
 class Scored(NamedTuple):
     """One SCORES batch and one ERROR_RECORDS batch; together they hold every transaction once."""
 
@@ -72,6 +84,7 @@ def assemble_scores(
     outputs: Mapping[str, npt.NDArray[np.floating]],
     rules: ScoreRules,
     scored_at: int,
+    shadow: ShadowColumns | None = None,
 ) -> Scored:
     """Joins transactions with the outputs of the model.
 
@@ -90,6 +103,7 @@ def assemble_scores(
         other outputs of the model by name. Columns of outputs that a server does not have stay empty.
       rules: thresholds, version and detail.
       scored_at: microseconds since the epoch.
+      shadow: the columns of a second model, if there is one.
     """
     score = np.asarray(outputs[ANOMALY_SCORE], np.float64)
     finite = np.isfinite(score)
@@ -98,7 +112,8 @@ def assemble_scores(
         bad = transactions.filter(pa.array(~finite))
         reasons = [f"anomaly_score: the model gave {value}" for value in score[~finite]]
         kept = {name: values[finite] for name, values in outputs.items()}
-        scores = assemble_scores(transactions.filter(mask), kept, rules, scored_at).scores
+        rest = shadow and shadow.filter(mask)
+        scores = assemble_scores(transactions.filter(mask), kept, rules, scored_at, rest).scores
         return Scored(scores, unscored(bad, reasons, rules.spec))
     n = len(score)
     codes = severity_codes(score, rules.thresholds)
@@ -112,6 +127,7 @@ def assemble_scores(
         pa.repeat(rules.model_version, n),
         pa.array(np.full(n, scored_at, np.int64)).cast(SCORES.field("scored_at").type),
         *(transactions.column(field.name) for field in TRACE_FIELDS),
+        *(shadow or (pa.nulls(n, SCORES.field(name).type) for name in ShadowColumns._fields)),
         pa.nulls(n, SCORES.field("stored_at").type),
     ]
     if rules.detail == "full":
