@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal, NamedTuple
@@ -19,7 +19,7 @@ from model.thresholds import SEVERITIES, severity_codes
 from transforms.dead_letter import dead_letters
 from transforms.json_rows import untraced
 from transforms.readable import amounts, by_feature, value_texts
-from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES, TRACE_FIELDS
+from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, SHADOW_FIELDS, TOP_FEATURES, TRACE_FIELDS
 from transforms.thresholds import with_thresholds
 
 OutputDetail = Literal["compact", "full"]
@@ -54,18 +54,6 @@ class ScoreRules:
         return pa.array(self.spec.names, pa.string())
 
 
-class ShadowColumns(NamedTuple):
-    """The columns of a second model that scored beside the first."""
-
-    shadow_score: pa.Array
-    shadow_severity: pa.Array
-    shadow_version: pa.Array
-
-    def filter(self, mask: pa.Array) -> ShadowColumns:
-        """The columns of some rows."""
-        return ShadowColumns(*(column.filter(mask) for column in self))
-
-
 class Scored(NamedTuple):
     """One SCORES batch and one ERROR_RECORDS batch; together they hold every transaction once."""
 
@@ -84,7 +72,7 @@ def assemble_scores(
     outputs: Mapping[str, npt.NDArray[np.floating]],
     rules: ScoreRules,
     scored_at: int,
-    shadow: ShadowColumns | None = None,
+    shadow: Sequence[pa.Array] | None = None,
 ) -> Scored:
     """Joins transactions with the outputs of the model.
 
@@ -103,7 +91,7 @@ def assemble_scores(
         other outputs of the model by name. Columns of outputs that a server does not have stay empty.
       rules: thresholds, version and detail.
       scored_at: microseconds since the epoch.
-      shadow: the columns of a second model, if there is one.
+      shadow: the columns of SHADOW_FIELDS, if a second model has scored.
     """
     score = np.asarray(outputs[ANOMALY_SCORE], np.float64)
     finite = np.isfinite(score)
@@ -112,7 +100,7 @@ def assemble_scores(
         bad = transactions.filter(pa.array(~finite))
         reasons = [f"anomaly_score: the model gave {value}" for value in score[~finite]]
         kept = {name: values[finite] for name, values in outputs.items()}
-        rest = shadow and shadow.filter(mask)
+        rest = shadow and [column.filter(mask) for column in shadow]
         scores = assemble_scores(transactions.filter(mask), kept, rules, scored_at, rest).scores
         return Scored(scores, unscored(bad, reasons, rules.spec))
     n = len(score)
@@ -127,7 +115,7 @@ def assemble_scores(
         pa.repeat(rules.model_version, n),
         pa.array(np.full(n, scored_at, np.int64)).cast(SCORES.field("scored_at").type),
         *(transactions.column(field.name) for field in TRACE_FIELDS),
-        *(shadow or (pa.nulls(n, SCORES.field(name).type) for name in ShadowColumns._fields)),
+        *(shadow or (pa.nulls(n, field.type) for field in SHADOW_FIELDS)),
         pa.nulls(n, SCORES.field("stored_at").type),
     ]
     if rules.detail == "full":

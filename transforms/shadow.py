@@ -17,7 +17,7 @@ from model.live import Follower, Live
 from model.outputs import ANOMALY_SCORE
 from model.thresholds import SEVERITIES, severity_codes
 from transforms import metrics
-from transforms.scores import ScoreRules, ShadowColumns
+from transforms.scores import ScoreRules
 
 _LOG: Final = logging.getLogger(__name__)
 _SEVERITIES: Final = pa.array(SEVERITIES, pa.string())
@@ -55,8 +55,8 @@ class Shadow:
         if refresh_seconds:
             self._live.follow(Follower(uri, load, digest), refresh_seconds)
 
-    def columns(self, batch: pa.RecordBatch) -> ShadowColumns | None:
-        """Scores a TRANSACTIONS batch; None where that fails."""
+    def columns(self, batch: pa.RecordBatch) -> list[pa.Array] | None:
+        """Scores a TRANSACTIONS batch into the columns of SHADOW_FIELDS; None where that fails."""
         model = self._live.current
         if model is None:
             metrics.add({metrics.SHADOW_UNSCORED: batch.num_rows})
@@ -75,13 +75,13 @@ class Shadow:
         self._failures += 1
 
 
-def _columns(model: Model, batch: pa.RecordBatch) -> ShadowColumns:
+def _columns(model: Model, batch: pa.RecordBatch) -> list[pa.Array]:
     scores = inference.outputs(model.module, model.inputs(batch), [ANOMALY_SCORE])[ANOMALY_SCORE]
     finite = np.isfinite(scores)
     mask = None if finite.all() else ~finite
     codes = severity_codes(scores, model.rules.thresholds)
-    return ShadowColumns(
+    return [
         pa.array(scores.astype(np.float64), mask=mask),
         _SEVERITIES.take(pa.array(codes, mask=mask)),
         pa.repeat(model.rules.model_version, len(scores)),
-    )
+    ]
