@@ -170,23 +170,29 @@ def _is_clear_text(url: str | None) -> bool:
     return parts.scheme == "http" and not is_loopback(parts.hostname or "")
 
 
-def model_handler(scorer: ScorerOptions, detection: DetectionOptions, manifest: Manifest) -> ModelHandler:
+def model_handler(
+    scorer: ScorerOptions, detection: DetectionOptions, manifest: Manifest, profile_every: int = 0
+) -> ModelHandler:
     """Makes the handler that the options describe, for `transforms.score.Score`.
 
     Args:
       scorer: the scorer.
       detection: the model.
       manifest: of the model, with the thresholds of the options; see `DetectionOptions.manifest`.
+      profile_every: each so-manieth row is taken for the profile of the features; 0 takes none.
     """
     if scorer.scorer == "pytorch":
         thresholds = dict(manifest.thresholds)
-        return PytorchHandler(detection.model, detection.output_detail, thresholds, manifest.digest)
+        return PytorchHandler(
+            detection.model, detection.output_detail, thresholds, manifest.digest, profile_every
+        )
     shared: dict[str, Any] = {
         "thresholds": dict(manifest.thresholds),
         "model_version": manifest.model_version,
         "detail": detection.output_detail,
         "ranges": manifest.ranges,
         "spec": manifest.spec,
+        "bins": manifest.bins(profile_every) if profile_every else None,
         "limits": Limits(
             rows=scorer.remote_rows,
             bytes=scorer.remote_bytes,

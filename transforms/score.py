@@ -21,6 +21,7 @@ from model import artifact, inference
 from model.outputs import ANSWER_FIELDS, SCORE_FIELDS
 from transforms import metrics
 from transforms.parse import DEAD_LETTER_TAG, two_outputs
+from transforms.profiles import CollectProfiles
 from transforms.scores import (
     OutputDetail,
     Scored,
@@ -31,27 +32,32 @@ from transforms.scores import (
 
 
 class ScoreOutput(NamedTuple):
-    """Output of Score: SCORES batches, and ERROR_RECORDS batches."""
+    """Output of Score: SCORES, ERROR_RECORDS and, where they are counted, FEATURE_PROFILES batches."""
 
     scores: beam.PCollection
     dead_letters: beam.PCollection
+    profiles: beam.PCollection | None = None
 
 
 @dataclass
 class Score(beam.PTransform):
     """Scores transactions.
 
-    TRANSACTIONS batch  ->  SCORES batch  +  ERROR_RECORDS batch
+    TRANSACTIONS batch  ->  SCORES batch  +  ERROR_RECORDS batch  (+  FEATURE_PROFILES batch)
 
     Attributes:
       handler: scores one TRANSACTIONS batch and returns one Scored; PytorchHandler, or a remote one.
+      profiles: counts the samples that the handler takes; None where it takes none.
     """
 
     handler: ModelHandler
+    profiles: CollectProfiles | None = None
 
     def expand(self, transactions: beam.PCollection) -> ScoreOutput:
-        """Transactions to scores and dead letters."""
-        return ScoreOutput(*(transactions | RunInference(self.handler) | two_outputs(_SplitFn())))
+        """Transactions to scores, dead letters and profiles."""
+        scored = transactions | RunInference(self.handler)
+        profiles = scored | "Profile" >> self.profiles if self.profiles else None
+        return ScoreOutput(*(scored | two_outputs(_SplitFn())), profiles)
 
 
 @dataclass
@@ -85,12 +91,14 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
       thresholds: replaces the manifest's thresholds of the severities named in it.
       digest: of the manifest at launch, whose thresholds and version hold for the whole job; a worker that
         finds another refuses it. "" takes any.
+      profile_every: each so-manieth row is taken for the profile of the features; 0 takes none.
     """
 
     model: str
     detail: OutputDetail = "compact"
     thresholds: dict[str, float] = field(default_factory=dict)
     digest: str = ""
+    profile_every: int = 0
 
     def load_model(self) -> LoadedModel:
         """Reads and verifies the artifact, and runs it a few times, since the first calls compile.
@@ -101,7 +109,8 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
         """
         found = artifact.read(self.model, self.digest)
         thresholds = {**found.manifest.thresholds, **self.thresholds}
-        rules = ScoreRules(thresholds, found.manifest.model_version, self.detail, found.manifest.spec)
+        bins = found.manifest.bins(self.profile_every) if self.profile_every else None
+        rules = ScoreRules(thresholds, found.manifest.model_version, self.detail, found.manifest.spec, bins)
         loaded = LoadedModel(found.load_model(), rules, FeatureWatch(found.manifest.ranges))
         inference.use_one_thread()
         inference.warm_up(loaded.module, loaded.fields, len(found.manifest.spec.inputs))
