@@ -14,12 +14,12 @@ from transforms.score import Score
 
 
 class Detected(NamedTuple):
-    """Output of Detect: SCORES, ALERTS and ERROR_RECORDS batches, and FEATURE_PROFILES where these are."""
+    """Output of Detect: SCORES, ALERTS and ERROR_RECORDS batches; with profiles one of FEATURE_PROFILES."""
 
     scores: beam.PCollection
     alerts: beam.PCollection
     dead_letters: beam.PCollection
-    profiles: beam.PCollection | None = None
+    profiles: tuple[beam.PCollection, ...] = ()
 
 
 @dataclass

@@ -32,11 +32,11 @@ from transforms.scores import (
 
 
 class ScoreOutput(NamedTuple):
-    """Output of Score: SCORES, ERROR_RECORDS and, where they are counted, FEATURE_PROFILES batches."""
+    """Output of Score: SCORES and ERROR_RECORDS batches; with profiles one of FEATURE_PROFILES batches."""
 
     scores: beam.PCollection
     dead_letters: beam.PCollection
-    profiles: beam.PCollection | None = None
+    profiles: tuple[beam.PCollection, ...] = ()
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Score(beam.PTransform):
     def expand(self, transactions: beam.PCollection) -> ScoreOutput:
         """Transactions to scores, dead letters and profiles."""
         scored = transactions | RunInference(self.handler)
-        profiles = scored | "Profile" >> self.profiles if self.profiles else None
+        profiles = (scored | "Profile" >> self.profiles,) if self.profiles else ()
         return ScoreOutput(*(scored | two_outputs(_SplitFn())), profiles)
 
 

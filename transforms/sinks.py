@@ -85,8 +85,8 @@ class WriteTables(beam.PTransform):
         if self.windows:
             windows = detected.scores | "Count windows" >> self.windows
             written.append(windows | "Windows" >> self._write(tables.WINDOWS_TABLE, SCORE_WINDOWS))
-        if detected.profiles:
-            profiles = self._apart(detected.profiles, "Profiles")
+        for counted in detected.profiles:
+            profiles = self._apart(counted, "Profiles")
             written.append(profiles | "Profiles" >> self._write(tables.PROFILES_TABLE, FEATURE_PROFILES))
         rejected = (detected.dead_letters, *(each.dead_letters for each in written)) | beam.Flatten()
         last = self._apart(rejected, "Errors") | "Errors" >> self._write(tables.ERRORS_TABLE, ERROR_RECORDS)

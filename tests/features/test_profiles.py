@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -49,7 +51,7 @@ def test_each_value_is_in_the_one_bin_between_whose_ends_it_lies(training, feed)
     counts = count(fed, edges)[0]
     ends = [-np.inf, *edges[0].tolist(), np.inf]
     assert counts.tolist() == [
-        sum(low <= value < high for value in feed) for low, high in zip(ends, ends[1:], strict=False)
+        sum(low <= value < high for value in feed) for low, high in itertools.pairwise(ends)
     ]
     assert counts[0] == sum(value < min(training) for value in feed)
     assert counts[-1] == sum(value > max(training) for value in feed)
@@ -71,9 +73,8 @@ def test_the_shares_of_the_training_are_exact_where_the_quantiles_are_not():
     quantiles = feature_quantiles(["flag"], rows)
     feed = (np.arange(1000) < 300).astype(np.float32)[:, None]
     edges = edges_of([quantiles["flag"]])
-    assert training_shares(["flag"], rows, quantiles)["flag"] == tuple(
-        (count(rows, edges)[0] / 1000).tolist()
-    )
+    exact = training_shares(["flag"], rows, quantiles)["flag"]
+    assert exact == tuple((count(rows, edges)[0] / 1000).tolist())
     assert count(feed, edges).sum() == 1000
 
 

@@ -53,7 +53,7 @@ def test_profiles_sum_to_the_scored_rows(model_dir, streaming):
         score = Score(PytorchHandler(str(model_dir), profile_every=1), CollectProfiles(streaming, seconds=0))
         batches = p | beam.Create([messages(40), messages(3, 40), messages(1, 43)])
         parsed = batches | Parse(MessageRules(TIME))
-        rows = (parsed.transactions | score).profiles | beam.FlatMap(lambda batch: batch.to_pylist())
+        rows = (parsed.transactions | score).profiles[0] | beam.FlatMap(lambda batch: batch.to_pylist())
         by_feature = rows | beam.Map(lambda row: (row["feature"], row)) | beam.GroupByKey()
         counts = by_feature | beam.MapTuple(lambda name, found: (name, *summed(found)[name]))
         assert_that(counts, equal_to([(name, 44, 44) for name in names]))
@@ -99,7 +99,7 @@ def test_a_worker_holds_what_it_counted_for_a_minute(model_dir):
 
 
 def test_a_row_says_how_the_training_was(model_dir):
-    bins, scored = bins_and_scored(model_dir, messages(100, offset=50.0))
+    _, scored = bins_and_scored(model_dir, messages(100, offset=50.0))
     batch = profile_rows(Profile.of(scored.samples), 1_000_000)
     assert batch.schema == FEATURE_PROFILES
     row = next(row for row in batch.to_pylist() if row["feature"] == "V1")
