@@ -19,6 +19,7 @@ from features.default import ULB
 from model.artifact import MODEL_NAME, Manifest
 from model.outputs import ANOMALY_SCORE, width
 from pipelines.options import DetectionOptions
+from transforms.forms import Encoding
 from transforms.remote import Limits, TorchServeHandler, VertexHandler
 from transforms.remote_protocol import MIN_REQUEST_BYTES
 from transforms.score import PytorchHandler
@@ -182,9 +183,15 @@ def model_handler(
       profile_every: each so-manieth row is taken for the profile of the features; 0 takes none.
     """
     if scorer.scorer == "pytorch":
-        thresholds = dict(manifest.thresholds)
+        seconds = detection.refresh_seconds
         return PytorchHandler(
-            detection.model, detection.output_detail, thresholds, manifest.digest, profile_every
+            detection.model,
+            detection.output_detail,
+            detection.given_thresholds,
+            "" if seconds else manifest.digest,
+            seconds,
+            Encoding(manifest.spec, manifest.learnt),
+            profile_every,
         )
     shared: dict[str, Any] = {
         "thresholds": dict(manifest.thresholds),

@@ -22,6 +22,7 @@ from transforms.dead_letter import dead_letters
 from transforms.json_rows import untraced
 from transforms.readable import amounts, by_feature, value_texts
 from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES, TRACE_FIELDS
+from transforms.thresholds import with_thresholds
 
 OutputDetail = Literal["compact", "full"]
 
@@ -45,6 +46,11 @@ class ScoreRules:
     detail: OutputDetail = "compact"
     spec: FeatureSpec = ULB
     bins: Bins | None = None
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The schema of the rows, which carries the thresholds."""
+        return with_thresholds(SCORES_FULL if self.detail == "full" else SCORES, self.thresholds)
 
     @cached_property
     def names(self) -> pa.Array:
@@ -74,6 +80,7 @@ def assemble_scores(
     outputs: Mapping[str, npt.NDArray[np.floating]],
     rules: ScoreRules,
     scored_at: int,
+    features: npt.NDArray[np.float32] | None = None,
 ) -> Scored:
     """Joins transactions with the outputs of the model.
 
@@ -92,6 +99,7 @@ def assemble_scores(
         other outputs of the model by name. Columns of outputs that a server does not have stay empty.
       rules: thresholds, version and detail.
       scored_at: microseconds since the epoch.
+      features: the inputs of the model; those of the batch when None.
     """
     score = np.asarray(outputs[ANOMALY_SCORE], np.float64)
     finite = np.isfinite(score)
@@ -100,7 +108,8 @@ def assemble_scores(
         bad = transactions.filter(pa.array(~finite))
         reasons = [f"anomaly_score: the model gave {value}" for value in score[~finite]]
         kept = {name: values[finite] for name, values in outputs.items()}
-        scored = assemble_scores(transactions.filter(mask), kept, rules, scored_at)
+        rest = None if features is None else features[finite]
+        scored = assemble_scores(transactions.filter(mask), kept, rules, scored_at, rest)
         return scored._replace(dead_letters=unscored(bad, reasons, rules.spec))
     n = len(score)
     codes = severity_codes(score, rules.thresholds)
@@ -116,18 +125,20 @@ def assemble_scores(
         *(transactions.column(field.name) for field in TRACE_FIELDS),
         pa.nulls(n, SCORES.field("stored_at").type),
     ]
-    schema = SCORES
     if rules.detail == "full":
-        schema = SCORES_FULL
         for scale in SCALES:
             columns += [_lists(outputs.get(f"{scale}_{name}"), n) for name in VECTOR_OUTPUTS]
             columns += [_numbers(outputs.get(f"{scale}_{name}"), n) for name in SCALAR_OUTPUTS]
-    scores = pa.RecordBatch.from_arrays(columns, schema=schema)
-    return Scored(scores, dead_letters([], [], "score"), sampled(transactions, score, rules))
+    scores = pa.RecordBatch.from_arrays(columns, schema=rules.schema)
+    taken = feature_matrix(transactions) if features is None else features
+    return Scored(scores, dead_letters([], [], "score"), sampled(transactions, taken, score, rules))
 
 
 def sampled(
-    transactions: pa.RecordBatch, scores: npt.NDArray[np.float64], rules: ScoreRules
+    transactions: pa.RecordBatch,
+    features: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float64],
+    rules: ScoreRules,
 ) -> tuple[Sample, ...]:
     """Takes the rows of a scored batch that are counted in the profile; at most one sample."""
     bins, n = rules.bins, transactions.num_rows
@@ -144,8 +155,9 @@ def sampled(
             if (index := raw.type.get_field_index(feature.source)) >= 0:
                 missing[feature.name] = count_missing(raw.field(index))
     ids = transactions["transaction_id"].take(pa.array(np.arange(n)[chosen])).to_pylist()
-    rows = feature_matrix(transactions)[chosen]
-    return (bins.sample(rules.model_version, ids, rows, scores[chosen].astype(np.float32), missing),)
+    return (
+        bins.sample(rules.model_version, ids, features[chosen], scores[chosen].astype(np.float32), missing),
+    )
 
 
 def unscored(transactions: pa.RecordBatch, reasons: list[str], spec: FeatureSpec = ULB) -> pa.RecordBatch:
