@@ -30,7 +30,7 @@ from apache_beam.ml.inference.base import ModelHandler
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from features.declaration import FeatureSpec
 from features.default import ULB
-from features.profiles import Bins
+from features.profiles import Bins, Sample
 from features.ranges import FeatureRanges, FeatureWatch
 from model.outputs import ANOMALY_SCORE, answer_bytes
 from transforms import metrics
@@ -334,7 +334,8 @@ def assemble_parts(
       rules: thresholds, detail, and the version for parts that name none.
       scored_at: microseconds since the epoch.
     """
-    scores, dead, samples = [], [], []
+    scores, dead = [], []
+    samples: list[Sample] = []
     for run in _runs(parts, rules.model_version):
         rows = batch.slice(run[0].start, run[-1].stop - run[0].start)
         if run[0].result is None:

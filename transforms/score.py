@@ -66,7 +66,8 @@ class Score(beam.PTransform):
         """Transactions to scores, dead letters and profiles."""
         scored = transactions | RunInference(self.handler)
         profiles = (scored | "Profile" >> self.profiles,) if self.profiles else ()
-        return ScoreOutput(*(scored | two_outputs(_SplitFn())), profiles)
+        scores, dead_letters = scored | two_outputs(_SplitFn())
+        return ScoreOutput(scores, dead_letters, profiles)
 
 
 @dataclass
