@@ -115,6 +115,21 @@ def _full_fields() -> Iterable[pa.Field]:
 SCORES_FULL: Final = pa.schema([*SCORES, *_full_fields()])
 """SCORES and the other outputs of the model (--output_detail=full)."""
 
+MESSAGE_FIELDS: Final = (
+    _field(
+        "suppressed",
+        pa.bool_(),
+        "True where the alert topic got no message of the alert (--alert_cooldown, "
+        "--max_alert_messages_per_minute). Null without these",
+    ),
+    _field(
+        "suppressed_before",
+        pa.int64(),
+        "Alerts of the account without a message since the message before this one; null where none",
+    ),
+)
+"""The columns of an alert that say what its topic got; see transforms.cooldown."""
+
 ALERTS: Final = pa.schema(
     [
         *KEY_FIELDS,
@@ -126,6 +141,7 @@ ALERTS: Final = pa.schema(
         _VERSION_FIELD,
         _SCORED_AT_FIELD,
         *TRACE_FIELDS,
+        *MESSAGE_FIELDS,
     ]
 )
 

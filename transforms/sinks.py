@@ -184,6 +184,23 @@ class PublishRows(beam.PTransform):
         _ = messages | beam.io.WriteToPubSub(self.topic, with_attributes=True)
 
 
+@dataclass
+class PublishMessages(beam.PTransform):
+    """Publishes messages that are made already.
+
+    PubsubMessage  ->  the topic
+
+    Attributes:
+      topic: "projects/PROJECT/topics/TOPIC".
+    """
+
+    topic: str
+
+    def expand(self, messages: beam.PCollection) -> None:
+        """Messages to the topic, apart from the steps before."""
+        _ = messages | Checkpoint() | beam.io.WriteToPubSub(self.topic, with_attributes=True)
+
+
 def _sent(scores: pa.RecordBatch) -> pa.RecordBatch:
     """Notes in the rows when they go to the table. A sink that waits and tries again does so after this."""
     return stamped(scores, STORED_AT, time.time_ns() // 1000)
