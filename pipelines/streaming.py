@@ -123,8 +123,8 @@ class StreamingOptions(wiring.JobOptions):
         None,
         type=_duration_text,
         metavar="DURATION",
-        help="after a message about an account, publish none about it for so long, but for a higher severity; "
-        "the next message says how many alerts were suppressed. The table has all. Example: 10m",
+        help="after a message about an account, publish none about it for so long, unless the severity is "
+        "higher; the next message says how many alerts were suppressed. The table has all. Example: 10m",
     )
     max_alert_messages_per_minute: int = option(
         0,
@@ -145,8 +145,8 @@ class StreamingOptions(wiring.JobOptions):
         super().__post_init__()
         if self.quiets and not self.alert_topic:
             raise OptionError(
-                "--alert_cooldown and --max_alert_messages_per_minute choose the messages of a topic: expected "
-                "--alert_topic with them"
+                "--alert_cooldown and --max_alert_messages_per_minute: expected with --alert_topic, whose "
+                "messages they choose; got none"
             )
 
     @property

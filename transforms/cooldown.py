@@ -26,11 +26,11 @@ from transforms.schema import ALERTS
 from transforms.topics import row_messages
 
 BUCKETS: Final = 64
-"""Keys of the state. A state a key and account would cost a call each; they never change, as states lie in them."""
+"""Keys of the state, for a state of each account would cost a call each. Running jobs have states in them."""
 REMEMBERED: Final = 32
 """Alerts of an account that are known again when they are delivered once more."""
 KEPT_MICROS: Final = 86_400_000_000
-"""An account without an alert for so long is forgotten, with what was suppressed of it; the table has that."""
+"""An account without an alert for so long is forgotten, and how many were suppressed; the table has these."""
 SUPPRESSED: Final = "suppressed"
 SUPPRESSED_BEFORE: Final = "suppressed_before"
 _MINUTE: Final = 60_000_000
@@ -262,7 +262,7 @@ def bucket_of(account: str, buckets: int = BUCKETS) -> int:
 
 
 def _divided(alerts: pa.RecordBatch, buckets: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Divides a batch by the bucket of the account; those without one need no state, and go by their place."""
+    """Divides a batch by the bucket of the account; rows without an account go to that of an empty name."""
     names = alerts["account_id"].to_pylist()
     places = np.array([bucket_of(name or "", buckets) for name in names])
     for bucket in np.unique(places).tolist():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 
 import apache_beam as beam
@@ -116,7 +117,7 @@ def test_nothing_is_lost_and_messages_say_what_was_suppressed(alerts, cooldown, 
     state, counts = {}, {"sent": 0, "suppressed": 0, "said": 0}
     ends = [0, *sorted(cuts), len(alerts)]
     rows = [alert(f"t{i}", *each[::2], minute=each[1]) for i, each in enumerate(alerts)]
-    for low, high in zip(ends, ends[1:], strict=False):
+    for low, high in itertools.pairwise(ends):
         for row in cool(batch(*rows[low:high]), state, cooldown * MINUTE).to_pylist():
             assert row["sent"] != row["suppressed"]
             counts["sent"] += row["sent"]
@@ -133,7 +134,7 @@ def test_messages_of_one_severity_are_apart_by_the_pause(alerts):
     for i, (at, severity) in enumerate(sorted(alerts)):
         if decide(accounts, "a", str(i), severity, at, 10).is_sent:
             times.append((at, severity))
-    for (before, low), (after, high) in zip(times, times[1:], strict=False):
+    for (before, low), (after, high) in itertools.pairwise(times):
         assert after - before >= 10 or high > low
 
 
@@ -145,7 +146,7 @@ def test_the_limit_lets_so_many_through_a_minute_and_says_so_once():
     assert suppressed(marked) == ["t3", "t4", "t5", "t6"]
     (summary,) = summaries
     assert summary.attributes == {"kind": "summary"}
-    assert json.loads(summary.data)["minute"] == "2026-03-01T12:00:00"
+    assert json.loads(summary.data)["minute"] == "2026-03-01T12:00:00+00:00"
     more = cool(batch(*(alert(f"u{i}", f"b{i}", minute=0.5) for i in range(2))), state, MINUTE)
     assert [len(each) for each in (sent(limit(more, minute, 3)[0]), limit(more, minute, 3)[1])] == [0, 0]
     later = cool(batch(*(alert(f"v{i}", f"c{i}", minute=1) for i in range(4))), state, MINUTE)
