@@ -137,7 +137,9 @@ class Bins:
         """
         values = np.concatenate([rows[:, self.columns], scores.astype(np.float32)[:, None]], axis=1)
         digest = hashlib.blake2b("\0".join(ids).encode(), digest_size=_DIGEST_BYTES).digest()
-        without = np.array([missing.get(name, 0) for name in self.names], np.int64)
+        without = np.zeros(len(self.names), np.int64)
+        if missing:
+            without[:] = [missing.get(name, 0) for name in self.names]
         return Sample(version, self, values, without, int.from_bytes(digest, "big"))
 
 
@@ -206,15 +208,16 @@ class Counter:
 
     def __init__(self) -> None:
         self._waiting: dict[str, list[Sample]] = {}
+        self._rows = 0
         self._counted: dict[str, Profile] = {}
 
     def add(self, sample: Sample) -> None:
         """Adds a sample; it is counted when there are enough rows to make the call worth it."""
         key = _key(sample)
-        waiting = self._waiting.setdefault(key, [])
-        waiting.append(sample)
-        if sum(len(each.values) for each in waiting) >= _AT_ONCE:
-            self._count(key)
+        self._waiting.setdefault(key, []).append(sample)
+        self._rows += len(sample.values)
+        if self._rows >= _AT_ONCE:
+            self._count()
 
     def merge(self, profiles: Iterable[Profile]) -> None:
         """Adds profiles."""
@@ -225,13 +228,13 @@ class Counter:
 
     def take(self) -> dict[str, Profile]:
         """Returns the profiles by a key that is equal for those that can be added up, and begins anew."""
-        for key in list(self._waiting):
-            self._count(key)
+        self._count()
         taken, self._counted = self._counted, {}
         return taken
 
-    def _count(self, key: str) -> None:
-        self.merge([Profile.of(self._waiting.pop(key))])
+    def _count(self) -> None:
+        self.merge([Profile.of(samples) for samples in self._waiting.values()])
+        self._waiting, self._rows = {}, 0
 
 
 def _key(counted: Sample | Profile) -> str:

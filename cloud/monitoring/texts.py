@@ -107,7 +107,7 @@ anomaly launch streaming {place} {installation} --job_name={job} --update --min_
 **Meaning.** Each transaction of the last hour has on average more than {range} values outside the range of
 the training. The model was not trained for them, and its scores mean little.
 
-**Look.** The log of the workers names the features once, with their range and median of the training:
+**Look.** `anomaly watch` names the features, those that moved within their range as well. The log of the workers names the features once, with their range and median of the training:
 search for "do not look like those". A feature in other units (cents for euros), with another sign or
 already standardised comes from the publisher. Without that, the world has changed: train anew.
 
@@ -115,8 +115,8 @@ already standardised comes from the publisher. Without that, the world has chang
 docs/runbook.md says.
 
 ```
-anomaly query score_drift --dataset {dataset} --since 7d
-anomaly query top_anomalies --dataset {dataset} --since 1h
+anomaly watch --dataset {dataset} --since 6h
+anomaly query feature_drift --dataset {dataset} --since 6h
 ```
 """,
     "no_data": """
