@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
+from common.writing import FileWriteError, write_text
 from local.endpoints import Endpoints
 from local.process import LocalStackError
 from local.stack import LocalStack
@@ -138,7 +139,8 @@ class Daemon:
                         time.sleep(_WATCH_SECONDS)
                         if reports := stack.remove_ended():
                             running = replace(running, endpoints=stack.endpoints, ended=stack.ended)
-                            self._write(running)
+                            with contextlib.suppress(FileWriteError):  # what still runs goes on
+                                self._write(running)
                             print("\n".join((*reports, self.advice(running))), file=sys.stderr, flush=True)
             except SystemExit:
                 pass
@@ -149,7 +151,7 @@ class Daemon:
 
     def _write(self, running: Running) -> None:
         partial = self._state_path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(running)))
+        write_text(partial, json.dumps(asdict(running)), "--state_dir")
         partial.replace(self._state_path)
 
     def up(self, arguments: Sequence[str], timeout: float) -> Running:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from common.loopback import no_proxy_variables
 
@@ -75,7 +76,8 @@ class Endpoints:
 
     def without(self, fields: Collection[str]) -> Endpoints:
         """Returns the same with these fields empty: those of an emulator that does not run any more."""
-        return replace(self, **dict.fromkeys(fields))
+        empty: dict[str, Any] = dict.fromkeys(fields)
+        return replace(self, **empty)
 
     def to_dict(self) -> dict[str, str | None]:
         """Returns the fields as a dict, for JSON."""

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
+from common.writing import write_text
+
 HOST: Final = "127.0.0.1"
 _GUARDIAN: Final = Path(__file__).with_name("guardian.py")
 _IMPORT_ROOT: Final = Path(__file__).resolve().parents[1]
@@ -166,7 +168,7 @@ class ServerProcess:
 def write_ready(directory: Path, **ports: int) -> None:
     """Writes the ports that a server of this project has bound; see `Emulator.wait_for_ports`."""
     partial = directory / "ready.partial"
-    partial.write_text(json.dumps(ports))
+    write_text(partial, json.dumps(ports))
     partial.replace(directory / "ready.json")
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from common.writing import write_text, writing
 from model.manifest import MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifac
       files: local files; MODEL_FILE must be among them.
 
     Raises:
+      FileWriteError: a file cannot be written, because the disk is full, for example.
       ArtifactError: MODEL_FILE is not among the files, the manifest is not consistent, or `uri` cannot be
         written to; where an upload failed it names the local directory in which the artifact is kept.
     """
@@ -175,13 +177,12 @@ def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifac
     manifest = dataclasses.replace(manifest, files={f.name: sha256(f) for f in paths})
     manifest.check()
     check_writable(local_dir)
-    try:
-        for path in paths:
-            if path.resolve() != (local_dir / path.name).resolve():
-                shutil.copyfile(path, local_dir / path.name)
-        (local_dir / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
-    except OSError as e:
-        raise ArtifactError(f"{uri}: cannot be written: {e}") from e
+    for path in paths:
+        target = local_dir / path.name
+        if path.resolve() != target.resolve():
+            with writing(target):
+                shutil.copyfile(path, target)
+    write_text(local_dir / MANIFEST_FILE, manifest.to_json())
     if is_gcs(uri):
         try:
             _upload(local_dir, uri, [*manifest.files, MANIFEST_FILE])
