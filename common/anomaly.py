@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
     "model": {
         "features": Entry("features.__main__", "write and check a feature spec: what the model sees"),
         "train": Entry("model.train", "train a model and write its artifact"),
+        "model": Entry("operations.models.__main__", "roll a model out, take it back, list models"),
         "evaluate": Entry("model.evaluate", "judge a model on labelled transactions, beside baselines"),
         "package": Entry("model.package", "pack a model for TorchServe, as ONNX or torch.export"),
         "serve": Entry("model.serving.app", "serve a model over HTTP, as the container does"),

@@ -153,8 +153,8 @@ class DetectionOptions:
     model: str = option(
         metavar="DIR",
         help="artifact directory of the trained model, local or gs://. A job scores with the model that is "
-        "there at launch; its workers refuse one that was trained into the same directory since, so train a "
-        "new one into a new directory. Example: gs://my-bucket/model",
+        "there at launch; its workers refuse one that was written into the same directory since. "
+        "Example: gs://my-bucket/model",
     )
     output_detail: Literal["compact", "full"] = option(
         "compact",
@@ -183,6 +183,17 @@ class DetectionOptions:
     def __post_init__(self) -> None:
         self.thresholds({})
 
+    @property
+    def refresh_seconds(self) -> int:
+        """Seconds between two looks for a new model; 0 for a job that keeps the model of its launch."""
+        return 0
+
+    @property
+    def given_thresholds(self) -> dict[str, float]:
+        """The thresholds among the options, by severity; they hold for every model of the job."""
+        values = {severity: getattr(self, f"{severity}_threshold") for severity in SEVERITIES[1:]}
+        return {severity: value for severity, value in values.items() if value is not None}
+
     def thresholds(self, calibrated: Mapping[str, float]) -> dict[str, float]:
         """Returns the thresholds by severity: those given as options, otherwise the model's.
 
@@ -192,8 +203,7 @@ class DetectionOptions:
         Raises:
           OptionError: a threshold is no number, or a lower severity has the higher one.
         """
-        values = {severity: getattr(self, f"{severity}_threshold") for severity in SEVERITIES[1:]}
-        given = {severity: value for severity, value in values.items() if value is not None}
+        given = self.given_thresholds
         for severity, value in given.items():
             if math.isnan(value):  # which is in no order, so the comparison below would let it pass
                 raise OptionError(f"--{severity}_threshold: expected a number such as 25.0, got nan")
@@ -223,6 +233,25 @@ class DetectionOptions:
         except Exception as error:  # whatever Cloud Storage's client raises: no permission, no network
             raise OptionError(f"--model: cannot read {self.model}: {error}") from error
         return dataclasses.replace(manifest, thresholds=self.thresholds(manifest.thresholds))
+
+
+@dataclass(frozen=True)
+class StreamDetectionOptions(DetectionOptions):
+    """The model of a stream, which may be replaced while it runs."""
+
+    model_refresh_seconds: int = option(
+        0,
+        type=at_least(0, 86_400),
+        metavar="N",
+        help="look for a new model in --model every so many seconds, and score with it from then on; it must "
+        "have the same feature spec, and anomaly model promote puts it there. 0 keeps the model of the "
+        "launch. Example: 60 (default: %(default)s)",
+    )
+
+    @property
+    def refresh_seconds(self) -> int:
+        """Seconds between two looks for a new model."""
+        return self.model_refresh_seconds
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from features.default import ULB
 from model.artifact import MODEL_NAME, Manifest
 from model.outputs import ANOMALY_SCORE, width
 from pipelines.options import DetectionOptions
+from transforms.forms import Encoding
 from transforms.remote import Limits, TorchServeHandler, VertexHandler
 from transforms.remote_protocol import MIN_REQUEST_BYTES
 from transforms.score import PytorchHandler
@@ -179,8 +180,15 @@ def model_handler(scorer: ScorerOptions, detection: DetectionOptions, manifest: 
       manifest: of the model, with the thresholds of the options; see `DetectionOptions.manifest`.
     """
     if scorer.scorer == "pytorch":
-        thresholds = dict(manifest.thresholds)
-        return PytorchHandler(detection.model, detection.output_detail, thresholds, manifest.digest)
+        seconds = detection.refresh_seconds
+        return PytorchHandler(
+            detection.model,
+            detection.output_detail,
+            detection.given_thresholds,
+            "" if seconds else manifest.digest,
+            seconds,
+            Encoding(manifest.spec, manifest.learnt),
+        )
     shared: dict[str, Any] = {
         "thresholds": dict(manifest.thresholds),
         "model_version": manifest.model_version,

@@ -19,7 +19,7 @@ from common.options import OptionError, add_options, group, option
 from common.values import at_least
 from model.artifact import Manifest
 from pipelines import lookups, record, wiring
-from pipelines.options import RequiredTableOptions, parse_options
+from pipelines.options import RequiredTableOptions, StreamDetectionOptions, parse_options
 from transforms.gather import BatchMessages
 from transforms.parse import Parse
 from transforms.sinks import PublishRows
@@ -98,6 +98,7 @@ class StreamingOptions(wiring.JobOptions):
     """
 
     source: StreamSource = group("source (one of --subscription and --topic)")
+    detection: StreamDetectionOptions = group("model")
     tables: RequiredTableOptions = group("sinks")
     alert_topic: str | None = option(
         None,

@@ -54,7 +54,7 @@ class JobOptions:
       endpoints: where BigQuery answers.
 
     Raises:
-      OptionError: the score has no thresholds.
+      OptionError: the score has no thresholds, or the model of a server is to be refreshed here.
     """
 
     source: Any = group("source")
@@ -65,6 +65,11 @@ class JobOptions:
     endpoints: EndpointOptions = group()
 
     def __post_init__(self) -> None:
+        if self.detection.refresh_seconds and self.scorer.scorer != "pytorch":
+            raise OptionError(
+                "--model_refresh_seconds goes with --scorer=pytorch, and the scorer is "
+                f"{self.scorer.scorer}: roll the model out at the server"
+            )
         given = (self.detection.medium_threshold, self.detection.high_threshold)
         if self.scorer.score_field != ANOMALY_SCORE and None in given:
             raise OptionError(
@@ -79,7 +84,7 @@ _Job = TypeVar("_Job", bound=JobOptions)
 def detect(parse: Parse | ParseColumns | ParseCsv, options: JobOptions, manifest: Manifest) -> Detect:
     """Makes the detection that the options describe."""
     handler = model_handler(options.scorer, options.detection, manifest)
-    return Detect(parse, Score(handler), Alert(manifest.thresholds, options.detection.min_severity))
+    return Detect(parse, Score(handler), Alert(options.detection.min_severity))
 
 
 def write_tables(detected: Detected, options: JobOptions, streaming: bool) -> None:

@@ -26,6 +26,11 @@ UNSTORED: Final = "dead_letters_unstored"
 VALUES_OUT_OF_RANGE: Final = "values_out_of_range"
 """Values of features that lie outside the range of the training; see `features.ranges`."""
 
+MODEL_REFRESHES: Final = "model_refreshes"
+"""New models that a worker process took over (--model_refresh_seconds)."""
+MODEL_REFUSALS: Final = "model_refusals"
+"""Artifacts that a worker process did not take over: damaged, for other features, or out of reach."""
+
 
 def counter(name: str) -> Metrics.DelegatingCounter:
     """Makes the counter of this name in the project's namespace."""

@@ -20,6 +20,7 @@ from transforms.dead_letter import dead_letters
 from transforms.json_rows import untraced
 from transforms.readable import amounts, by_feature, value_texts
 from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES, TRACE_FIELDS
+from transforms.thresholds import with_thresholds
 
 OutputDetail = Literal["compact", "full"]
 
@@ -41,6 +42,11 @@ class ScoreRules:
     model_version: str
     detail: OutputDetail = "compact"
     spec: FeatureSpec = ULB
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The schema of the rows, which carries the thresholds."""
+        return with_thresholds(SCORES_FULL if self.detail == "full" else SCORES, self.thresholds)
 
     @cached_property
     def names(self) -> pa.Array:
@@ -108,13 +114,11 @@ def assemble_scores(
         *(transactions.column(field.name) for field in TRACE_FIELDS),
         pa.nulls(n, SCORES.field("stored_at").type),
     ]
-    schema = SCORES
     if rules.detail == "full":
-        schema = SCORES_FULL
         for scale in SCALES:
             columns += [_lists(outputs.get(f"{scale}_{name}"), n) for name in VECTOR_OUTPUTS]
             columns += [_numbers(outputs.get(f"{scale}_{name}"), n) for name in SCALAR_OUTPUTS]
-    return Scored(pa.RecordBatch.from_arrays(columns, schema=schema), dead_letters([], [], "score"))
+    return Scored(pa.RecordBatch.from_arrays(columns, schema=rules.schema), dead_letters([], [], "score"))
 
 
 def unscored(transactions: pa.RecordBatch, reasons: list[str], spec: FeatureSpec = ULB) -> pa.RecordBatch:

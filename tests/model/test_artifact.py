@@ -18,7 +18,7 @@ import torch
 
 from common.writing import FileWriteError
 from features.ulb import FEATURES
-from model import artifact
+from model import artifact, places
 from model.artifact import ARCHIVE_FILE, MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest, ReplacedError
 
 
@@ -299,7 +299,7 @@ def test_an_artifact_that_was_replaced_on_cloud_storage_is_refused_before_its_mo
 
 
 def test_a_missing_object_on_cloud_storage_is_named(trained, storage):
-    with pytest.raises(ArtifactError, match=f"gs://some-bucket/none: {MANIFEST_FILE} is missing"):
+    with pytest.raises(ArtifactError, match=f"No {MANIFEST_FILE} in gs://some-bucket/none; train"):
         artifact.read("gs://some-bucket/none")
     artifact.write("gs://some-bucket", trained.manifest, [trained.model_path])
     del storage[f"some-bucket/o/{MODEL_FILE}"]
@@ -315,7 +315,7 @@ def test_a_failed_upload_keeps_the_artifact(trained, storage, monkeypatch, tmp_p
     def refuse(*args: object) -> None:
         raise artifact.ArtifactUnavailableError("gs://some-bucket/m: Cloud Storage: 403")
 
-    monkeypatch.setattr(artifact, "_upload", refuse)
+    monkeypatch.setattr(places.CloudPlace, "put", refuse)
     with pytest.raises(artifact.ArtifactUnavailableError, match=r"403; the artifact is kept in ") as caught:
         artifact.write("gs://some-bucket/m", trained.manifest, [trained.model_path])
     kept = str(caught.value).split("kept in ")[1].split(":")[0]
