@@ -28,6 +28,7 @@ from common.command import CommandError, Parser, command
 from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_record, progress
 from common.values import at_least, moment
+from common.writing import writing
 from local import topics
 from local.demo_picture import draw
 from local.demo_report import DemoReport, Pace, alert_latency, alerts_by_kind, print_report
@@ -243,7 +244,9 @@ def run(demo: Demo) -> DemoReport:
             summary.queries[name] = query.run(client, query.sql(name, streamed, limit=limit))
         demo.finish(summary, scores)
         say("Report: the state of the streamed tables as a page")
-        demo.page.write_bytes(page.render(read(client, streamed, moment("24h"), max_bytes=0)))
+        body = page.render(read(client, streamed, moment("24h"), max_bytes=0))
+        with writing(demo.page, "--output"):
+            demo.page.write_bytes(body)
         summary.page = str(demo.page)
     return summary
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from common.writing import writing
 from model.manifest import MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest
 from model.places import ArtifactUnavailableError, CloudPlace, Place, is_gcs, place
 
@@ -234,6 +235,7 @@ def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifac
       files: local files; MODEL_FILE must be among them.
 
     Raises:
+      FileWriteError: a file cannot be written, because the disk is full, for example.
       ArtifactError: MODEL_FILE is not among the files, the manifest is not consistent, or `uri` cannot be
         written to; where an upload failed it names the local directory in which the artifact is kept.
     """
@@ -254,9 +256,10 @@ def _store(target: Place, paths: Mapping[str, Path], text: bytes) -> Artifact:
     manifest = Manifest.from_json(text)
     staged = Path(tempfile.mkdtemp(prefix="model-artifact-"))
     try:
-        for name, path in paths.items():
-            shutil.copyfile(path, staged / name)
-        (staged / MANIFEST_FILE).write_bytes(text)
+        with writing(staged):
+            for name, path in paths.items():
+                shutil.copyfile(path, staged / name)
+            (staged / MANIFEST_FILE).write_bytes(text)
         read(staged, manifest.digest)  # a source that was replaced while it was copied is refused here
         keep_previous(target, manifest.digest)
         _put(target, staged, manifest)
@@ -268,10 +271,8 @@ def _store(target: Place, paths: Mapping[str, Path], text: bytes) -> Artifact:
             f"{error}; the artifact is kept in {staged}: copy it with gcloud storage cp {staged}/* "
             f"{target.uri.rstrip('/')}/"
         ) from error
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise ArtifactError(f"{target.uri}: cannot be written: {error}") from error
         raise
     if own == staged:
         weakref.finalize(artifact, shutil.rmtree, staged, ignore_errors=True)

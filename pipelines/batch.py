@@ -245,17 +245,17 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
     options, beam_options = parse(argv)
     check(options, beam_options)
     source, files = options.source, options.files
-    # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
-    is_local = source.input is not None and "://" not in source.input
-    found = lookups.find_local_files(source.input or "", source.format) if is_local else []
+    found: Sequence[lookups.SourceFile] = ()
+    if source.input is not None:
+        find = lookups.find_remote_file if "://" in source.input else lookups.find_local_files
+        found = find(source.input, source.format)
     if files.output:
         lookups.check_output(files.output, files.overwrite)
     wiring.set_runner(beam_options, RUNNER)
     options.machine.apply(beam_options)
     manifest = options.detection.manifest()
     rules = options.messages.rules(manifest)
-    if found:
-        lookups.check_local_files(source.input or "", found, rules)
+    lookups.check_files(source.input or "", found, rules)
     options = wiring.with_environment(options, beam_options)
     if source.input_table:
         project = beam_options.view_as(GoogleCloudOptions).project

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from model.thresholds import SEVERITIES
+from operations.reasons import value_text
 from operations.report import charts
 from operations.report.figures import Figures, Rows
 from operations.report.queries import BINS_PER_DECADE
@@ -103,11 +104,14 @@ def _reasons(features: Rows) -> list[Bar]:
     most = max((abs(each["contribution"] or 0) for each in features), default=0) or 1
     bars = []
     for each in features:
-        value = each.get("value")
-        aside = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
         share = 100 * abs(each["contribution"] or 0) / most
         bars.append(
-            Bar(str(each["feature"]), aside, f"{each['contribution'] or 0:+.2f}", round(min(share, 100.0), 1))
+            Bar(
+                str(each["feature"]),
+                value_text(each.get("value")),
+                f"{each['contribution'] or 0:+.2f}",
+                round(min(share, 100.0), 1),
+            )
         )
     return bars
 

@@ -35,6 +35,7 @@ def alert(text: str, **changes: Any) -> dict[str, Any]:
         "transaction_id": text,
         "account_id": text,
         "event_time": NOON,
+        "amount": 4312.5,
         "anomaly_score": 12.5,
         "severity": text,
         "threshold": 8.5,

@@ -77,7 +77,7 @@ def _alert_percent(found: Rows) -> Any:
 
 def _top(row: Row, index: int) -> Row:
     tops = row["top_features"]
-    return tops[index] if index < len(tops) else {"feature": None, "contribution": None}
+    return tops[index] if index < len(tops) else {"feature": None, "contribution": None, "value": None}
 
 
 def anomalies_by_account(scores: Rows, limit: int) -> Rows:
@@ -93,6 +93,7 @@ def anomalies_by_account(scores: Rows, limit: int) -> Rows:
             "alerts": len(found),
             "high": sum(row["severity"] == "high" for row in found),
             "max_score": _about(max(row["anomaly_score"] for row in found), 2),
+            "max_amount": max((row["amount"] for row in found if row["amount"] is not None), default=None),
             "first_alert": min(row["event_time"] for row in found),
             "last_alert": max(row["event_time"] for row in found),
         }
@@ -351,12 +352,14 @@ def top_anomalies(scores: Rows, limit: int) -> Rows:
     )
     return [
         {
-            **{name: row[name] for name in ("transaction_id", "account_id", "event_time")},
+            **{name: row[name] for name in ("transaction_id", "account_id", "event_time", "amount")},
             "anomaly_score": _about(row["anomaly_score"], 2),
             "severity": row["severity"],
             "feature_1": _top(row, 0)["feature"],
+            "value_1": _top(row, 0)["value"],
             "contribution_1": _about(_top(row, 0)["contribution"], 2),
             "feature_2": _top(row, 1)["feature"],
+            "value_2": _top(row, 1)["value"],
             "contribution_2": _about(_top(row, 1)["contribution"], 2),
         }
         for row in ranked[:limit]
