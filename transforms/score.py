@@ -18,7 +18,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from features.ranges import FeatureWatch
 from model import artifact, inference
-from model.live import Event, ForeignError, Live, check_spec
+from model.live import Event, Follower, ForeignError, Live, check_spec
 from model.outputs import ANSWER_FIELDS, SCORE_FIELDS
 from model.thresholds import check_thresholds
 from transforms import metrics
@@ -140,7 +140,7 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, Live[LoadedModel]]):
         gc.collect()
         gc.freeze()
         if self.refresh_seconds:
-            live.follow(self.model, self._load, self.refresh_seconds, found.manifest.digest)
+            live.follow(Follower(self.model, self._load, found.manifest.digest), self.refresh_seconds)
         return live
 
     def _load(self, found: artifact.Artifact) -> LoadedModel:
