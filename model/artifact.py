@@ -2,6 +2,7 @@
 
     final_model_traced.pt     TorchScript with `forward` and `score`
     pytorch_autoencoder.mar   the same model packed for TorchServe
+    instance_schema.yaml      the instances that it takes, for the registry of Vertex AI
     manifest.json             what the model is, its thresholds, and the sha256 of the files
 
 `read` checks every listed file and the feature order before anything is loaded. So a damaged or foreign
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,12 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from features.schema import openapi_3_0
 from model.manifest import MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest
 
 if TYPE_CHECKING:
     import torch
 
 ARCHIVE_FILE: Final = "pytorch_autoencoder.mar"
+SCHEMA_FILE: Final = "instance_schema.yaml"
+"""A Schema Object of OpenAPI 3.0.2 in YAML, for Vertex AI, in the form of JSON, which YAML reads."""
 MODEL_NAME: Final = "pytorch_autoencoder"
 MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
 
@@ -158,7 +163,7 @@ def verify(uri: str | Path) -> Manifest:
 def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifact:
     """Writes an artifact: copies `files` under their names, then the manifest with their sha256.
 
-    The manifest goes last, so that a reader never sees one whose files are not there yet.
+    SCHEMA_FILE is made anew. The manifest goes last, so that a reader never sees one before its files.
 
     Args:
       uri: a local directory, made when missing, or gs://bucket/prefix.
@@ -171,14 +176,17 @@ def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifac
     """
     uri = str(uri)
     local_dir = _temporary_directory() if is_gcs(uri) else Path(uri)
-    paths = [Path(f) for f in files]
-    manifest = dataclasses.replace(manifest, files={f.name: sha256(f) for f in paths})
+    paths = [path for path in map(Path, files) if path.name != SCHEMA_FILE]
+    schema = json.dumps(openapi_3_0(manifest.spec), indent=1).encode()
+    sums = {path.name: sha256(path) for path in paths} | {SCHEMA_FILE: hashlib.sha256(schema).hexdigest()}
+    manifest = dataclasses.replace(manifest, files=sums)
     manifest.check()
     check_writable(local_dir)
     try:
         for path in paths:
             if path.resolve() != (local_dir / path.name).resolve():
                 shutil.copyfile(path, local_dir / path.name)
+        (local_dir / SCHEMA_FILE).write_bytes(schema)
         (local_dir / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
     except OSError as e:
         raise ArtifactError(f"{uri}: cannot be written: {e}") from e

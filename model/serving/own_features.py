@@ -41,5 +41,6 @@ class SpecParser(RequestParser):
 
 
 def parser_of(spec: FeatureSpec, learnt: Learnt) -> RequestParser:
-    """Makes the parser of a model: the fast one where its features are plain numbers."""
-    return RequestParser(spec.fields) if spec.is_numeric else SpecParser(spec, learnt)
+    """Makes the parser of a model: the fast one where its features are plain numbers at the top."""
+    is_flat = not any("." in field for field in spec.fields)
+    return RequestParser(spec.fields) if spec.is_numeric and is_flat else SpecParser(spec, learnt)
