@@ -12,7 +12,6 @@ from typing import Any
 from features.declaration import Feature, FeatureSpec
 from features.kinds import REJECT
 from features.roles import EPOCH_LIMIT
-from features.rows import LARGEST_WHOLE
 from features.times import MOST_SECONDS, time_text
 from features.values import BEYOND_FLOAT32
 
@@ -26,8 +25,8 @@ MISSING: Json = {"enum": [None, ""]}
 
 _B = r"[ \t\n\v\f\r]*"
 _NUMBER = (
-    r"-?(([0-9]{1,38}\.?[0-9]*|\.[0-9]+)([eE]-[0-9]{1,9})?"
-    r"|([0-9]\.?[0-9]*|\.[0-9]+)[eE]\+?([0-2]?[0-9]|3[0-7]))"
+    r"-?(([0-9]{1,38}(\.[0-9]*)?|\.[0-9]+)([eE]-[0-9]{1,9})?"
+    r"|([0-9](\.[0-9]*)?|\.[0-9]+)[eE]\+?([0-2]?[0-9]|3[0-7]))"
 )
 _YEAR = "[1-8][0-9]{3}"
 _LEAP_YEAR = "([1-8][0-9](0[48]|[2468][048]|[13579][26])|(1[26]|[2468][048]|[357][26])00)"
@@ -143,7 +142,7 @@ _FORMS: dict[str, list[Json]] = {
     ],
     "category": [
         {"type": "string", "minLength": 1},
-        {"type": "integer", "minimum": 1 - LARGEST_WHOLE, "maximum": LARGEST_WHOLE - 1},
+        {"type": "integer"},
         {"type": "boolean"},
     ],
 }

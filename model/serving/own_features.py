@@ -32,6 +32,8 @@ class SpecParser(RequestParser):
         return np.array(rows, np.float32)
 
     def _row(self, instance: Any, index: int) -> list[float]:
+        if isinstance(instance, dict) and "features" in instance and not self._keys & instance.keys():
+            raise BadRequestError("is within an instance that has none of the keys", index, "features")
         inputs, reasons = self._encoder.encode([instance])
         if reasons:
             field, _, reason = reasons[0].partition(": ")

@@ -178,12 +178,14 @@ def test_a_server_of_own_features_does_what_its_document_says(name, tmp_path):
         assert about["inputs"] == list(SPECS[name].inputs)
         command = [str(Path(sys.executable).parent / "schemathesis"), "run", f"{served.url}/openapi.json"]
         command += [
+            "--phases",
+            "coverage,fuzzing",
             "--max-examples",
             "20",
             "--seed",
             "1",
             "--include-path-regex",
-            "predict|metadata|v2/models",
+            "/predict|metadata|v2/models/{model_name}",
         ]
         command += ["--suppress-health-check", "all", "--generation-database", "none", "--no-color"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
