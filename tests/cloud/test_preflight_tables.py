@@ -44,7 +44,6 @@ def test_tables_of_before_own_features_get_their_columns(
         table.schema = [old for field in table.schema if (old := without(field))]
         bigquery_client.create_table(table)
     found = services.check_dataset(tables_clients, name, full=False, create=False)
-    print(bigquery_client.get_table(f"{name}.scores").schema)
     failed = {one.subject.rpartition(".")[2]: one for one in found if one.status == "failed"}
     assert {"scores", "alerts"} <= set(failed)
     for one in failed.values():
