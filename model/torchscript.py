@@ -11,7 +11,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Final
+from typing import BinaryIO, Final
 
 import torch
 
@@ -79,16 +79,19 @@ def save(module: torch.jit.ScriptModule, path: str | os.PathLike[str]) -> None:
         torch.jit.save(module, file)
 
 
-def load(path: str | os.PathLike[str], freeze: bool = True, device: str = "cpu") -> torch.jit.ScriptModule:
+def load(
+    source: str | os.PathLike[str] | BinaryIO, freeze: bool = True, device: str = "cpu"
+) -> torch.jit.ScriptModule:
     """Loads a traced module in eval mode on `device`.
 
     Args:
-      path: a local file that `save` wrote.
+      source: a local file that `save` wrote, or its content.
       freeze: inline the weights as constants, the fastest form for inference; `forward` and `score` are kept.
       device: a torch device name.
     """
+    source = os.fspath(source) if isinstance(source, str | os.PathLike) else source
     with _quiet():
-        module = torch.jit.load(os.fspath(path), map_location=device).eval()
+        module = torch.jit.load(source, map_location=device).eval()
     return frozen(module) if freeze else module
 
 

@@ -184,7 +184,11 @@ def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) ->
     # Fixed here, at launch, so that a bundle that is run again gives the same rows.
     launched = dt.datetime.now(dt.UTC)
     source, parse_rows = _source(options, manifest, launched)
-    detected = pipeline | "Read" >> source | "Detect" >> wiring.detect(parse_rows, options, manifest)
+    detected = (
+        pipeline
+        | "Read" >> source
+        | "Detect" >> wiring.detect(parse_rows, options, manifest, streaming=False)
+    )
     wiring.write_tables(detected, options, streaming=False)
     if not options.files.output:
         return None

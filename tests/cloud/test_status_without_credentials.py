@@ -20,8 +20,9 @@ def signed_out(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
+@pytest.mark.usefixtures("signed_out")
 @pytest.mark.parametrize("form", ["table", "json"])
-def test_it_is_one_line(signed_out, capsys, form):
+def test_it_is_one_line(capsys, form):
     flags = ["--project=my-project", "--region=europe-west1", f"--format={form}"]
     assert main(["status", *flags]) == 1
     said = capsys.readouterr()
