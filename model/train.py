@@ -201,7 +201,8 @@ def versions() -> dict[str, str]:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `anomaly train`."""
-    parser = Parser("anomaly train", __doc__, EXAMPLES)
+    needed = f"It needs at least {data.MIN_NORMALS:,} normal transactions; a fifth places the thresholds."
+    parser = Parser("anomaly train", f"{__doc__}\n\n{needed}", EXAMPLES)
     add_options(parser, ArtifactOptions, "artifact")
     add_options(parser, data.DataOptions, "data")
     add_options(parser, fitting.TrainingOptions, "training")

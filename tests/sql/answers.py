@@ -24,11 +24,14 @@ _SCORED: Final = ("scored_at", "event_time")
 FOLDED: Final = {
     "payload: not JSON (Input data was truncated)": "payload: not JSON",
     "payload: not JSON (JSON is malformed: invalid character (byte 17))": "payload: not JSON",
-    "payload: 70000 bytes, over the limit of 65536": "payload: N bytes, over the limit of N",
-    "payload: 80000 bytes, over the limit of 65536": "payload: N bytes, over the limit of N",
-    "features: 29 values instead of 30": "features: N values instead of N",
+    "payload: 70000 bytes, over the limit of 65536": "payload: N bytes, over the limit of 65536",
+    "payload: 80000 bytes, over the limit of 65536": "payload: N bytes, over the limit of 65536",
+    "features: 29 values instead of 30": "features: N values instead of 30",
+    "amount: expected a number, got 17": "amount: expected a number, got N",
     "features[3]: 1e+99, which is not finite": "features[N]: N finite",
-    "event_time: 2026-03-08T12:00:00+00:00, which is in_the_future": "event_time: N",
+    "event_time: 2026-03-08T12:00:00Z is more than --max_event_lead_seconds=86400 after its publication": (
+        "event_time: N is more than --max_event_lead_seconds=86400 after its publication"
+    ),
 }
 """Reasons of `rows.REASONS` as the query shows them; it shows the others as they are."""
 

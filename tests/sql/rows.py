@@ -44,7 +44,8 @@ REASONS: Final = (
     "payload: 80000 bytes, over the limit of 65536",
     "features: 29 values instead of 30",
     "features[3]: 1e+99, which is not finite",
-    "event_time: 2026-03-08T12:00:00+00:00, which is in_the_future",
+    "event_time: 2026-03-08T12:00:00Z is more than --max_event_lead_seconds=86400 after its publication",
+    "amount: expected a number, got 17",
     "anomaly_score: the model gave nan",
     *TEXTS,
 )
