@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.writing import writing
 from model.manifest import MANIFEST_FILE, ArtifactError
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class Place(ABC):
         """Writes a file from a local one; a reader sees the old file or the new one, and nothing between.
 
         Raises:
-          ArtifactError: it cannot be written.
+          FileWriteError: the local file cannot be written.
+          ArtifactUnavailableError: Cloud Storage does not take it.
         """
 
     @abstractmethod
@@ -105,7 +107,7 @@ class LocalPlace(Place):
         """See Place."""
         target = Path(self.uri) / name
         beside = target.with_name(f".{name}.{uuid.uuid4().hex}")
-        try:
+        with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists() and source.samefile(target):
                 return
@@ -117,8 +119,6 @@ class LocalPlace(Place):
                 beside.replace(target)
             finally:
                 beside.unlink(missing_ok=True)
-        except OSError as error:
-            raise ArtifactError(f"{self.uri}: cannot be written: {error}") from error
 
     def stamp(self, name: str) -> str:
         """See Place."""

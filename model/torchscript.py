@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 
 import torch
 
+from common.writing import writing
 from model.network import TransactionAutoencoder
 
 METHODS = ("forward", "score")
@@ -68,9 +69,14 @@ def trace(network: TransactionAutoencoder) -> torch.jit.ScriptModule:
 
 
 def save(module: torch.jit.ScriptModule, path: str | os.PathLike[str]) -> None:
-    """Writes a traced module to `path`."""
-    with _quiet():
-        torch.jit.save(module, os.fspath(path))
+    """Writes a traced module to `path`.
+
+    Raises:
+      FileWriteError: the file cannot be written.
+    """
+    # A file of Python's: of a full disk torch's own writer says RuntimeError, without a cause.
+    with _quiet(), writing(os.fspath(path)), open(path, "wb") as file:
+        torch.jit.save(module, file)
 
 
 def load(

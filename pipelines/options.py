@@ -26,6 +26,7 @@ from model.thresholds import SEVERITIES
 from transforms.bigquery.methods import METHODS, Method
 from transforms.forms import Encoding
 from transforms.message import MessageRules
+from transforms.profiles import SECONDS
 
 _CALENDAR: Final = dt.date.max - dt.date.min
 """No two moments lie further apart, and no datetime can hold more."""
@@ -295,6 +296,21 @@ class TableOptions:
         metavar="N",
         help="sum scores up by windows of event time of so many seconds into the table score_windows; 0 for "
         "no windows. Example: 60 (default: %(default)s)",
+    )
+
+    profile_every: int = option(
+        10,
+        type=at_least(0),
+        metavar="N",
+        help="count every N-th scored row into the table feature_profiles, which shows drift; 0 for no "
+        "profiles. Not with another --score_field (default: %(default)s)",
+    )
+    profile_seconds: int = option(
+        SECONDS,
+        type=at_least(0, 3600),
+        metavar="N",
+        help="how often a worker of a stream writes what it counted, a row a feature; 0 after each bundle "
+        "(default: %(default)s)",
     )
 
     def __post_init__(self) -> None:

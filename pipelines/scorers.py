@@ -171,13 +171,16 @@ def _is_clear_text(url: str | None) -> bool:
     return parts.scheme == "http" and not is_loopback(parts.hostname or "")
 
 
-def model_handler(scorer: ScorerOptions, detection: DetectionOptions, manifest: Manifest) -> ModelHandler:
+def model_handler(
+    scorer: ScorerOptions, detection: DetectionOptions, manifest: Manifest, profile_every: int = 0
+) -> ModelHandler:
     """Makes the handler that the options describe, for `transforms.score.Score`.
 
     Args:
       scorer: the scorer.
       detection: the model.
       manifest: of the model, with the thresholds of the options; see `DetectionOptions.manifest`.
+      profile_every: each so-manieth row is taken for the profile of the features; 0 takes none.
     """
     if scorer.scorer == "pytorch":
         seconds = detection.refresh_seconds
@@ -188,6 +191,7 @@ def model_handler(scorer: ScorerOptions, detection: DetectionOptions, manifest: 
             "" if seconds else manifest.digest,
             seconds,
             Encoding(manifest.spec, manifest.learnt),
+            profile_every,
             detection.shadow_model,
         )
     shared: dict[str, Any] = {
@@ -196,6 +200,7 @@ def model_handler(scorer: ScorerOptions, detection: DetectionOptions, manifest: 
         "detail": detection.output_detail,
         "ranges": manifest.ranges,
         "spec": manifest.spec,
+        "bins": manifest.bins(profile_every) if profile_every else None,
         "limits": Limits(
             rows=scorer.remote_rows,
             bytes=scorer.remote_bytes,

@@ -32,6 +32,7 @@ from transforms.bigquery.methods import NEEDS
 from transforms.csv_source import ParseCsv
 from transforms.detect import Detect, Detected
 from transforms.parse import Parse, ParseColumns
+from transforms.profiles import CollectProfiles
 from transforms.schema import SCORES, SCORES_FULL
 from transforms.score import Score
 from transforms.sinks import WriteTables
@@ -85,10 +86,16 @@ class JobOptions:
 _Job = TypeVar("_Job", bound=JobOptions)
 
 
-def detect(parse: Parse | ParseColumns | ParseCsv, options: JobOptions, manifest: Manifest) -> Detect:
+def detect(
+    parse: Parse | ParseColumns | ParseCsv, options: JobOptions, manifest: Manifest, streaming: bool
+) -> Detect:
     """Makes the detection that the options describe."""
-    handler = model_handler(options.scorer, options.detection, manifest)
-    return Detect(parse, Score(handler), Alert(options.detection.min_severity))
+    # The bins of the score are those of the model's own score.
+    has_score = options.scorer.score_field == ANOMALY_SCORE
+    every = options.tables.profile_every if options.tables.output_dataset and has_score else 0
+    handler = model_handler(options.scorer, options.detection, manifest, every)
+    profiles = CollectProfiles(streaming, options.tables.profile_seconds) if every else None
+    return Detect(parse, Score(handler, profiles), Alert(options.detection.min_severity))
 
 
 def write_tables(detected: Detected, options: JobOptions, streaming: bool) -> None:

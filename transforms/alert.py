@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from model.thresholds import SEVERITIES
 from transforms import metrics
-from transforms.schema import ALERTS
+from transforms.schema import ALERTS, MESSAGE_FIELDS
 from transforms.thresholds import thresholds_of
 
 
@@ -58,6 +58,7 @@ def alerts(scores: pa.RecordBatch, min_severity: str = "medium") -> pa.RecordBat
     thresholds = thresholds_of(rows)
     reached = [thresholds[severity] for severity in rows.column("severity").to_pylist()]
     columns = {"threshold": pa.array(reached, pa.float64())}
+    columns |= {field.name: pa.nulls(rows.num_rows, field.type) for field in MESSAGE_FIELDS}
     return pa.RecordBatch.from_arrays(
         [columns[name] if name in columns else rows.column(name) for name in ALERTS.names], schema=ALERTS
     )

@@ -25,6 +25,7 @@ from transforms import metrics
 from transforms.forms import Encoding
 from transforms.learnt_inputs import LearntInputs
 from transforms.parse import DEAD_LETTER_TAG, two_outputs
+from transforms.profiles import CollectProfiles
 from transforms.scores import (
     OutputDetail,
     Scored,
@@ -41,27 +42,33 @@ _COUNTERS: Final[Mapping[Event, str]] = {
 
 
 class ScoreOutput(NamedTuple):
-    """Output of Score: SCORES batches, and ERROR_RECORDS batches."""
+    """Output of Score: SCORES and ERROR_RECORDS batches; with profiles one of FEATURE_PROFILES batches."""
 
     scores: beam.PCollection
     dead_letters: beam.PCollection
+    profiles: tuple[beam.PCollection, ...] = ()
 
 
 @dataclass
 class Score(beam.PTransform):
     """Scores transactions.
 
-    TRANSACTIONS batch  ->  SCORES batch  +  ERROR_RECORDS batch
+    TRANSACTIONS batch  ->  SCORES batch  +  ERROR_RECORDS batch  (+  FEATURE_PROFILES batch)
 
     Attributes:
       handler: scores one TRANSACTIONS batch and returns one Scored; PytorchHandler, or a remote one.
+      profiles: counts the samples that the handler takes; None where it takes none.
     """
 
     handler: ModelHandler
+    profiles: CollectProfiles | None = None
 
     def expand(self, transactions: beam.PCollection) -> ScoreOutput:
-        """Transactions to scores and dead letters."""
-        return ScoreOutput(*(transactions | RunInference(self.handler) | two_outputs(_SplitFn())))
+        """Transactions to scores, dead letters and profiles."""
+        scored = transactions | RunInference(self.handler)
+        profiles = (scored | "Profile" >> self.profiles,) if self.profiles else ()
+        scores, dead_letters = scored | two_outputs(_SplitFn())
+        return ScoreOutput(scores, dead_letters, profiles)
 
 
 @dataclass
@@ -115,6 +122,7 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, WorkerModel]):
       refresh_seconds: between two looks at the artifact for a new model; 0 keeps the first.
       encoding: the one by which batches were parsed. A model of other features is refused, and one that
         learnt other numbers of them encodes again. None takes any.
+      profile_every: each so-manieth row is taken for the profile of the features; 0 takes none.
       shadow: directory of an artifact that scores beside the first, for comparison.
     """
 
@@ -124,6 +132,7 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, WorkerModel]):
     digest: str = ""
     refresh_seconds: float = 0
     encoding: Encoding | None = None
+    profile_every: int = 0
     shadow: str | None = None
 
     def load_model(self) -> WorkerModel:
@@ -158,7 +167,8 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, WorkerModel]):
             raise ForeignError(
                 f"{found.uri}: version {manifest.model_version}: with those of the options, {error}"
             ) from error
-        rules = ScoreRules(thresholds, manifest.model_version, self.detail, manifest.spec)
+        bins = manifest.bins(self.profile_every) if self.profile_every else None
+        rules = ScoreRules(thresholds, manifest.model_version, self.detail, manifest.spec, bins)
         loaded = LoadedModel(found.load_model(), rules, FeatureWatch(manifest.ranges), encode)
         inference.use_one_thread()
         inference.warm_up(loaded.module, loaded.fields, len(manifest.spec.inputs))
@@ -178,7 +188,7 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, WorkerModel]):
         metrics.add({_COUNTERS[event]: n for event, n in model.take_events().items()})
         outputs = loaded.outputs(features)
         shadow = model.shadow.columns(batch) if model.shadow else None
-        return [assemble_scores(batch, outputs, loaded.rules, time.time_ns() // 1000, shadow)]
+        return [assemble_scores(batch, outputs, loaded.rules, time.time_ns() // 1000, features, shadow)]
 
     def get_num_bytes(self, batch: pa.RecordBatch | Sequence[pa.RecordBatch]) -> int:
         """Bytes of the batch; the default would pickle it to find out."""

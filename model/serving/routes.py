@@ -19,6 +19,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from features.schema import DIALECT, instance_schema
 from model.inference import use_one_thread
 from model.serving import inference_protocol, openapi
 from model.serving.loader import Loader
@@ -132,7 +133,7 @@ def _add_scores(
 
     def infer(predictor: Predictor, scope: Scope, body: bytes) -> Scored:
         _check_model(predictor, *MODEL_PATH.fullmatch(scope["path"]).groups())  # type: ignore[union-attr]
-        request = inference_protocol.parse(body, predictor.manifest.spec.inputs)
+        request = inference_protocol.parse_for(predictor, body)
         limits.check_rows(len(request.features), predictor, request.outputs)
         return inference_protocol.answer(predictor, request)
 
@@ -167,6 +168,8 @@ def _add_descriptions(app: Application, options: ServerOptions, loader: Loader) 
             "model_name": manifest.model_name,
             "model_version": manifest.model_version,
             "features": manifest.features,
+            "inputs": manifest.spec.inputs,
+            "instance_schema": {"$schema": DIALECT, **instance_schema(manifest.spec)},
             "fields": REQUEST_FIELDS,
             "thresholds": dict(manifest.thresholds),
             "limits": {

@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from common.clients import EndpointOptions
 from common.command import Parser, command
 from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_rows, safe_text
 from model import rollout
+from operations.models import recalibrate
 
 EXAMPLES: Final = """
   anomaly model promote out/model --to out/live
   anomaly model promote --back --to out/live
   anomaly model promote gs://my-bucket/models/2026-03 --to gs://my-bucket/live
+  anomaly model recalibrate --dataset my-project.anomaly --model out/live --output out/recalibrated
   anomaly model list out/live
   anomaly model list gs://my-bucket/models --format json
 """
@@ -51,12 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     texts = {
         "promote": "copy a model to where running jobs and servers take it from",
+        "recalibrate": "make new thresholds of the scores that a model gave, for the same alert budgets",
         "list": "list models with their versions and thresholds",
     }
     for name, text in texts.items():
         lines = [line for line in EXAMPLES.strip("\n").splitlines() if f" {name} " in line]
         commands.add_parser(name, help=text, description=text, examples="\n".join(lines))
-    promote, models = (commands.choices[name] for name in texts)
+    promote, again, models = (commands.choices[name] for name in texts)
+    add_options(again, recalibrate.RecalibrateOptions)
+    add_format(again)
+    add_options(again, EndpointOptions, "endpoints")
     promote.add_argument("model", nargs="?", metavar="MODEL", help="artifact directory, local or gs://")
     add_options(promote, PromoteOptions)
     models.add_argument(
@@ -69,6 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.command == "promote":
         _promote(read_options(PromoteOptions, arguments, model=arguments.model))
+        return 0
+    if arguments.command == "recalibrate":
+        options = read_options(recalibrate.RecalibrateOptions, arguments)
+        recalibrate.run(options, arguments.bigquery_endpoint, arguments.format)
         return 0
     listed = [one for where in arguments.places for one in rollout.list_models(where)]
     print_rows([_row(one) for one in listed], arguments.format)
