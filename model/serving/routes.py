@@ -28,6 +28,7 @@ from model.serving.observe import observed
 from model.serving.openapi import ID, VERTEX_ROUTE
 from model.serving.options import ServerOptions
 from model.serving.predictor import Predictor
+from model.serving.refresh import Refresh
 from model.serving.request import REQUEST_FIELDS
 from model.serving.service import JSON, Endpoint, Limits, RefusedError, Scored, error_response
 from model.serving.supervisor import draining
@@ -102,7 +103,9 @@ def create_app(options: ServerOptions | None = None) -> ASGIApp:
     """
     options = options or ServerOptions.from_env()
     metrics = Metrics()
-    loader = Loader(options.model, lambda predictor: metrics.loaded(predictor.manifest))
+    seconds = options.model_refresh_seconds
+    refresh = Refresh(seconds, lambda predictor: metrics.loaded(predictor.manifest), metrics.refreshed)
+    loader = Loader(options.model, refresh)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -130,6 +130,8 @@ class TestOnTheEmulator:
                 "error_records_latest": "VIEW",
                 "score_windows": "TABLE",
                 "score_windows_latest": "VIEW",
+                "feature_profiles": "TABLE",
+                "feature_profiles_latest": "VIEW",
             }
         scores = bigquery_client.get_table(f"{full_name}.scores")
         assert scores.time_partitioning.field == "event_time"
