@@ -19,8 +19,10 @@ BLOCK_BYTES: Final = 4 * 1024 * 1024
 
 NULLS: Final = ("", "null", "NULL")
 
-_DECIMAL_COMMA: Final = re.compile(rb"(?:^|[;\t|\"])\s*-?\d+,\d+(?:[eE][-+]?\d+)?\s*(?=$|[;\t|\"\r\n])", re.M)
-_DECIMAL_POINT: Final = re.compile(rb"\d\.\d")
+_NUMBER: Final = rb"(?:^|[;\t|\"])\s*-?\d+%s\d+(?:[eE][-+]?\d+)?\s*(?=$|[;\t|\"\r\n])"
+_DECIMAL_COMMA: Final = re.compile(_NUMBER % b",", re.M)
+_DECIMAL_POINT: Final = re.compile(_NUMBER % rb"\.", re.M)
+"""A value that is a number, and nothing more: a date such as 31.12.2026 has points as well."""
 
 
 class CsvError(CommandError, ValueError):
@@ -174,8 +176,8 @@ def _unreadable(path: str, reason: str) -> str:
     return f"{path}: cannot be read as CSV: {reason}; is there a quote that is not closed?"
 
 
-def _read_options() -> csv.ReadOptions:
-    return csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
+def _read_options(block_bytes: int = BLOCK_BYTES) -> csv.ReadOptions:
+    return csv.ReadOptions(use_threads=False, block_size=block_bytes)
 
 
 def _parse_options(
