@@ -217,6 +217,20 @@ def test_a_split_by_time_tests_on_the_latest_rows():
     assert parts.copies == 5_000
 
 
+@pytest.mark.parametrize(
+    ("label", "got"),
+    [
+        (pa.array([" True ", "nein"] * 25), "got 'nein'"),
+        (pa.array([None, "ja"] * 25), "got 'ja'"),
+        (pa.array([b"1"] * 50), "got binary"),
+    ],
+)
+def test_a_label_that_is_none_is_quoted_with_what_to_write(label, got, tmp_path):
+    parquet.write_table(table(label=False).append_column(LABEL, label), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=f"column Class: expected 0 or 1, true or false, {got}; write 1 for"):
+        data.load(str(tmp_path / "rows.parquet"))
+
+
 def test_equal_rows_are_refused():
     rows = np.ones((6_000, 30), np.float32)
     rows[:, 0] = np.arange(6_000)
