@@ -24,6 +24,7 @@ from google.cloud.pubsub_v1.types import ReceivedMessage
 from common.clients import BigQueryEndpoints
 from common.output import progress
 from common.values import moment
+from common.writing import writing
 from local import topics
 from local.demo_commands import DemoError, output, say, started
 from local.demo_picture import draw
@@ -171,7 +172,9 @@ class FeedRun:
             summary.queries[name] = query.run(client, query.sql(name, self.dataset, limit=limit))
         self.look_for_planted(summary, scores)
         say("Report: the state of the streamed tables as a page")
-        feed.page.write_bytes(page.render(figures(feed.report_options(self.dataset), client)))
+        body = page.render(figures(feed.report_options(self.dataset), client))
+        with writing(feed.page, "--output"):
+            feed.page.write_bytes(body)
         summary.page = str(feed.page)
         return summary
 

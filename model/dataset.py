@@ -17,9 +17,11 @@ import pyarrow.compute as pc
 
 from common.command import CommandError
 from features import roles
+from features.arrow import count_missing
 from features.columns import ColumnEncoder, ColumnError, find_column, timestamps
 from features.declaration import FeatureSpec
 from features.default import ULB
+from features.kinds import REJECT
 from features.learning import learn
 from features.learnt import NOTHING, Learnt
 from features.roles import LABEL_NAMES, resembling
@@ -78,6 +80,15 @@ class Dataset:
         return self.encoded_by(
             learn(self.spec, {name: column.take(chosen) for name, column in self.columns.items()})
         )
+
+    def missing_shares(self, rows: npt.NDArray[np.intp]) -> dict[str, float]:
+        """Computes the share of these rows without a value, by feature; of those that may lack one."""
+        chosen = pa.array(rows)
+        return {
+            feature.name: count_missing(self.columns[feature.source].take(chosen)) / len(rows)
+            for feature in self.spec.features
+            if feature.source in self.columns and feature.missing != REJECT
+        }
 
     def encoded_by(self, learnt: Learnt) -> Dataset:
         """Encodes all rows by what was learnt elsewhere."""

@@ -20,6 +20,7 @@ from common.names import DATASET
 from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_record, print_rows
 from common.values import at_least, moment
+from common.writing import writing
 from operations import query
 from operations.reasons import reasons
 from operations.report import page
@@ -102,13 +103,11 @@ def write(path: Path, body: bytes) -> None:
     """Writes the page.
 
     Raises:
-      CommandError: the file cannot be written.
+      FileWriteError: the file cannot be written.
     """
-    try:
+    with writing(path, "--html"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
-    except OSError as error:
-        raise CommandError(f"--html={path}: {error}") from error
 
 
 def print_figures(shown: Figures, form: str) -> None:

@@ -86,6 +86,18 @@ def figures(texts: tuple[str, ...] = ("tx-1", "tx-2")) -> Figures:
             {"stage": text, "reason": text, "messages": 30 - i, "first_seen": NOON, "last_seen": NOON}
             for i, text in enumerate(texts)
         ],
+        "feature_drift": [
+            {
+                "feature": name,
+                "model_version": text,
+                "transactions": 5000,
+                "psi": 2.4 / (i + 1),
+                "outside_percent": 12.5 - i,
+                "missing_percent": 0.0,
+                "trained_missing_percent": None,
+            }
+            for i, (name, text) in enumerate([("Amount", texts[0]), *zip(texts, texts, strict=True)])
+        ],
         "model_versions": [
             {
                 "model_version": text,

@@ -101,6 +101,7 @@ POOLS: Final[dict[str, Sequence[Any]]] = {
 }
 """Columns with few values; others take any of their type."""
 _WINDOW: Final = ("window_start", "window_seconds", "model_version", "run_id")
+_PROFILE: Final = ("profile_id", "model_version", "feature")
 _LETTER: Final = ("stage", "errorMessage", "attempt", "payloadBytes")
 
 
@@ -165,6 +166,8 @@ def key_of(row: Mapping[str, Any], table: str) -> tuple[Any, ...]:
             return (row["letter"],)
         case tables.WINDOWS_TABLE:
             return tuple(row[name] for name in _WINDOW)
+        case tables.PROFILES_TABLE:
+            return tuple(row[name] for name in _PROFILE)
     raise LookupError(f"{table}: what tells its rows apart?")
 
 
@@ -183,6 +186,8 @@ def _kept(row: Mapping[str, Any], table: str) -> set[str]:
             return {*_LETTER, "attributes"}
         case tables.WINDOWS_TABLE:
             return {*_WINDOW}
+        case tables.PROFILES_TABLE:
+            return {*_PROFILE}
     return {"letter"}
 
 
