@@ -28,6 +28,7 @@ def script() -> str:
     return text.replace("--count 200000", "--count 20000")
 
 
+@pytest.mark.timeout(900)
 def test_from_payments_to_alerts(tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (runtime := tmp_path / "runtime").mkdir(mode=0o700)
