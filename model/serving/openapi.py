@@ -182,10 +182,16 @@ def _schemas(predictor: Predictor) -> Json:
                 "model_name": _STRING,
                 "model_version": _STRING,
                 "features": {"type": "array", "items": _STRING},
+                "history": {
+                    "type": "object",
+                    "additionalProperties": _STRING,
+                    "description": "Features over earlier transactions: numbers that a request has to hold",
+                },
                 "fields": {"type": "array", "items": _STRING},
                 THRESHOLDS: thresholds,
                 "limits": _schema("Limits"),
-            }
+            },
+            "history",
         ),
     }
 

@@ -19,6 +19,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from features.words import meaning
 from model.inference import use_one_thread
 from model.serving import inference_protocol, openapi
 from model.serving.loader import Loader
@@ -160,10 +161,12 @@ def _add_descriptions(app: Application, options: ServerOptions, loader: Loader) 
 
     def model(predictor: Predictor) -> dict[str, Any]:
         manifest = predictor.manifest
+        history = {feature.name: meaning(feature) for feature in manifest.spec.history}
         return {
             "model_name": manifest.model_name,
             "model_version": manifest.model_version,
             "features": manifest.features,
+            **({"history": history} if history else {}),
             "fields": REQUEST_FIELDS,
             "thresholds": dict(manifest.thresholds),
             "limits": {
