@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from common.command import CommandError
 from features import roles
-from features.arrow import plain
+from features.arrow import count_missing, plain
 from features.columns import (
     ColumnEncoder,
     ColumnError,
@@ -29,6 +29,7 @@ from features.columns import (
 from features.declaration import FeatureSpec
 from features.default import ULB
 from features.history.columns import add_history
+from features.kinds import REJECT
 from features.learning import learn
 from features.learnt import NOTHING, Learnt
 from features.roles import LABEL_NAMES, resembling
@@ -90,6 +91,15 @@ class Dataset:
         return self.encoded_by(
             learn(self.spec, {name: column.take(chosen) for name, column in self.columns.items()})
         )
+
+    def missing_shares(self, rows: npt.NDArray[np.intp]) -> dict[str, float]:
+        """Computes the share of these rows without a value, by feature; of those that may lack one."""
+        chosen = pa.array(rows)
+        return {
+            feature.name: count_missing(self.columns[feature.source].take(chosen)) / len(rows)
+            for feature in self.spec.features
+            if feature.source in self.columns and feature.missing != REJECT
+        }
 
     def encoded_by(self, learnt: Learnt) -> Dataset:
         """Encodes all rows by what was learnt elsewhere."""
@@ -307,6 +317,15 @@ def _has_label(names: Sequence[str], label_column: str | None, label: str, sourc
     return False
 
 
+def _first_other(column: pa.Array) -> str:
+    """Names the first label that is none, or the type of a column whose type holds none."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return str(column.type)
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(column.drop_null()))
+    others = words.filter(pc.invert(pc.is_in(words, pa.array(["0", "1", "true", "false"], words.type))))
+    return repr(others[0].as_py()) if len(others) else str(column.type)
+
+
 def _labels(column: pa.Array, name: str, source: str) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
     """Reads the labels that are known, int8 [m], and which rows have one, bool [n]."""
     try:
@@ -317,7 +336,10 @@ def _labels(column: pa.Array, name: str, source: str) -> tuple[npt.NDArray[np.in
             column = pc.cast(pc.utf8_trim_whitespace(column), pa.bool_())
         values = pc.cast(column, pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
-        raise DataError(f"{source}: column {name} must hold 0 or 1, true or false: {e}") from e
+        raise DataError(
+            f"{source}: column {name}: expected 0 or 1, true or false, got {_first_other(column)}; "
+            "write 1 for a fraud and 0 for any other row"
+        ) from e
     is_known = pc.is_valid(values).to_numpy(zero_copy_only=False).astype(bool)
     known = values.drop_null().to_numpy()
     if not np.isin(known, (0, 1)).all():

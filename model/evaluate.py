@@ -17,6 +17,7 @@ from common.command import MissingExtraError, Parser, command
 from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_rows, track
 from common.values import at_least, location
+from common.writing import write_text
 from model import artifact, baselines, data, evaluation, fitting, metrics, plots, torchscript
 from model.dataset import fingerprint
 from model.thresholds import ScoreQuantiles, calibrate
@@ -318,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         raise MissingExtraError("an evaluation", "train", error) from error
     if options.report:
-        options.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_text(options.report, json.dumps(report, indent=2) + "\n", "--report")
     rows = evaluation.figure_rows(report)
     if args.format == "table":
         print(heading(report))

@@ -19,6 +19,7 @@ import torch
 
 from common.command import MissingExtraError, Parser, command
 from common.options import OptionError, add_options, option, read_options
+from features.profiles import training_shares
 from features.ranges import feature_quantiles
 from model import artifact, baselines, data, evaluation, fitting, metrics, package, torchscript
 from model.dataset import fingerprint
@@ -101,6 +102,7 @@ def train(
     module = torchscript.trace(fitted.network)
     quantiles = ScoreQuantiles.of(evaluation.anomaly_scores(module, validation_rows))
     thresholds = calibrate(quantiles, options.budgets)
+    ranges = feature_quantiles(spec.inputs, fit_rows)
     version = model_version or datetime.now(UTC).strftime("%Y%m%d.%H%M%S")
     manifest = artifact.Manifest(
         model_name=artifact.MODEL_NAME,
@@ -119,7 +121,9 @@ def train(
         },
         provenance={**dataset.provenance, "fingerprint": fingerprint(dataset)},
         figures=_figures(module, dataset, parts, fit_rows, thresholds, options.seed, prevalence),
-        feature_quantiles=feature_quantiles(spec.inputs, fit_rows),
+        feature_quantiles=ranges,
+        feature_shares=training_shares(spec.inputs, fit_rows, ranges),
+        missing_shares=dataset.missing_shares(parts.train[dataset.is_normal[parts.train]]),
         versions=versions(),
         spec=spec,
         learnt=learnt,
@@ -202,7 +206,8 @@ def versions() -> dict[str, str]:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `anomaly train`."""
-    parser = Parser("anomaly train", __doc__, EXAMPLES)
+    needed = f"It needs at least {data.MIN_NORMALS:,} normal transactions; a fifth places the thresholds."
+    parser = Parser("anomaly train", f"{__doc__}\n\n{needed}", EXAMPLES)
     add_options(parser, ArtifactOptions, "artifact")
     add_options(parser, data.DataOptions, "data")
     add_options(parser, fitting.TrainingOptions, "training")

@@ -32,6 +32,7 @@ from transforms.bigquery.methods import NEEDS
 from transforms.csv_source import ParseCsv
 from transforms.detect import Detect, Detected
 from transforms.parse import Parse, ParseColumns
+from transforms.profiles import CollectProfiles
 from transforms.schema import SCORES, SCORES_FULL
 from transforms.score import Score
 from transforms.sinks import WriteTables
@@ -54,7 +55,7 @@ class JobOptions:
       endpoints: where BigQuery answers.
 
     Raises:
-      OptionError: the score has no thresholds.
+      OptionError: the score has no thresholds, or the model of a server is to be refreshed here.
     """
 
     source: Any = group("source")
@@ -65,6 +66,11 @@ class JobOptions:
     endpoints: EndpointOptions = group()
 
     def __post_init__(self) -> None:
+        if self.detection.refresh_seconds and self.scorer.scorer != "pytorch":
+            raise OptionError(
+                "--model_refresh_seconds goes with --scorer=pytorch, and the scorer is "
+                f"{self.scorer.scorer}: roll the model out at the server"
+            )
         given = (self.detection.medium_threshold, self.detection.high_threshold)
         if self.scorer.score_field != ANOMALY_SCORE and None in given:
             raise OptionError(
@@ -76,10 +82,16 @@ class JobOptions:
 _Job = TypeVar("_Job", bound=JobOptions)
 
 
-def detect(parse: Parse | ParseColumns | ParseCsv, options: JobOptions, manifest: Manifest) -> Detect:
+def detect(
+    parse: Parse | ParseColumns | ParseCsv, options: JobOptions, manifest: Manifest, streaming: bool
+) -> Detect:
     """Makes the detection that the options describe."""
-    handler = model_handler(options.scorer, options.detection, manifest)
-    return Detect(parse, Score(handler), Alert(manifest.thresholds, options.detection.min_severity))
+    # The bins of the score are those of the model's own score.
+    has_score = options.scorer.score_field == ANOMALY_SCORE
+    every = options.tables.profile_every if options.tables.output_dataset and has_score else 0
+    handler = model_handler(options.scorer, options.detection, manifest, every)
+    profiles = CollectProfiles(streaming, options.tables.profile_seconds) if every else None
+    return Detect(parse, Score(handler, profiles), Alert(options.detection.min_severity))
 
 
 def write_tables(detected: Detected, options: JobOptions, streaming: bool) -> None:
