@@ -84,7 +84,6 @@ class Metrics:
         """Names the model, and prepares the histogram of its scores."""
         from prometheus_client import Histogram
 
-        self.flush()  # the scores of the model before
         names = (manifest.model_name, manifest.model_version)
         quantiles = manifest.quantiles
         steps = sorted(manifest.thresholds.values())

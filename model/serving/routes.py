@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from features.schema import DIALECT, instance_schema
+from features.words import meaning
 from model.inference import use_one_thread
 from model.serving import inference_protocol, openapi
 from model.serving.loader import Loader
@@ -165,10 +166,12 @@ def _add_descriptions(app: Application, options: ServerOptions, loader: Loader, 
 
     def model(predictor: Predictor) -> dict[str, Any]:
         manifest = predictor.manifest
+        history = {feature.name: meaning(feature) for feature in manifest.spec.history}
         return {
             "model_name": manifest.model_name,
             "model_version": manifest.model_version,
             "features": manifest.features,
+            **({"history": history} if history else {}),
             "inputs": manifest.spec.inputs,
             "instance_schema": {"$schema": DIALECT, **instance_schema(manifest.spec)},
             "fields": REQUEST_FIELDS,
