@@ -131,9 +131,13 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, WorkerModel]):
     thresholds: dict[str, float] = field(default_factory=dict)
     digest: str = ""
     refresh_seconds: float = 0
-    encoding: Encoding | None = None
+    encoding: Encoding | None = field(default=None, repr=False)
     profile_every: int = 0
     shadow: str | None = None
+
+    def __str__(self) -> str:
+        """The handler in ASCII: Beam writes it into the graph, and fails for other characters."""
+        return ascii(self)
 
     def load_model(self) -> WorkerModel:
         """Reads and verifies the artifact, and runs it a few times, since the first calls compile.

@@ -19,7 +19,7 @@ from model.explain import top_features
 from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
 from model.thresholds import SEVERITIES, severity_codes
 from transforms.dead_letter import dead_letters
-from transforms.json_rows import untraced
+from transforms.json_rows import PASSED, untraced, without_list
 from transforms.readable import amounts, by_feature, value_texts
 from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, SHADOW_FIELDS, TOP_FEATURES, TRACE_FIELDS
 from transforms.thresholds import with_thresholds
@@ -179,6 +179,8 @@ def transaction_messages(transactions: pa.RecordBatch, spec: FeatureSpec = ULB) 
     for row in transactions.to_pylist():
         features, raw = row.pop("features"), row.pop("inputs", None)
         values = dict(zip(spec.fields, features, strict=True)) if raw is None else raw
+        if raw is None:
+            row[PASSED] = without_list(row.get(PASSED))
         messages.append(untraced(row, values))
     return messages
 
