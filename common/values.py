@@ -82,7 +82,7 @@ PAUSE_REGEX: Final = "[0-9]*[1-9][0-9]*(ms|s|m|h|d)"
 
 
 def pause(text: str) -> str:
-    """Reads a duration above 0, and keeps it as it stands: a job's record has its options as they were passed.
+    """Reads a duration above 0, and keeps its text: a job's record has its options as they were passed.
 
     Raises:
       argparse.ArgumentTypeError: the text is no duration, or none above 0.
