@@ -50,6 +50,9 @@ def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
         parameters = flex.launch_parameter(request).parameters
         yield partial(storage.check_template, clients, request.template, tuple(parameters))
     yield partial(storage.check_model, project, command, request.names.bucket_url)
+    if command.shadow_model:
+        shadow = command.shadow_model
+        yield partial(storage.check_model, project, command, request.names.bucket_url, shadow)
     if command.subscription:
         topic = request.names.topic("transactions")
         yield partial(services.check_subscription, clients, command.subscription, topic)
@@ -58,7 +61,7 @@ def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
     if command.input:
         yield partial(storage.check_files, clients, command.input, "--input")
     if command.input_table:
-        yield partial(services.check_input_table, clients, command.input_table)
+        yield partial(services.check_input_table, clients, command.input_table, command)
     if command.input_query:
         yield partial(services.check_input_query, clients, command.input_query)
     if command.output:

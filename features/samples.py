@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
@@ -13,7 +12,6 @@ from common.command import CommandError
 
 ROWS: Final = 200_000
 BIGQUERY_SCHEME: Final = "bigquery://"
-_JSON_SUFFIXES: Final = (".json", ".jsonl", ".ndjson")
 
 
 class SampleError(CommandError):
@@ -24,7 +22,8 @@ def read_sample(source: str, rows: int = ROWS) -> pa.Table:
     """Reads at most `rows` rows from the beginning.
 
     Args:
-      source: a CSV, JSON lines or Parquet file, or bigquery://project.dataset.table.
+      source: CSV, JSON lines or Parquet files, as `common.files.find` finds them, or
+        bigquery://project.dataset.table.
       rows: how many.
 
     Raises:
@@ -32,33 +31,46 @@ def read_sample(source: str, rows: int = ROWS) -> pa.Table:
     """
     if source.startswith(BIGQUERY_SCHEME):
         return _first(_bigquery(source.removeprefix(BIGQUERY_SCHEME)), rows)
-    path = Path(source)
-    if not path.is_file():
-        raise SampleError(
-            f"--data: expected a CSV, JSON lines or Parquet file, or {BIGQUERY_SCHEME}project.dataset.table, "
-            f"got {source!r}, and there is no such file"
-        )
     try:
-        return _first(_file(path), rows)
+        table = _files(source, rows)
+        _ = table.column_names  # Arrow decodes the names only when somebody asks for them.
+        return table
+    except CommandError as error:  # its text names the file
+        raise SampleError(f"--data: {error}") from error
     except UnicodeDecodeError as error:
         raise SampleError(f"--data {source}: the names of the columns are not UTF-8: {error}") from error
     except (pa.ArrowException, OSError) as error:
         raise SampleError(f"--data {source}: cannot be read: {error}") from error
 
 
-def _file(path: Path) -> Iterable[pa.RecordBatch]:
-    # Deferred: each kind of file needs one of the three.
-    if path.suffix.lower() == ".parquet":
-        from pyarrow import parquet
+def _files(source: str, rows: int) -> pa.Table:
+    # Deferred with Beam, whose file systems they use.
+    from common import file_kinds, files, table_files
 
-        return parquet.ParquetFile(path).iter_batches()
-    if path.suffix.lower() in _JSON_SUFFIXES:
-        from pyarrow import json
+    files.require_credentials(source)
+    tables: list[pa.Table] = []
+    for file in files.find(source):
+        kind = files.kind_by_name(file.path) or file_kinds.kind(files.head(file.path))
+        read = _json if kind == "jsonl" else table_files.read_table
+        tables.append(read(file.path, rows))
+        rows -= tables[-1].num_rows
+        if rows <= 0:
+            break
+    if not tables:
+        raise SampleError(
+            f"expected CSV, JSON lines or Parquet files, or {BIGQUERY_SCHEME}project.dataset.table, "
+            f"got {source!r}, and there is no such file"
+        )
+    return table_files.join(tables)
 
-        return json.read_json(path).to_batches()
-    from pyarrow import csv
 
-    return csv.open_csv(path)
+def _json(path: str, rows: int) -> pa.Table:
+    from pyarrow import json
+
+    from common import files
+
+    with files.open_content(path) as file:
+        return json.read_json(file).slice(0, rows)
 
 
 def _bigquery(name: str) -> Iterable[pa.RecordBatch]:
@@ -93,5 +105,4 @@ def _first(batches: Iterable[pa.RecordBatch], rows: int) -> pa.Table:
     if not taken:
         raise SampleError("--data: expected rows, got an empty file")
     table = pa.Table.from_batches(taken)
-    _ = table.column_names  # Arrow decodes the names only when somebody asks for them.
     return table.slice(0, table.num_rows + min(rows, 0))

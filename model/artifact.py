@@ -2,6 +2,7 @@
 
     final_model_traced.pt     TorchScript with `forward` and `score`
     pytorch_autoencoder.mar   the same model packed for TorchServe
+    instance_schema.yaml      the instances that it takes, for the registry of Vertex AI
     manifest.json             what the model is, its thresholds, and the sha256 of the files
     previous/                 the artifact that was there before, whole
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import json
 import shutil
 import tempfile
 import weakref
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from common.writing import writing
+from features.schema import openapi_3_0
 from model.manifest import MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest
 from model.places import ArtifactUnavailableError, CloudPlace, Place, is_gcs, place
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     import torch
 
 ARCHIVE_FILE: Final = "pytorch_autoencoder.mar"
+SCHEMA_FILE: Final = "instance_schema.yaml"
+"""A Schema Object of OpenAPI 3.0.2 in YAML, for Vertex AI, in the form of JSON, which YAML reads."""
 MODEL_NAME: Final = "pytorch_autoencoder"
 PREVIOUS: Final = "previous"
 MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
@@ -228,6 +233,7 @@ def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifac
     """Writes an artifact: `files` under their names, then the manifest with their sha256.
 
     Another artifact that is there is kept in `previous/` first. Two writers at once are not kept apart.
+    SCHEMA_FILE is made anew.
 
     Args:
       uri: a local directory, made when missing, or gs://bucket/prefix.
@@ -239,8 +245,13 @@ def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifac
       ArtifactError: MODEL_FILE is not among the files, the manifest is not consistent, or `uri` cannot be
         written to; where an upload failed it names the local directory in which the artifact is kept.
     """
-    paths = {path.name: Path(path) for path in files}
-    manifest = dataclasses.replace(manifest, files={name: sha256(path) for name, path in paths.items()})
+    paths: dict[str, Path | bytes] = {path.name: Path(path) for path in files}
+    paths[SCHEMA_FILE] = json.dumps(openapi_3_0(manifest.spec), indent=1).encode()
+    sums = {
+        name: hashlib.sha256(file).hexdigest() if isinstance(file, bytes) else sha256(file)
+        for name, file in paths.items()
+    }
+    manifest = dataclasses.replace(manifest, files=sums)
     manifest.check()
     return _store(place(uri), paths, manifest.to_json().encode())
 
@@ -251,14 +262,17 @@ def copy(source: Artifact, uri: str | Path) -> Artifact:
     return _store(place(uri), paths, (source.local_dir / MANIFEST_FILE).read_bytes())
 
 
-def _store(target: Place, paths: Mapping[str, Path], text: bytes) -> Artifact:
+def _store(target: Place, files: Mapping[str, Path | bytes], text: bytes) -> Artifact:
     target.check_writable()
     manifest = Manifest.from_json(text)
     staged = Path(tempfile.mkdtemp(prefix="model-artifact-"))
     try:
         with writing(staged):
-            for name, path in paths.items():
-                shutil.copyfile(path, staged / name)
+            for name, file in files.items():
+                if isinstance(file, bytes):
+                    (staged / name).write_bytes(file)
+                else:
+                    shutil.copyfile(file, staged / name)
             (staged / MANIFEST_FILE).write_bytes(text)
         read(staged, manifest.digest)  # a source that was replaced while it was copied is refused here
         keep_previous(target, manifest.digest)

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
 from features.declaration import FeatureSpec
@@ -28,6 +29,19 @@ class ForeignError(ArtifactError):
     """An artifact is whole, and not for this job or server: it is not looked at again."""
 
 
+@dataclass(frozen=True)
+class Look(Generic[T]):
+    """The outcome of a look at an artifact.
+
+    Attributes:
+      event: "refreshed", "refused", or None where nothing has changed.
+      model: the new model of "refreshed".
+    """
+
+    event: Event | None = None
+    model: T | None = None
+
+
 class Live(Generic[T]):
     """A loaded model, and what became of the artifacts that came after it.
 
@@ -40,6 +54,14 @@ class Live(Generic[T]):
         self._events: Counter[Event] = Counter()
         self._lock = threading.Lock()
 
+    def take(self, look: Look[T]) -> None:
+        """Takes a new model over, and counts what a look has brought."""
+        if look.model is not None:
+            self.current = look.model
+        if look.event is not None:
+            with self._lock:
+                self._events[look.event] += 1
+
     def take_events(self) -> dict[Event, int]:
         """Returns how many artifacts were taken over and refused since the last call."""
         if not self._events:  # almost always; the lock is for the others
@@ -48,39 +70,32 @@ class Live(Generic[T]):
             events, self._events = dict(self._events), Counter()
         return events
 
-    def note(self, event: Event) -> None:
-        """Counts an event."""
-        with self._lock:
-            self._events[event] += 1
-
-    def follow(self, uri: str, load: Callable[[Artifact], T], seconds: float, digest: str) -> None:
-        """Starts to look at the artifact; ends with this object.
-
-        Args:
-          uri: of the artifact.
-          load: makes the model of a verified artifact. It raises ForeignError for one that does not fit.
-          seconds: between two looks.
-          digest: of the manifest of `current`; "" where that is of none.
-        """
+    def follow(self, follower: Follower[T], seconds: float) -> None:
+        """Starts to look at an artifact, with so many seconds between two looks; ends with this object."""
         stop = threading.Event()
         weakref.finalize(self, stop.set)
-        follower = Follower(uri, load, digest)
-        threading.Thread(
-            target=_run, args=(weakref.ref(self), follower, stop, seconds), name="model-refresh", daemon=True
-        ).start()
+        arguments = (weakref.ref(self), follower, stop, seconds)
+        threading.Thread(target=_run, args=arguments, name="model-refresh", daemon=True).start()
 
 
 def _run(live: weakref.ref[Live[T]], follower: Follower[T], stop: threading.Event, seconds: float) -> None:
     while not stop.wait(seconds):
+        look = follower.look()
         target = live()
         if target is None:
             return
-        follower.look(target)
-        del target  # otherwise a model that nobody needs would live until the next look
+        target.take(look)
+        del target, look  # otherwise a model that nobody needs would live until the next look
 
 
 class Follower(Generic[T]):
-    """Looks at one artifact, again and again; see `Live.follow`."""
+    """Looks at one artifact, again and again.
+
+    Args:
+      uri: of the artifact.
+      load: makes the model of a verified artifact. It raises ForeignError for one that does not fit.
+      digest: of the manifest of the model in use.
+    """
 
     def __init__(self, uri: str, load: Callable[[Artifact], T], digest: str) -> None:
         self._uri = uri
@@ -90,42 +105,38 @@ class Follower(Generic[T]):
         self._stamp = ""
         self._problem = ""
 
-    def look(self, live: Live[T]) -> None:
-        """Takes over an artifact that was replaced; one that is damaged or foreign changes nothing.
+    def look(self) -> Look[T]:
+        """Loads an artifact that was replaced; one that is damaged or foreign changes nothing.
 
         A damaged one may be an upload that is under way, so it is read again at the next look. It is counted
         and logged once.
         """
+        stamp, look = "", Look[T]()
         try:
             stamp = self._place.stamp(MANIFEST_FILE)
             if stamp and stamp == self._stamp:
-                return
+                return look
             found = artifact.read(self._uri)
             if found.manifest.digest != self._digest:
-                self._take(live, found)
+                look = Look("refreshed", self._load(found))
+                self._digest, version = found.manifest.digest, found.manifest.model_version
+                _LOG.info("%s: version %s of the model is in use from now on", self._uri, version)
         except ForeignError as error:
             self._stamp = stamp
-            self._refuse(live, error)
-        except Exception as error:
-            self._refuse(live, error)
-        else:
-            self._stamp, self._problem = stamp, ""
+            return self._refuse(error)
+        except Exception as error:  # whatever the load of a model that is foreign or damaged may raise
+            return self._refuse(error)
+        self._stamp, self._problem = stamp, ""
+        return look
 
-    def _take(self, live: Live[T], found: Artifact) -> None:
-        live.current = self._load(found)
-        self._digest = found.manifest.digest
-        live.note("refreshed")
-        version = found.manifest.model_version
-        _LOG.info("%s: version %s of the model is in use from now on", self._uri, version)
-
-    def _refuse(self, live: Live[T], error: Exception) -> None:
+    def _refuse(self, error: Exception) -> Look[T]:
         problem = str(error) if isinstance(error, ArtifactError) else f"{self._uri}: {error!r}"
         if problem == self._problem:
-            return
+            return Look()
         self._problem = problem
-        live.note("refused")
-        passing = isinstance(error, ArtifactUnavailableError)
-        _LOG.log(logging.WARNING if passing else logging.ERROR, "The model in use stays. %s", problem)
+        level = logging.WARNING if isinstance(error, ArtifactUnavailableError) else logging.ERROR
+        _LOG.log(level, "The model in use stays. %s", problem)
+        return Look("refused")
 
 
 def check_spec(found: Artifact, expected: FeatureSpec, user: str) -> None:

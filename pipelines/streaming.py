@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Final
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.direct.direct_runner import DirectPipelineResult
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from common.command import Parser, command
@@ -18,7 +20,7 @@ from common.names import SUBSCRIPTION, TOPIC
 from common.options import OptionError, add_options, group, option
 from common.values import at_least, duration, pause
 from model.artifact import Manifest
-from pipelines import lookups, record, wiring
+from pipelines import lookups, progress, record, wiring
 from pipelines.options import RequiredTableOptions, StreamDetectionOptions, parse_options
 from transforms.cooldown import Cooldown
 from transforms.gather import BatchMessages
@@ -29,6 +31,12 @@ LOCAL_RUNNER: Final = "local.runner.LocalStreamingRunner"
 """Runs a stream on this machine when no --runner is given; see docs/local-stack.md."""
 
 EXAMPLES: Final = """
+  eval "$(anomaly local up)"   # on this machine: Pub/Sub and BigQuery without a Google account
+  anomaly resources create --project=local-project --emulators
+  anomaly streaming \\
+      --subscription=projects/local-project/subscriptions/transactions-pipeline \\
+      --model=out/model --output_dataset=local-project.anomaly
+
   anomaly streaming \\
       --subscription=projects/my-project/subscriptions/transactions \\
       --model=gs://my-bucket/model --output_dataset=my-project.anomaly \\
@@ -260,7 +268,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     result: PipelineResult | None = None
     try:
         result = run(argv)
-        state = result.wait_until_finish()
+        # A job on Dataflow has a page that shows it, and each look at its counters would be a request.
+        is_here = isinstance(result, DirectPipelineResult)
+        with progress.shown(result) if is_here else contextlib.nullcontext():
+            state = result.wait_until_finish()
     except KeyboardInterrupt as stopped:
         if result is not None and result.state == PipelineState.FAILED:
             return 1

@@ -19,6 +19,8 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from features.schema import DIALECT, instance_schema
+from features.words import meaning
 from model.inference import use_one_thread
 from model.serving import inference_protocol, openapi
 from model.serving.loader import Loader
@@ -27,6 +29,7 @@ from model.serving.observe import observed
 from model.serving.openapi import ID, VERTEX_ROUTE
 from model.serving.options import ServerOptions
 from model.serving.predictor import Predictor
+from model.serving.refresh import Refresh
 from model.serving.request import REQUEST_FIELDS
 from model.serving.service import JSON, Endpoint, Limits, RefusedError, Scored, error_response
 from model.serving.supervisor import draining
@@ -101,7 +104,9 @@ def create_app(options: ServerOptions | None = None) -> ASGIApp:
     """
     options = options or ServerOptions.from_env()
     metrics = Metrics()
-    loader = Loader(options.model, lambda predictor: metrics.loaded(predictor.manifest))
+    seconds = options.model_refresh_seconds
+    refresh = Refresh(seconds, lambda predictor: metrics.loaded(predictor.manifest), metrics.refreshed)
+    loader = Loader(options.model, refresh)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -109,10 +114,11 @@ def create_app(options: ServerOptions | None = None) -> ASGIApp:
         loader.start()
         yield
         loader.stop()
+        metrics.flush()
 
     app = Application(lifespan=lifespan)
     _add_scores(app, options, loader, Limits(options), metrics)
-    _add_descriptions(app, options, loader)
+    _add_descriptions(app, options, loader, metrics)
     _add_protocol(app, loader)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected_error)
@@ -129,7 +135,7 @@ def _add_scores(
 
     def infer(predictor: Predictor, scope: Scope, body: bytes) -> Scored:
         _check_model(predictor, *MODEL_PATH.fullmatch(scope["path"]).groups())  # type: ignore[union-attr]
-        request = inference_protocol.parse(body, predictor.manifest.spec.inputs)
+        request = inference_protocol.parse_for(predictor, body)
         limits.check_rows(len(request.features), predictor, request.outputs)
         return inference_protocol.answer(predictor, request)
 
@@ -141,7 +147,7 @@ def _add_scores(
         app.add_endpoint(f"{route}/infer", by_tensors)
 
 
-def _add_descriptions(app: Application, options: ServerOptions, loader: Loader) -> None:
+def _add_descriptions(app: Application, options: ServerOptions, loader: Loader, metrics: Metrics) -> None:
     def health() -> Response:
         if draining.is_set():
             return error_response(503, "ending")
@@ -160,10 +166,14 @@ def _add_descriptions(app: Application, options: ServerOptions, loader: Loader) 
 
     def model(predictor: Predictor) -> dict[str, Any]:
         manifest = predictor.manifest
+        history = {feature.name: meaning(feature) for feature in manifest.spec.history}
         return {
             "model_name": manifest.model_name,
             "model_version": manifest.model_version,
             "features": manifest.features,
+            **({"history": history} if history else {}),
+            "inputs": manifest.spec.inputs,
+            "instance_schema": {"$schema": DIALECT, **instance_schema(manifest.spec)},
             "fields": REQUEST_FIELDS,
             "thresholds": dict(manifest.thresholds),
             "limits": {
@@ -173,15 +183,15 @@ def _add_descriptions(app: Application, options: ServerOptions, loader: Loader) 
             },
         }
 
-    def metrics() -> Response:
-        text, content_type = Metrics.text()
+    def counted() -> Response:
+        text, content_type = metrics.text()
         return Response(text, headers={"content-type": content_type})
 
     for route in dict.fromkeys((options.health_route, VERTEX_ROUTE)):
         app.add_get(route, health)
     app.add_get("/metadata", about(model))
     app.add_get("/openapi.json", about(lambda predictor: openapi.document(options, predictor)))
-    app.add_get("/metrics", metrics)
+    app.add_get("/metrics", counted)
 
 
 def _add_protocol(app: Application, loader: Loader) -> None:

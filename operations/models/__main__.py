@@ -95,9 +95,7 @@ def _promote(options: PromoteOptions) -> None:
         return
     before = f" instead of {change.before.model_version}" if change.before else ""
     print(safe_text(f"{to}: version {version}{before}"))
-    print(
-        "Streams with --model_refresh_seconds and servers with --refresh_seconds take it; others keep theirs."
-    )
+    print("Streams and servers with --model_refresh_seconds take it; others keep theirs.")
     if change.before:
         print(safe_text(f"To go back: anomaly model promote --back --to {to}"))
 

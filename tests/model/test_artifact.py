@@ -19,7 +19,15 @@ import torch
 from common.writing import FileWriteError
 from features.ulb import FEATURES
 from model import artifact, places
-from model.artifact import ARCHIVE_FILE, MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest, ReplacedError
+from model.artifact import (
+    ARCHIVE_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    SCHEMA_FILE,
+    ArtifactError,
+    Manifest,
+    ReplacedError,
+)
 
 
 @pytest.fixture
@@ -37,7 +45,7 @@ def edit(directory: Path, **changes: object) -> None:
 
 
 def test_the_trained_artifact_holds_what_the_design_names(trained):
-    assert set(trained.manifest.files) == {MODEL_FILE, ARCHIVE_FILE}
+    assert set(trained.manifest.files) == {MODEL_FILE, ARCHIVE_FILE, SCHEMA_FILE}
     assert trained.manifest.features == FEATURES
     assert trained.manifest.model_name == "pytorch_autoencoder"
     assert trained.manifest.model_version == "test-1"
@@ -224,7 +232,7 @@ def test_writing_into_the_same_directory_renews_the_manifest(copy):
     artifact.write(copy, renamed, [copy / MODEL_FILE])
     again = artifact.read(copy)
     assert again.manifest.model_version == "2"
-    assert set(again.manifest.files) == {MODEL_FILE}
+    assert set(again.manifest.files) == {MODEL_FILE, SCHEMA_FILE}
 
 
 class _Storage(BaseHTTPRequestHandler):
@@ -277,7 +285,7 @@ def test_an_artifact_on_cloud_storage_is_written_read_and_scored(trained, storag
     uri = "gs://some-bucket/models/v1"
     artifact.write(uri, trained.manifest, [trained.model_path, trained.local_dir / ARCHIVE_FILE])
     assert set(storage) == {
-        f"some-bucket/o/models/v1/{name}" for name in (MANIFEST_FILE, MODEL_FILE, ARCHIVE_FILE)
+        f"some-bucket/o/models/v1/{name}" for name in (MANIFEST_FILE, MODEL_FILE, ARCHIVE_FILE, SCHEMA_FILE)
     }
     loaded = artifact.read(uri)
     assert loaded.uri == uri

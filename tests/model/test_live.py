@@ -64,16 +64,16 @@ def follower(uri, write):
 
 
 def test_an_artifact_that_did_not_change_is_read_once_at_most(live, follower, monkeypatch):
-    follower.look(live)
+    live.take(follower.look())
     monkeypatch.setattr(artifact, "read", None)
-    follower.look(live)
+    live.take(follower.look())
     assert (live.current.version, live.take_events()) == ("1", {})
 
 
 def test_a_new_artifact_takes_the_place_of_the_old_one(live, follower, write):
     write("2")
-    follower.look(live)
-    follower.look(live)
+    live.take(follower.look())
+    live.take(follower.look())
     assert (live.current.version, live.take_events(), live.take_events()) == ("2", {"refreshed": 1}, {})
 
 
@@ -85,32 +85,32 @@ def test_a_torn_artifact_leaves_the_old_one_and_says_so_once(live, follower, wri
     torn.write_text("half of a netw")
     artifact.place(uri).put(MODEL_FILE, torn)
     for _ in range(3):
-        follower.look(live)
+        live.take(follower.look())
     assert (live.current.version, live.take_events()) == ("1", {"refused": 1})
     (line,) = [record.message for record in caplog.records if record.name == "model.live"]
     assert line.startswith(f"The model in use stays. {uri}: {MODEL_FILE} has sha256")
     # An upload that was under way: the manifest does not change any more, and the file comes.
     artifact.place(uri).put(MODEL_FILE, whole)
-    follower.look(live)
+    live.take(follower.look())
     assert (live.current.version, live.take_events()) == ("2", {"refreshed": 1})
 
 
 def test_a_foreign_artifact_leaves_the_old_one_and_is_read_once(live, follower, write, caplog, monkeypatch):
     write("foreign")
-    follower.look(live)
+    live.take(follower.look())
     with monkeypatch.context() as patch:
         patch.setattr(artifact, "read", None)
-        follower.look(live)
+        live.take(follower.look())
     assert (live.current.version, live.take_events()) == ("1", {"refused": 1})
     assert "is of another bank" in caplog.text
     write("1")  # the way back: it is the one in use
-    follower.look(live)
+    live.take(follower.look())
     assert (live.current.version, live.take_events()) == ("1", {})
 
 
 def test_a_model_that_fails_its_warm_up_leaves_the_old_one(live, follower, write, caplog):
     write("broken")
-    follower.look(live)
+    live.take(follower.look())
     assert (live.current.version, live.take_events()) == ("1", {"refused": 1})
     assert "the warm-up failed" in caplog.text
 
@@ -120,7 +120,7 @@ def test_an_artifact_that_is_gone_leaves_the_model(live, uri, caplog):
     missing = place.child("elsewhere")
     follower = Follower(missing.uri, Model, "")
     for _ in range(2):
-        follower.look(live)
+        live.take(follower.look())
     assert (live.current.version, live.take_events()) == ("1", {"refused": 1})
     assert f"No {MANIFEST_FILE} in {missing.uri}" in caplog.text
 
@@ -135,19 +135,19 @@ def test_cloud_storage_that_does_not_answer_is_a_warning_until_it_does(trained, 
         digest = artifact.write("gs://models/live", trained.manifest, [trained.model_path]).manifest.digest
         follower = Follower("gs://models/live", lambda found: "other", digest)
         for _ in range(2):
-            follower.look(live)
+            live.take(follower.look())
         assert live.take_events() == {"refused": 1}
         (record,) = [record for record in caplog.records if record.name == "model.live"]
         assert record.levelno == logging.WARNING
         assert "storage.objects.get is missing" in record.message
         google.storage.forbidden = ""
-        follower.look(live)
+        live.take(follower.look())
     assert (live.current, live.take_events()) == ("model", {})
 
 
 @pytest.mark.parametrize("uri", ["local"], indirect=True)
 def test_the_thread_takes_a_new_artifact_over_and_frees_the_old_model(live, uri, write):
-    live.follow(uri, Model, 0.01, artifact.verify(uri).digest)
+    live.follow(Follower(uri, Model, artifact.verify(uri).digest), 0.01)
     old = weakref.ref(live.current)
     write("2")
     deadline = time.monotonic() + 60
@@ -160,7 +160,7 @@ def test_the_thread_takes_a_new_artifact_over_and_frees_the_old_model(live, uri,
 def test_the_thread_ends_with_its_owner(tmp_path):
     live: Live[str] = Live("model")
     before = {*threading.enumerate()}
-    live.follow(str(tmp_path), lambda found: "other", 0.01, "")
+    live.follow(Follower(str(tmp_path), lambda found: "other", ""), 0.01)
     (thread,) = {*threading.enumerate()} - before
     del live
     thread.join(timeout=60)

@@ -86,7 +86,7 @@ def test_each_reason_of_a_stage_is_a_bar_with_its_name():
         {"stage": stage, "reason": reason, "messages": n, "first_seen": NOW, "last_seen": NOW}
         for stage, reason, n in [
             ("parse", "payload: not JSON", 42),
-            ("parse", "payload: N bytes, over the limit of N", 11),
+            ("parse", "payload: N bytes, over the limit of 65536", 11),
             ("score", "anomaly_score: the model gave nan", 7),
             ("parse", "features: absent, and as named keys incomplete: Object missing required ", 3),
             ("sink", None, 1),
@@ -293,7 +293,7 @@ def test_a_limit_keeps_the_latest_of_a_course(filled, name):
 def test_dead_letters(filled):
     found = rows_of(filled, "dead_letters")
     assert [(row["stage"], row["reason"].strip(), row["messages"]) for row in found] == [
-        ("parse", "payload: N bytes, over the limit of N", 2),
+        ("parse", "payload: N bytes, over the limit of 65536", 2),
         ("parse", "payload: not JSON", 1),
     ]
 

@@ -24,11 +24,14 @@ _SCORED: Final = ("scored_at", "event_time")
 FOLDED: Final = {
     "payload: not JSON (Input data was truncated)": "payload: not JSON",
     "payload: not JSON (JSON is malformed: invalid character (byte 17))": "payload: not JSON",
-    "payload: 70000 bytes, over the limit of 65536": "payload: N bytes, over the limit of N",
-    "payload: 80000 bytes, over the limit of 65536": "payload: N bytes, over the limit of N",
-    "features: 29 values instead of 30": "features: N values instead of N",
+    "payload: 70000 bytes, over the limit of 65536": "payload: N bytes, over the limit of 65536",
+    "payload: 80000 bytes, over the limit of 65536": "payload: N bytes, over the limit of 65536",
+    "features: 29 values instead of 30": "features: N values instead of 30",
+    "amount: expected a number, got 17": "amount: expected a number, got N",
     "features[3]: 1e+99, which is not finite": "features[N]: N finite",
-    "event_time: 2026-03-08T12:00:00+00:00, which is in_the_future": "event_time: N",
+    "event_time: 2026-03-08T12:00:00Z is more than --max_event_lead_seconds=86400 after its publication": (
+        "event_time: N is more than --max_event_lead_seconds=86400 after its publication"
+    ),
 }
 """Reasons of `rows.REASONS` as the query shows them; it shows the others as they are."""
 
@@ -216,6 +219,32 @@ def score_drift(scores: Rows, limit: int) -> Rows:
     return _last(shown, limit, "day", "model_version")
 
 
+def shadow_agreement(scores: Rows, limit: int) -> Rows:
+    """The latest score of each transaction that a shadow model scored as well, by day and versions."""
+    names = ("day", "model_version", "shadow_version")
+    known = [
+        {**row, "day": row["event_time"].replace(hour=0, minute=0, second=0, microsecond=0)}
+        for row in _latest(scores)
+        if row["shadow_version"] is not None and row["shadow_score"] is not None
+    ]
+    shown = []
+    for key, found in _groups(known, lambda row: tuple(row[name] for name in names)).items():
+        pairs = [(row["severity"] in ALERTING, row["shadow_severity"] in ALERTING) for row in found]
+        either = sum(map(any, pairs))
+        shown.append(
+            {
+                **dict(zip(names, key, strict=True)),
+                "transactions": len(found),
+                "alerts": sum(first for first, _ in pairs),
+                "shadow_alerts": sum(second for _, second in pairs),
+                "gained": pairs.count((False, True)),
+                "lost": pairs.count((True, False)),
+                "agreement_percent": _about(100 * sum(map(all, pairs)) / either if either else None, 1),
+            }
+        )
+    return _last(shown, limit, *names)
+
+
 def score_windows(windows: Rows, limit: int) -> Rows:
     """The last state of each window; what several runs counted in it is added up, bin by bin."""
     last = [
@@ -376,6 +405,7 @@ _QUERIES: Final[dict[str, tuple[Callable[[Rows, int], Rows], str, str, int]]] = 
     "latency": (latency, "scores", "event_time", 1000),
     "score_drift": (score_drift, "scores", "event_time", 1000),
     "score_quantiles": (score_quantiles, "scores", "event_time", 1000),
+    "shadow_agreement": (shadow_agreement, "scores", "event_time", 1000),
     "score_windows": (score_windows, "score_windows", "window_start", 1000),
     "top_anomalies": (top_anomalies, "scores", "event_time", 20),
 }

@@ -44,7 +44,8 @@ REASONS: Final = (
     "payload: 80000 bytes, over the limit of 65536",
     "features: 29 values instead of 30",
     "features[3]: 1e+99, which is not finite",
-    "event_time: 2026-03-08T12:00:00+00:00, which is in_the_future",
+    "event_time: 2026-03-08T12:00:00Z is more than --max_event_lead_seconds=86400 after its publication",
+    "amount: expected a number, got 17",
     "anomaly_score: the model gave nan",
     *TEXTS,
 )
@@ -97,6 +98,8 @@ POOLS: Final[dict[str, Sequence[Any]]] = {
     "model_version": ("v1", "v2", "it's v3"),
     "run_id": ("first", "second"),
     "severity": SEVERITIES,
+    "shadow_severity": SEVERITIES,
+    "shadow_version": ("v1", "v2"),
     "stage": ("parse", "score", "sink"),
 }
 """Columns with few values; others take any of their type."""

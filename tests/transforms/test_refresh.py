@@ -55,7 +55,7 @@ def test_a_batch_has_the_scores_and_thresholds_of_the_model_that_scored_it(live)
     rows = batch(200)
     (first,) = handler.run_inference(rows, model)
     manifest = build_artifact(Path(handler.model), "2", seed=8).manifest
-    follower.look(model)
+    model.take(follower.look())
     (second,) = handler.run_inference(rows, model)
     for scored, version in ((first.scores, "1"), (second.scores, "2")):
         assert set(scored.column("model_version").to_pylist()) == {version}
@@ -75,14 +75,14 @@ def test_refreshes_and_refusals_become_counters(live, monkeypatch):
     counted: list[dict] = []
     monkeypatch.setattr(metrics, "add", lambda amounts: counted.append(dict(amounts)))
     build_artifact(Path(handler.model), "2", seed=8)
-    follower.look(model)
+    model.take(follower.look())
     (Path(handler.model) / MODEL_FILE).write_bytes(b"torn")
     (Path(handler.model) / "previous" / MODEL_FILE).unlink()
     edited = artifact.place(handler.model)
     manifest = Path(handler.model) / "manifest.json"
     manifest.write_text(manifest.read_text() + " ")
     assert edited.stamp("manifest.json")
-    follower.look(model)
+    model.take(follower.look())
     for _ in range(2):
         handler.run_inference(batch(1), model)
     events = {metrics.MODEL_REFRESHES: 1, metrics.MODEL_REFUSALS: 1}
@@ -137,7 +137,7 @@ def test_old_modules_are_freed(live):
     old = [weakref.ref(model.current.module)]
     for i in range(4):
         build_artifact(Path(handler.model), f"next-{i}", seed=i)
-        follower.look(model)
+        model.take(follower.look())
         handler.run_inference(batch(10), model)
         old.append(weakref.ref(model.current.module))
     assert gc.get_freeze_count()  # the first one was frozen, and is free all the same

@@ -13,7 +13,7 @@ from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
 from transforms.dead_letter import dead_letters
 from transforms.schema import ERROR_RECORDS, SCORES, SCORES_FULL, to_bigquery
-from transforms.table_columns import TableError, missing_columns
+from transforms.table_columns import TableError, missing_columns, with_members
 from transforms.tables import (
     TABLES,
     alerts_table,
@@ -82,6 +82,15 @@ def test_missing_columns_are_those_that_the_full_output_adds():
     missing = missing_columns(to_bigquery(SCORES), SCORES_FULL)
     assert [field.name for field in missing] == SCORES_FULL.names[len(SCORES.names) :]
     assert all(field.mode in ("NULLABLE", "REPEATED") for field in missing)
+
+
+def test_members_that_a_record_lacks_are_added_to_a_copy():
+    existing = [bigquery.SchemaField("top", "RECORD", fields=[bigquery.SchemaField("feature", "STRING")])]
+    wanted = pa.schema([("top", pa.struct([("feature", pa.string()), ("value", pa.string())]))])
+    (extended,) = with_members(existing, wanted)
+    assert [member.name for member in extended.fields] == ["feature", "value"]
+    assert [member.name for member in existing[0].fields] == ["feature"]
+    assert extended != existing[0], "create_tables updates a table by this difference"
 
 
 def test_legacy_type_names_count_as_equal():
