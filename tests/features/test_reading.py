@@ -71,7 +71,7 @@ def test_no_and_a_date_are_texts():
             "keep: 30",
             "kep: 30",
             13,
-            "features[2].kep: expected one of the keys: name, kind, use, from, keep,",
+            "features[2].kep: expected one of the keys: name, kind, use, by, from, half_life,",
         ),
         ("kind: boolean", "kind: bool", 15, "features[3].kind: expected one of number, boolean, category,"),
         ("scale: log", "scale: ln", 8, "features[0].scale: expected one of linear, log, got 'ln'"),
