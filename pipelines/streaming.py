@@ -140,7 +140,7 @@ def build(pipeline: beam.Pipeline, options: StreamingOptions, manifest: Manifest
         topic=source.topic, subscription=source.subscription, with_attributes=True
     )
     batches = messages | "Batch" >> BatchMessages(source.batch_rows, source.batch_millis)
-    detected = batches | "Detect" >> wiring.detect(Parse(rules), options, manifest)
+    detected = batches | "Detect" >> wiring.detect(Parse(rules), options, manifest, streaming=True)
     wiring.write_tables(detected, options, streaming=True)
     if options.alert_topic:
         _ = detected.alerts | "Publish alerts" >> PublishRows(options.alert_topic, apart=True)

@@ -24,6 +24,7 @@ from common.google import ERRORS, explain, grant_on_dataset, grant_on_project, r
 from common.options import OptionError, group
 from model.artifact import Manifest
 from model.outputs import ANOMALY_SCORE
+from pipelines.history_options import HistoryOptions
 from pipelines.options import DetectionOptions, MessageOptions, TableOptions
 from pipelines.scorers import ScorerOptions, model_handler
 from transforms import tables
@@ -50,6 +51,7 @@ class JobOptions:
       messages: the rules of messages.
       detection: the model and the alerting rule.
       scorer: the place where the model is.
+      history: the histories of accounts that the job begins with.
       tables: the tables to write, if any.
       endpoints: where BigQuery answers.
 
@@ -61,6 +63,7 @@ class JobOptions:
     messages: MessageOptions = group("messages")
     detection: DetectionOptions = group("model")
     scorer: ScorerOptions = group("scorer")
+    history: HistoryOptions = group("history")
     tables: TableOptions = group("sinks")
     endpoints: EndpointOptions = group()
 
@@ -76,10 +79,18 @@ class JobOptions:
 _Job = TypeVar("_Job", bound=JobOptions)
 
 
-def detect(parse: Parse | ParseColumns | ParseCsv, options: JobOptions, manifest: Manifest) -> Detect:
-    """Makes the detection that the options describe."""
+def detect(
+    parse: Parse | ParseColumns | ParseCsv, options: JobOptions, manifest: Manifest, streaming: bool = False
+) -> Detect:
+    """Makes the detection that the options describe.
+
+    Raises:
+      OptionError: --history does not fit the model.
+    """
     handler = model_handler(options.scorer, options.detection, manifest)
-    return Detect(parse, Score(handler), Alert(manifest.thresholds, options.detection.min_severity))
+    history = options.history.transform(manifest.spec, streaming)
+    alert = Alert(manifest.thresholds, options.detection.min_severity)
+    return Detect(parse, Score(handler), alert, history)
 
 
 def write_tables(detected: Detected, options: JobOptions, streaming: bool) -> None:

@@ -110,8 +110,11 @@ class ObjectForm:
     def assemble(self, rows: Sequence[Transaction], times: pa.Array) -> Assembled:
         """Makes columns of decoded rows and their event times."""
         columns = zip(*(row.features for row in rows), strict=True) if rows else [()] * len(self.fields)
-        arrays = [_array(values, kind.type) for values, kind in zip(columns, self.kind, strict=True)]
-        return self.encode(dict(zip(self.fields, arrays, strict=True)), times)
+        arrays = {
+            name: _array(values, TYPES[self.fields[name]])
+            for name, values in zip(self.fields, columns, strict=True)
+        }
+        return self.encode(arrays, times)
 
     def encode(self, columns: Columns, times: pa.Array) -> Assembled:
         """Encodes raw columns by field, and event times."""

@@ -45,7 +45,9 @@ KNOWN: Final = "history_rows_known"
 """Counts rows up to the time that --history records: they are scored, and not counted again."""
 WRITTEN: Final = "history_bytes_written"
 """Counts the bytes that went into the state."""
-_SPLIT_BYTES: Final = 8 * MAX_BATCH_BYTES
+_KEY, _NUMBER, _CATEGORY, _VALUE = "history_key", "history_number_", "history_category_", "history_value_"
+"""Columns that a batch has between the steps."""
+SPLIT_BYTES: Final = 8 * MAX_BATCH_BYTES
 """Bytes that a batch job divides at once: more of them make fewer and longer pieces."""
 
 
@@ -86,18 +88,18 @@ class History(beam.PTransform):
     def _stateful(self, plan: Plan) -> beam.PTransform:
         bucket = Bucket(plan, self.buckets, self.start)
         return _Chain(
-            ("Split", _SplitFn(plan, self.buckets), tuple[int, pa.RecordBatch]),
-            ("State", _StateFn(bucket, self.spec), pa.RecordBatch),
-            ("Join", _JoinFn(), pa.RecordBatch),
+            ("Split", SplitFn(plan, self.buckets), tuple[int, pa.RecordBatch]),
+            ("State", _StateFn(bucket), pa.RecordBatch),
+            ("Join", _JoinFn(plan), pa.RecordBatch),
         )
 
     def _sorted(self, plan: Plan) -> beam.PTransform:
         groups = self.buckets * GROUPS_A_BUCKET
         return _Chain(
-            ("Split", _SplitFn(plan, groups, _SPLIT_BYTES), tuple[int, pa.RecordBatch]),
+            ("Split", SplitFn(plan, groups, SPLIT_BYTES), tuple[int, pa.RecordBatch]),
             ("Group", beam.GroupByKey(), None),
-            ("Sort", _SortedFn(plan, self.spec, self.buckets, groups, self.start), pa.RecordBatch),
-            ("Join", _JoinFn(), pa.RecordBatch),
+            ("Sort", _SortedFn(plan, self.buckets, groups, self.start), pa.RecordBatch),
+            ("Join", _JoinFn(plan), pa.RecordBatch),
         )
 
 
@@ -115,26 +117,50 @@ class _Chain(beam.PTransform):
         return elements
 
 
-def rows_of(plan: Plan, transactions: pa.RecordBatch) -> Rows:
-    """Returns the keys, times and values of a TRANSACTIONS batch that the plan needs."""
+def with_rows(plan: Plan, transactions: pa.RecordBatch) -> tuple[pa.RecordBatch, Rows]:
+    """Adds what a plan needs to a TRANSACTIONS batch, as columns behind the others.
+
+    It is read once for a whole batch: for each of its parts again it would cost more than the update.
+    """
     inputs = transactions.column("inputs")
     columns = dict(zip([field.name for field in inputs.type], inputs.flatten(), strict=True))
-    return inputs_of(plan, transactions.column("account_id"), transactions.column("event_time"), columns)
+    rows = inputs_of(plan, transactions.column("account_id"), transactions.column("event_time"), columns)
+    added = {_KEY: pa.array(rows.keys)}
+    added |= {_NUMBER + str(i): pa.array(column) for i, column in enumerate(rows.numbers.T)}
+    added |= {_CATEGORY + str(i): pa.array(column) for i, column in enumerate(rows.categories.T)}
+    return _added(transactions, added), rows
 
 
-def with_history(plan: Plan, transactions: pa.RecordBatch, values: npt.NDArray[np.float64]) -> pa.RecordBatch:
-    """Fills the history features of a TRANSACTIONS batch: inputs of the model, and raw values.
+def rows_of(plan: Plan, batch: pa.RecordBatch) -> Rows:
+    """Returns the rows of a batch that `with_rows` made."""
+    first = batch.schema.get_field_index(_KEY)
+    columns = [batch.column(i).to_numpy() for i in range(first, batch.num_columns)]
+    n, numbers = len(columns[0]), len(plan.numbers)
+    return Rows(
+        columns[0],
+        batch.column("event_time").cast(pa.int64()).to_numpy(),
+        np.stack(columns[1 : numbers + 1], 1) if numbers else np.zeros((n, 0)),
+        np.stack(columns[numbers + 1 :], 1) if plan.categories else np.zeros((n, 0), np.uint64),
+    )
 
-    Args:
-      plan: names the features and their columns.
-      transactions: the batch.
-      values: [rows, features of the plan].
-    """
+
+def with_values(batch: pa.RecordBatch, values: npt.NDArray[np.float64]) -> pa.RecordBatch:
+    """Replaces the columns that `with_rows` added by the values of the history features."""
+    first = batch.schema.get_field_index(_KEY)
+    plain = batch.select(batch.schema.names[:first])
+    return _added(plain, {_VALUE + str(i): pa.array(column) for i, column in enumerate(values.T)})
+
+
+def with_history(plan: Plan, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Makes a TRANSACTIONS batch of one with values: inputs of the model and raw values are filled."""
+    first = batch.num_columns - len(plan.names)
+    values = batch.columns[first:]
+    transactions = batch.select(batch.schema.names[:first])
     matrix = feature_matrix(transactions).copy()
-    matrix[:, list(plan.columns)] = values
+    matrix[:, list(plan.columns)] = np.stack([column.to_numpy() for column in values], 1)
     inputs = transactions.column("inputs")
     raw = dict(zip([field.name for field in inputs.type], inputs.flatten(), strict=True))
-    raw |= {name: pa.array(values[:, i]) for i, name in enumerate(plan.names)}
+    raw |= dict(zip(plan.names, values, strict=True))
     schema = transactions.schema
     columns = dict(zip(schema.names, transactions.columns, strict=True))
     columns["features"] = pa.FixedSizeListArray.from_arrays(
@@ -144,17 +170,32 @@ def with_history(plan: Plan, transactions: pa.RecordBatch, values: npt.NDArray[n
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
 
 
-def divided(plan: Plan, transactions: pa.RecordBatch, parts: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Divides a TRANSACTIONS batch by the hash of the plan's key; rows without a key go to any part."""
-    keys = rows_of(plan, transactions).keys
-    numbers = np.where(keys == 0, np.arange(len(keys)) % parts, bucket_of(keys, parts))
-    order = np.argsort(numbers, kind="stable")
-    ordered = transactions.take(pa.array(order))
-    found, starts = np.unique(numbers[order], return_index=True)
-    for part, start, end in zip(
-        found.tolist(), starts.tolist(), [*starts.tolist()[1:], len(keys)], strict=True
-    ):
-        yield part, ordered.slice(start, end - start)
+def divided(
+    plan: Plan, transactions: pa.RecordBatch, parts: int, columns: Sequence[str] | None = None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Divides a TRANSACTIONS batch by the hash of the plan's key; rows without a key go to any part.
+
+    Args:
+      plan: has the key.
+      transactions: the batch.
+      parts: how many there are.
+      columns: those of the batch to keep, before those that `with_rows` adds; all when None.
+    """
+    batch, rows = with_rows(plan, transactions)
+    if columns is not None:
+        batch = batch.select([*columns, *batch.schema.names[transactions.num_columns :]])
+    numbers = np.where(rows.keys == 0, np.arange(len(rows.keys)) % parts, bucket_of(rows.keys, parts))
+    order = np.argsort(numbers.astype(np.uint16), kind="stable")
+    ordered = batch.take(pa.array(order))
+    counts = np.bincount(numbers, minlength=parts)
+    starts = np.cumsum(counts) - counts
+    for part in np.flatnonzero(counts).tolist():
+        yield part, ordered.slice(starts[part], counts[part])
+
+
+def _added(batch: pa.RecordBatch, columns: dict[str, pa.Array]) -> pa.RecordBatch:
+    fields = [*batch.schema, *(pa.field(name, column.type) for name, column in columns.items())]
+    return pa.RecordBatch.from_arrays([*batch.columns, *columns.values()], schema=pa.schema(fields))
 
 
 class _HoldingFn(beam.DoFn):
@@ -195,26 +236,41 @@ class _HoldingFn(beam.DoFn):
         raise NotImplementedError
 
 
-class _SplitFn(_HoldingFn):
-    """TRANSACTIONS batches in, their parts by bucket out."""
+class SplitFn(_HoldingFn):
+    """TRANSACTIONS batches in, their parts by bucket out.
 
-    def __init__(self, plan: Plan, parts: int, most_bytes: int = MAX_BATCH_BYTES) -> None:
+    Args:
+      plan: has the key.
+      parts: how many there are.
+      most_bytes: of batches that are divided at once.
+      columns: those of the batches to keep; all when None.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        parts: int,
+        most_bytes: int = MAX_BATCH_BYTES,
+        columns: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(BATCH_ROWS * most_bytes // MAX_BATCH_BYTES, most_bytes)
         self._plan = plan
         self._parts = parts
+        self._columns = columns
 
     def _elements(self, batch: pa.RecordBatch) -> Iterable[tuple[int, pa.RecordBatch]]:
-        return divided(self._plan, batch, self._parts)
+        return divided(self._plan, batch, self._parts, self._columns)
 
 
 class _JoinFn(_HoldingFn):
-    """The parts of the batches of a bundle in, batches out."""
+    """The parts of a bundle with values in, TRANSACTIONS batches out."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__(BATCH_ROWS, MAX_BATCH_BYTES)
+        self._plan = plan
 
     def _elements(self, batch: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        return [batch]
+        return [with_history(self._plan, batch)]
 
 
 _LOG_PARAM: Final[Any] = beam.DoFn.StateParam(BagStateSpec("log", BytesCoder()))
@@ -222,11 +278,10 @@ _HEAD_PARAM: Final[Any] = beam.DoFn.StateParam(ReadModifyWriteStateSpec("head", 
 
 
 class _StateFn(beam.DoFn):
-    """Parts of batches by bucket in, the same with their history out."""
+    """Parts of batches by bucket in, the same with values out."""
 
-    def __init__(self, bucket: Bucket, spec: FeatureSpec) -> None:
+    def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
-        self._spec = spec
         self._shared = Shared()
 
     def setup(self) -> None:
@@ -236,35 +291,34 @@ class _StateFn(beam.DoFn):
     def process(
         self, element: tuple[int, pa.RecordBatch], log: Any = _LOG_PARAM, head: Any = _HEAD_PARAM
     ) -> Iterable[pa.RecordBatch]:
-        """Fills in the history, and adds the rows to it."""
+        """Reads the history, and adds the rows to it."""
         number, batch = element
         plan = self._bucket.plan
         updated = self._bucket.update(number, rows_of(plan, batch), log, head, self._tables)
         metrics.add(
             {KEYS: updated.new_keys, LATE: updated.late, KNOWN: updated.known, WRITTEN: updated.written}
         )
-        yield with_history(plan, batch, updated.values)
+        yield with_values(batch, updated.values)
 
 
 class _SortedFn(beam.DoFn):
-    """All rows of a group in, the same in the order of their times and with their history out."""
+    """All rows of a group in, the same in the order of their times and with values out."""
 
-    def __init__(self, plan: Plan, spec: FeatureSpec, buckets: int, groups: int, start: Start | None) -> None:
+    def __init__(self, plan: Plan, buckets: int, groups: int, start: Start | None) -> None:
         self._plan = plan
-        self._spec = spec
         self._buckets = buckets
         self._groups = groups
         self._start = start
 
     def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterable[pa.RecordBatch]:
-        """Fills in the history."""
+        """Reads the history."""
         group, parts = element
         table = first_table(self._plan, group, self._buckets, self._groups, self._start)
         until = NEVER if self._start is None else self._start.until
         for batch in in_order([*parts]):
             applied = apply(self._plan, table, rows_of(self._plan, batch), until)
             metrics.add({KEYS: applied.new_keys, KNOWN: applied.known})
-            yield with_history(self._plan, batch, applied.values)
+            yield with_values(batch, applied.values)
 
 
 def first_table(plan: Plan, group: int, buckets: int, groups: int, start: Start | None) -> Table:

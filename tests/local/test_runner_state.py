@@ -11,6 +11,9 @@ from tests.local.runner_cases import CALLS, SEEN, Collect, new_pipeline, publish
 
 pytestmark = pytest.mark.usefixtures("clean_records")
 
+CELL = beam.DoFn.StateParam(ReadModifyWriteStateSpec("cell", VarIntCoder()))
+BAG = beam.DoFn.StateParam(BagStateSpec("bag", BytesCoder()))
+
 
 class Count(beam.DoFn):
     """Passes on how many elements of the key there were before, by a cell and by the length of a bag."""
@@ -21,12 +24,7 @@ class Count(beam.DoFn):
     def setup(self):
         CALLS["set up"] += 1
 
-    def process(
-        self,
-        element,
-        cell=beam.DoFn.StateParam(ReadModifyWriteStateSpec("cell", VarIntCoder())),
-        bag=beam.DoFn.StateParam(BagStateSpec("bag", BytesCoder())),
-    ):
+    def process(self, element, cell=CELL, bag=BAG):
         key, payload = element
         before = cell.read() or 0
         held = len(list(bag.read()))
