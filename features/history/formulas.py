@@ -18,8 +18,12 @@ Floats = npt.NDArray[np.float64]
 
 SHRINK: Final = 3.0
 """Earlier transactions that count as much as the assumption that nothing is unusual."""
-PRIOR_SPREAD: Final = 0.5
-"""Standard deviation over mean that a key is assumed to have before its own is known."""
+PRIOR_SPREAD: Final = 0.4
+"""Mean absolute deviation over mean that a key is assumed to have before its own is known."""
+TO_STANDARD: Final = 1.2533141373155001
+"""Standard deviation over mean absolute deviation, of bell-shaped values."""
+BOUND: Final = 2.0
+"""Spreads within which a value counts for the robust level."""
 MOST_DEVIATIONS: Final = 1000.0
 """A deviation saturates here."""
 
@@ -45,19 +49,26 @@ def mean(n: Floats, total: Floats) -> Floats:
     return np.divide(total, n, out=np.zeros_like(total), where=n > 0)
 
 
-def deviation(x: Floats, n: Floats, total: Floats, squares: Floats) -> Floats:
-    """(x - m) / s, within MOST_DEVIATIONS, times N / (N + k); 0 for a new key, and where x is missing.
+def spread(level: Floats, n: Floats, away: Floats) -> Floats:
+    """s = TO_STANDARD (A + k PRIOR_SPREAD |m|) / (N + k), with the decayed sum A of deviations |x - m|."""
+    return TO_STANDARD * (away + SHRINK * PRIOR_SPREAD * np.abs(level)) / (n + SHRINK)
 
-    m is the decayed mean. s^2 = (N V + k (PRIOR_SPREAD m)^2) / (N + k), with the decayed variance V: k
-    transactions of a usual spread keep a key with few, or equal, amounts from extreme deviations.
+
+def first_away(x: Floats) -> Floats:
+    """The absolute deviation that the first value of a key counts with: PRIOR_SPREAD |x|."""
+    return PRIOR_SPREAD * np.abs(x)
+
+
+def deviation(x: Floats, level: Floats, scale: Floats, n: Floats) -> Floats:
+    """(x - l) / s, within MOST_DEVIATIONS, times N / (N + k); 0 for a new key, and where x is missing.
+
+    Level l and spread s are robust, so that a key's own frauds do not hide the next ones: what is farther
+    than BOUND spreads from the plain mean of the key counts for both as if it were so far.
     """
-    level = mean(n, total)
-    variance = np.maximum(mean(n, squares) - level**2, 0.0)
-    spread = np.sqrt((n * variance + SHRINK * (PRIOR_SPREAD * level) ** 2) / (n + SHRINK))
     difference = np.nan_to_num(x - level)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.nan_to_num(difference / spread, nan=0.0, posinf=MOST_DEVIATIONS, neginf=-MOST_DEVIATIONS)
-    return np.where(np.isnan(x), 0.0, np.clip(ratio, -MOST_DEVIATIONS, MOST_DEVIATIONS) * shrunk(n))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratio = np.nan_to_num(difference / scale, nan=0.0, posinf=MOST_DEVIATIONS, neginf=-MOST_DEVIATIONS)
+    return np.clip(ratio, -MOST_DEVIATIONS, MOST_DEVIATIONS) * shrunk(n)
 
 
 def shrunk(n: Floats) -> Floats:

@@ -14,12 +14,14 @@ from features.declaration import Feature, FeatureSpec
 FORMAT: Final = 1
 """Of the state: a change of the layout or of the hashes needs another one."""
 FORGET_HALF_LIVES: Final = 10
-"""A key that was not seen for so many of its longest half-lives begins anew: 0.1 % of its past would be left."""
+"""A key that was not seen for so many of its longest half-lives begins anew: 0.1 % would be left."""
 SINCE_LAST_MOST: Final = 90 * 86_400
 """Seconds: a longer time since the last transaction, or none, counts as this."""
 SKETCH_ROWS: Final = 2
-SKETCH_CELLS: Final = 16
+SKETCH_CELLS: Final = 8
 """A share is estimated from so many rows of so many decayed counts."""
+DEVIATION_SUMS: Final = 3
+"""Robust sums that a deviation needs beside the plain ones."""
 NOVELTY_WORDS: Final = 4
 """Words of 64 bits in each of the two generations of the set of a novelty."""
 NOVELTY_HASHES: Final = 3
@@ -31,7 +33,7 @@ _DECAYED: Final = {
     "count": ("count",),
     "sum": ("sum",),
     "mean": ("present", "sum"),
-    "deviation": ("present", "sum", "square"),
+    "deviation": ("present", "sum"),
     "novelty": ("count",),
     "share": ("present",),
 }
@@ -44,7 +46,7 @@ class Decayed:
 
     Attributes:
       half_life: in microseconds.
-      what: "count" adds 1 a transaction, "present" 1 a value, "sum" the value, "square" its square.
+      what: "count" adds 1 a transaction, "present" 1 a value, "sum" the value.
       of: the field, "" for a count.
     """
 
@@ -55,11 +57,11 @@ class Decayed:
 
 @dataclass(frozen=True)
 class Sketch:
-    """The counts of values, or the set of values, of a field in the state.
+    """The counts of values, the set of values, or the robust sums, of a field in the state.
 
     Attributes:
       of: the field.
-      half_life: of the counts, or the length of a generation of the set; in microseconds.
+      half_life: of the counts and sums, or the length of a generation of the set; in microseconds.
       start: its first column or word.
     """
 
@@ -115,9 +117,15 @@ class Plan:
         )
 
     @cached_property
+    def deviations(self) -> tuple[Sketch, ...]:
+        """The robust sums, after the plain: deviations; then bounded values, and their deviations."""
+        return self._sketches("deviation", len(self.decayed), DEVIATION_SUMS)
+
+    @cached_property
     def shares(self) -> tuple[Sketch, ...]:
-        """The counts of values, after the decayed sums."""
-        return self._sketches("share", len(self.decayed), SKETCH_ROWS * SKETCH_CELLS)
+        """The counts of values, after the sums."""
+        start = len(self.decayed) + len(self.deviations) * DEVIATION_SUMS
+        return self._sketches("share", start, SKETCH_ROWS * SKETCH_CELLS)
 
     @cached_property
     def novelties(self) -> tuple[Sketch, ...]:
@@ -135,7 +143,8 @@ class Plan:
     @cached_property
     def width(self) -> int:
         """Numbers in the state of a key."""
-        return len(self.decayed) + len(self.shares) * SKETCH_ROWS * SKETCH_CELLS
+        sums = len(self.decayed) + len(self.deviations) * DEVIATION_SUMS
+        return sums + len(self.shares) * SKETCH_ROWS * SKETCH_CELLS
 
     @cached_property
     def words(self) -> int:
@@ -160,9 +169,10 @@ class Plan:
             "format": FORMAT,
             "key": self.key,
             "decayed": [asdict(sum_) for sum_ in self.decayed],
+            "deviations": [asdict(sketch) for sketch in self.deviations],
             "shares": [asdict(sketch) for sketch in self.shares],
             "novelties": [asdict(sketch) for sketch in self.novelties],
-            "sizes": [SKETCH_ROWS, SKETCH_CELLS, NOVELTY_WORDS, NOVELTY_HASHES],
+            "sizes": [DEVIATION_SUMS, SKETCH_ROWS, SKETCH_CELLS, NOVELTY_WORDS, NOVELTY_HASHES],
         }
         return hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -181,7 +191,7 @@ def plans(spec: FeatureSpec) -> tuple[Plan, ...]:
     ...     {"name": "level", "kind": "history", "statistic": "deviation", "of": "amount", "by": "account",
     ...      "half_life": "30d"}]})
     >>> [(plan.key, plan.names, plan.columns, plan.numbers, plan.width) for plan in plans(spec)]
-    [(None, ('level',), (1,), ('amount',), 3)]
+    [(None, ('level',), (1,), ('amount',), 5)]
     """
     positions = {name: position for position, name in enumerate(spec.inputs)}
     made = []

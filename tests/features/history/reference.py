@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from features.history import formulas
@@ -60,13 +61,11 @@ class Reference:
             x = numbers[of]
             if x is None or not n:
                 return 0.0
-            mean = read("sum", of) / n
-            variance = max(read("square", of) / n - mean**2, 0.0)
-            spread = ((n * variance + k * (formulas.PRIOR_SPREAD * mean) ** 2) / (n + k)) ** 0.5
+            level, spread = self._level(state, of, half, now)
             if spread == 0:
-                ratio = formulas.MOST_DEVIATIONS * ((x > mean) - (x < mean))
+                ratio = formulas.MOST_DEVIATIONS * ((x > level) - (x < level))
             else:
-                ratio = (x - mean) / spread
+                ratio = (x - level) / spread
                 ratio = max(-formulas.MOST_DEVIATIONS, min(formulas.MOST_DEVIATIONS, ratio))
             return ratio * n / (n + k)
         value = categories[of]
@@ -83,6 +82,15 @@ class Reference:
         n = read("n_category", of)
         counts = [read("cell", of, *cell) for cell in _cells(value)]
         return (min(*counts, n) + k) / (n + k)
+
+    def _spread(self, mean: float, n: float, away: float) -> float:
+        k = formulas.SHRINK
+        return (math.pi / 2) ** 0.5 * (away + k * formulas.PRIOR_SPREAD * abs(mean)) / (n + k)
+
+    def _level(self, state: Any, of: str, half: int, now: int) -> tuple[float, float]:
+        n = self._read(state, ("n", of, half), half, now)
+        level = self._read(state, ("kept", of, half), half, now) / n
+        return level, self._spread(level, n, self._read(state, ("kept_away", of, half), half, now))
 
     def _after(
         self, state: Any, now: int, time: int, numbers: dict[str, float | None], categories: dict[str, int]
@@ -105,7 +113,19 @@ class Reference:
                 parts.append((1.0, ("count",)))
             if statistic in ("sum", "mean", "deviation") and numbers[of] is not None:
                 x = float(numbers[of] or 0.0)
-                parts += [(1.0, ("n", of)), (x, ("sum", of)), (x * x, ("square", of))]
+                parts += [(1.0, ("n", of)), (x, ("sum", of))]
+                n = self._read(state, ("n", of, half), half, now)
+                if statistic == "deviation" and not n:
+                    first = formulas.PRIOR_SPREAD * abs(x)
+                    parts += [(first, ("away", of)), (x, ("kept", of)), (first, ("kept_away", of))]
+                elif statistic == "deviation":
+                    mean = self._read(state, ("sum", of, half), half, now) / n
+                    away = self._read(state, ("away", of, half), half, now)
+                    bound = formulas.BOUND * self._spread(mean, n, away)
+                    level, _ = self._level(state, of, half, now)
+                    parts.append((abs(x - mean), ("away", of)))
+                    parts.append((max(mean - bound, min(mean + bound, x)), ("kept", of)))
+                    parts.append((min(abs(x - level), bound), ("kept_away", of)))
             if statistic == "share" and categories[of]:
                 parts.append((1.0, ("n_category", of)))
                 parts += [(1.0, ("cell", of, *cell)) for cell in _cells(categories[of])]
