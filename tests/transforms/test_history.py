@@ -96,7 +96,7 @@ class Failures:
 
     Attributes:
       planted: the ids of the transactions at which they failed.
-      parts: the parts of batches in the order in which their bundles succeeded, by the number of their values.
+      parts: the parts of batches in the order in which their bundles succeeded, by their number of values.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class Failures:
         return with_values(batch, values)
 
     def expected(self):
-        """By transaction: the inputs, where parts are counted once each, in the order that the runner chose."""
+        """By transaction: the inputs, where each part counts once, in the order of the runner."""
         wanted = {}
         for plan in plans(SPEC):
             table = Table(plan)
