@@ -79,7 +79,8 @@ class History(beam.PTransform):
             name = type(transactions.windowing.windowfn).__name__
             raise ValueError(f"History: expected the global window, got {name}")
         for plan in plans(self.spec):
-            label = f"By {plan.key or 'account'}"
+            # A runner refuses an update that loses a step with state: that of another layout is another step.
+            label = f"By {plan.key or 'account'} in {self.buckets} buckets, layout {plan.version[:8]}"
             transactions = transactions | label >> (
                 self._stateful(plan) if self.streaming else self._sorted(plan)
             )

@@ -11,11 +11,13 @@ from apache_beam.io.gcp.pubsub import ReadFromPubSub
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.transforms.window import FixedWindows
 
+from features.declaration import FeatureSpec
 from features.default import ULB
 from features.history.plan import plans
 from features.history.table import Table
 from local.process_runner import ProcessRunner
 from local.runner import LocalStreamingRunner, run_until_drained
+from pipelines.record import _Names
 from tests.local.runner_cases import SEEN, Collect, new_pipeline, publish
 from tests.transforms.history_cases import (
     RULES,
@@ -156,6 +158,24 @@ def test_without_history_features_nothing_is_added():
     pipeline = beam.Pipeline("FnApiRunner")
     batches = pipeline | beam.Create([transactions(payments(3))])
     assert batches | History(ULB) is batches
+
+
+def steps(spec: FeatureSpec, buckets: int) -> set[str]:
+    visitor = _Names()
+    pipeline = beam.Pipeline("FnApiRunner")
+    _ = pipeline | beam.Create([transactions(payments(3))]) | History(spec, True, buckets)
+    pipeline.visit(visitor)
+    return {name for name in visitor.names if name.endswith("/State")}
+
+
+def test_state_of_another_layout_is_another_step_which_an_update_cannot_lose():
+    content = SPEC.to_json()
+    content["features"][0]["scale"] = "log"
+    assert steps(FeatureSpec.from_json(content), 16) == steps(SPEC, 16)
+    assert not steps(SPEC, 16) & steps(SPEC, 32)
+    content["features"][2]["half_life"] = "2d"
+    other = steps(FeatureSpec.from_json(content), 16)
+    assert len(other & steps(SPEC, 16)) == 1  # by shop
 
 
 def test_another_window_is_refused():
