@@ -20,6 +20,7 @@ from features import roles
 from features.columns import ColumnEncoder, ColumnError, find_column, timestamps
 from features.declaration import FeatureSpec
 from features.default import ULB
+from features.history.columns import add_history
 from features.learning import learn
 from features.learnt import NOTHING, Learnt
 from features.roles import LABEL_NAMES, resembling
@@ -44,7 +45,8 @@ class Dataset:
       provenance: description of the source, for the manifest.
       spec: of the features.
       learnt: the parameters by which the features are encoded.
-      columns: of the spec's fields; none where `features` are these columns, and there is nothing to learn.
+      columns: of the spec's fields and its history; none where `features` are these columns, and there is
+        nothing to learn.
       times: what orders the rows in time, [n]; None where the source has no times.
     """
 
@@ -129,21 +131,34 @@ def from_arrow(
     labels = None
     label = spec.roles.label if label_column is None else label_column
     label_values = _field(table, label) if label else None
+    try:
+        # A row without a label is no row to learn from; it is a part of the history of the others.
+        columns = add_history(spec, table, _message_columns(table, spec))
+    except ColumnError as error:
+        raise DataError(f"{source}: {error}") from error
     if label and label_values is not None:
         labels, is_known = _labels(label_values, label, source)
         if not is_known.all():
-            table = table.filter(pa.array(is_known))
+            table, columns = table.filter(pa.array(is_known)), _taken(columns, is_known)
             provenance["rows_without_label"] = int((~is_known).sum())
     try:
-        return _encoded(table, labels, provenance, spec)
+        return _encoded(table, columns, labels, provenance, spec)
     except ColumnError as error:
         raise DataError(f"{source}: {error}") from error
 
 
+def _message_columns(table: pa.Table, spec: FeatureSpec) -> dict[str, pa.Array]:
+    values = {field: _field(table, field) for field in spec.message_fields}
+    return {field: column for field, column in values.items() if column is not None}
+
+
 def _encoded(
-    table: pa.Table, labels: npt.NDArray[np.int8] | None, provenance: dict[str, Any], spec: FeatureSpec
+    table: pa.Table,
+    columns: dict[str, pa.Array],
+    labels: npt.NDArray[np.int8] | None,
+    provenance: dict[str, Any],
+    spec: FeatureSpec,
 ) -> Dataset:
-    columns = {field: values for field in spec.fields if (values := _field(table, field)) is not None}
     normal = columns if labels is None else _taken(columns, labels == 0)
     learnt = learn(spec, normal)
     features, reasons = ColumnEncoder(spec, learnt).encode(columns)
@@ -206,17 +221,19 @@ def used_columns(
       DataError: a column is missing or there twice, or another column is called as a label; see `from_arrow`.
     """
     try:
-        missing = [name for name in spec.fields if _column_of(name, names) is None]
+        missing = [name for name in spec.message_fields if _column_of(name, names) is None]
     except ValueError as error:
         raise DataError(f"{source}: {error}") from error
     if missing:
-        wanted = ", ".join(spec.fields) if len(spec.fields) < 20 else f"the {len(spec.fields)} of the spec"
+        fields = spec.message_fields
+        wanted = ", ".join(fields) if len(fields) < 20 else f"the {len(fields)} of the spec"
         raise DataError(f"{source}: column(s) missing: {', '.join(missing)}; needed are {wanted}")
     optional = [spec.roles.event_time]
     label = spec.roles.label if label_column is None else label_column
     if label and _has_label(names, label_column, label, source):
         optional.append(label)
-    columns = [_column_of(name, names) for name in (*spec.fields, *optional)]
+    optional += [spec.roles.account_id] if spec.history else []
+    columns = [_column_of(name, names) for name in (*spec.message_fields, *optional)]
     used = list(dict.fromkeys(name for name in columns if name is not None))
     twice = [name for name in used if names.count(name) > 1]
     if twice:

@@ -186,11 +186,13 @@ def evaluate_repeatedly(
     reports = []
     for seed in track(range(repeats), "models"):
         source = train_data or dataset
-        parts = data.split(source, seed)
+        parts = data.split(source, seed, fitting.usual_split(source.spec))
         normal = source.is_normal
         source = source.learning_from(parts.train[normal[parts.train]])
         fit, validation = (source.features[part[normal[part]]] for part in (parts.train, parts.validation))
-        options = fitting.TrainingOptions(seed=seed, **(training or {})).suited_to(source.labels is not None)
+        options = fitting.TrainingOptions(seed=seed, **(training or {})).suited_to(
+            source.labels is not None, source.spec
+        )
         network = fitting.fit(fit, validation, options, progress=False, spec=source.spec).network
         module = torchscript.trace(network)
         judged = np.arange(len(dataset.features)) if train_data else parts.test

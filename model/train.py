@@ -91,8 +91,8 @@ def train(
       ArtifactError: the output cannot be written as an artifact.
     """
     started = time.monotonic()
-    options = (options or fitting.TrainingOptions()).suited_to(labelled=dataset.labels is not None)
-    parts = data.split(dataset, options.seed, options.split)
+    options = (options or fitting.TrainingOptions()).suited_to(dataset.labels is not None, dataset.spec)
+    parts = data.split(dataset, options.seed, options.split or "random")
     # What encodes the features is learnt as the network is: from normals of the training part alone.
     dataset = dataset.learning_from(parts.train[dataset.is_normal[parts.train]])
     spec, learnt = dataset.spec, dataset.learnt

@@ -1,7 +1,7 @@
 """The order of the rows of one update: by key and time, with the state of each key before its first row.
 
 A statistic is made of decayed sums or of a set, so the state before a row is a scan over the rows of its key.
-In each step of the scan a row takes over what the row 1, 2, 4, ... places before it has: a few operations over
+In each step of the scan a row takes over what the row 1, 2, 4, ... places before it has: a few operations on
 all rows at once, however many of them have the same key.
 """
 

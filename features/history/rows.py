@@ -34,7 +34,7 @@ class Rows(NamedTuple):
 
     def take(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_] | slice) -> Rows:
         """Takes rows by their positions, a mask or a slice."""
-        return Rows(*(array[index] for array in self))
+        return Rows(self.keys[index], self.times[index], self.numbers[index], self.categories[index])
 
 
 def inputs_of(plan: Plan, accounts: pa.Array, times: pa.Array, columns: Mapping[str, pa.Array]) -> Rows:

@@ -1,8 +1,11 @@
 """Counts of the values of a category, and the set of them, in a small space of fixed size.
 
-A count is that of a count-min sketch (Cormode, Muthukrishnan 2005): the least of SKETCH_ROWS cells, which other
-values of the same cell can only make larger. A set is a filter of Bloom (1970) in two generations of a half-life
-each: a value is forgotten after one to two half-lives, and the set does not fill up.
+A count is that of a count-min sketch (Cormode, Muthukrishnan 2005): the least of SKETCH_ROWS cells, which
+other values of the same cell can only make larger. A set is a filter of Bloom (1970) in two generations of a
+half-life each: a value is forgotten after one to two half-lives, and the set does not fill up.
+
+With d values in a set of b bits, of which a value sets h, a new one passes for a known one in
+(1 - exp(-h d / b))^h of cases: 0.1 % with 10 values, 0.9 % with 20, 9 % with 50.
 """
 
 from __future__ import annotations
@@ -94,9 +97,9 @@ def novelties(order: Order, sketch: Sketch, values: Hashes) -> Floats:
     _turn(words, generation[order.first] - order.last // sketch.half_life)
     now, past = words[:NOVELTY_WORDS], words[NOVELTY_WORDS:]
     if order.is_single:
-        is_new = (own & ~(now | past)).any(axis=0)
+        is_new = (own & ~(now | past)).any(axis=0).astype(np.float64)
         now |= own
-        return is_new.astype(np.float64)
+        return is_new
     is_start = order.rank == 0
     is_start[1:] |= np.diff(generation) != 0
     starts, rank = np.flatnonzero(is_start), ranks(is_start)
@@ -114,10 +117,10 @@ def novelties(order: Order, sketch: Sketch, values: Hashes) -> Floats:
     before[:, order.first] = now
     rest = np.flatnonzero(rank)
     before[:, rest] = present[:, rest - 1]
-    is_new = (own & ~(before | older)).any(axis=0)
+    is_new = (own & ~(before | older)).any(axis=0).astype(np.float64)
     now[:] = present[:, order.ends]
     past[:] = older[:, order.ends]
-    return is_new.astype(np.float64)
+    return is_new
 
 
 def _turn(words: Hashes, generations: Ints) -> None:

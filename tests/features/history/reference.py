@@ -41,7 +41,7 @@ class Reference:
     def _value(
         self, feature: Any, state: Any, now: int, numbers: dict[str, float | None], categories: dict[str, int]
     ) -> float:
-        half, of, statistic = half_life(feature), feature.of, feature.statistic
+        half, of, statistic = half_life(feature), feature.of or "", feature.statistic
 
         def read(*name: Any) -> float:
             return self._read(state, (*name, half), half, now)
@@ -107,7 +107,7 @@ class Reference:
 
         done = set()
         for feature in self._plan.features:
-            half, of, statistic = half_life(feature), feature.of, feature.statistic
+            half, of, statistic = half_life(feature), feature.of or "", feature.statistic
             parts: list[tuple[float, tuple[Any, ...]]] = []
             if statistic in ("count", "novelty"):
                 parts.append((1.0, ("count",)))
