@@ -95,8 +95,8 @@ class Head(NamedTuple):
         """
         if data[0] != FORMAT:
             raise HistoryStateError(f"history state: expected format {FORMAT}, got {data[0]}. {_REMEDY}")
-        _, *fields = _HEAD.unpack_from(data)
-        return cls(*fields, data[_HEAD.size :].decode())
+        _, head_id, compacted, added, until, buckets = _HEAD.unpack_from(data)
+        return cls(head_id, compacted, added, until, buckets, data[_HEAD.size :].decode())
 
 
 _REMEDY: Final = (
@@ -108,7 +108,9 @@ _REMEDY: Final = (
 class Start(Protocol):
     """The histories that a job begins with."""
 
-    until: int
+    @property
+    def until(self) -> int:
+        """Events up to this time, in microseconds, are in them."""
 
     def load(self, plan: Plan, bucket: int) -> Block:
         """Reads the histories of a bucket."""
@@ -279,4 +281,4 @@ def chunks(block: Block, most: int = CHUNK_BYTES) -> Sequence[Block]:
     if not count:
         return []
     step = max(1, int(most * count / max(1, block.nbytes)))
-    return [Block(*(part[start : start + step] for part in block)) for start in range(0, count, step)]
+    return [block.take(np.arange(start, min(start + step, count))) for start in range(0, count, step)]
