@@ -226,7 +226,7 @@ def pipeline(lines: str, path: str, output: Path, history: History | None) -> fl
     began = time.process_time()
     with beam.Pipeline("FnApiRunner") as whole:
         detect = Detect(
-            Parse(rules), Score(PytorchHandler(path)), Alert(manifest.thresholds, "medium"), history
+            Parse(rules), Score(PytorchHandler(path)), Alert("medium"), history
         )
         _ = whole | ReadJsonLines(lines) | detect | WriteFiles(str(output), SCORES, True)
     return time.process_time() - began

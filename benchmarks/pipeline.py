@@ -128,7 +128,7 @@ def pipeline(pattern: str, model: str, output: Path, *more: str) -> None:
 
 def bare_loop(files: Sequence[Path], model: str) -> None:
     """(d)."""
-    loaded = PytorchHandler(model).load_model()
+    loaded = PytorchHandler(model).load_model().current
     rules = MessageRules()
     for file in files:
         payloads = file.read_bytes().splitlines()

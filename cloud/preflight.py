@@ -58,7 +58,7 @@ def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
     if command.input:
         yield partial(storage.check_files, clients, command.input, "--input")
     if command.input_table:
-        yield partial(services.check_input_table, clients, command.input_table)
+        yield partial(services.check_input_table, clients, command.input_table, command)
     if command.input_query:
         yield partial(services.check_input_query, clients, command.input_query)
     if command.output:

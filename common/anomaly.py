@@ -26,6 +26,9 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
     "model": {
         "features": Entry("features.__main__", "write and check a feature spec: what the model sees"),
         "train": Entry("model.train", "train a model and write its artifact"),
+        "model": Entry(
+            "operations.models.__main__", "roll a model out, take it back, recalibrate, list models"
+        ),
         "evaluate": Entry("model.evaluate", "judge a model on labelled transactions, beside baselines"),
         "package": Entry("model.package", "pack a model for TorchServe, as ONNX or torch.export"),
         "serve": Entry("model.serving.app", "serve a model over HTTP, as the container does"),
@@ -50,6 +53,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
     },
     "look": {
         "query": Entry("operations.query", "ask the tables: anomalies, alert rates, dead letters, latency"),
+        "watch": Entry("operations.watch", "judge drift and alerts by their limits, for a scheduler"),
         "report": Entry("operations.report.__main__", "show the state as a page: a file, or served here"),
         "replay": Entry("operations.replay", "send dead letters through again"),
     },

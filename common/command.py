@@ -12,8 +12,10 @@ reads the output any more. An error is one line on stderr that starts with "erro
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec
 
@@ -87,6 +89,13 @@ def command(main: Callable[_P, int | None]) -> Callable[_P, int]:
             return 2
         except CommandError as error:
             print(f"error: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # Of a file that no writer of ours knows, as a temporary one of a library.
+            place = error.filename or f"a file, perhaps a temporary one in {tempfile.gettempdir()}"
+            print(f"error: cannot write {place}: {error.strerror}; make room there", file=sys.stderr)
             return 1
 
     return run

@@ -19,8 +19,10 @@ BLOCK_BYTES: Final = 4 * 1024 * 1024
 
 NULLS: Final = ("", "null", "NULL")
 
-_DECIMAL_COMMA: Final = re.compile(rb"(?:^|[;\t|\"])\s*-?\d+,\d+(?:[eE][-+]?\d+)?\s*(?=$|[;\t|\"\r\n])", re.M)
-_DECIMAL_POINT: Final = re.compile(rb"\d\.\d")
+_NUMBER: Final = rb"(?:^|[;\t|\"])\s*-?\d+%s\d+(?:[eE][-+]?\d+)?\s*(?=$|[;\t|\"\r\n])"
+_DECIMAL_COMMA: Final = re.compile(_NUMBER % b",", re.M)
+_DECIMAL_POINT: Final = re.compile(_NUMBER % rb"\.", re.M)
+"""A value that is a number, and nothing more: a date such as 31.12.2026 has points as well."""
 
 
 class CsvError(CommandError, ValueError):
@@ -98,6 +100,22 @@ def read_table(path: str) -> pa.Table:
     return table
 
 
+def read_batches(path: str, block_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Reads a file in pieces of `block_bytes`, each column in the type that fits the values of the first.
+
+    Raises:
+      CsvError: it cannot be read.
+      OSError: it cannot be opened.
+    """
+    written = dialect(path)
+    convert = csv.ConvertOptions(decimal_point=written.decimal_point)
+    with open_content(path) as file:
+        try:
+            yield from csv.open_csv(file, _read_options(block_bytes), _parse_options(written), convert)
+        except pa.ArrowInvalid as error:
+            raise CsvError(_unreadable(path, str(error))) from error
+
+
 def read_texts(
     path: str, written: Dialect, columns: Sequence[str], broken: Callable[[csv.InvalidRow], None]
 ) -> Iterator[pa.RecordBatch]:
@@ -143,8 +161,8 @@ def _unreadable(path: str, reason: str) -> str:
     return f"{path}: cannot be read as CSV: {reason}; is there a quote that is not closed?"
 
 
-def _read_options() -> csv.ReadOptions:
-    return csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
+def _read_options(block_bytes: int = BLOCK_BYTES) -> csv.ReadOptions:
+    return csv.ReadOptions(use_threads=False, block_size=block_bytes)
 
 
 def _parse_options(

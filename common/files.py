@@ -6,7 +6,6 @@ it: it takes a second, and many commands read no file.
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -16,7 +15,6 @@ from urllib.parse import unquote
 import google.auth
 
 from common import file_kinds
-from common.command import CommandError
 
 if TYPE_CHECKING:
     from apache_beam.io.filesystem import FileMetadata
@@ -140,35 +138,6 @@ def head(path: str) -> bytes:
     """
     with open_content(path) as file:
         return file.read(file_kinds.HEAD_BYTES)
-
-
-class FileWriteError(CommandError):
-    """A file cannot be written: the disk is full, for example. The text names the file and the flag."""
-
-
-@contextlib.contextmanager
-def writing(path: str | Path, flag: str = "") -> Iterator[None]:
-    """Makes errors of the system during a `with` block name the file, which they do not know.
-
-    >>> with writing("out/scores.parquet", "--output"):
-    ...     raise OSError(28, "No space left on device")
-    Traceback (most recent call last):
-        ...
-    common.files.FileWriteError: --output: cannot write out/scores.parquet: No space left on device; ...
-
-    Args:
-      path: of the file that the block writes.
-      flag: with which the user has named it, if there is one.
-
-    Raises:
-      FileWriteError: the block has raised an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        fix = "make room there, or write to another place"
-        reason = error.strerror or str(error)
-        raise FileWriteError(f"{flag and flag + ': '}cannot write {path}: {reason}; {fix}") from error
 
 
 class _Blocks(io.RawIOBase):

@@ -46,7 +46,7 @@ def ends_quietly(main: Callable[_P, _R]) -> Callable[_P, _R]:
 class _StandardStreams:
     """The standard streams of a process while a command runs, as a context manager.
 
-    Streams that are pipes are watched. Streams that are missing become os.devnull.
+    Streams that are pipes are watched, and a standard output that is a file. Missing ones become os.devnull.
     """
 
     are_watched: ClassVar[bool] = False
@@ -78,25 +78,36 @@ class _StandardStreams:
         # What fails after the cut fails because of it. What failed before it must be seen.
         is_shown = not self._is_cut and kind is not None and not issubclass(kind, SystemExit)
         self._is_over = True
+        failure = None
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(ValueError):  # the command has closed it
+            try:
                 stream.flush()
+            except ValueError:
+                pass  # the command has closed it
+            except RuntimeError as error:  # from _Watched
+                failure = error
         self._restore.close()
         _StandardStreams.are_watched = False
+        if failure is not None and not is_shown:
+            print(f"error: {failure}", file=sys.stderr)
+            raise SystemExit(1) from None
         if self._is_cut and not is_shown:
             raise SystemExit(CUT_STATUS) from None
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             raise SystemExit(INTERRUPTED_STATUS) from None
 
     def _watched(self, descriptor: int, stream: TextIO) -> TextIO:
-        """The stream, or where it is the process's own and a pipe, one that tells when its reader goes."""
+        """The stream, or where it is the process's own and no terminal, one that tells why it fails."""
         if stream is not getattr(sys, f"__{_STREAMS[descriptor]}__"):
             return stream
         mode = os.fstat(descriptor).st_mode
-        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) or not isinstance(stream, io.TextIOWrapper):
+        is_pipe = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+        # A log on a full disk is none of the command's results: it does not fail by that.
+        is_result = descriptor == 1 and not os.isatty(descriptor)
+        if not (is_pipe or is_result) or not isinstance(stream, io.TextIOWrapper):
             return stream
         stream.flush()
-        raw: Any = _Pipe(descriptor, self.cut)
+        raw: Any = _Watched(descriptor, self.cut)
         return io.TextIOWrapper(
             # Python's own has no buffer where PYTHONUNBUFFERED is set.
             raw if isinstance(stream.buffer, io.RawIOBase) else io.BufferedWriter(raw),
@@ -125,8 +136,11 @@ class _StandardStreams:
             raise SystemExit(CUT_STATUS)
 
 
-class _Pipe(io.FileIO):
-    """A standard stream that calls `cut` when its reader has gone, and leads to os.devnull from then on."""
+class _Watched(io.FileIO):
+    """A standard stream that leads to os.devnull once it cannot be written to.
+
+    It calls `cut` when its reader has gone, and raises FileWriteError where the disk is full.
+    """
 
     def __init__(self, descriptor: int, cut: Callable[[], None]) -> None:
         super().__init__(descriptor, "w", closefd=False)
@@ -135,10 +149,14 @@ class _Pipe(io.FileIO):
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())
             os.close(null)
+            if not isinstance(error, BrokenPipeError):
+                from common.writing import FileWriteError  # which needs this module
+
+                raise FileWriteError.of("the output", error) from error
             self._cut()
             return len(data)
 

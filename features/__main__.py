@@ -11,6 +11,7 @@ from typing import Final
 from common.command import CommandError, Parser, command
 from common.options import add_options, option, read_options
 from common.output import Format, add_format, print_rows, safe_text
+from common.writing import writing
 from features import reading, samples
 from features.columns import ColumnError
 from features.guess import guess
@@ -76,15 +77,13 @@ def infer(source: str, options: InferOptions) -> None:
     if options.output is None:
         print(text)
         return
-    try:
-        with Path(options.output).open("x", encoding="utf-8") as file:
-            file.write(text + "\n")
-    except FileExistsError as error:
+    path = Path(options.output)
+    if path.exists():
         raise CommandError(
-            f"--output {options.output}: expected a new file, and there is one: name another, or remove it"
-        ) from error
-    except OSError as error:
-        raise CommandError(f"--output {options.output}: cannot be written: {error.strerror}") from error
+            f"--output {path}: expected a new file, and there is one: name another, or remove it"
+        )
+    with writing(path, "--output"), path.open("x", encoding="utf-8") as file:
+        file.write(text + "\n")
     print(f"{options.output}: read its comments, then run", file=sys.stderr)
     print(f"  anomaly features check --features {options.output} --data {source}", file=sys.stderr)
 

@@ -177,3 +177,15 @@ def _each(
             values.append(None)
             reasons[i] = str(error)
     return Read(pa.array(values, kind), reasons)
+
+
+def count_missing(column: pa.Array) -> int:
+    """Counts the values that are missing: nulls, NaN and empty texts."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    missing: int = column.null_count
+    if pa.types.is_floating(column.type):
+        missing += pc.sum(pc.is_nan(column)).as_py() or 0
+    elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        missing += pc.sum(pc.equal(column, "")).as_py() or 0
+    return missing

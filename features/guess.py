@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -26,19 +26,30 @@ AMOUNT_NAMES: Final = frozenset(
         "paymentamount",
         "amountusd",
         "amounteur",
+        "betrag",
+        "montant",
+        "importe",
+        "importo",
+        "bedrag",
+        "valor",
     }
 )
+RARE_SHARE: Final = 0.1
+"""One of two values that is rarer may be the label of a table that names none."""
 CODE_NAME: Final = re.compile(r"(code|mcc|id|type|category|country|zip|bin|number|no)$")
 """A whole number with such a name is a category."""
 FEW: Final = 12
 """A whole number with at most so many values is a category."""
 UNIQUE_SHARE: Final = 0.5
 """A text with more values than this share of the rows tells rows apart, and not kinds of rows."""
+KEPT_SHARE: Final = 0.5
+"""A text whose kept values are a smaller share of the rows is an id of something, and not a kind of rows."""
 SKEWED: Final = 20.0
 """A number is taken on a log scale if 1 in 1,000 is that many times the median."""
 EPOCH: Final = (3e8, 5e9)
 """Numbers between are taken for seconds since 1970: years 1979 to 2128."""
 
+_OTHER_TIME: Final = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b")
 _PLAIN: Final = re.compile(r"[A-Za-z_][\w\-]*(\.[\w\-]+)*")
 _NAME: Final = re.compile(r"\w[\w .\-]{0,99}")
 _WORDS: Final = ("true", "false", "null")
@@ -70,12 +81,11 @@ def guess(table: pa.Table, source: str) -> str:
         "features:",
     ]
     left_out: list[str] = []
-    label = roles["label"][0] if "label" in roles else None
     taken = {column.field for key, (column, _) in roles.items() if key != "amount"}
     for i, column in enumerate(columns):
         if column.field in taken:
             continue
-        if why := _reason_against(column, label):
+        if why := _reason_against(column, roles):
             left_out.append(f"# {_scalar(column.field)}: {safe_text(why)}")
         else:
             name = column.field if _NAME.fullmatch(column.field) else f"column {i + 1}"
@@ -123,9 +133,10 @@ def _is_event_time(look: Look) -> bool:
     return any(EPOCH[0] * unit <= least <= most <= EPOCH[1] * unit for unit in (1, 1e3, 1e6, 1e9))
 
 
-def _reason_against(look: Look, label: Look | None) -> str:
-    """Says why a column is no feature; "" where it is one."""
+def _reason_against(look: Look, roles: Mapping[str, tuple[Look, str]]) -> str:
+    """Says why a column is no feature, and the role that it may have; "" where it is a feature."""
     kind = look.values.type
+    label = roles["label"][0] if "label" in roles else None
     if look.n_values == 0:
         return "has no values"
     if look.n_values == 1 and not look.missing:
@@ -134,13 +145,35 @@ def _reason_against(look: Look, label: Look | None) -> str:
         return f"its value alone tells {label.field}: it looks as if it were known afterwards only"
     if look.is_time:
         return "a second time; its distance from the event time may be worth a number"
+    if look.is_text and look.top and all(_OTHER_TIME.match(text) for text, _ in look.top):
+        return (
+            f"a time in a form that is not read, such as {_short(look.top[0][0])}; to use it, write it as "
+            "2026-12-31T23:59:59 and name it as event_time"
+        )
+    if label is None and _is_rare_flag(look):
+        return (
+            f"{_shares(look)}: if it says which rows are frauds, write label: {_scalar(look.field)}; "
+            "if it is known when a transaction comes, it may be a feature"
+        )
     if look.is_text and look.n_values > max(UNIQUE_SHARE * len(look.values), FEW):
+        if look.is_unique and "transaction_id" not in roles:
+            return f"another value in each row; if it is the id, write transaction_id: {_scalar(look.field)}"
         return f"{look.n_values:,} values in {len(look.values):,} rows tell rows apart, not kinds of rows"
+    if look.is_text and look.n_values > KEEP and _kept(look) < KEPT_SHARE:
+        role = "" if "account" in roles else f"; if it is the account's, write account: {_scalar(look.field)}"
+        return (
+            f"{look.n_values:,} values, the {KEEP} most frequent are {_percent(_kept(look))} of the rows: "
+            f"an id, not a kind of rows{role}"
+        )
     if look.is_whole and look.is_unique and (look.is_growing or _is_code(look)):
         return "counts the rows, or is an id"
     if not (look.is_text or look.is_number or pa.types.is_boolean(kind)):
         return f"is {kind}, and a feature is a number, a boolean or a category"
     return ""
+
+
+def _is_rare_flag(look: Look) -> bool:
+    return look.n_values == 2 and not look.missing and look.top[1][1] < RARE_SHARE * len(look.values)
 
 
 def _tells(look: Look, label: Look) -> bool:
@@ -155,6 +188,11 @@ def _is_code(look: Look) -> bool:
     return any(CODE_NAME.search(name) for name in look.names)
 
 
+def _kept(look: Look) -> float:
+    """The share of the values that are kept, by default, among those that are there."""
+    return sum(count for _, count in look.top[:KEEP]) / max(len(look.values) - look.values.null_count, 1)
+
+
 def _feature(look: Look, name: str, is_amount: bool) -> str:
     source = {} if name == look.field else {"from": look.field}
     is_missing = f"; {_percent(look.missing)} missing" if look.missing else ""
@@ -166,10 +204,7 @@ def _feature(look: Look, name: str, is_amount: bool) -> str:
         keep = {"keep": KEEP} if look.n_values > KEEP else {}
         why = f"{look.n_values:,} values: {_shares(look)}"
         if keep:
-            kept = sum(count for _, count in look.top[:KEEP]) / max(
-                sum(look.values.is_valid().to_pylist()), 1
-            )
-            why += f"; the {KEEP} most frequent are {_percent(kept)} of the rows"
+            why += f"; the {KEEP} most frequent are {_percent(_kept(look))} of the rows"
         return _entry({"name": name, "kind": "category"} | source | keep | missing, why + is_missing)
     numbers = look.numbers
     least, half, most = (float(numbers.min()), float(np.median(numbers)), float(numbers.max()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
@@ -13,7 +12,8 @@ from common.command import CommandError
 
 ROWS: Final = 200_000
 BIGQUERY_SCHEME: Final = "bigquery://"
-_JSON_SUFFIXES: Final = (".json", ".jsonl", ".ndjson")
+_CSV_BYTES: Final = 32 * 1024 * 1024
+"""Bytes of a CSV file whose values tell the types of its columns."""
 
 
 class SampleError(CommandError):
@@ -24,7 +24,7 @@ def read_sample(source: str, rows: int = ROWS) -> pa.Table:
     """Reads at most `rows` rows from the beginning.
 
     Args:
-      source: a CSV, JSON lines or Parquet file, or bigquery://project.dataset.table.
+      source: a CSV, JSON lines or Parquet file, the first of a directory or pattern, or bigquery://project.dataset.table.
       rows: how many.
 
     Raises:
@@ -32,33 +32,36 @@ def read_sample(source: str, rows: int = ROWS) -> pa.Table:
     """
     if source.startswith(BIGQUERY_SCHEME):
         return _first(_bigquery(source.removeprefix(BIGQUERY_SCHEME)), rows)
-    path = Path(source)
-    if not path.is_file():
-        raise SampleError(
-            f"--data: expected a CSV, JSON lines or Parquet file, or {BIGQUERY_SCHEME}project.dataset.table, "
-            f"got {source!r}, and there is no such file"
-        )
     try:
-        return _first(_file(path), rows)
+        return _first(_file(source), rows)
     except UnicodeDecodeError as error:
         raise SampleError(f"--data {source}: the names of the columns are not UTF-8: {error}") from error
     except (pa.ArrowException, OSError) as error:
         raise SampleError(f"--data {source}: cannot be read: {error}") from error
 
 
-def _file(path: Path) -> Iterable[pa.RecordBatch]:
-    # Deferred: each kind of file needs one of the three.
-    if path.suffix.lower() == ".parquet":
-        from pyarrow import parquet
+def _file(source: str) -> Iterable[pa.RecordBatch]:
+    # Deferred, with Beam, whose file systems they use: a table of BigQuery needs neither.
+    from pyarrow import json, parquet
 
-        return parquet.ParquetFile(path).iter_batches()
-    if path.suffix.lower() in _JSON_SUFFIXES:
-        from pyarrow import json
+    from common import csv_files, file_kinds, files
 
-        return json.read_json(path).to_batches()
-    from pyarrow import csv
-
-    return csv.open_csv(path)
+    files.require_credentials(source)
+    path = next((file.path for file in files.find(source)), None)
+    if path is None:
+        raise SampleError(
+            f"--data: expected a CSV, JSON lines or Parquet file, or {BIGQUERY_SCHEME}project.dataset.table, "
+            f"got {source!r}, and there is no such file"
+        )
+    kind = files.kind_by_name(path) or file_kinds.kind(files.head(path))
+    if kind == "parquet":
+        with files.open_raw(path) as file:
+            yield from parquet.ParquetFile(file).iter_batches()
+    elif kind == "csv":
+        yield from csv_files.read_batches(path, _CSV_BYTES)
+    else:
+        with files.open_content(path) as content:
+            yield from json.read_json(content).to_batches()
 
 
 def _bigquery(name: str) -> Iterable[pa.RecordBatch]:

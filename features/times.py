@@ -18,7 +18,7 @@ SECOND = 1_000_000
 DAY = 86_400 * SECOND
 _BLOCK = 900 * SECOND
 """The clocks of a zone change between two blocks, never within one, since 1973."""
-_MOST_SECONDS = 253_402_300_799
+MOST_SECONDS = 253_402_300_799
 """The end of the year 9999."""
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
@@ -62,7 +62,7 @@ def parse_time(value: Any, form: str) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise problem
     unit = SECOND if form == "seconds" else SECOND // 1000
-    if not abs(value) <= _MOST_SECONDS * SECOND // unit:
+    if not abs(value) <= MOST_SECONDS * SECOND // unit:
         raise problem
     return value * unit if isinstance(value, int) else round(value * unit)
 

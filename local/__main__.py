@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -84,11 +84,6 @@ class NameOptions:
         """Makes the handle of the stack of this name."""
         return Daemon(self.name, self.state_dir)
 
-    def flags(self) -> str:
-        """Returns the flags that name this stack in another command; "" for the default."""
-        name = "" if self.name == "default" else f" --name={shlex.quote(self.name)}"
-        return name + (f" --state_dir={shlex.quote(str(self.state_dir))}" if self.state_dir else "")
-
 
 def parser() -> Parser:
     """Makes the parser of this command."""
@@ -138,29 +133,51 @@ def _up(name: NameOptions, options: StackOptions, is_foreground: bool, arguments
         running = daemon.up(arguments, options.timeout + 10)
         pubsub = running.endpoints.pubsub_kind
         server = f" Pub/Sub is {'the embedded one' if pubsub == 'embedded' else 'gcloud'}." if pubsub else ""
-        print(f"Ready.{server} `anomaly local down{name.flags()}` stops it.", file=sys.stderr)
+        print(f"Ready.{server} `anomaly local down{daemon.flags()}` stops it.", file=sys.stderr)
     else:
         print("It is running already: other options of this command are ignored.", file=sys.stderr)
+        _tell_ended(daemon, running)
     print(_exports(running.endpoints))
+    _print_unset(_ours(running.started.environment().keys() - running.endpoints.environment(), running))
     return 0
+
+
+def _tell_ended(daemon: Daemon, running: Running) -> None:
+    if advice := daemon.advice(running):
+        print(f"{advice} The log: {daemon.log_path}", file=sys.stderr)
+
+
+def _ours(names: Iterable[str], running: Running) -> list[str]:
+    """Picks the variables that have the stack's own values in this shell."""
+    values = running.started.environment()
+    return [name for name in values if name in names and os.environ.get(name) == values[name]]
+
+
+def _print_unset(names: Sequence[str]) -> None:
+    if names:
+        print("unset", *names)
 
 
 def _record(running: Running | None) -> dict[str, Any]:
     if running is None:
         return {"running": False}
     content = {"running": True, "pid": running.pid, **running.endpoints.to_dict()}
+    content |= {"ended": ", ".join(running.ended)} if running.ended else {}
     return content | {"environment": running.endpoints.environment()}
 
 
 def _status(name: NameOptions, form: Any) -> int:
-    running = name.daemon().status()
+    daemon = name.daemon()
+    running = daemon.status()
     record = _record(running)
     if form == "table":
         record.pop("environment", None)
     print_record(record, form)
     if running is None:
-        print(f"Start it with `anomaly local up{name.flags()}`.", file=sys.stderr)
-    return 0 if running else NOT_RUNNING
+        print(f"Start it with `anomaly local up{daemon.flags()}`.", file=sys.stderr)
+        return NOT_RUNNING
+    _tell_ended(daemon, running)
+    return 0
 
 
 def _run(namespace: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -176,10 +193,9 @@ def _down(daemon: Daemon) -> int:
     running = daemon.status()
     stopped = daemon.down()
     print(f"The local stack {'has stopped' if stopped else 'was not running'}.", file=sys.stderr)
-    variables = running.endpoints.environment() if running else {}
-    names = [name for name, value in variables.items() if os.environ.get(name) == value]
+    names = _ours(running.started.environment(), running) if running else []
     if any(name.endswith("_HOST") for name in names):  # this shell points to it
-        print("unset", *names)
+        _print_unset(names)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from common.loopback import urlopen
 from local.process import HOST, Emulator
@@ -31,6 +32,7 @@ class BigQueryEmulator(Emulator):
       timeout: Seconds to wait for an answer.
     """
 
+    fields: ClassVar = ("bigquery", "bigquery_storage")
     project: str
     port: int = 0
     storage_port: int = 0

@@ -9,6 +9,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from common.writing import writing
+
 TOKEN_PATH = "/token"  # noqa: S105 - a path
 """The path at which the BigQuery emulator of this stack issues access tokens."""
 
@@ -34,6 +36,6 @@ def write_service_account(path: Path, project: str, token_server: str) -> Path:
         "token_uri": f"{token_server}{TOKEN_PATH}",
     }
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w") as file:
+    with writing(path), open(descriptor, "w") as file:
         json.dump(content, file)
     return path

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -13,10 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
+from common.writing import FileWriteError, write_text
 from local.endpoints import Endpoints
 from local.process import LocalStackError
 from local.stack import LocalStack
@@ -33,10 +35,19 @@ def default_state_dir() -> Path:
 
 @dataclass(frozen=True)
 class Running:
-    """A stack that runs: its process and its addresses."""
+    """A stack that runs.
+
+    Attributes:
+      pid: id of its process.
+      endpoints: addresses of the emulators that run.
+      started: addresses of all emulators, as they were at the start.
+      ended: names of the emulators that have ended by themselves.
+    """
 
     pid: int
     endpoints: Endpoints
+    started: Endpoints
+    ended: tuple[str, ...] = ()
 
 
 class Daemon:
@@ -48,10 +59,26 @@ class Daemon:
 
     def __init__(self, name: str = "default", state_dir: Path | None = None) -> None:
         self.name = name
+        self._state_dir = state_dir
         self._directory = state_dir or default_state_dir()
         self._lock_path = self._directory / f"{name}.lock"
         self._state_path = self._directory / f"{name}.json"
         self.log_path = self._directory / f"{name}.log"
+
+    def flags(self) -> str:
+        """Returns the flags that name this stack in another command; "" for the default."""
+        name = "" if self.name == "default" else f" --name={shlex.quote(self.name)}"
+        return name + (f" --state_dir={shlex.quote(str(self._state_dir))}" if self._state_dir else "")
+
+    def advice(self, running: Running) -> str:
+        """Says which emulators of a stack have ended by themselves, and what to do; "" while all run."""
+        if not running.ended:
+            return ""
+        down, up = (f"`anomaly local {action}{self.flags()}`" for action in ("down", "up"))
+        return (
+            f"{' and '.join(running.ended)} ended by itself; the rest of the stack goes on. To start all "
+            f"anew, run {down} and {up}: Pub/Sub's messages, and tables without --data_dir, are lost by that."
+        )
 
     def _prepare(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -77,7 +104,8 @@ class Daemon:
     def _read(self) -> Running | None:
         try:
             content = json.loads(self._state_path.read_text())
-            return Running(content["pid"], Endpoints(**content["endpoints"]))
+            endpoints, started = (Endpoints(**content[name]) for name in ("endpoints", "started"))
+            return Running(content["pid"], endpoints, started, tuple(content["ended"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -90,10 +118,12 @@ class Daemon:
             return None
 
     def serve(self, stack: LocalStack) -> None:
-        """Runs `stack` in this process until SIGTERM or SIGINT.
+        """Runs `stack` in this process until SIGTERM or SIGINT, while any of its emulators runs.
+
+        An emulator that ends by itself is told on stderr and leaves the state file. The others go on.
 
         Raises:
-          LocalStackError: the stack of this name runs already, does not start, or loses an emulator.
+          LocalStackError: the stack of this name runs already, does not start, or has lost all emulators.
         """
         with self._locked() as lock:
             if lock is None:
@@ -103,10 +133,15 @@ class Daemon:
             before = [signal.signal(signum, _raise_exit) for signum in signals]
             try:
                 with stack:
-                    self._write(stack.endpoints)
-                    while not (ended := stack.ended()):
+                    running = Running(os.getpid(), stack.endpoints, stack.endpoints)
+                    self._write(running)
+                    while True:
                         time.sleep(_WATCH_SECONDS)
-                    raise LocalStackError(ended)
+                        if reports := stack.remove_ended():
+                            running = replace(running, endpoints=stack.endpoints, ended=stack.ended)
+                            with contextlib.suppress(FileWriteError):  # what still runs goes on
+                                self._write(running)
+                            print("\n".join((*reports, self.advice(running))), file=sys.stderr, flush=True)
             except SystemExit:
                 pass
             finally:
@@ -114,10 +149,9 @@ class Daemon:
                 for signum, handler in zip(signals, before, strict=True):
                     signal.signal(signum, handler)
 
-    def _write(self, endpoints: Endpoints) -> None:
-        content: dict[str, Any] = {"pid": os.getpid(), "endpoints": endpoints.to_dict()}
+    def _write(self, running: Running) -> None:
         partial = self._state_path.with_suffix(".partial")
-        partial.write_text(json.dumps(content))
+        write_text(partial, json.dumps(asdict(running)), "--state_dir")
         partial.replace(self._state_path)
 
     def up(self, arguments: Sequence[str], timeout: float) -> Running:

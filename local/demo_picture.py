@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from common.writing import writing
 from model.thresholds import SEVERITIES
 
 _COLORS: Final = {"normal": "#4c78a8", "medium": "#f2a33a", "high": "#d1495b"}
@@ -47,8 +48,9 @@ def draw(joined: pa.Table, thresholds: Mapping[str, float], path: Path, heading:
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(heading, x=0.01, ha="left")
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with writing(path, "--output"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
     plt.close(figure)
 
 

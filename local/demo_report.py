@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 from common.output import print_rows
 from model.thresholds import SEVERITIES
+from operations.reasons import reasons
 from transforms import tables
 
 NORMAL_KIND: Final = "(normal)"
@@ -31,11 +33,10 @@ class Pace:
 
 
 @dataclass
-class DemoReport:
-    """The figures of one demo.
+class FeedReport:
+    """The figures of one kind of transactions.
 
     Attributes:
-      pubsub: the server of Pub/Sub, "embedded" or "gcloud".
       published: messages.
       rate: messages a second that the publisher was to send.
       rows: of each table, each counted once.
@@ -48,10 +49,9 @@ class DemoReport:
       queries: the rows of the named queries.
       picture: file.
       page: file.
-      seconds: that the demo took.
+      url: of the page while it is served.
     """
 
-    pubsub: str | None = None
     published: int = 0
     rate: int = 0
     rows: dict[str, int] = field(default_factory=dict)
@@ -64,7 +64,24 @@ class DemoReport:
     queries: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     picture: str = ""
     page: str = ""
-    seconds: float = 0.0
+    url: str = ""
+
+
+@dataclass
+class DemoReport:
+    """The figures of one demo.
+
+    Attributes:
+      pubsub: the server of Pub/Sub, "embedded" or "gcloud".
+      ulb: of the transactions with the 30 numbers of the ULB table.
+      cards: of the raw card payments.
+      seconds: that the demo took.
+    """
+
+    pubsub: str
+    ulb: FeedReport
+    cards: FeedReport
+    seconds: float
 
 
 def alert_latency(alerts: Sequence[tuple[str, dt.datetime, dt.datetime]]) -> dict[str, int]:
@@ -82,23 +99,32 @@ def alert_latency(alerts: Sequence[tuple[str, dt.datetime, dt.datetime]]) -> dic
 
 
 def alerts_by_kind(scores: pa.Table) -> list[dict[str, Any]]:
-    """Counts the transactions of each planted kind that raised an alert.
+    """Counts the transactions of each planted kind that raised an alert, and shows its highest one.
 
     Args:
-      scores: columns severity and planted_kind (null for a normal transaction).
+      scores: columns anomaly_score, severity, amount, top_features and planted_kind (null for a normal
+        transaction).
     """
-    kinds = pc.fill_null(scores.column("planted_kind"), NORMAL_KIND)
+    scores = scores.set_column(
+        scores.schema.get_field_index("planted_kind"),
+        "planted_kind",
+        pc.fill_null(scores.column("planted_kind"), NORMAL_KIND),
+    )
+    names = pc.unique(scores.column("planted_kind")).to_pylist()
     rows = []
-    for kind in sorted(pc.unique(kinds).to_pylist(), key=lambda name: (name == NORMAL_KIND, name)):
-        severity = scores.column("severity").filter(pc.equal(kinds, kind))
-        counts = {name: pc.sum(pc.equal(severity, name)).as_py() or 0 for name in SEVERITIES[1:]}
-        share = 100 * sum(counts.values()) / len(severity)
+    for kind in sorted(names, key=lambda name: (name == NORMAL_KIND, name)):
+        some = scores.filter(pc.field("planted_kind") == kind)
+        alerts = some.filter(pc.field("severity") != SEVERITIES[0]).sort_by([("anomaly_score", "descending")])
+        counts = Counter(alerts.column("severity").to_pylist())
+        highest = alerts.slice(0, 1).to_pylist()
         rows.append(
             {
                 "planted_kind": kind,
-                "transactions": len(severity),
-                **counts,
-                "alerted_percent": round(share, 2),
+                "transactions": len(some),
+                **{name: counts[name] for name in SEVERITIES[1:]},
+                "alerted_percent": round(100 * len(alerts) / len(some), 2),
+                "amount_of_the_highest": highest[0]["amount"] if highest else None,
+                "reasons_of_the_highest": reasons(highest[0]["top_features"]) if highest else None,
             }
         )
     return rows
@@ -106,30 +132,38 @@ def alerts_by_kind(scores: pa.Table) -> list[dict[str, Any]]:
 
 def print_report(report: DemoReport) -> None:
     """Prints the report for people."""
-    print("\nTop anomalies, and the features that explain them")
-    print_rows(report.queries["top_anomalies"])
+    ulb, cards = report.ulb, report.cards
+    print("\nThe 30 numbers of the ULB table: top anomalies, and the features that explain them")
+    print_rows(ulb.queries["top_anomalies"])
     print("\nLatency from the event to its score, by minute")
-    print_rows(report.queries["latency"])
+    print_rows(ulb.queries["latency"])
     print("\nDead letters by reason")
-    print_rows(report.queries["dead_letters"])
+    print_rows(ulb.queries["dead_letters"])
     print("\nAlerts by planted kind")
-    print_rows(report.alerts_by_kind)
+    print_rows(ulb.alerts_by_kind)
+    _print_figures(ulb)
+    if waited := ulb.alert_latency_ms:
+        print(f"Latency        event to alert message: p50 {waited['p50']} ms, p99 {waited['p99']} ms")
+    print("\nCard payments, by the feature spec of examples/cards: alerts by planted kind")
+    print_rows(cards.alerts_by_kind)
     print(
         "A kind with few alerts looks ordinary by itself: each transaction is scored alone, without the "
         "history of its account."
     )
-    rows = report.rows
+    _print_figures(cards)
+    print(f"\nPub/Sub        {report.pubsub}")
+    print(f"Took           {report.seconds:.0f} s")
+
+
+def _print_figures(feed: FeedReport) -> None:
+    rows = feed.rows
     print(
-        f"\nConservation   {report.published:,} messages = {rows[tables.SCORES_TABLE]:,} scores"
+        f"\nConservation   {feed.published:,} messages = {rows[tables.SCORES_TABLE]:,} scores"
         f" + {rows[tables.ERRORS_TABLE]:,} dead letters stored"
     )
     print(f"Alerts         {rows[tables.ALERTS_TABLE]:,} stored, the same on the alert topic")
     print(f"Same scores    batch and streaming agree on {rows[tables.SCORES_TABLE]:,} transactions")
-    print(f"Stream         {report.stream}, first read to last row stored; published at --rate={report.rate}")
-    print(f"Batch          {report.batch}, start of the job to commit")
-    if waited := report.alert_latency_ms:
-        print(f"Latency        event to alert message: p50 {waited['p50']} ms, p99 {waited['p99']} ms")
-    print(f"Pub/Sub        {report.pubsub}")
-    print(f"Picture        {report.picture}")
-    print(f"Page           {report.page}: open it in a browser")
-    print(f"Took           {report.seconds:.0f} s")
+    print(f"Stream         {feed.stream}, first read to last row stored; published at --rate={feed.rate}")
+    print(f"Batch          {feed.batch}, start of the job to commit")
+    print(f"Picture        {feed.picture}")
+    print(f"Page           {feed.page}: open it in a browser")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from common.loopback import no_proxy_variables
 
@@ -72,6 +73,11 @@ class Endpoints:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+    def without(self, fields: Collection[str]) -> Endpoints:
+        """Returns the same with these fields empty: those of an emulator that does not run any more."""
+        empty: dict[str, Any] = dict.fromkeys(fields)
+        return replace(self, **empty)
 
     def to_dict(self) -> dict[str, str | None]:
         """Returns the fields as a dict, for JSON."""

@@ -17,7 +17,9 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
+
+from common.writing import write_text
 
 HOST: Final = "127.0.0.1"
 _GUARDIAN: Final = Path(__file__).with_name("guardian.py")
@@ -166,13 +168,18 @@ class ServerProcess:
 def write_ready(directory: Path, **ports: int) -> None:
     """Writes the ports that a server of this project has bound; see `Emulator.wait_for_ports`."""
     partial = directory / "ready.partial"
-    partial.write_text(json.dumps(ports))
+    write_text(partial, json.dumps(ports))
     partial.replace(directory / "ready.json")
 
 
 class Emulator:
-    """Base of the emulators: one process, which `launch` of the class starts."""
+    """Base of the emulators: one process, which `launch` of the class starts.
 
+    Attributes:
+      fields: Names of the fields of `Endpoints` that hold its addresses.
+    """
+
+    fields: ClassVar[tuple[str, ...]] = ()
     _process: ServerProcess | None = None
 
     def launch_module(self, name: str, module: str, *arguments: str) -> None:
@@ -194,6 +201,12 @@ class Emulator:
         self._process.wait_until(path.is_file, timeout)
         ports: dict[str, int] = json.loads(path.read_text())
         return ports
+
+    @property
+    def name(self) -> str:
+        """The emulator's name in messages."""
+        assert self._process is not None, "launch() comes first"
+        return self._process.name
 
     def ended(self) -> str:
         """Reports an emulator that has ended by itself, with the end of its log; "" while it runs."""

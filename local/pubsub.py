@@ -13,7 +13,7 @@ import tempfile
 import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from common.loopback import urlopen
 from local.process import HOST, Emulator, LocalStackError, ServerProcess, free_port
@@ -87,6 +87,7 @@ class EmbeddedPubSub(Emulator):
       most_bytes: The most bytes of messages that it keeps; None is its default.
     """
 
+    fields: ClassVar = ("pubsub", "pubsub_kind")
     port: int = 0
     timeout: float = 60.0
     most_bytes: int | None = None
@@ -118,6 +119,7 @@ class GcloudPubSub(Emulator):
         installed (about one second slower).
     """
 
+    fields: ClassVar = ("pubsub", "pubsub_kind")
     port: int = 0
     timeout: float = 60.0
     use_gcloud: bool = False

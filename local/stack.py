@@ -31,7 +31,7 @@ from local import bigquery, pubsub
 from local.bigquery import BigQueryEmulator
 from local.credentials import write_service_account
 from local.endpoints import Endpoints
-from local.process import HOST, LocalStackError, require_free
+from local.process import HOST, Emulator, LocalStackError, require_free
 from local.pubsub import EmbeddedPubSub, GcloudPubSub
 
 DEFAULT_PROJECT = "local-project"
@@ -71,6 +71,7 @@ class LocalStack:
     _servers: list[EmbeddedPubSub | GcloudPubSub | BigQueryEmulator] = field(
         default_factory=list, init=False, repr=False
     )
+    _ended: list[Emulator] = field(default_factory=list, init=False, repr=False)
 
     def missing(self) -> list[str]:
         """Lists the requirements of the emulators that are on and are not met, each with what to do."""
@@ -155,14 +156,36 @@ class LocalStack:
             return GcloudPubSub(self.pubsub_port, self.timeout)
         return EmbeddedPubSub(self.pubsub_port, self.timeout)
 
-    def ended(self) -> str:
-        """Reports the emulators that have ended by themselves; "" while all of them run."""
-        return "\n".join(filter(None, (server.ended() for server in self._servers)))
+    @property
+    def ended(self) -> tuple[str, ...]:
+        """Names of the emulators that `remove_ended` has taken out of the endpoints."""
+        return tuple(server.name for server in self._ended)
+
+    def remove_ended(self) -> list[str]:
+        """Takes emulators that have ended by themselves out of the endpoints; the others go on.
+
+        Returns:
+          A report of each, with the end of its log: once, so that the next call gives an empty list.
+
+        Raises:
+          LocalStackError: none is left; the text has the reports.
+        """
+        # It stays in the list of servers: its directory may have the credentials of all.
+        reports = []
+        for server in self._servers:
+            if server not in self._ended and (report := server.ended()):
+                reports.append(report)
+                self._ended.append(server)
+                self._endpoints = self.endpoints.without(server.fields)
+        if len(self._ended) == len(self._servers):
+            raise LocalStackError("\n".join(reports))
+        return reports
 
     def stop(self) -> None:
         """Ends the emulators and removes their temporary data; a second call does nothing."""
         atexit.unregister(self.stop)
         self._endpoints = None
+        self._ended.clear()
         while self._servers:
             self._servers.pop().stop()
 

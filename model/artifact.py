@@ -2,40 +2,58 @@
 
     final_model_traced.pt     TorchScript with `forward` and `score`
     pytorch_autoencoder.mar   the same model packed for TorchServe
+    instance_schema.yaml      the instances that it takes, for the registry of Vertex AI
     manifest.json             what the model is, its thresholds, and the sha256 of the files
+    previous/                 the artifact that was there before, whole
 
 `read` checks every listed file and the feature order before anything is loaded. So a damaged or foreign
 artifact is a clear error at the start, and never a wrong score.
+
+A reader never sees half of an artifact. `write` first keeps a copy of the old one in `previous/`, then
+replaces its files one after the other, the manifest last. A reader that still has the old manifest, and finds
+a new file, takes the old file from `previous/`; so it does after a writer that was killed in between.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
+import io
+import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from common.writing import writing
+from features.schema import openapi_3_0
 from model.manifest import MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest
+from model.places import ArtifactUnavailableError, CloudPlace, Place, is_gcs, place
 
 if TYPE_CHECKING:
     import torch
 
 ARCHIVE_FILE: Final = "pytorch_autoencoder.mar"
+SCHEMA_FILE: Final = "instance_schema.yaml"
+"""A Schema Object of OpenAPI 3.0.2 in YAML, for Vertex AI, in the form of JSON, which YAML reads."""
 MODEL_NAME: Final = "pytorch_autoencoder"
+PREVIOUS: Final = "previous"
 MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
+_READS: Final = 20
+"""A reader starts again when an artifact is replaced twice while it reads; so often at most."""
+
+__all__ = ["ArtifactError", "ArtifactUnavailableError", "Manifest", "is_gcs"]
 
 
 class ReplacedError(ArtifactError):
     """Another artifact took the place of the one that was there before."""
 
 
-class ArtifactUnavailableError(ArtifactError):
-    """Cloud Storage refuses or does not answer, or credentials are missing; this may pass."""
+class _TornError(ArtifactError):
+    """A file is not the one that the manifest lists, and `previous/` does not have it."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +63,15 @@ class Artifact:
     Attributes:
       uri: where it was read from.
       manifest: its manifest.
-      local_dir: a local directory with the files; the artifact's own, or a copy of the one on Cloud Storage.
+      local_dir: a local directory with the files; the artifact's own, or a copy that is removed together with
+        this object.
+      module: the content of the TorchScript file, as it was verified.
     """
 
     uri: str
     manifest: Manifest
     local_dir: Path
+    module: bytes = field(repr=False, compare=False)
 
     @property
     def model_path(self) -> Path:
@@ -69,7 +90,7 @@ class Artifact:
 
         try:
             # Frozen below: the error of freezing a module without `score` names no cause.
-            module = torchscript.load(self.model_path, freeze=False, device=device)
+            module = torchscript.load(io.BytesIO(self.module), freeze=False, device=device)
         except Exception as e:  # torch's errors, and those of the pickle inside
             reason = str(e).splitlines()[0] if str(e) else type(e).__name__
             raise ArtifactError(f"{self.uri}: {MODEL_FILE} is no TorchScript module: {reason}") from e
@@ -99,15 +120,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def is_gcs(uri: str) -> bool:
-    """Tells whether `uri` names an object or directory on Cloud Storage."""
-    return uri.startswith("gs://")
-
-
 def read(uri: str | Path, digest: str = "") -> Artifact:
     """Reads and verifies the artifact at `uri`, a local directory or gs://bucket/prefix.
-
-    An artifact on Cloud Storage is downloaded to a temporary directory, which lasts as long as the process.
 
     Args:
       uri: the place.
@@ -117,37 +131,97 @@ def read(uri: str | Path, digest: str = "") -> Artifact:
       ReplacedError: there is another manifest than the one of `digest`.
       ArtifactError: the manifest or a listed file is missing, a sha256 or the feature order differs.
     """
-    uri = str(uri)
-    local_dir = _download(uri, digest) if is_gcs(uri) else Path(uri)
-    path = local_dir / MANIFEST_FILE
-    if not path.is_file():
-        raise ArtifactError(f"No {MANIFEST_FILE} in {uri}; train a model with anomaly train --output {uri}")
-    manifest = _manifest(uri, path, digest)
-    for name, expected in manifest.files.items():
-        file = local_dir / name
-        if not file.is_file():
-            raise ArtifactError(f"{uri}: {name} is listed in {MANIFEST_FILE} and is missing")
-        actual = sha256(file)
-        if actual != expected:
+    source = place(uri)
+    for _ in range(_READS):
+        manifest, text = _manifest(source, digest)
+        try:
+            return _verified(source, manifest, text)
+        except _TornError as error:
+            torn = error
+            if _manifest(source)[0].digest == manifest.digest:
+                break
+    raise torn
+
+
+def _manifest(source: Place, digest: str = "") -> tuple[Manifest, bytes]:
+    """Reads a manifest, also as it stands."""
+    with tempfile.TemporaryDirectory(prefix="model-manifest-") as directory:
+        path = Path(directory) / MANIFEST_FILE
+        try:
+            source.fetch(MANIFEST_FILE, path)
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ArtifactError(
-                f"{uri}: {name} has sha256 {actual}, {MANIFEST_FILE} says {expected}; copy or train it again"
-            )
-    return Artifact(uri=uri, manifest=manifest, local_dir=local_dir)
-
-
-def _manifest(uri: str, path: Path, digest: str) -> Manifest:
-    size = path.stat().st_size
-    if size > MAX_MANIFEST_BYTES:
-        most = f"expected at most {MAX_MANIFEST_BYTES:,}"
-        raise ArtifactError(f"{uri}: {MANIFEST_FILE} has {size:,} bytes, {most}")
-    manifest = Manifest.from_json(path.read_bytes())
+                f"No {MANIFEST_FILE} in {source.uri}; train a model with anomaly train --output {source.uri}"
+            ) from error
+        if (size := path.stat().st_size) > MAX_MANIFEST_BYTES:
+            most = f"expected at most {MAX_MANIFEST_BYTES:,}"
+            raise ArtifactError(f"{source.uri}: {MANIFEST_FILE} has {size:,} bytes, {most}")
+        text = path.read_bytes()
+    manifest = Manifest.from_json(text)
     if digest and manifest.digest != digest:
         raise ReplacedError(
-            f"{uri}: expected the model that was there at launch ({MANIFEST_FILE} with sha256 {digest}), got "
-            f"version {manifest.model_version} (sha256 {manifest.digest}); launch the job again to score "
-            "with it, or put the old model back"
+            f"{source.uri}: expected the model that was there at launch ({MANIFEST_FILE} with sha256 "
+            f"{digest}), got version {manifest.model_version} (sha256 {manifest.digest}); launch the job "
+            "again to score with it, or put the old model back"
         )
-    return manifest
+    return manifest, text
+
+
+def _verified(source: Place, manifest: Manifest, text: bytes) -> Artifact:
+    """Returns the artifact of a manifest, in its own directory where that is local and has all files."""
+    if not isinstance(source, CloudPlace):
+        own = Path(source.uri)
+        contents = {name: _content(own / name) for name in manifest.files}
+        if all(_is(contents[name], sha) for name, sha in manifest.files.items()):
+            return Artifact(source.uri, manifest, own, contents[MODEL_FILE])
+    copy = Path(tempfile.mkdtemp(prefix="model-artifact-"))
+    try:
+        for name, sha in manifest.files.items():
+            _fetch(source, name, sha, copy / name)
+        (copy / MANIFEST_FILE).write_bytes(text)
+        artifact = Artifact(source.uri, manifest, copy, (copy / MODEL_FILE).read_bytes())
+    except BaseException:
+        shutil.rmtree(copy, ignore_errors=True)
+        raise
+    weakref.finalize(artifact, shutil.rmtree, copy, ignore_errors=True)
+    return artifact
+
+
+def _fetch(source: Place, name: str, sha: str, to: Path) -> None:
+    """Copies the file of this sha256, from `previous/` where a new one has taken its place."""
+    problem = ""
+    for directory in (source, source.child(PREVIOUS)):
+        try:
+            directory.fetch(name, to)
+        except (FileNotFoundError, NotADirectoryError):
+            problem = problem or f"{name} is listed in {MANIFEST_FILE} and is missing"
+            continue
+        if (actual := sha256(to)) == sha:
+            return
+        problem = problem or (
+            f"{name} has sha256 {actual}, {MANIFEST_FILE} says {sha}; copy or train it again"
+        )
+    raise _TornError(f"{source.uri}: {problem}")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # said when it is looked for in both places
+        return b""
+
+
+def _is(content: bytes, sha: str) -> bool:
+    return hashlib.sha256(content).hexdigest() == sha
+
+
+def peek(uri: str | Path) -> Manifest:
+    """Reads the manifest at `uri` alone; its files are not looked at.
+
+    Raises:
+      ArtifactError: the manifest is missing or damaged.
+    """
+    return _manifest(place(uri))[0]
 
 
 def verify(uri: str | Path) -> Manifest:
@@ -156,9 +230,10 @@ def verify(uri: str | Path) -> Manifest:
 
 
 def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifact:
-    """Writes an artifact: copies `files` under their names, then the manifest with their sha256.
+    """Writes an artifact: `files` under their names, then the manifest with their sha256.
 
-    The manifest goes last, so that a reader never sees one whose files are not there yet.
+    Another artifact that is there is kept in `previous/` first. Two writers at once are not kept apart.
+    SCHEMA_FILE is made anew.
 
     Args:
       uri: a local directory, made when missing, or gs://bucket/prefix.
@@ -166,132 +241,89 @@ def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifac
       files: local files; MODEL_FILE must be among them.
 
     Raises:
+      FileWriteError: a file cannot be written, because the disk is full, for example.
       ArtifactError: MODEL_FILE is not among the files, the manifest is not consistent, or `uri` cannot be
         written to; where an upload failed it names the local directory in which the artifact is kept.
     """
-    uri = str(uri)
-    local_dir = _temporary_directory() if is_gcs(uri) else Path(uri)
-    paths = [Path(f) for f in files]
-    manifest = dataclasses.replace(manifest, files={f.name: sha256(f) for f in paths})
+    paths: dict[str, Path | bytes] = {path.name: Path(path) for path in files}
+    paths[SCHEMA_FILE] = json.dumps(openapi_3_0(manifest.spec), indent=1).encode()
+    sums = {
+        name: hashlib.sha256(file).hexdigest() if isinstance(file, bytes) else sha256(file)
+        for name, file in paths.items()
+    }
+    manifest = dataclasses.replace(manifest, files=sums)
     manifest.check()
-    check_writable(local_dir)
+    return _store(place(uri), paths, manifest.to_json().encode())
+
+
+def copy(source: Artifact, uri: str | Path) -> Artifact:
+    """Copies an artifact to another place as it stands, under the same digest; see `write`."""
+    paths = {name: source.local_dir / name for name in source.manifest.files}
+    return _store(place(uri), paths, (source.local_dir / MANIFEST_FILE).read_bytes())
+
+
+def _store(target: Place, files: Mapping[str, Path | bytes], text: bytes) -> Artifact:
+    target.check_writable()
+    manifest = Manifest.from_json(text)
+    staged = Path(tempfile.mkdtemp(prefix="model-artifact-"))
     try:
-        for path in paths:
-            if path.resolve() != (local_dir / path.name).resolve():
-                shutil.copyfile(path, local_dir / path.name)
-        (local_dir / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
-    except OSError as e:
-        raise ArtifactError(f"{uri}: cannot be written: {e}") from e
-    if is_gcs(uri):
-        try:
-            _upload(local_dir, uri, [*manifest.files, MANIFEST_FILE])
-        except Exception as e:
-            # Whatever went wrong, a training must not be lost with it.
-            kept = _keep(local_dir)
-            raise ArtifactUnavailableError(
-                f"{e}; the artifact is kept in {kept}: copy it with gcloud storage cp {kept}/* "
-                f"{uri.rstrip('/')}/"
-            ) from e
-    return Artifact(uri=uri, manifest=manifest, local_dir=local_dir)
+        with writing(staged):
+            for name, file in files.items():
+                if isinstance(file, bytes):
+                    (staged / name).write_bytes(file)
+                else:
+                    shutil.copyfile(file, staged / name)
+            (staged / MANIFEST_FILE).write_bytes(text)
+        read(staged, manifest.digest)  # a source that was replaced while it was copied is refused here
+        keep_previous(target, manifest.digest)
+        _put(target, staged, manifest)
+        own = staged if isinstance(target, CloudPlace) else Path(target.uri)
+        artifact = Artifact(target.uri, manifest, own, (staged / MODEL_FILE).read_bytes())
+    except ArtifactUnavailableError as error:
+        # Whatever went wrong, a training must not be lost with it.
+        raise ArtifactUnavailableError(
+            f"{error}; the artifact is kept in {staged}: copy it with gcloud storage cp {staged}/* "
+            f"{target.uri.rstrip('/')}/"
+        ) from error
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+    if own == staged:
+        weakref.finalize(artifact, shutil.rmtree, staged, ignore_errors=True)
+    else:
+        shutil.rmtree(staged, ignore_errors=True)
+    return artifact
+
+
+def keep_previous(target: Place, digest: str) -> None:
+    """Copies the artifact at a place into its `previous/`, unless it is the one of `digest`."""
+    try:
+        old = read(target.uri)
+    except ArtifactError:  # there is none, or none that could be put back
+        return
+    previous = target.child(PREVIOUS)
+    if old.manifest.digest == digest or _holds(previous, old.manifest.digest):
+        return
+    _put(previous, old.local_dir, old.manifest)
+
+
+def _holds(target: Place, digest: str) -> bool:
+    """Tells whether a whole artifact of this digest is at a place, as after a writer that was killed."""
+    try:
+        return read(target.uri, digest).manifest.digest == digest
+    except ArtifactError:
+        return False
+
+
+def _put(target: Place, directory: Path, manifest: Manifest) -> None:
+    for name in (*manifest.files, MANIFEST_FILE):
+        target.put(name, directory / name)
 
 
 def check_writable(uri: str | Path) -> None:
-    """Makes the local directory `uri` when it is missing, and checks that files can be made in it.
-
-    Of gs:// only the form and the credentials are checked: whoever may write an object need not be allowed to
-    ask about its bucket.
+    """Checks what can be checked of writing to `uri`; see `Place.check_writable`.
 
     Raises:
       ArtifactError: it is no directory, cannot be written to, or names no bucket; there are no credentials.
     """
-    if is_gcs(str(uri)):
-        with _storage_errors(str(uri)):
-            _bucket(str(uri))
-        return
-    try:
-        Path(uri).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=uri):
-            pass
-    except OSError as e:
-        raise ArtifactError(f"{uri}: cannot be written: {e}; name a directory that you may write to") from e
-
-
-def _temporary_directory() -> Path:
-    holder = tempfile.TemporaryDirectory(prefix="model-artifact-")
-    _TEMPORARY.append(holder)
-    return Path(holder.name)
-
-
-_TEMPORARY: list[tempfile.TemporaryDirectory[str]] = []
-"""Kept alive until the interpreter ends, which removes them."""
-
-
-def _keep(local_dir: Path) -> Path:
-    """Moves the files of a temporary directory to one that nothing removes."""
-    kept = Path(tempfile.mkdtemp(prefix="model-artifact-kept-"))
-    for file in local_dir.iterdir():
-        shutil.move(file, kept / file.name)
-    return kept
-
-
-def _bucket(uri: str) -> tuple[Any, str]:
-    """Bucket and prefix (without a slash at its end) of a gs:// URI."""
-    # Deferred: a local artifact needs neither the client nor credentials.
-    import google.cloud.storage as storage
-
-    from common.connections import direct
-
-    bucket, _, prefix = uri.removeprefix("gs://").partition("/")
-    if not bucket:
-        raise ArtifactError(f"{uri}: expected gs://bucket/prefix")
-    try:
-        client = storage.Client()
-        direct(client._http)
-    except OSError as e:
-        raise ArtifactUnavailableError(f"{uri}: {e}; set GOOGLE_CLOUD_PROJECT") from e
-    try:
-        return client.bucket(bucket), prefix.strip("/")
-    except ValueError as e:
-        raise ArtifactError(f"{uri}: {e}; name a bucket as gs://bucket/prefix") from e
-
-
-def _blob_name(prefix: str, name: str) -> str:
-    return f"{prefix}/{name}" if prefix else name
-
-
-@contextlib.contextmanager
-def _storage_errors(uri: str) -> Iterator[None]:
-    """Turns refusals of Cloud Storage, and missing credentials, into ArtifactUnavailableError."""
-    from common.google import ERRORS, explain
-
-    try:
-        yield
-    except ERRORS as error:
-        problem = explain(error)
-        raise ArtifactUnavailableError(f"{uri}: Cloud Storage ({problem.kind}): {problem.text}") from error
-
-
-def _download(uri: str, digest: str) -> Path:
-    from google.api_core.exceptions import NotFound
-
-    local_dir = _temporary_directory()
-    with _storage_errors(uri):
-        bucket, prefix = _bucket(uri)
-
-        def fetch(name: str) -> None:
-            try:
-                bucket.blob(_blob_name(prefix, name)).download_to_filename(str(local_dir / name))
-            except NotFound as e:
-                raise ArtifactError(f"{uri}: {name} is missing") from e
-
-        fetch(MANIFEST_FILE)
-        for name in _manifest(uri, local_dir / MANIFEST_FILE, digest).files:
-            fetch(name)
-    return local_dir
-
-
-def _upload(local_dir: Path, uri: str, names: Iterable[str]) -> None:
-    with _storage_errors(uri):
-        bucket, prefix = _bucket(uri)
-        for name in names:
-            bucket.blob(_blob_name(prefix, name)).upload_from_filename(str(local_dir / name))
+    place(uri).check_writable()

@@ -53,6 +53,11 @@ class DataOptions:
         help="column with 1 or true for a fraud; empty to train as if nothing were labelled "
         "(default: the label of the feature spec, Class for ULB)",
     )
+    kind_column: str | None = option(
+        None,
+        metavar="NAME",
+        help="column that names the kind of each fraud, for figures by kind; it is no input of the model",
+    )
     rows: int = option(
         SYNTHETIC_ROWS, type=at_least(1), metavar="N", help="synthetic rows to draw (default: %(default)s)"
     )
@@ -94,6 +99,7 @@ def load(
     seed: int = 0,
     label_column: str | None = None,
     spec: FeatureSpec = ULB,
+    kind_column: str | None = None,
 ) -> Dataset:
     """Loads transactions.
 
@@ -108,6 +114,7 @@ def load(
       seed: of the synthetic generator.
       label_column: as in `from_arrow`.
       spec: of the features.
+      kind_column: as in `from_arrow`.
 
     Raises:
       DataError: no such source, a column missing, a value that is not a finite number.
@@ -126,14 +133,14 @@ def load(
         try:
             table = read_table(
                 source.removeprefix(BIGQUERY_SCHEME),
-                lambda names: used_columns(names, source, label_column, spec),
+                lambda names: used_columns(names, source, label_column, spec, kind_column),
             )
         except DataError:
             raise
         except ValueError as e:
             raise DataError(f"--data {e}") from e
-        return from_arrow(table, source, label_column, spec)
-    return from_arrow(_read_files(source), source, label_column, spec)
+        return from_arrow(table, source, label_column, spec, kind_column)
+    return from_arrow(_read_files(source), source, label_column, spec, kind_column)
 
 
 def _synthetic(rows: int, seed: int) -> Dataset:

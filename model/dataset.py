@@ -17,10 +17,19 @@ import pyarrow.compute as pc
 
 from common.command import CommandError
 from features import roles
-from features.columns import ColumnEncoder, ColumnError, find_column, timestamps
+from features.arrow import count_missing, plain
+from features.columns import (
+    ColumnEncoder,
+    ColumnError,
+    category_texts,
+    find_column,
+    required_column,
+    timestamps,
+)
 from features.declaration import FeatureSpec
 from features.default import ULB
 from features.history.columns import add_history
+from features.kinds import REJECT
 from features.learning import learn
 from features.learnt import NOTHING, Learnt
 from features.roles import LABEL_NAMES, resembling
@@ -48,6 +57,7 @@ class Dataset:
       columns: of the spec's fields and its history; none where `features` are these columns, and there is
         nothing to learn.
       times: what orders the rows in time, [n]; None where the source has no times.
+      kinds: texts [n] that name the kind of each fraud; None where no column does.
     """
 
     features: npt.NDArray[np.float32]
@@ -57,6 +67,7 @@ class Dataset:
     learnt: Learnt = NOTHING
     columns: Mapping[str, pa.Array] = field(default_factory=dict)
     times: npt.NDArray[Any] | None = None
+    kinds: npt.NDArray[Any] | None = None
 
     @property
     def is_normal(self) -> npt.NDArray[np.bool_]:
@@ -81,6 +92,15 @@ class Dataset:
             learn(self.spec, {name: column.take(chosen) for name, column in self.columns.items()})
         )
 
+    def missing_shares(self, rows: npt.NDArray[np.intp]) -> dict[str, float]:
+        """Computes the share of these rows without a value, by feature; of those that may lack one."""
+        chosen = pa.array(rows)
+        return {
+            feature.name: count_missing(self.columns[feature.source].take(chosen)) / len(rows)
+            for feature in self.spec.features
+            if feature.source in self.columns and feature.missing != REJECT
+        }
+
     def encoded_by(self, learnt: Learnt) -> Dataset:
         """Encodes all rows by what was learnt elsewhere."""
         if not self.columns:
@@ -104,7 +124,11 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def from_arrow(
-    table: pa.Table, source: str, label_column: str | None = None, spec: FeatureSpec = ULB
+    table: pa.Table,
+    source: str,
+    label_column: str | None = None,
+    spec: FeatureSpec = ULB,
+    kind_column: str | None = None,
 ) -> Dataset:
     """Makes a dataset of a table with the columns of a spec, and a label where there is one.
 
@@ -117,12 +141,13 @@ def from_arrow(
       label_column: holds the labels; empty for none, and None for the one that the spec names. The table need
         not have that of the spec, any other that is named here it must have.
       spec: of the features.
+      kind_column: names the kind of each fraud, for figures by kind.
 
     Raises:
       DataError: a column is missing, there twice, or of a wrong type, a label is not 0 or 1, too many rows
         are refused; there is no label column, and another column is called as one.
     """
-    used = used_columns(table.column_names, source, label_column, spec)
+    used = used_columns(table.column_names, source, label_column, spec, kind_column)
     provenance: dict[str, Any] = {"source": source, "rows": table.num_rows}
     others = (spec.roles.transaction_id, spec.roles.account_id, *spec.roles.pass_through)
     known = {*used, *(_column_of(name, table.column_names) for name in others)}
@@ -142,7 +167,10 @@ def from_arrow(
             table, columns = table.filter(pa.array(is_known)), _taken(columns, is_known)
             provenance["rows_without_label"] = int((~is_known).sum())
     try:
-        return _encoded(table, columns, labels, provenance, spec)
+        kinds = None
+        if kind_column:
+            kinds, _ = category_texts(plain(required_column(table, kind_column)), kind_column)
+        return _encoded(table, columns, labels, provenance, spec, kinds)
     except ColumnError as error:
         raise DataError(f"{source}: {error}") from error
 
@@ -158,6 +186,7 @@ def _encoded(
     labels: npt.NDArray[np.int8] | None,
     provenance: dict[str, Any],
     spec: FeatureSpec,
+    kinds: pa.Array | None,
 ) -> Dataset:
     normal = columns if labels is None else _taken(columns, labels == 0)
     learnt = learn(spec, normal)
@@ -171,9 +200,12 @@ def _encoded(
         features, columns = features[is_kept], _taken(columns, is_kept)
         labels = None if labels is None else labels[is_kept]
         times = None if times is None else times[is_kept]
+        kinds = None if kinds is None else kinds.filter(pa.array(is_kept))
     if labels is not None:
         provenance["frauds"] = int(labels.sum())
-    return Dataset(features, labels, provenance, spec, learnt, {} if spec.is_numeric else columns, times)
+    names = None if kinds is None else np.array(kinds.fill_null("").to_pylist(), object)
+    columns = {} if spec.is_numeric else columns
+    return Dataset(features, labels, provenance, spec, learnt, columns, times, names)
 
 
 def _check_refused(reasons: Mapping[int, str], n: int, source: str) -> None:
@@ -213,7 +245,11 @@ def _ranks(column: pa.Array) -> npt.NDArray[np.float64]:
 
 
 def used_columns(
-    names: Sequence[str], source: str, label_column: str | None = None, spec: FeatureSpec = ULB
+    names: Sequence[str],
+    source: str,
+    label_column: str | None = None,
+    spec: FeatureSpec = ULB,
+    kind_column: str | None = None,
 ) -> Sequence[str]:
     """Chooses the columns of a table that are read: of the features, of the times and of the label.
 
@@ -233,6 +269,12 @@ def used_columns(
     if label and _has_label(names, label_column, label, source):
         optional.append(label)
     optional += [spec.roles.account_id] if spec.history else []
+    if kind_column and _column_of(kind_column, names) is None:
+        raise DataError(
+            f"{source}: --kind_column: there is no column {kind_column!r}; the last are "
+            f"{', '.join(names[-8:])}"
+        )
+    optional += [kind_column] if kind_column else []
     columns = [_column_of(name, names) for name in (*spec.message_fields, *optional)]
     used = list(dict.fromkeys(name for name in columns if name is not None))
     twice = [name for name in used if names.count(name) > 1]
@@ -275,6 +317,15 @@ def _has_label(names: Sequence[str], label_column: str | None, label: str, sourc
     return False
 
 
+def _first_other(column: pa.Array) -> str:
+    """Names the first label that is none, or the type of a column whose type holds none."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return str(column.type)
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(column.drop_null()))
+    others = words.filter(pc.invert(pc.is_in(words, pa.array(["0", "1", "true", "false"], words.type))))
+    return repr(others[0].as_py()) if len(others) else str(column.type)
+
+
 def _labels(column: pa.Array, name: str, source: str) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
     """Reads the labels that are known, int8 [m], and which rows have one, bool [n]."""
     try:
@@ -285,7 +336,10 @@ def _labels(column: pa.Array, name: str, source: str) -> tuple[npt.NDArray[np.in
             column = pc.cast(pc.utf8_trim_whitespace(column), pa.bool_())
         values = pc.cast(column, pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
-        raise DataError(f"{source}: column {name} must hold 0 or 1, true or false: {e}") from e
+        raise DataError(
+            f"{source}: column {name}: expected 0 or 1, true or false, got {_first_other(column)}; "
+            "write 1 for a fraud and 0 for any other row"
+        ) from e
     is_known = pc.is_valid(values).to_numpy(zero_copy_only=False).astype(bool)
     known = values.drop_null().to_numpy()
     if not np.isin(known, (0, 1)).all():

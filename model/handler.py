@@ -79,6 +79,7 @@ class TransactionHandler:
         with open(os.path.join(properties["model_dir"], FEATURES_FILE), encoding="utf-8") as file:
             content = json.load(file)
         self.spec = FeatureSpec.from_json(content["spec"])
+        self.keys = frozenset(name.partition(".")[0] for name in self.spec.fields)
         self.encoder = RowEncoder(self.spec, Learnt.from_json(content["learnt"]))
         # The first calls of a frozen module compile it; better now than under the first requests.
         for n in (1, 1, 2, 128, 128):
@@ -152,7 +153,7 @@ class TransactionHandler:
         """Reads one instance: its numbers, and the fields that it names itself."""
         if isinstance(instance, (bytes, bytearray, memoryview, str)):
             instance = _loads(instance)
-        if not isinstance(instance, dict) or "features" not in instance or self.spec.fields[0] in instance:
+        if not isinstance(instance, dict) or "features" not in instance or self.keys & instance.keys():
             return self._row(instance), None
         _refuse_unknown(instance, ("features", "fields"))
         fields = self._wanted(instance) if instance.get("fields") is not None else None

@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from common.command import CommandError
 from common.names import MODEL
 from features.declaration import FeatureSpec
 from features.default import ULB
 from features.learnt import NOTHING, Learnt
-from features.ranges import FeatureRanges, Quantiles, check_quantiles
+from features.profiles import Bins, check_shares, edges_of, nominal_shares
+from features.ranges import PROBABILITIES, FeatureRanges, Quantiles, check_quantiles
+from model.outputs import ANOMALY_SCORE
 from model.thresholds import ScoreQuantiles, check_thresholds
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -27,6 +31,10 @@ _OF_ULB: Final = 1
 
 class ArtifactError(CommandError, ValueError):
     """The artifact is incomplete, damaged, or was made for other features."""
+
+
+def _by_input(raw: Mapping[str, Any], key: str) -> dict[str, tuple[float, ...]]:
+    return {str(name): tuple(map(float, values)) for name, values in raw.get(key, {}).items()}
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,9 @@ class Manifest:
       figures: the measures of `anomaly evaluate`, on the test split.
       feature_quantiles: of each input among the training rows, at `features.ranges.PROBABILITIES`; empty in
         an older manifest.
+      feature_shares: share of the training rows in each bin between these quantiles, by input; see
+        `features.profiles`. Empty in an older manifest.
+      missing_shares: share of the training rows without a value, by feature; of those that may lack one.
       versions: versions of Python, torch and this package.
       spec: the features that the model sees.
       learnt: what training learnt of them: rarities of categories, medians.
@@ -62,6 +73,8 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
     feature_quantiles: Quantiles = field(default_factory=dict)
+    feature_shares: Quantiles = field(default_factory=dict)
+    missing_shares: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     spec: FeatureSpec = ULB
     learnt: Learnt = NOTHING
@@ -104,10 +117,9 @@ class Manifest:
                     tuple(map(float, raw["quantiles"]["scores"])),
                 ),
                 **{k: dict(raw[k]) for k in ("files", "training", "provenance", "figures", "versions")},
-                feature_quantiles={
-                    name: tuple(map(float, values))
-                    for name, values in raw.get("feature_quantiles", {}).items()
-                },
+                feature_quantiles=_by_input(raw, "feature_quantiles"),
+                feature_shares=_by_input(raw, "feature_shares"),
+                missing_shares={str(k): float(v) for k, v in raw.get("missing_shares", {}).items()},
                 spec=FeatureSpec.from_json(raw["spec"]) if own else ULB,
                 learnt=Learnt.from_json(raw["learnt"]) if own else NOTHING,
                 digest=hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest(),
@@ -136,6 +148,21 @@ class Manifest:
         quantiles = {name: values for name, values in self.feature_quantiles.items() if name in watched}
         return FeatureRanges(self.spec.inputs, quantiles)
 
+    def bins(self, every: int) -> Bins:
+        """Makes the bins by which each `every`-th row is counted: of the watched inputs, and of the score."""
+        quantiles = self.ranges.quantiles
+        names = [name for name in self.spec.inputs if name in quantiles]
+        scores = np.interp(PROBABILITIES, self.quantiles.probabilities, self.quantiles.scores).tolist()
+        shares = [self.feature_shares.get(name) or nominal_shares(quantiles[name]) for name in names]
+        return Bins(
+            (*names, ANOMALY_SCORE),
+            np.array([self.spec.inputs.index(name) for name in names], np.intp),
+            edges_of([*(quantiles[name] for name in names), scores]),
+            np.array([*shares, nominal_shares(scores)]),
+            self.missing_shares,
+            every,
+        )
+
     def check(self) -> None:
         """Checks that features, thresholds, files and names fit; raises ArtifactError."""
         if self.features != self.spec.names:
@@ -152,6 +179,7 @@ class Manifest:
             self.learnt.check(self.spec)
             check_thresholds(self.thresholds)
             check_quantiles(self.spec.inputs, self.feature_quantiles)
+            check_shares(self.feature_quantiles, self.feature_shares)
         except ValueError as e:
             raise ArtifactError(f"{MANIFEST_FILE}: {e}; train the model again") from e
         if MODEL_FILE not in self.files:

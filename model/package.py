@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ import model.handler
 from common.command import CommandError, Parser, command
 from common.options import add_options, option, read_options
 from common.output import add_format, print_rows
+from common.writing import write_text, writing
 from features.declaration import FeatureSpec
 from features.default import ULB
 from features.learnt import NOTHING, Learnt
@@ -124,7 +126,9 @@ def write_archive(
         environment = {**os.environ, "TMPDIR": str(temporary)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise PackagingError(f"{artifact.ARCHIVE_FILE}: torch-model-archiver failed: {done.stderr.strip()}")
+        raise PackagingError(
+            f"{directory / artifact.ARCHIVE_FILE}: torch-model-archiver failed: {done.stderr.strip()}"
+        )
     return directory / artifact.ARCHIVE_FILE
 
 
@@ -135,7 +139,7 @@ def _write_encoder(directory: Path, spec: FeatureSpec, learnt: Learnt) -> None:
     for name in ENCODER:
         shutil.copyfile(Path(features.__file__).with_name(name), target / name)
     content = {"spec": spec.to_json(), "learnt": learnt.to_json()}
-    (directory / model.handler.FEATURES_FILE).write_text(json.dumps(content), encoding="utf-8")
+    write_text(directory / model.handler.FEATURES_FILE, json.dumps(content))
 
 
 def write_onnx(network: TransactionAutoencoder, path: Path) -> Path:
@@ -154,7 +158,7 @@ def write_onnx(network: TransactionAutoencoder, path: Path) -> Path:
     import onnxruntime
 
     flat = _Flat(network).eval()
-    with _quiet_export():
+    with _quiet_export(), writing(path):
         torch.onnx.export(
             flat,
             (_example(network),),
@@ -172,7 +176,8 @@ def write_onnx(network: TransactionAutoencoder, path: Path) -> Path:
         raise PackagingError(f"ONNX: the exporter wrote {list(stored.opset_import)}, not opset {ONNX_OPSET}")
     stored.ir_version = ONNX_IR_VERSION
     onnx.checker.check_model(stored, full_check=True)
-    onnx.save(stored, path)
+    with writing(path):
+        onnx.save(stored, path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def answer(rows: torch.Tensor) -> Sequence[Any]:
@@ -195,7 +200,11 @@ def write_exported(network: TransactionAutoencoder, path: Path) -> Path:
     program = torch.export.export(
         flat, (_example(network),), dynamic_shapes={"features": {0: torch.export.Dim("n", min=1)}}
     )
-    torch.export.save(program, path)
+    # In memory first: torch's own writer aborts the process where the disk is full.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    with writing(path):
+        path.write_bytes(buffer.getvalue())
     loaded = torch.export.load(path).module()
     _check("torch.export", flat, lambda rows: [value.detach().numpy() for value in loaded(rows)])
     return path

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from common.writing import writing
 from model.metrics import alerts_at, prevalence_weights
 from model.outputs import ANOMALY_SCORE
 
@@ -54,8 +55,9 @@ def evaluation_picture(
     )
     right.legend(fontsize="small")
     figure.suptitle(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with writing(path, "--png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
     plt.close(figure)
 
 

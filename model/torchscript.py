@@ -11,10 +11,11 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Final
+from typing import BinaryIO, Final
 
 import torch
 
+from common.writing import writing
 from model.network import TransactionAutoencoder
 
 METHODS = ("forward", "score")
@@ -68,21 +69,29 @@ def trace(network: TransactionAutoencoder) -> torch.jit.ScriptModule:
 
 
 def save(module: torch.jit.ScriptModule, path: str | os.PathLike[str]) -> None:
-    """Writes a traced module to `path`."""
-    with _quiet():
-        torch.jit.save(module, os.fspath(path))
+    """Writes a traced module to `path`.
+
+    Raises:
+      FileWriteError: the file cannot be written.
+    """
+    # A file of Python's: of a full disk torch's own writer says RuntimeError, without a cause.
+    with _quiet(), writing(os.fspath(path)), open(path, "wb") as file:
+        torch.jit.save(module, file)
 
 
-def load(path: str | os.PathLike[str], freeze: bool = True, device: str = "cpu") -> torch.jit.ScriptModule:
+def load(
+    source: str | os.PathLike[str] | BinaryIO, freeze: bool = True, device: str = "cpu"
+) -> torch.jit.ScriptModule:
     """Loads a traced module in eval mode on `device`.
 
     Args:
-      path: a local file that `save` wrote.
+      source: a local file that `save` wrote, or its content.
       freeze: inline the weights as constants, the fastest form for inference; `forward` and `score` are kept.
       device: a torch device name.
     """
+    source = os.fspath(source) if isinstance(source, str | os.PathLike) else source
     with _quiet():
-        module = torch.jit.load(os.fspath(path), map_location=device).eval()
+        module = torch.jit.load(source, map_location=device).eval()
     return frozen(module) if freeze else module
 
 

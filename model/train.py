@@ -19,6 +19,7 @@ import torch
 
 from common.command import MissingExtraError, Parser, command
 from common.options import OptionError, add_options, option, read_options
+from features.profiles import training_shares
 from features.ranges import feature_quantiles
 from model import artifact, baselines, data, evaluation, fitting, metrics, package, torchscript
 from model.dataset import fingerprint
@@ -101,6 +102,7 @@ def train(
     module = torchscript.trace(fitted.network)
     quantiles = ScoreQuantiles.of(evaluation.anomaly_scores(module, validation_rows))
     thresholds = calibrate(quantiles, options.budgets)
+    ranges = feature_quantiles(spec.inputs, fit_rows)
     version = model_version or datetime.now(UTC).strftime("%Y%m%d.%H%M%S")
     manifest = artifact.Manifest(
         model_name=artifact.MODEL_NAME,
@@ -119,7 +121,9 @@ def train(
         },
         provenance={**dataset.provenance, "fingerprint": fingerprint(dataset)},
         figures=_figures(module, dataset, parts, fit_rows, thresholds, options.seed, prevalence),
-        feature_quantiles=feature_quantiles(spec.inputs, fit_rows),
+        feature_quantiles=ranges,
+        feature_shares=training_shares(spec.inputs, fit_rows, ranges),
+        missing_shares=dataset.missing_shares(parts.train[dataset.is_normal[parts.train]]),
         versions=versions(),
         spec=spec,
         learnt=learnt,
@@ -161,7 +165,11 @@ def _figures(
     if is_normal.all() or not is_normal.any():
         return {**figures, "note": "the test part has no labelled frauds to judge the score on"}
     assert dataset.labels is not None
-    test, chooser = (_judged(dataset, part, seed) for part in (parts.test, parts.validation))
+    judged = _judged(dataset, parts.test, seed)
+    test, chooser = (
+        baselines.Labelled(dataset.features[part], (~dataset.is_normal[part]).astype(np.int8))
+        for part in (judged, _judged(dataset, parts.validation, seed))
+    )
     report, _ = evaluation.compare(
         module,
         fit_rows[:: len(fit_rows) // JUDGED_NORMALS + 1],
@@ -172,17 +180,18 @@ def _figures(
         seed,
         chooser,
         dataset.spec,
+        None if dataset.kinds is None else dataset.kinds[judged],
     )
     return {**figures, **report}
 
 
-def _judged(dataset: data.Dataset, part: npt.NDArray[np.intp], seed: int) -> baselines.Labelled:
+def _judged(dataset: data.Dataset, part: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
     """Takes the frauds of a part, and at most JUDGED_NORMALS of its normals."""
     normals = part[dataset.is_normal[part]]
     if len(normals) > JUDGED_NORMALS:
         normals = np.random.default_rng(seed).choice(normals, JUDGED_NORMALS, replace=False)
         part = np.sort(np.concatenate([normals, part[~dataset.is_normal[part]]]))
-    return baselines.Labelled(dataset.features[part], (~dataset.is_normal[part]).astype(np.int8))
+    return part
 
 
 def versions() -> dict[str, str]:
@@ -197,7 +206,8 @@ def versions() -> dict[str, str]:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `anomaly train`."""
-    parser = Parser("anomaly train", __doc__, EXAMPLES)
+    needed = f"It needs at least {data.MIN_NORMALS:,} normal transactions; a fifth places the thresholds."
+    parser = Parser("anomaly train", f"{__doc__}\n\n{needed}", EXAMPLES)
     add_options(parser, ArtifactOptions, "artifact")
     add_options(parser, data.DataOptions, "data")
     add_options(parser, fitting.TrainingOptions, "training")
@@ -207,7 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = read_options(fitting.TrainingOptions, args, seed=source.seed)
     try:
         # Data that cannot be split is refused before the output directory is made.
-        dataset = data.load(source.data, source.rows, source.seed, source.label_column, source.spec)
+        dataset = data.load(
+            source.data, source.rows, source.seed, source.label_column, source.spec, source.kind_column
+        )
         data.check_enough(dataset)
         artifact.check_writable(target.output)
         written = train(dataset, target.output, options, target.model_version, prevalence=target.prevalence)

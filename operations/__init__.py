@@ -1,1 +1,1 @@
-"""Commands of the operator over the tables: named queries, replay of dead letters."""
+"""Commands of the operator over the tables: named queries, replay of dead letters, models in use."""

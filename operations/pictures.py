@@ -38,6 +38,9 @@ PICTURES: Final = {
     "anomalies_by_feature": Picture("feature", ("alerts", "high", "mean_contribution"), bars=True),
     "anomalies_by_hour": Picture("hour", ("transactions", "medium", "high", "alert_percent")),
     "dead_letters": Picture("reason", ("messages",), series="stage", bars=True),
+    "feature_drift": Picture(
+        "feature", ("psi", "outside_percent", "missing_percent"), "model_version", bars=True
+    ),
     "latency": Picture(
         "minute",
         (
@@ -51,6 +54,9 @@ PICTURES: Final = {
     ),
     "score_drift": Picture(
         "day", ("transactions", "alert_percent", "score_p50", "score_p99"), series="model_version"
+    ),
+    "score_quantiles": Picture(
+        "hour", ("transactions", "score_p50", "score_p95", "score_p99"), series="model_version"
     ),
     "score_windows": Picture(
         "window_start",

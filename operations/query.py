@@ -21,6 +21,7 @@ from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_rows
 from common.retry import LOOK_SECONDS
 from common.values import at_least, moment
+from common.writing import writing
 from operations.pictures import PICTURES, draw
 from transforms import tables
 from transforms.table_columns import TableError, missing_columns, with_members
@@ -231,9 +232,10 @@ def _plot(path: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
         print(f"--plot: no rows, so {path} was not drawn", file=sys.stderr)
         return
     try:
-        draw(rows, PICTURES[name], title(name)).savefig(path, dpi=110)
+        with writing(path, "--plot"):
+            draw(rows, PICTURES[name], title(name)).savefig(path, dpi=110)
     except ModuleNotFoundError as error:
         raise MissingExtraError("--plot", "local", error) from error
-    except (OSError, ValueError) as error:
+    except ValueError as error:  # an ending that names no format of pictures
         raise CommandError(f"--plot={path}: {error}") from error
     print(f"Wrote {path}", file=sys.stderr)

@@ -185,7 +185,11 @@ def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) ->
     # Fixed here, at launch, so that a bundle that is run again gives the same rows.
     launched = dt.datetime.now(dt.UTC)
     source, parse_rows = source_of(options, manifest, launched)
-    detected = pipeline | "Read" >> source | "Detect" >> wiring.detect(parse_rows, options, manifest)
+    detected = (
+        pipeline
+        | "Read" >> source
+        | "Detect" >> wiring.detect(parse_rows, options, manifest, streaming=False)
+    )
     wiring.write_tables(detected, options, streaming=False)
     if not options.files.output:
         return None
@@ -265,17 +269,17 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult:
     options, beam_options = parse(argv)
     check(options, beam_options)
     source, files = options.source, options.files
-    # Cloud Storage is left to the job: whoever launches it need not be allowed to read its input.
-    is_local = source.input is not None and "://" not in source.input
-    found = lookups.find_local_files(source.input or "", source.format) if is_local else []
+    found: Sequence[lookups.SourceFile] = ()
+    if source.input is not None:
+        find = lookups.find_remote_file if "://" in source.input else lookups.find_local_files
+        found = find(source.input, source.format)
     if files.output:
         lookups.check_output(files.output, files.overwrite)
     wiring.set_runner(beam_options, RUNNER)
     options.machine.apply(beam_options)
     manifest = options.detection.manifest()
     rules = options.messages.rules(manifest)
-    if found:
-        lookups.check_local_files(source.input or "", found, rules)
+    lookups.check_files(source.input or "", found, rules)
     options = wiring.with_environment(options, beam_options)
     if source.input_table:
         project = beam_options.view_as(GoogleCloudOptions).project

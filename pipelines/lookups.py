@@ -41,10 +41,12 @@ from transforms.sinks import FILE_SETS
 
 _ONCE: Final = Retry(predicate=lambda error: False)
 _ROLES: Final = {"account_id": "account", "event_time": "time"}
+_MOST_SAID: Final = 3
+"""Files of different columns of which a launch says which are not used."""
 _T = TypeVar("_T")
 
 
-class LocalFile(NamedTuple):
+class SourceFile(NamedTuple):
     """A file of --input: its path, its schema where it has columns, and the names of its columns or keys."""
 
     path: str
@@ -52,7 +54,7 @@ class LocalFile(NamedTuple):
     names: Sequence[str]
 
 
-def find_local_files(pattern: str, form: Kind | None) -> list[LocalFile]:
+def find_local_files(pattern: str, form: Kind | None) -> list[SourceFile]:
     """Checks that --input matches files of a format.
 
     Args:
@@ -62,37 +64,67 @@ def find_local_files(pattern: str, form: Kind | None) -> list[LocalFile]:
     Raises:
       OptionError: a file is missing, cannot be read, or is of another kind.
     """
-    flag = f"--input={pattern}"
     paths = _paths(pattern)
     form = form or input_format(pattern)
     found = []
     for path in paths:
         try:
-            if form == "jsonl":
-                head = files.head(path)
-                if problem := file_kinds.problem(head):
-                    raise OptionError(f"{flag}: {path} {problem}")
-                found.append(LocalFile(path, None, _keys(head)))
-            else:
-                schema = parquet_schema(path) if form == "parquet" else csv_schema(path)
-                found.append(LocalFile(path, schema, schema.names))
-        except (FileColumnsError, CsvError, CompressedFileError) as error:
-            raise OptionError(f"{flag}: {error}{_hint(path, form)}") from error
+            found.append(_look(pattern, path, form))
         except OSError as error:
-            raise OptionError(f"{flag}: {path} cannot be read: {error}") from error
+            raise OptionError(f"--input={pattern}: {path} cannot be read: {error}") from error
     return found
 
 
-def check_local_files(pattern: str, found: Sequence[LocalFile], rules: MessageRules | None = None) -> None:
+def find_remote_file(pattern: str, form: Kind | None) -> list[SourceFile]:
+    """Looks at the first file of --input elsewhere than on this machine, such as gs://.
+
+    Whoever launches a job need not be allowed to read its input: what cannot be looked at is left to the job.
+
+    Returns:
+      The file, or nothing.
+
+    Raises:
+      OptionError: there is no file, or it is of another kind.
+    """
+
+    def look() -> SourceFile:
+        path = _paths(pattern)[0]
+        return _look(pattern, path, form or file_kinds.kind(files.head(path)))
+
+    try:
+        files.require_credentials(pattern)
+        return [within(LOOK_SECONDS, look)]
+    except OptionError:
+        raise
+    except Exception as error:  # whatever the client of Cloud Storage raises: no permission, no network
+        logging.info("--input=%s: cannot look at its columns, which is left to the job: %s", pattern, error)
+        return []
+
+
+def _look(pattern: str, path: str, form: Kind) -> SourceFile:
+    try:
+        if form == "jsonl":
+            head = files.head(path)
+            if problem := file_kinds.problem(head):
+                raise OptionError(f"--input={pattern}: {path} {problem}")
+            return SourceFile(path, None, _keys(head))
+        schema = parquet_schema(path) if form == "parquet" else csv_schema(path)
+        return SourceFile(path, schema, schema.names)
+    except (FileColumnsError, CsvError, CompressedFileError) as error:
+        raise OptionError(f"--input={pattern}: {error}{_hint(path, form)}") from error
+
+
+def check_files(pattern: str, found: Sequence[SourceFile], rules: MessageRules | None = None) -> None:
     """Checks that files with columns have those of a transaction.
 
-    It says of the first file which columns, or keys, are not used.
+    It says which columns, or keys of the first line, are not used: once for files that have the same ones.
 
     Raises:
       OptionError: a column is missing, or has a type that cannot be used.
     """
     rules = rules or MessageRules()
-    for number, file in enumerate(found):
+    said: set[frozenset[str]] = set()
+    for file in found:
         names = file.names
         if file.schema is not None:
             schema = _with_keys(file.schema, file.path, rules)
@@ -102,9 +134,12 @@ def check_local_files(pattern: str, found: Sequence[LocalFile], rules: MessageRu
             except SourceColumnsError as error:
                 raise OptionError(f"--input={pattern}: {file.path}: {error}") from error
         _check_history(f"--input={pattern}: {file.path}", names, rules, file.schema is None)
-        if names and number == 0:
+        key = frozenset(names)
+        if names and key not in said and len(said) < _MOST_SAID:
+            said.add(key)
+            where = "" if len(found) == 1 else f": {file.path}"
             what = "" if file.schema is not None else ", first line"
-            _say_unused(f"--input={pattern}{what}", names, rules)
+            _say_unused(f"--input={pattern}{where}{what}", names, rules)
 
 
 def _check_history(

@@ -25,6 +25,7 @@ from model.thresholds import SEVERITIES
 from transforms.bigquery.methods import METHODS, Method
 from transforms.forms import Encoding
 from transforms.message import MessageRules
+from transforms.profiles import SECONDS
 
 _CALENDAR: Final = dt.date.max - dt.date.min
 """No two moments lie further apart, and no datetime can hold more."""
@@ -153,8 +154,8 @@ class DetectionOptions:
     model: str = option(
         metavar="DIR",
         help="artifact directory of the trained model, local or gs://. A job scores with the model that is "
-        "there at launch; its workers refuse one that was trained into the same directory since, so train a "
-        "new one into a new directory. Example: gs://my-bucket/model",
+        "there at launch; its workers refuse one that was written into the same directory since. "
+        "Example: gs://my-bucket/model",
     )
     output_detail: Literal["compact", "full"] = option(
         "compact",
@@ -183,6 +184,17 @@ class DetectionOptions:
     def __post_init__(self) -> None:
         self.thresholds({})
 
+    @property
+    def refresh_seconds(self) -> int:
+        """Seconds between two looks for a new model; 0 for a job that keeps the model of its launch."""
+        return 0
+
+    @property
+    def given_thresholds(self) -> dict[str, float]:
+        """The thresholds among the options, by severity; they hold for every model of the job."""
+        values = {severity: getattr(self, f"{severity}_threshold") for severity in SEVERITIES[1:]}
+        return {severity: value for severity, value in values.items() if value is not None}
+
     def thresholds(self, calibrated: Mapping[str, float]) -> dict[str, float]:
         """Returns the thresholds by severity: those given as options, otherwise the model's.
 
@@ -192,8 +204,7 @@ class DetectionOptions:
         Raises:
           OptionError: a threshold is no number, or a lower severity has the higher one.
         """
-        values = {severity: getattr(self, f"{severity}_threshold") for severity in SEVERITIES[1:]}
-        given = {severity: value for severity, value in values.items() if value is not None}
+        given = self.given_thresholds
         for severity, value in given.items():
             if math.isnan(value):  # which is in no order, so the comparison below would let it pass
                 raise OptionError(f"--{severity}_threshold: expected a number such as 25.0, got nan")
@@ -226,6 +237,25 @@ class DetectionOptions:
 
 
 @dataclass(frozen=True)
+class StreamDetectionOptions(DetectionOptions):
+    """The model of a stream, which may be replaced while it runs."""
+
+    model_refresh_seconds: int = option(
+        0,
+        type=at_least(0, 86_400),
+        metavar="N",
+        help="look for a new model in --model every so many seconds, and score with it from then on; it must "
+        "have the same feature spec, and anomaly model promote puts it there. 0 keeps the model of the "
+        "launch. Example: 60 (default: %(default)s)",
+    )
+
+    @property
+    def refresh_seconds(self) -> int:
+        """Seconds between two looks for a new model."""
+        return self.model_refresh_seconds
+
+
+@dataclass(frozen=True)
 class TableOptions:
     """The tables in BigQuery that take scores, alerts and dead letters."""
 
@@ -247,6 +277,21 @@ class TableOptions:
         metavar="N",
         help="sum scores up by windows of event time of so many seconds into the table score_windows; 0 for "
         "no windows. Example: 60 (default: %(default)s)",
+    )
+
+    profile_every: int = option(
+        10,
+        type=at_least(0),
+        metavar="N",
+        help="count every N-th scored row into the table feature_profiles, which shows drift; 0 for no "
+        "profiles. Not with another --score_field (default: %(default)s)",
+    )
+    profile_seconds: int = option(
+        SECONDS,
+        type=at_least(0, 3600),
+        metavar="N",
+        help="how often a worker of a stream writes what it counted, a row a feature; 0 after each bundle "
+        "(default: %(default)s)",
     )
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from features.default import ULB
 from model.artifact import MODEL_NAME, Manifest
 from model.outputs import ANOMALY_SCORE, width
 from pipelines.options import DetectionOptions
+from transforms.forms import Encoding
 from transforms.remote import Limits, TorchServeHandler, VertexHandler
 from transforms.remote_protocol import MIN_REQUEST_BYTES
 from transforms.score import PytorchHandler
@@ -170,23 +171,35 @@ def _is_clear_text(url: str | None) -> bool:
     return parts.scheme == "http" and not is_loopback(parts.hostname or "")
 
 
-def model_handler(scorer: ScorerOptions, detection: DetectionOptions, manifest: Manifest) -> ModelHandler:
+def model_handler(
+    scorer: ScorerOptions, detection: DetectionOptions, manifest: Manifest, profile_every: int = 0
+) -> ModelHandler:
     """Makes the handler that the options describe, for `transforms.score.Score`.
 
     Args:
       scorer: the scorer.
       detection: the model.
       manifest: of the model, with the thresholds of the options; see `DetectionOptions.manifest`.
+      profile_every: each so-manieth row is taken for the profile of the features; 0 takes none.
     """
     if scorer.scorer == "pytorch":
-        thresholds = dict(manifest.thresholds)
-        return PytorchHandler(detection.model, detection.output_detail, thresholds, manifest.digest)
+        seconds = detection.refresh_seconds
+        return PytorchHandler(
+            detection.model,
+            detection.output_detail,
+            detection.given_thresholds,
+            "" if seconds else manifest.digest,
+            seconds,
+            Encoding(manifest.spec, manifest.learnt),
+            profile_every,
+        )
     shared: dict[str, Any] = {
         "thresholds": dict(manifest.thresholds),
         "model_version": manifest.model_version,
         "detail": detection.output_detail,
         "ranges": manifest.ranges,
         "spec": manifest.spec,
+        "bins": manifest.bins(profile_every) if profile_every else None,
         "limits": Limits(
             rows=scorer.remote_rows,
             bytes=scorer.remote_bytes,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,23 +13,31 @@ from typing import Final
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.direct.direct_runner import DirectPipelineResult
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from common.command import Parser, command
 from common.names import SUBSCRIPTION, TOPIC
 from common.options import OptionError, add_options, group, option
-from common.values import at_least
+from common.values import at_least, duration
 from model.artifact import Manifest
-from pipelines import lookups, record, wiring
-from pipelines.options import RequiredTableOptions, parse_options
+from pipelines import lookups, progress, record, wiring
+from pipelines.options import RequiredTableOptions, StreamDetectionOptions, parse_options
+from transforms.cooldown import Cooldown
 from transforms.gather import BatchMessages
 from transforms.parse import Parse
-from transforms.sinks import PublishRows
+from transforms.sinks import PublishMessages, PublishRows
 
 LOCAL_RUNNER: Final = "local.runner.LocalStreamingRunner"
 """Runs a stream on this machine when no --runner is given; see docs/local-stack.md."""
 
 EXAMPLES: Final = """
+  eval "$(anomaly local up)"   # on this machine: Pub/Sub and BigQuery without a Google account
+  anomaly resources create --project=local-project --emulators
+  anomaly streaming \\
+      --subscription=projects/local-project/subscriptions/transactions-pipeline \\
+      --model=out/model --output_dataset=local-project.anomaly
+
   anomaly streaming \\
       --subscription=projects/my-project/subscriptions/transactions \\
       --model=gs://my-bucket/model --output_dataset=my-project.anomaly \\
@@ -39,6 +49,17 @@ Flags that are not listed here go to Beam: --runner, --project, --region, --temp
 
 exit status: 0 ended in good order; 1 failed; 2 wrong options; 130 ended by Ctrl-C, 143 by SIGTERM
 """
+
+
+def _duration_text(text: str) -> str:
+    """Reads a duration as it stands: the job's record keeps the options as they were passed.
+
+    Raises:
+      argparse.ArgumentTypeError: the text is no duration, or none above 0.
+    """
+    if not duration(text):
+        raise argparse.ArgumentTypeError(f"expected a duration above 0, got {text!r}")
+    return text
 
 
 @dataclass(frozen=True)
@@ -98,12 +119,27 @@ class StreamingOptions(wiring.JobOptions):
     """
 
     source: StreamSource = group("source (one of --subscription and --topic)")
+    detection: StreamDetectionOptions = group("model")
     tables: RequiredTableOptions = group("sinks")
     alert_topic: str | None = option(
         None,
         type=TOPIC,
         metavar="TOPIC",
         help="publish each alert as JSON to this topic. Example: projects/my-project/topics/alerts",
+    )
+    alert_cooldown: str | None = option(
+        None,
+        type=_duration_text,
+        metavar="DURATION",
+        help="after a message about an account, publish none about it for so long, unless the severity is "
+        "higher; the next message says how many alerts were suppressed. The table has all. Example: 10m",
+    )
+    max_alert_messages_per_minute: int = option(
+        0,
+        type=at_least(0),
+        metavar="N",
+        help="publish at most so many messages a minute, over all workers, and one more that says so; the "
+        "table has all alerts. 0 for any number. Example: 60 (default: %(default)s)",
     )
     scores_topic: str | None = option(
         None,
@@ -112,6 +148,24 @@ class StreamingOptions(wiring.JobOptions):
         help="publish each scored row as JSON to this topic; Pub/Sub bills every row. "
         "Example: projects/my-project/topics/scores",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.quiets and not self.alert_topic:
+            raise OptionError(
+                "--alert_cooldown and --max_alert_messages_per_minute: expected with --alert_topic, whose "
+                "messages they choose; got none"
+            )
+
+    @property
+    def quiets(self) -> bool:
+        """True where some alerts get no message."""
+        return bool(self.alert_cooldown or self.max_alert_messages_per_minute)
+
+    def cooldown(self) -> Cooldown:
+        """Makes the transform that chooses the alerts with a message."""
+        seconds = duration(self.alert_cooldown).total_seconds() if self.alert_cooldown else 0.0
+        return Cooldown(seconds, self.max_alert_messages_per_minute)
 
 
 def parser() -> Parser:
@@ -141,8 +195,12 @@ def build(pipeline: beam.Pipeline, options: StreamingOptions, manifest: Manifest
     )
     batches = messages | "Batch" >> BatchMessages(source.batch_rows, source.batch_millis)
     detected = batches | "Detect" >> wiring.detect(Parse(rules), options, manifest, streaming=True)
+    if options.alert_topic and options.quiets:
+        quiet = detected.alerts | "Quiet" >> options.cooldown()
+        detected = detected._replace(alerts=quiet.alerts)
+        _ = quiet.messages | "Publish alerts" >> PublishMessages(options.alert_topic)
     wiring.write_tables(detected, options, streaming=True)
-    if options.alert_topic:
+    if options.alert_topic and not options.quiets:
         _ = detected.alerts | "Publish alerts" >> PublishRows(options.alert_topic, apart=True)
     if options.scores_topic:
         _ = detected.scores | "Publish scores" >> PublishRows(options.scores_topic)
@@ -222,7 +280,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     result: PipelineResult | None = None
     try:
         result = run(argv)
-        state = result.wait_until_finish()
+        # A job on Dataflow has a page that shows it, and each look at its counters would be a request.
+        is_here = isinstance(result, DirectPipelineResult)
+        with progress.shown(result) if is_here else contextlib.nullcontext():
+            state = result.wait_until_finish()
     except KeyboardInterrupt as stopped:
         if result is not None and result.state == PipelineState.FAILED:
             return 1

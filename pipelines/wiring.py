@@ -33,6 +33,7 @@ from transforms.bigquery.methods import NEEDS
 from transforms.csv_source import ParseCsv
 from transforms.detect import Detect, Detected
 from transforms.parse import Parse, ParseColumns
+from transforms.profiles import CollectProfiles
 from transforms.schema import SCORES, SCORES_FULL
 from transforms.score import Score
 from transforms.sinks import WriteTables
@@ -56,7 +57,7 @@ class JobOptions:
       endpoints: where BigQuery answers.
 
     Raises:
-      OptionError: the score has no thresholds.
+      OptionError: the score has no thresholds, or the model of a server is to be refreshed here.
     """
 
     source: Any = group("source")
@@ -68,6 +69,11 @@ class JobOptions:
     endpoints: EndpointOptions = group()
 
     def __post_init__(self) -> None:
+        if self.detection.refresh_seconds and self.scorer.scorer != "pytorch":
+            raise OptionError(
+                "--model_refresh_seconds goes with --scorer=pytorch, and the scorer is "
+                f"{self.scorer.scorer}: roll the model out at the server"
+            )
         given = (self.detection.medium_threshold, self.detection.high_threshold)
         if self.scorer.score_field != ANOMALY_SCORE and None in given:
             raise OptionError(
@@ -80,17 +86,20 @@ _Job = TypeVar("_Job", bound=JobOptions)
 
 
 def detect(
-    parse: Parse | ParseColumns | ParseCsv, options: JobOptions, manifest: Manifest, streaming: bool = False
+    parse: Parse | ParseColumns | ParseCsv, options: JobOptions, manifest: Manifest, streaming: bool
 ) -> Detect:
     """Makes the detection that the options describe.
 
     Raises:
       OptionError: --history does not fit the model.
     """
-    handler = model_handler(options.scorer, options.detection, manifest)
+    # The bins of the score are those of the model's own score.
+    has_score = options.scorer.score_field == ANOMALY_SCORE
+    every = options.tables.profile_every if options.tables.output_dataset and has_score else 0
+    handler = model_handler(options.scorer, options.detection, manifest, every)
+    profiles = CollectProfiles(streaming, options.tables.profile_seconds) if every else None
     history = options.history.transform(manifest.spec, streaming)
-    alert = Alert(manifest.thresholds, options.detection.min_severity)
-    return Detect(parse, Score(handler), alert, history)
+    return Detect(parse, Score(handler, profiles), Alert(options.detection.min_severity), history)
 
 
 def write_tables(detected: Detected, options: JobOptions, streaming: bool) -> None:

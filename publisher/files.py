@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from common.files import writing
 from common.parquet import RowGroupWriter
+from common.writing import writing
 from publisher.forms import ABOUT_ANY, EVENT_TIME, Form
 from publisher.messages import Outgoing
 from publisher.sink import Receipt
@@ -39,6 +39,10 @@ class _File:
         with writing(self._path):
             self._file.close()
 
+    def _open(self) -> BinaryIO:
+        with writing(self._path):
+            return self._path.open("wb", buffering=1 << 20)
+
     def poll(self) -> Sequence[Receipt]:
         """See Sink."""
         return []
@@ -52,7 +56,7 @@ class JsonLinesFile(_File):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.destination = str(path)
-        self._file = path.open("wb", buffering=1 << 20)
+        self._file = self._open()
 
     def send(self, messages: Outgoing) -> Sequence[Receipt]:
         """See Sink."""
@@ -110,7 +114,7 @@ class ParquetFile(_Table):
 
     def __init__(self, path: Path, form: Form = ULB, is_labelled: bool = False) -> None:
         super().__init__(path, form, is_labelled)
-        self._file = RowGroupWriter(path.open("wb"), self._schema)
+        self._file = RowGroupWriter(self._open(), self._schema)
 
     def _write(self, rows: pa.RecordBatch) -> None:
         self._file.write(rows)
@@ -125,7 +129,7 @@ class CsvFile(_Table):
         super().__init__(path, form, is_labelled)
         self._place = self._schema.get_field_index(EVENT_TIME)
         schema = self._schema.set(self._place, pa.field(EVENT_TIME, pa.string()))
-        self._file = path.open("wb", buffering=1 << 20)
+        self._file = self._open()
         self._writer = csv.CSVWriter(
             self._file, schema, write_options=csv.WriteOptions(quoting_style="needed")
         )
@@ -150,7 +154,7 @@ class LabelsFile(_File):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._file = RowGroupWriter(path.open("wb"), pa.schema(ABOUT_ANY))
+        self._file = RowGroupWriter(self._open(), pa.schema(ABOUT_ANY))
 
     def write(self, messages: Outgoing) -> None:
         """Appends a row for each message."""

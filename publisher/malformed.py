@@ -73,7 +73,8 @@ def _empty(document: Document, rng: np.random.Generator) -> bytes:
 
 
 def _wrong_type_root(document: Document, rng: np.random.Generator) -> bytes:
-    every = document.get("features") or list(document.values())
+    # An array with an object in it, such as the merchant, would be an array of transactions.
+    every = document.get("features") or [each for each in document.values() if not isinstance(each, dict)]
     roots = (every, _amount(document), document["transaction_id"], None, True)
     return orjson.dumps(roots[int(rng.integers(len(roots)))])
 

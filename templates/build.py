@@ -16,6 +16,7 @@ from common import google
 from common.command import CommandError, Parser, command
 from common.names import PROJECT
 from common.options import OptionError, add_options, group, option, read_options
+from common.writing import write_text, writing
 from templates import metadata, spec
 from templates.image import ROOT, ImageOptions, build_image
 
@@ -58,11 +59,12 @@ def default_tag() -> str:
 
 def write(directory: Path, names: Names, image: str) -> list[Path]:
     """Writes PIPELINE.json for each pipeline into a directory, and makes the directory if it is missing."""
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory, "--offline"):
+        directory.mkdir(parents=True, exist_ok=True)
     files = []
     for pipeline in metadata.PARSERS:
         file = directory / f"{pipeline}.json"
-        file.write_text(spec.text(pipeline, image, names), encoding="utf-8")
+        write_text(file, spec.text(pipeline, image, names), "--offline")
         files.append(file)
     return files
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow as pa
@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from model.thresholds import SEVERITIES
 from transforms import metrics
-from transforms.schema import ALERTS
+from transforms.schema import ALERTS, MESSAGE_FIELDS
+from transforms.thresholds import thresholds_of
 
 
 @dataclass
@@ -21,58 +22,55 @@ class Alert(beam.PTransform):
 
     SCORES batch  ->  ALERTS batch
 
+    The threshold beside a score is that of the model which gave it.
+
     Attributes:
-      thresholds: the lowest anomaly_score of each alerting severity; written beside the score.
       min_severity: "medium" or "high".
     """
 
-    thresholds: Mapping[str, float] = field(hash=False)
     min_severity: str = "medium"
 
     def expand(self, scores: beam.PCollection) -> beam.PCollection:
         """Scores to alerts; a batch without alerts has no output."""
-        return scores | beam.ParDo(_AlertFn(dict(self.thresholds), self.min_severity)).with_output_types(
-            pa.RecordBatch
-        )
+        return scores | beam.ParDo(_AlertFn(self.min_severity)).with_output_types(pa.RecordBatch)
 
 
-def alerts(
-    scores: pa.RecordBatch, thresholds: Mapping[str, float], min_severity: str = "medium"
-) -> pa.RecordBatch:
+def alerts(scores: pa.RecordBatch, min_severity: str = "medium") -> pa.RecordBatch:
     """Selects the rows of a SCORES batch that reached `min_severity`, as an ALERTS batch.
 
     >>> from transforms.schema import SCORES, empty
-    >>> alerts(empty(SCORES), {"medium": 10.0, "high": 20.0}).num_rows
+    >>> from transforms.thresholds import with_thresholds
+    >>> alerts(empty(with_thresholds(SCORES, {"medium": 10.0, "high": 20.0}))).num_rows
     0
 
     Args:
-      scores: a SCORES batch.
-      thresholds: the lowest anomaly_score of each alerting severity.
+      scores: a SCORES batch, which carries its thresholds.
       min_severity: "medium" or "high".
 
     Raises:
-      ValueError: `min_severity` is no alerting severity.
+      ValueError: `min_severity` is no alerting severity, or the batch carries no thresholds.
     """
     if min_severity not in SEVERITIES[1:]:
         raise ValueError(f"min_severity: expected one of {', '.join(SEVERITIES[1:])}, got {min_severity!r}")
     wanted = SEVERITIES[SEVERITIES.index(min_severity) :]
     # Few rows are alerts: to take them by number costs less than to filter the nested columns.
     rows = scores.take(pc.indices_nonzero(pc.is_in(scores.column("severity"), pa.array(wanted))))
+    thresholds = thresholds_of(rows)
     reached = [thresholds[severity] for severity in rows.column("severity").to_pylist()]
     columns = {"threshold": pa.array(reached, pa.float64())}
+    columns |= {field.name: pa.nulls(rows.num_rows, field.type) for field in MESSAGE_FIELDS}
     return pa.RecordBatch.from_arrays(
         [columns[name] if name in columns else rows.column(name) for name in ALERTS.names], schema=ALERTS
     )
 
 
 class _AlertFn(beam.DoFn):
-    def __init__(self, thresholds: Mapping[str, float], min_severity: str) -> None:
-        self._thresholds = thresholds
+    def __init__(self, min_severity: str) -> None:
         self._min_severity = min_severity
         self._alerts = metrics.counter(metrics.ALERTS)
 
     def process(self, element: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        batch = alerts(element, self._thresholds, self._min_severity)
+        batch = alerts(element, self._min_severity)
         if batch.num_rows:
             self._alerts.inc(batch.num_rows)
             yield batch

@@ -15,11 +15,12 @@ from transforms.score import Score
 
 
 class Detected(NamedTuple):
-    """Output of Detect: SCORES, ALERTS and ERROR_RECORDS batches."""
+    """Output of Detect: SCORES, ALERTS and ERROR_RECORDS batches; with profiles one of FEATURE_PROFILES."""
 
     scores: beam.PCollection
     alerts: beam.PCollection
     dead_letters: beam.PCollection
+    profiles: tuple[beam.PCollection, ...] = ()
 
 
 @dataclass
@@ -51,4 +52,4 @@ class Detect(beam.PTransform):
         scored = transactions | "Score" >> self.score
         alerts = scored.scores | "Alert" >> self.alert
         rejected = (parsed.dead_letters, scored.dead_letters) | "Rejected" >> beam.Flatten()
-        return Detected(scored.scores, alerts, rejected)
+        return Detected(scored.scores, alerts, rejected, scored.profiles)

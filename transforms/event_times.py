@@ -25,4 +25,6 @@ def outside_reasons(times: pa.Array, default: dt.datetime, rules: MessageRules) 
         return {}  # the usual case
     outside = pc.or_(pc.less(times, earliest), pc.greater(times, latest))
     rows = np.flatnonzero(pc.fill_null(outside, False).to_numpy(zero_copy_only=False)).tolist()
-    return {row: outside_text(moment_text(times[row]), bounds) for row in rows}
+    return {
+        row: outside_text(moment_text(times[row]), times[row].value < earliest.value, rules) for row in rows
+    }

@@ -182,7 +182,7 @@ def _parse(
             elif earliest <= moment <= latest:
                 row.event_time = moment
             else:
-                raise RejectedError(outside_text(moment.isoformat(), (earliest, latest)))
+                raise RejectedError(outside_text(moment.isoformat(), moment < earliest, rules))
             if row.transaction_id is None:
                 row.transaction_id = derived_id(payload, message_ids[i])
                 unnamed.append(i)
@@ -242,9 +242,17 @@ def event_time_bounds(published: dt.datetime, rules: MessageRules) -> tuple[dt.d
         )
 
 
-def outside_text(moment: str, bounds: tuple[dt.datetime, dt.datetime]) -> str:
-    """Returns the reason to reject an event time outside its bounds."""
-    return f"event_time: {moment} is outside {bounds[0]} to {bounds[1]}"
+def outside_text(moment: str, is_early: bool, rules: MessageRules) -> str:
+    """Returns the reason to reject an event time outside its bounds.
+
+    It names the limits, which are those of the job. Moments would differ by message, and so would reasons.
+    """
+    limit = (
+        f"--max_event_age_days={rules.max_age.days} before"
+        if is_early
+        else f"--max_event_lead_seconds={rules.max_lead.total_seconds():.0f} after"
+    )
+    return f"event_time: {moment} is more than {limit} its publication or the launch of the job"
 
 
 def _attribute_time(name: str, attributes: Mapping[str, str]) -> dt.datetime | None:

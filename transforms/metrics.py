@@ -17,6 +17,8 @@ ROWS_IN: Final = "rows_in"
 ROWS_SCORED: Final = "rows_scored"
 DEAD_LETTERS: Final = "dead_letters"
 ALERTS: Final = "alerts"
+ALERTS_SUPPRESSED: Final = "alerts_suppressed"
+"""Alerts that the table has and the topic got no message of; see `transforms.cooldown`."""
 IDS_DERIVED: Final = "ids_derived"
 """Transactions that had no id, and got one from their content."""
 TIMES_DEFAULTED: Final = "times_defaulted"
@@ -25,6 +27,11 @@ UNSTORED: Final = "dead_letters_unstored"
 """Counts dead letters that BigQuery itself refused; the log names each, and its message is lost."""
 VALUES_OUT_OF_RANGE: Final = "values_out_of_range"
 """Values of features that lie outside the range of the training; see `features.ranges`."""
+
+MODEL_REFRESHES: Final = "model_refreshes"
+"""New models that a worker process took over (--model_refresh_seconds)."""
+MODEL_REFUSALS: Final = "model_refusals"
+"""Artifacts that a worker process did not take over: damaged, for other features, or out of reach."""
 
 
 def counter(name: str) -> Metrics.DelegatingCounter:

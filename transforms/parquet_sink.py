@@ -10,8 +10,8 @@ from apache_beam.coders import BytesCoder
 from apache_beam.io.filebasedsink import FileBasedSink
 from apache_beam.io.filesystem import CompressionTypes
 
-from common.files import writing
 from common.parquet import RowGroupWriter
+from common.writing import writing
 from transforms.publication import make_directory
 
 _FLAG: Final = "--output"

@@ -25,7 +25,7 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from common.command import CommandError
-from common.files import writing
+from common.writing import writing
 
 SUCCESS: Final = "_SUCCESS"
 PUBLISHING: Final = "_PUBLISHING"

@@ -30,6 +30,7 @@ from apache_beam.ml.inference.base import ModelHandler
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from features.declaration import FeatureSpec
 from features.default import ULB
+from features.profiles import Bins, Sample
 from features.ranges import FeatureRanges, FeatureWatch
 from model.outputs import ANOMALY_SCORE, answer_bytes
 from transforms import metrics
@@ -192,6 +193,7 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
       any_shape: whether a server is used that does not have all fields.
       ranges: of the features, from the manifest of the model; without them no value is out of range.
       spec: of the model.
+      bins: by which some rows are counted; None counts none.
     """
 
     thresholds: Mapping[str, float]
@@ -202,6 +204,7 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
     any_shape: bool = False
     ranges: FeatureRanges = field(default_factory=FeatureRanges)
     spec: FeatureSpec = ULB
+    bins: Bins | None = None
 
     @abstractmethod
     def connect(self) -> Connection:
@@ -242,7 +245,7 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
         metrics.counter(ROWS).inc(batch.num_rows)
         metrics.add({metrics.VALUES_OUT_OF_RANGE: model.watch.look(features)})
         self._watch_versions(parts, model)
-        rules = ScoreRules(self.thresholds, self.model_version, self.detail, self.spec)
+        rules = ScoreRules(self.thresholds, self.model_version, self.detail, self.spec, self.bins)
         return [assemble_parts(batch, parts, rules, time.time_ns() // 1000)]
 
     def _watch_versions(self, parts: Sequence[Part[Answer]], model: RemoteModel) -> None:
@@ -332,6 +335,7 @@ def assemble_parts(
       scored_at: microseconds since the epoch.
     """
     scores, dead = [], []
+    samples: list[Sample] = []
     for run in _runs(parts, rules.model_version):
         rows = batch.slice(run[0].start, run[-1].stop - run[0].start)
         if run[0].result is None:
@@ -345,11 +349,12 @@ def assemble_parts(
         scored = assemble_scores(rows, outputs, replace(rules, model_version=version), scored_at)
         scores.append(scored.scores)
         dead.append(scored.dead_letters)
+        samples += scored.samples
     if not scores:
         scores.append(empty(SCORES_FULL if rules.detail == "full" else SCORES))
     if not dead:
         dead.append(empty(ERROR_RECORDS))
-    return Scored(pa.concat_batches(scores), pa.concat_batches(dead))
+    return Scored(pa.concat_batches(scores), pa.concat_batches(dead), tuple(samples))
 
 
 def _close(threads: ThreadPoolExecutor, connection: Connection) -> None:

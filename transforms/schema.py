@@ -115,6 +115,21 @@ def _full_fields() -> Iterable[pa.Field]:
 SCORES_FULL: Final = pa.schema([*SCORES, *_full_fields()])
 """SCORES and the other outputs of the model (--output_detail=full)."""
 
+MESSAGE_FIELDS: Final = (
+    _field(
+        "suppressed",
+        pa.bool_(),
+        "True where the alert topic got no message of the alert (--alert_cooldown, "
+        "--max_alert_messages_per_minute). Null without these",
+    ),
+    _field(
+        "suppressed_before",
+        pa.int64(),
+        "Alerts of the account without a message since the message before this one; null where none",
+    ),
+)
+"""The columns of an alert that say what its topic got; see transforms.cooldown."""
+
 ALERTS: Final = pa.schema(
     [
         *KEY_FIELDS,
@@ -126,6 +141,7 @@ ALERTS: Final = pa.schema(
         _VERSION_FIELD,
         _SCORED_AT_FIELD,
         *TRACE_FIELDS,
+        *MESSAGE_FIELDS,
     ]
 )
 
@@ -177,6 +193,35 @@ SCORE_WINDOWS: Final = pa.schema(
     ]
 )
 """One state of a window; see transforms.windows."""
+
+FEATURE_PROFILES: Final = pa.schema(
+    [
+        _field("profiled_at", _TIMESTAMP, "When counting began", False),
+        _VERSION_FIELD,
+        _field("feature", pa.string(), "Name of the feature; anomaly_score for the score", False),
+        _field("profile_id", pa.string(), "Of the rows that were counted; the deduplication key", False),
+        _field("transactions", pa.int64(), "Rows that were counted", False),
+        _field("every", pa.int64(), "Each so-manieth row was counted (--profile_every)", False),
+        _field("outside", pa.int64(), "Values outside the range of the training", False),
+        _field("missing", pa.int64(), "Rows without a value; what takes its place is in the bins", False),
+        _field("missing_share", pa.float64(), "Share of such rows in the training; null where not known"),
+        _field(
+            "bins",
+            pa.list_(
+                pa.struct(
+                    [
+                        _field("place", pa.int64(), "0 is below the range of the training", False),
+                        _field("below", pa.float64(), "End of the bin; null for the last, above the range"),
+                        _field("transactions", pa.int64(), "Values in the bin", False),
+                        _field("share", pa.float64(), "Share of the training's values in the bin", False),
+                    ]
+                )
+            ),
+            "The values between the quantiles of the training",
+        ),
+    ]
+)
+"""The profile of a feature, which can be added up with others; see transforms.profiles."""
 
 _BIGQUERY_TYPES: Final = {
     pa.bool_(): "BOOL",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -18,9 +18,14 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from features.ranges import FeatureWatch
 from model import artifact, inference
+from model.live import Event, Follower, ForeignError, Live, check_spec
 from model.outputs import ANSWER_FIELDS, SCORE_FIELDS
+from model.thresholds import check_thresholds
 from transforms import metrics
+from transforms.forms import Encoding
+from transforms.learnt_inputs import LearntInputs
 from transforms.parse import DEAD_LETTER_TAG, two_outputs
+from transforms.profiles import CollectProfiles
 from transforms.scores import (
     OutputDetail,
     Scored,
@@ -29,38 +34,61 @@ from transforms.scores import (
     feature_matrix,
 )
 
+_COUNTERS: Final[Mapping[Event, str]] = {
+    "refreshed": metrics.MODEL_REFRESHES,
+    "refused": metrics.MODEL_REFUSALS,
+}
+
 
 class ScoreOutput(NamedTuple):
-    """Output of Score: SCORES batches, and ERROR_RECORDS batches."""
+    """Output of Score: SCORES and ERROR_RECORDS batches; with profiles one of FEATURE_PROFILES batches."""
 
     scores: beam.PCollection
     dead_letters: beam.PCollection
+    profiles: tuple[beam.PCollection, ...] = ()
 
 
 @dataclass
 class Score(beam.PTransform):
     """Scores transactions.
 
-    TRANSACTIONS batch  ->  SCORES batch  +  ERROR_RECORDS batch
+    TRANSACTIONS batch  ->  SCORES batch  +  ERROR_RECORDS batch  (+  FEATURE_PROFILES batch)
 
     Attributes:
       handler: scores one TRANSACTIONS batch and returns one Scored; PytorchHandler, or a remote one.
+      profiles: counts the samples that the handler takes; None where it takes none.
     """
 
     handler: ModelHandler
+    profiles: CollectProfiles | None = None
 
     def expand(self, transactions: beam.PCollection) -> ScoreOutput:
-        """Transactions to scores and dead letters."""
-        return ScoreOutput(*(transactions | RunInference(self.handler) | two_outputs(_SplitFn())))
+        """Transactions to scores, dead letters and profiles."""
+        scored = transactions | RunInference(self.handler)
+        profiles = (scored | "Profile" >> self.profiles,) if self.profiles else ()
+        scores, dead_letters = scored | two_outputs(_SplitFn())
+        return ScoreOutput(scores, dead_letters, profiles)
 
 
 @dataclass
 class LoadedModel:
-    """A model in memory, the rules that turn its outputs into rows, and the watch over its inputs."""
+    """A model in memory, the rules that turn its outputs into rows, and the watch over its inputs.
+
+    Attributes:
+      module: the network.
+      rules: thresholds, version and detail.
+      watch: over the inputs.
+      encode: makes the inputs, where this model learnt other numbers of the features than that of the launch.
+    """
 
     module: torch.jit.ScriptModule
     rules: ScoreRules
     watch: FeatureWatch
+    encode: LearntInputs | None = None
+
+    def inputs(self, batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
+        """The inputs of the model for a TRANSACTIONS batch."""
+        return feature_matrix(batch) if self.encode is None else self.encode(batch)
 
     def outputs(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """The model's outputs by name for raw features [n, 30]."""
@@ -74,7 +102,7 @@ class LoadedModel:
 
 
 @dataclass
-class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
+class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, Live[LoadedModel]]):
     """The model in the worker: a verified artifact, as frozen TorchScript, on one thread.
 
     The element is a batch already, so RunInference's own batching is skipped, and its metrics count rows.
@@ -83,46 +111,72 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, LoadedModel]):
       model: directory of the artifact, local or gs://.
       detail: "compact", or "full" for all outputs of the model.
       thresholds: replaces the manifest's thresholds of the severities named in it.
-      digest: of the manifest at launch, whose thresholds and version hold for the whole job; a worker that
-        finds another refuses it. "" takes any.
+      digest: of the manifest at launch; a worker that finds another refuses it. "" takes any.
+      refresh_seconds: between two looks at the artifact for a new model; 0 keeps the first.
+      encoding: the one by which batches were parsed. A model of other features is refused, and one that
+        learnt other numbers of them encodes again. None takes any.
+      profile_every: each so-manieth row is taken for the profile of the features; 0 takes none.
     """
 
     model: str
     detail: OutputDetail = "compact"
     thresholds: dict[str, float] = field(default_factory=dict)
     digest: str = ""
+    refresh_seconds: float = 0
+    encoding: Encoding | None = None
+    profile_every: int = 0
 
-    def load_model(self) -> LoadedModel:
+    def load_model(self) -> Live[LoadedModel]:
         """Reads and verifies the artifact, and runs it a few times, since the first calls compile.
 
         Raises:
           model.artifact.ReplacedError: it is another artifact than at launch.
-          model.artifact.ArtifactError: the artifact is incomplete or altered.
+          model.artifact.ArtifactError: the artifact is incomplete or altered, or for other features.
         """
         found = artifact.read(self.model, self.digest)
-        thresholds = {**found.manifest.thresholds, **self.thresholds}
-        rules = ScoreRules(thresholds, found.manifest.model_version, self.detail, found.manifest.spec)
-        loaded = LoadedModel(found.load_model(), rules, FeatureWatch(found.manifest.ranges))
-        inference.use_one_thread()
-        inference.warm_up(loaded.module, loaded.fields, len(found.manifest.spec.inputs))
+        live = Live(self._load(found))
         # Modules and model live as long as the worker. Without this the garbage collector, which the many
         # short-lived objects of parsing set going, would look through all of them again and again.
         gc.collect()
         gc.freeze()
+        if self.refresh_seconds:
+            live.follow(Follower(self.model, self._load, found.manifest.digest), self.refresh_seconds)
+        return live
+
+    def _load(self, found: artifact.Artifact) -> LoadedModel:
+        manifest, encode = found.manifest, None
+        if self.encoding is not None:
+            check_spec(found, self.encoding.spec, "the running job; launch it again to score with it")
+            if manifest.learnt != self.encoding.learnt:
+                encode = LearntInputs(manifest.spec, manifest.learnt)
+        thresholds = {**manifest.thresholds, **self.thresholds}
+        try:
+            check_thresholds(thresholds)
+        except ValueError as error:
+            raise ForeignError(
+                f"{found.uri}: version {manifest.model_version}: with those of the options, {error}"
+            ) from error
+        bins = manifest.bins(self.profile_every) if self.profile_every else None
+        rules = ScoreRules(thresholds, manifest.model_version, self.detail, manifest.spec, bins)
+        loaded = LoadedModel(found.load_model(), rules, FeatureWatch(manifest.ranges), encode)
+        inference.use_one_thread()
+        inference.warm_up(loaded.module, loaded.fields, len(manifest.spec.inputs))
         return loaded
 
     def run_inference(
         self,
         batch: pa.RecordBatch | Sequence[pa.RecordBatch],
-        model: LoadedModel,
+        model: Live[LoadedModel],
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[Scored]:
-        """Scores one TRANSACTIONS batch."""
+        """Scores one TRANSACTIONS batch by the model that is the current one at its begin."""
         assert isinstance(batch, pa.RecordBatch)
-        features = feature_matrix(batch)
-        metrics.add({metrics.VALUES_OUT_OF_RANGE: model.watch.look(features)})
-        outputs = model.outputs(features)
-        return [assemble_scores(batch, outputs, model.rules, time.time_ns() // 1000)]
+        loaded = model.current
+        features = loaded.inputs(batch)
+        metrics.add({metrics.VALUES_OUT_OF_RANGE: loaded.watch.look(features)})
+        metrics.add({_COUNTERS[event]: n for event, n in model.take_events().items()})
+        outputs = loaded.outputs(features)
+        return [assemble_scores(batch, outputs, loaded.rules, time.time_ns() // 1000, features)]
 
     def get_num_bytes(self, batch: pa.RecordBatch | Sequence[pa.RecordBatch]) -> int:
         """Bytes of the batch; the default would pickle it to find out."""

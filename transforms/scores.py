@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from features.arrow import count_missing
 from features.declaration import FeatureSpec
 from features.default import ULB
+from features.profiles import Bins, Sample
 from model.explain import top_features
 from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
 from model.thresholds import SEVERITIES, severity_codes
@@ -20,6 +22,7 @@ from transforms.dead_letter import dead_letters
 from transforms.json_rows import untraced
 from transforms.readable import amounts, by_feature, value_texts
 from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES, TRACE_FIELDS
+from transforms.thresholds import with_thresholds
 
 OutputDetail = Literal["compact", "full"]
 
@@ -35,12 +38,19 @@ class ScoreRules:
       model_version: written into every row.
       detail: "compact" for SCORES, "full" for SCORES_FULL.
       spec: the features of the model.
+      bins: by which some rows are counted; None counts none.
     """
 
     thresholds: Mapping[str, float]
     model_version: str
     detail: OutputDetail = "compact"
     spec: FeatureSpec = ULB
+    bins: Bins | None = None
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The schema of the rows, which carries the thresholds."""
+        return with_thresholds(SCORES_FULL if self.detail == "full" else SCORES, self.thresholds)
 
     @cached_property
     def names(self) -> pa.Array:
@@ -49,10 +59,14 @@ class ScoreRules:
 
 
 class Scored(NamedTuple):
-    """One SCORES batch and one ERROR_RECORDS batch; together they hold every transaction once."""
+    """One SCORES batch and one ERROR_RECORDS batch; together they hold every transaction once.
+
+    The samples are of scored rows, for the profile of the features.
+    """
 
     scores: pa.RecordBatch
     dead_letters: pa.RecordBatch
+    samples: tuple[Sample, ...] = ()
 
 
 def feature_matrix(transactions: pa.RecordBatch) -> npt.NDArray[np.float32]:
@@ -66,6 +80,7 @@ def assemble_scores(
     outputs: Mapping[str, npt.NDArray[np.floating]],
     rules: ScoreRules,
     scored_at: int,
+    features: npt.NDArray[np.float32] | None = None,
 ) -> Scored:
     """Joins transactions with the outputs of the model.
 
@@ -84,6 +99,7 @@ def assemble_scores(
         other outputs of the model by name. Columns of outputs that a server does not have stay empty.
       rules: thresholds, version and detail.
       scored_at: microseconds since the epoch.
+      features: the inputs of the model; those of the batch when None.
     """
     score = np.asarray(outputs[ANOMALY_SCORE], np.float64)
     finite = np.isfinite(score)
@@ -92,8 +108,9 @@ def assemble_scores(
         bad = transactions.filter(pa.array(~finite))
         reasons = [f"anomaly_score: the model gave {value}" for value in score[~finite]]
         kept = {name: values[finite] for name, values in outputs.items()}
-        scores = assemble_scores(transactions.filter(mask), kept, rules, scored_at).scores
-        return Scored(scores, unscored(bad, reasons, rules.spec))
+        rest = None if features is None else features[finite]
+        scored = assemble_scores(transactions.filter(mask), kept, rules, scored_at, rest)
+        return scored._replace(dead_letters=unscored(bad, reasons, rules.spec))
     n = len(score)
     codes = severity_codes(score, rules.thresholds)
     columns = [
@@ -108,13 +125,39 @@ def assemble_scores(
         *(transactions.column(field.name) for field in TRACE_FIELDS),
         pa.nulls(n, SCORES.field("stored_at").type),
     ]
-    schema = SCORES
     if rules.detail == "full":
-        schema = SCORES_FULL
         for scale in SCALES:
             columns += [_lists(outputs.get(f"{scale}_{name}"), n) for name in VECTOR_OUTPUTS]
             columns += [_numbers(outputs.get(f"{scale}_{name}"), n) for name in SCALAR_OUTPUTS]
-    return Scored(pa.RecordBatch.from_arrays(columns, schema=schema), dead_letters([], [], "score"))
+    scores = pa.RecordBatch.from_arrays(columns, schema=rules.schema)
+    taken = feature_matrix(transactions) if features is None else features
+    return Scored(scores, dead_letters([], [], "score"), sampled(transactions, taken, score, rules))
+
+
+def sampled(
+    transactions: pa.RecordBatch,
+    features: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float64],
+    rules: ScoreRules,
+) -> tuple[Sample, ...]:
+    """Takes the rows of a scored batch that are counted in the profile; at most one sample."""
+    bins, n = rules.bins, transactions.num_rows
+    if bins is None or not n:
+        return ()
+    first = bins.first_row(transactions["transaction_id"][0].as_py())
+    if first >= n:
+        return ()
+    chosen = slice(first, None, bins.every)
+    missing = {}
+    if "inputs" in transactions.schema.names:
+        raw = transactions["inputs"].take(pa.array(np.arange(n)[chosen]))
+        for feature in rules.spec.features:
+            if (index := raw.type.get_field_index(feature.source)) >= 0:
+                missing[feature.name] = count_missing(raw.field(index))
+    ids = transactions["transaction_id"].take(pa.array(np.arange(n)[chosen])).to_pylist()
+    return (
+        bins.sample(rules.model_version, ids, features[chosen], scores[chosen].astype(np.float32), missing),
+    )
 
 
 def unscored(transactions: pa.RecordBatch, reasons: list[str], spec: FeatureSpec = ULB) -> pa.RecordBatch:

@@ -20,7 +20,7 @@ from transforms.bigquery.methods import NEEDS, Method
 from transforms.dead_letter import given_message_id
 from transforms.detect import Detected
 from transforms.files import WriteParquetBatches
-from transforms.schema import ALERTS, ERROR_RECORDS, SCORE_WINDOWS, SCORES
+from transforms.schema import ALERTS, ERROR_RECORDS, FEATURE_PROFILES, SCORE_WINDOWS, SCORES
 from transforms.topics import RowMessages
 from transforms.trace import STORED_AT, stamped
 from transforms.windows import CountWindows
@@ -52,13 +52,13 @@ class Checkpoint(beam.PTransform):
 class WriteTables(beam.PTransform):
     """Writes scores, alerts and dead letters to the tables of a dataset.
 
-    Detected  ->  scores, alerts, error_records, and score_windows where windows are counted; rows that
-    BigQuery refuses join the error records
+    Detected  ->  scores, alerts, error_records; score_windows and feature_profiles where these are counted;
+    rows that BigQuery refuses join the error records
 
     A batch job commits the tables when all of them are written, each of them at once: first the scores, then
-    the alerts and windows, which are of no use without them, then the error records. In a stream, rows are
-    visible as they are stored, so that a step that is repeated stores them again: alerts and dead letters
-    pass a `Checkpoint`, and windows a shuffle. Scores, by far the most rows, need none: the others have one.
+    the alerts, windows and profiles, which are of no use without them, then the error records. In a stream,
+    rows are visible as they are stored, so that a step that is repeated stores them again: alerts, profiles
+    and dead letters pass a `Checkpoint`, windows a shuffle. Scores, by far the most rows, need none.
 
     Attributes:
       dataset: "PROJECT.DATASET"; its tables must exist, see transforms.tables.
@@ -85,13 +85,16 @@ class WriteTables(beam.PTransform):
         if self.windows:
             windows = detected.scores | "Count windows" >> self.windows
             written.append(windows | "Windows" >> self._write(tables.WINDOWS_TABLE, SCORE_WINDOWS))
+        for counted in detected.profiles:
+            profiles = self._apart(counted, "Profiles")
+            written.append(profiles | "Profiles" >> self._write(tables.PROFILES_TABLE, FEATURE_PROFILES))
         rejected = (detected.dead_letters, *(each.dead_letters for each in written)) | beam.Flatten()
         last = self._apart(rejected, "Errors") | "Errors" >> self._write(tables.ERRORS_TABLE, ERROR_RECORDS)
         _ = last.dead_letters | "Log" >> beam.ParDo(_LogFn())
         if self._commits_at_the_end:
             streams = [each.streams for each in (*written, last)] | "Streams" >> beam.Flatten()
-            names = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.WINDOWS_TABLE, tables.ERRORS_TABLE)
-            order = [f"{self.dataset}.{name}" for name in names]
+            first = (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.WINDOWS_TABLE, tables.PROFILES_TABLE)
+            order = [f"{self.dataset}.{name}" for name in (*first, tables.ERRORS_TABLE)]
             _ = streams | "Commit" >> Commit(self.endpoints, order)
 
     @property
@@ -179,6 +182,23 @@ class PublishRows(beam.PTransform):
         """Rows to the topic."""
         messages = (batches | Checkpoint() if self.apart else batches) | RowMessages()
         _ = messages | beam.io.WriteToPubSub(self.topic, with_attributes=True)
+
+
+@dataclass
+class PublishMessages(beam.PTransform):
+    """Publishes messages that are made already.
+
+    PubsubMessage  ->  the topic
+
+    Attributes:
+      topic: "projects/PROJECT/topics/TOPIC".
+    """
+
+    topic: str
+
+    def expand(self, messages: beam.PCollection) -> None:
+        """Messages to the topic, apart from the steps before."""
+        _ = messages | Checkpoint() | beam.io.WriteToPubSub(self.topic, with_attributes=True)
 
 
 def _sent(scores: pa.RecordBatch) -> pa.RecordBatch:

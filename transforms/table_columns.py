@@ -52,7 +52,7 @@ def with_members(existing: Sequence[bigquery.SchemaField], schema: pa.Schema) ->
         there = {member.name.lower() for member in field.fields}
         members = wanted[field.name.lower()].fields if there and field.name.lower() in wanted else ()
         lacks = [member.to_api_repr() for member in members if member.name.lower() not in there]
-        content = field.to_api_repr()
+        content = dict(field.to_api_repr())  # not a copy of its own
         if lacks:
             content["fields"] = [*content["fields"], *lacks]
         columns.append(bigquery.SchemaField.from_api_repr(content) if lacks else field)

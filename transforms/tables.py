@@ -15,7 +15,15 @@ from google.cloud.bigquery.retry import DEFAULT_RETRY
 
 from common import google
 from common.retry import LOOK_SECONDS
-from transforms.schema import ALERTS, ERROR_RECORDS, SCORE_WINDOWS, SCORES, SCORES_FULL, to_bigquery
+from transforms.schema import (
+    ALERTS,
+    ERROR_RECORDS,
+    FEATURE_PROFILES,
+    SCORE_WINDOWS,
+    SCORES,
+    SCORES_FULL,
+    to_bigquery,
+)
 from transforms.table_columns import TableError, missing_columns, with_members
 
 SCORES_TABLE: Final = "scores"
@@ -23,6 +31,7 @@ ALERTS_TABLE: Final = "alerts"
 ERRORS_TABLE: Final = "error_records"
 REPLAYED_TABLE: Final = "replayed_records"
 WINDOWS_TABLE: Final = "score_windows"
+PROFILES_TABLE: Final = "feature_profiles"
 
 REPLAYED_RECORDS: Final = pa.schema(
     [
@@ -202,6 +211,21 @@ def score_windows_table() -> TableSpec:
     )
 
 
+def feature_profiles_table() -> TableSpec:
+    """The table of what models saw of their features."""
+    return TableSpec(
+        name=PROFILES_TABLE,
+        schema=FEATURE_PROFILES,
+        description="Values of features and score by bins of the training, one row for each count",
+        partition_field="profiled_at",
+        clustering=("model_version", "feature"),
+        view=f"{PROFILES_TABLE}_latest",
+        view_description="Each count once",
+        key=("profile_id", "model_version", "feature"),
+        latest=("profiled_at",),
+    )
+
+
 def replayed_records_table(name: str = REPLAYED_TABLE) -> TableSpec:
     """The table of the dead letters that operations.replay has sent; that command alone creates it."""
     return TableSpec(
@@ -222,6 +246,7 @@ TABLES: Final[tuple[TableSpec, ...]] = (
     alerts_table(),
     error_records_table(),
     score_windows_table(),
+    feature_profiles_table(),
 )
 
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 from apache_beam.io.gcp.pubsub import PubsubMessage
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
-from transforms.schema import TRACE_FIELDS
+from transforms.schema import MESSAGE_FIELDS, TRACE_FIELDS
 from transforms.trace import PASSED, STORED_AT
 
-_LEFT_OUT: Final = frozenset((*(field.name for field in TRACE_FIELDS), STORED_AT))
+_LEFT_OUT: Final = frozenset((*(field.name for field in (*TRACE_FIELDS, *MESSAGE_FIELDS)), STORED_AT))
 """Columns that a message has where the row has a value in them; of the others it also has nulls."""
 
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC

@@ -10,14 +10,17 @@ from google.cloud import bigquery
 from cloud.checks.finding import BIGQUERY_PATIENCE, Finding, Lookup, left_to_the_workers, project_of
 from cloud.endpoints import client_arguments
 from cloud.jobs import ENDING, JobError
+from cloud.pipeline import PipelineCommand
 from cloud.request import JobRequest
 from cloud.resources.base import Clients
 from cloud.resources.tables import column_differences, table_differences
-from common.google import remedy
+from common.google import ERRORS, remedy
 from common.loopback import urlopen
 from common.retry import LOOK_SECONDS
-from features.ulb import FEATURES
+from model import artifact
 from transforms import tables
+from transforms.bigquery.source import arrow_schema
+from transforms.columnar import SourceColumnsError, check_columns
 
 _METADATA_ROLE = "roles/bigquery.metadataViewer"
 
@@ -178,8 +181,14 @@ def _check_table(
     ]
 
 
-def check_input_table(clients: Clients, name: str) -> list[Finding]:
-    """Checks that the source table exists and has the features."""
+def check_input_table(clients: Clients, name: str, command: PipelineCommand) -> list[Finding]:
+    """Checks that the source table exists and has the columns that the model asks for.
+
+    Args:
+      clients: Google's clients.
+      name: PROJECT.DATASET.TABLE.
+      command: of the pipeline; its flags name columns, and its model the features.
+    """
     lookup = Lookup(
         f"table {name}",
         "pass another --input_table",
@@ -190,12 +199,17 @@ def check_input_table(clients: Clients, name: str) -> list[Finding]:
     table, failed = lookup.run(lambda: clients.bigquery.get_table(name, **BIGQUERY_PATIENCE))
     if table is None:
         return left_to_the_workers(failed)
-    columns = {field.name.lower() for field in table.schema}
-    missing = [feature for feature in FEATURES if feature.lower() not in columns]
-    if missing and "features" not in columns:
-        problem = f"lacks the columns {', '.join(missing)}"
-        rename = "rename them in an --input_query='SELECT ... AS V1, ...'"
-        return [Finding(lookup.subject, "failed", problem, rename)]
+    select = "select from it with --input_query, which can rename and convert columns"
+    if table.table_type in ("VIEW", "MATERIALIZED_VIEW"):
+        return [Finding(lookup.subject, "failed", "is a view, which has no rows of its own", select)]
+    try:
+        rules = command.options.messages.rules(artifact.verify(command.model))
+        check_columns(arrow_schema(table.schema), rules)
+    except SourceColumnsError as error:
+        return [Finding(lookup.subject, "failed", str(error), select)]
+    except (artifact.ArtifactError, *ERRORS):
+        problem = "its columns are not compared, since the model cannot be read"
+        return [Finding(lookup.subject, "note", problem, "see the check of the model")]
     return [Finding(f"{lookup.subject}, {table.num_rows or 0:,} rows")]
 
 

@@ -107,16 +107,17 @@ anomaly launch streaming {place} {installation} --job_name={job} --update --min_
 **Meaning.** Each transaction of the last hour has on average more than {range} values outside the range of
 the training. The model was not trained for them, and its scores mean little.
 
-**Look.** The log of the workers names the features once, with their range and median of the training:
-search for "do not look like those". A feature in other units (cents for euros), with another sign or
-already standardised comes from the publisher. Without that, the world has changed: train anew.
+**Look.** `anomaly watch` names the features, also those that moved within their range. The log of the
+workers names them once, with their range and median of the training: search for "do not look like those".
+A feature in other units (cents for euros), with another sign or already standardised comes from the
+publisher. Without that, the world has changed: train anew.
 
 **Do.** Tell whoever owns the feed. In the morning, train on recent transactions and roll the model out as
 docs/runbook.md says.
 
 ```
-anomaly query score_drift --dataset {dataset} --since 7d
-anomaly query top_anomalies --dataset {dataset} --since 1h
+anomaly watch --dataset {dataset} --since 6h
+anomaly query feature_drift --dataset {dataset} --since 6h
 ```
 """,
     "no_data": """

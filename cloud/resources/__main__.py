@@ -19,7 +19,7 @@ from cloud.resources.gcloud import Gcloud
 from cloud.resources.monitoring import NotificationChannel
 from cloud.resources.storage import Bucket
 from common.clients import BigQueryEndpoints, EndpointOptions
-from common.command import Parser, command, confirm
+from common.command import CommandError, Parser, command, confirm
 from common.google import use_quota_project
 from common.names import KMS_KEY
 from common.options import OptionError, add_options, group, option, read_options
@@ -240,6 +240,12 @@ def run(action: str, options: ResourceOptions, form: Format) -> int:
             report(create(resources, clients, options.dry_run), form)
             return 0
         states = inspect_all(resources, clients)
+        errors = [state.error for state in states if state.error]
+        # Without credentials, for example: each has the same reason.
+        if errors and len(errors) == len(states):
+            raise CommandError(
+                f"none of the {len(states)} resources can be looked at; the first: {errors[0]}"
+            )
         report([Change(resource, state) for resource, state in zip(resources, states, strict=True)], form)
         return 0 if all(state.status == "ok" for state in states) else 1
     finally:

@@ -22,7 +22,7 @@ from cloud.resources.base import (
 )
 from transforms import tables
 from transforms.schema import to_bigquery
-from transforms.table_columns import TableError, column_kind
+from transforms.table_columns import TableError, column_kind, with_members
 
 
 @dataclass(frozen=True)
@@ -224,13 +224,25 @@ class Table(Resource):
 
 
 def column_differences(table: bigquery.Table, spec: tables.TableSpec) -> list[Difference]:
-    """Compares the types of the declared columns; the actual type of a missing column is None."""
+    """Compares the types of the declared columns; the actual type of a missing column is None.
+
+    A record that only lacks members is no other type: they are added as columns are.
+    """
     existing = {field.name.lower(): field for field in table.schema}
+    extended = {field.name.lower(): field for field in with_members(table.schema, spec.schema)}
     columns = []
     for declared in to_bigquery(spec.schema):
-        field = existing.get(declared.name.lower())
+        name = declared.name.lower()
+        field = existing.get(name)
         kinds = (column_kind(field) if field else None, column_kind(declared))
-        if kinds[0] != kinds[1]:
+        if field is not None and column_kind(extended[name]) == kinds[1]:
+            there = {member.name.lower() for member in field.fields}
+            columns += [
+                Difference(f"column {declared.name}.{member.name}", None, column_kind(member))
+                for member in declared.fields
+                if member.name.lower() not in there
+            ]
+        elif kinds[0] != kinds[1]:
             columns.append(Difference(f"column {declared.name}", *kinds, fixable=field is None))
     return columns
 

@@ -6,12 +6,12 @@ import gc
 import logging
 import math
 import threading
-from collections.abc import Callable
 from typing import Final
 
 from common.retry import Patience
 from model import artifact
 from model.serving.predictor import Predictor
+from model.serving.refresh import NEVER, Refresh
 
 _LOG: Final = logging.getLogger("uvicorn.error")  # the server's own log, so that both share one format
 PATIENCE: Final = Patience(seconds=math.inf, first=1.0, longest=30.0)
@@ -25,15 +25,16 @@ class Loader:
 
     An artifact that is still damaged at the last of DAMAGED_ATTEMPTS stays an error: no retry heals it.
     After any other failure, such as Cloud Storage out of reach, it tries again as long as the server runs.
+    Then it looks for new models, if it is to.
 
     Attributes:
       predictor: the loaded model, or None.
       status: the state of the loader, or the reason of its last failure, as text.
     """
 
-    def __init__(self, uri: str, loaded: Callable[[Predictor], None] = lambda _: None) -> None:
-        """Makes the loader; `loaded` is called with the model before it serves."""
-        self._loaded = loaded
+    def __init__(self, uri: str, refresh: Refresh = NEVER) -> None:
+        """Makes the loader; `refresh.loaded` is called with each model before it serves."""
+        self._refresh = refresh
         self.predictor: Predictor | None = None
         self.status = f"loading {uri}"
         self._uri = uri
@@ -46,7 +47,7 @@ class Loader:
         self._thread.start()
 
     def stop(self) -> None:
-        """Gives up waiting for a retry."""
+        """Gives up waiting for a retry, or for a new model."""
         self._stopped.set()
 
     def _run(self) -> None:
@@ -65,10 +66,13 @@ class Loader:
         # hundreds of thousands of objects of torch, in the middle of some request.
         gc.collect()
         gc.freeze()
-        self._loaded(predictor)
+        self._refresh.loaded(predictor)
         self.status = "ready"
         self.predictor = predictor
-        _LOG.info("serving %s version %s", self._uri, predictor.manifest.model_version)
+        first = predictor.manifest
+        _LOG.info("serving %s version %s", self._uri, first.model_version)
+        del predictor  # it need not live as long as this thread
+        self._refresh.follow(self._uri, first, self, self._stopped)
 
     def _wait(self, seconds: float) -> None:
         self._stopped.wait(seconds)

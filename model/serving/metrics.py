@@ -63,11 +63,13 @@ class Metrics:
         )
         self._model = Gauge(
             "anomaly_server_model_info",
-            "The model that a process serves.",
+            "1 for the model that a process serves, 0 for one that it served before.",
             ["model_name", "model_version"],
             multiprocess_mode="livemax",
             registry=None,
         )
+        self._refreshes = counter("model_refreshes", "Artifacts taken over or refused.", "result")
+        self._served: tuple[str, str] | None = None
         self._ok: dict[str, Any] = {}
         self._scores: Any = None
         self._bounds: npt.NDArray[np.float64] = np.empty(0)
@@ -81,7 +83,10 @@ class Metrics:
         steps = sorted(manifest.thresholds.values())
         ends = [*np.interp(SCORE_QUANTILES, quantiles.probabilities, quantiles.scores), *steps]
         self._bounds = np.unique([*ends, *(steps[-1] * times for times in BEYOND)])
+        if self._served:
+            self._model.labels(*self._served).set(0)
         self._model.labels(*names).set(1)
+        self._served = names
         self._scores = Histogram(
             "anomaly_server_score",
             "Anomaly scores; buckets end at quantiles of normal transactions and at the thresholds.",
@@ -89,6 +94,10 @@ class Metrics:
             buckets=self._bounds.tolist(),
             registry=None,
         ).labels(manifest.model_version)
+
+    def refreshed(self, result: str) -> None:
+        """Counts an artifact that came after the first: "refreshed" or "refused"."""
+        self._refreshes.labels(result).inc()
 
     def answered(self, route: str, seconds: float, scores: npt.NDArray[np.float32]) -> None:
         """Counts a request with status 200."""

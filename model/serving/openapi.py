@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from features import schema
+from features.schema import LARGEST
 from model.serving import inference_protocol
 from model.serving.options import ServerOptions
 from model.serving.predictor import Predictor
@@ -15,8 +17,6 @@ Json = dict[str, Any]
 ID: Final = "[A-Za-z0-9_.-]+"
 """Expression of a part of a path. It has no colon, which begins the name of an action."""
 VERTEX_ROUTE: Final = "/v1/endpoints/{endpoint}/deployedModels/{deployed_model}"
-LARGEST: Final = 3.4028235677973362e38
-"""The largest number that is finite when it is rounded to float32."""
 _NUMBER: Final[Json] = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
 _STRING: Final[Json] = {"type": "string"}
 
@@ -131,9 +131,7 @@ def _protocol_paths(predictor: Predictor) -> Json:
 
 def _schemas(predictor: Predictor) -> Json:
     """Requests and answers of the form of Vertex AI."""
-    names = predictor.manifest.features
-    row = {"type": "array", "items": _NUMBER, "minItems": len(names), "maxItems": len(names)}
-    named = {"type": "object", "properties": dict.fromkeys(names, _NUMBER), "required": list(names)}
+    spec = predictor.manifest.spec
     thresholds = _object({name: {"type": "number"} for name in SEVERITIES[1:]})
     fields = {"type": "array", "minItems": 1, "items": {"type": "string", "enum": list(REQUEST_FIELDS)}}
     values = {name: _values(width) for name, width in predictor.widths.items()}
@@ -144,8 +142,8 @@ def _schemas(predictor: Predictor) -> Json:
         "instance": {"type": "integer", "description": "Index of the instance at fault."},
     }
     return {
-        "Row": {**row, "description": f"The raw features in the order {', '.join(names)}."},
-        "NamedRow": {**named, "description": "The raw features by name; other members are ignored."},
+        "Row": schema.list_schema(spec),
+        "NamedRow": schema.object_schema(spec),
         "RowWithFields": {
             **_object(
                 {"features": {"anyOf": [_schema("Row"), _schema("NamedRow")]}, "fields": _or_null(fields)},
@@ -182,20 +180,36 @@ def _schemas(predictor: Predictor) -> Json:
                 "model_name": _STRING,
                 "model_version": _STRING,
                 "features": {"type": "array", "items": _STRING},
+                "history": {
+                    "type": "object",
+                    "additionalProperties": _STRING,
+                    "description": "Features over earlier transactions: numbers that a request has to hold",
+                },
+                "inputs": {"type": "array", "items": _STRING},
+                "instance_schema": {"type": "object", "additionalProperties": True},
                 "fields": {"type": "array", "items": _STRING},
                 THRESHOLDS: thresholds,
                 "limits": _schema("Limits"),
-            }
+            },
+            "history",
         ),
     }
 
 
 def _protocol_schemas(predictor: Predictor) -> Json:
     """Requests and answers of the Open Inference Protocol."""
-    width = len(predictor.manifest.spec.inputs)
+    spec = predictor.manifest.spec
     anything = _or_null({"type": "object", "additionalProperties": True})
     shape = {"type": "array", "items": {"type": "integer", "minimum": 0}}
-    data = {"type": "array", "items": {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER}]}}
+    more = () if spec.is_numeric else inference_protocol.OWN_DATATYPES
+    # What a value may be hangs on the tensor that it is in.
+    value = _NUMBER if spec.is_numeric else {"type": ["number", "string", "boolean", "null"]}
+    data = {"type": "array", "items": {"anyOf": [value, {"type": "array", "items": value}]}}
+    tensors = (
+        f"{inference_protocol.INPUT!r} of shape [n, {len(spec.inputs)}], or one of each feature."
+        if spec.is_numeric
+        else f"One of each field, of shape [n] or [n, 1]: {', '.join(spec.fields)}."
+    )
     described = {
         "name": _STRING,
         "datatype": _STRING,
@@ -203,12 +217,12 @@ def _protocol_schemas(predictor: Predictor) -> Json:
     }
     text = {"type": "array", "items": {"anyOf": [{"type": "number"}, _STRING]}}
     wanted = {"name": {"type": "string", "enum": list(inference_protocol.OUTPUTS)}, "parameters": anything}
-    datatype = {"type": "string", "enum": list(inference_protocol.DATATYPES)}
+    datatype = {"type": "string", "enum": [*inference_protocol.DATATYPES, *more]}
     tensor = {"name": _STRING, "shape": shape, "datatype": datatype, "data": data, "parameters": anything}
     return {
         "InputTensor": {
             **_object(tensor, "parameters"),
-            "description": f"{inference_protocol.INPUT!r} of shape [n, {width}], or one of each feature.",
+            "description": tensors,
         },
         "RequestedOutput": _object(wanted, "parameters"),
         "InferRequest": _object(
@@ -231,7 +245,7 @@ def _protocol_schemas(predictor: Predictor) -> Json:
             "id",
         ),
         "InferError": _object({"error": _STRING}),
-        "TensorMetadata": _object(described),
+        "TensorMetadata": _object({**described, "parameters": anything}, "parameters"),
         "ServerMetadata": _object(
             {"name": _STRING, "version": _STRING, "extensions": {"type": "array", "items": _STRING}}
         ),

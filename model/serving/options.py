@@ -23,6 +23,7 @@ DEFAULT_MAX_ROWS: Final = 20_000
 DEFAULT_MAX_WAIT_MILLIS: Final = 500
 DEFAULT_CLIENT_SECONDS: Final = 30
 DEFAULT_LAME_DUCK_SECONDS: Final = 5
+DEFAULT_REFRESH_SECONDS: Final = 0
 
 ENV_MODEL: Final = "AIP_STORAGE_URI"
 VARIABLES: Final[Mapping[str, str]] = {
@@ -36,6 +37,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "max_wait_millis": "MAX_WAIT_MILLIS",
     "client_seconds": "CLIENT_SECONDS",
     "lame_duck_seconds": "LAME_DUCK_SECONDS",
+    "model_refresh_seconds": "MODEL_REFRESH_SECONDS",
     "workers": "WEB_CONCURRENCY",
     "access_log": "ACCESS_LOG",
     "request_id": "REQUEST_ID",
@@ -49,6 +51,7 @@ NUMBERS: Final = {
     "max_wait_millis": at_least(1),
     "client_seconds": at_least(1),
     "lame_duck_seconds": at_least(0),
+    "model_refresh_seconds": at_least(0, 86_400),
     "workers": at_least(1),
 }
 SWITCHES: Final = ("access_log", "request_id")
@@ -71,6 +74,7 @@ class ServerOptions:
       client_seconds: after this time, or twice as much, a client is cut that has not sent all of its
         request, or not read all of its answer.
       lame_duck_seconds: the server goes on for this time after SIGTERM, with health 503.
+      model_refresh_seconds: between two looks for a new model; 0 keeps the first.
       workers: server processes; each loads the model and runs it on one thread.
       access_log: writes a line of JSON for each request to stdout.
       request_id: answers have the header X-Request-Id: that of the request, otherwise a new one.
@@ -117,6 +121,14 @@ class ServerOptions:
         type=NUMBERS["lame_duck_seconds"],
         help="seconds for which the server goes on after SIGTERM, with its health check at 503, so that a "
         f"load balancer turns away (default: LAME_DUCK_SECONDS, or {DEFAULT_LAME_DUCK_SECONDS})",
+    )
+    model_refresh_seconds: int = option(
+        DEFAULT_REFRESH_SECONDS,
+        type=NUMBERS["model_refresh_seconds"],
+        metavar="N",
+        help="look for a new model in --model every so many seconds, and serve it from then on; it must have "
+        "the same feature spec, and anomaly model promote puts it there (default: MODEL_REFRESH_SECONDS, or "
+        f"{DEFAULT_REFRESH_SECONDS}: never)",
     )
     workers: int = option(
         1, type=NUMBERS["workers"], help="server processes (default: WEB_CONCURRENCY, or one a core)"

@@ -32,6 +32,8 @@ class SpecParser(RequestParser):
         return np.array(rows, np.float32)
 
     def _row(self, instance: Any, index: int) -> list[float]:
+        if isinstance(instance, dict) and "features" in instance and not self._keys & instance.keys():
+            raise BadRequestError("is within an instance that has none of the keys", index, "features")
         inputs, reasons = self._encoder.encode([instance])
         if reasons:
             field, _, reason = reasons[0].partition(": ")
@@ -41,5 +43,6 @@ class SpecParser(RequestParser):
 
 
 def parser_of(spec: FeatureSpec, learnt: Learnt) -> RequestParser:
-    """Makes the parser of a model: the fast one where its features are plain numbers."""
-    return RequestParser(spec.fields) if spec.is_numeric else SpecParser(spec, learnt)
+    """Makes the parser of a model: the fast one where its features are plain numbers at the top."""
+    is_flat = not any("." in field for field in spec.fields)
+    return RequestParser(spec.fields) if spec.is_numeric and is_flat else SpecParser(spec, learnt)

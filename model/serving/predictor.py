@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from features.rows import RowEncoder
 from model import inference
 from model.artifact import Artifact, Manifest
 from model.inference import use_one_thread
@@ -31,6 +32,7 @@ class Predictor:
       manifest: of the artifact.
       widths: how many numbers each output has in a row; None for a single one.
       parse: decodes and checks a request to this model.
+      encoder: encodes single transactions, such as those of tensors.
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -42,6 +44,7 @@ class Predictor:
         for fields in (DEFAULT_FIELDS, ANSWER_FIELDS):
             inference.warm_up(self._module, fields, len(spec.inputs))
         self.parse = parser_of(spec, self.manifest.learnt).parse
+        self.encoder = RowEncoder(spec, self.manifest.learnt)
         zeros = np.zeros((1, len(spec.inputs)), np.float32)
         self.widths: Mapping[str, int | None] = {
             name: values.shape[1] if values.ndim > 1 else None

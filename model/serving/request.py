@@ -81,6 +81,7 @@ class RequestParser:
     def __init__(self, features: Sequence[str]) -> None:
         """Makes the parser for a model with these features."""
         self._features = tuple(features)
+        self._keys = frozenset(name.partition(".")[0] for name in features)
         # Numbered, since a feature's name may be no identifier of Python.
         renamed = {f"f{i}": name for i, name in enumerate(features)}
         members = [(name, float) for name in renamed]
@@ -153,7 +154,7 @@ class RequestParser:
     def _instance(self, instance: Any, index: int, own: dict[int, tuple[str, ...]]) -> list[float]:
         """The values of one instance; the fields that the instance names go to `own`."""
         instance = self._decoded(instance, index)
-        if not isinstance(instance, dict) or "features" not in instance or self._features[0] in instance:
+        if not isinstance(instance, dict) or "features" not in instance or self._keys & instance.keys():
             return self._row(instance, index)
         unknown = sorted(set(instance) - {"features", "fields"})
         if unknown:

@@ -19,6 +19,8 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from features.schema import DIALECT, instance_schema
+from features.words import meaning
 from model.inference import use_one_thread
 from model.serving import inference_protocol, openapi
 from model.serving.loader import Loader
@@ -27,6 +29,7 @@ from model.serving.observe import observed
 from model.serving.openapi import ID, VERTEX_ROUTE
 from model.serving.options import ServerOptions
 from model.serving.predictor import Predictor
+from model.serving.refresh import Refresh
 from model.serving.request import REQUEST_FIELDS
 from model.serving.service import JSON, Endpoint, Limits, RefusedError, Scored, error_response
 from model.serving.supervisor import draining
@@ -101,7 +104,9 @@ def create_app(options: ServerOptions | None = None) -> ASGIApp:
     """
     options = options or ServerOptions.from_env()
     metrics = Metrics()
-    loader = Loader(options.model, lambda predictor: metrics.loaded(predictor.manifest))
+    seconds = options.model_refresh_seconds
+    refresh = Refresh(seconds, lambda predictor: metrics.loaded(predictor.manifest), metrics.refreshed)
+    loader = Loader(options.model, refresh)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -129,7 +134,7 @@ def _add_scores(
 
     def infer(predictor: Predictor, scope: Scope, body: bytes) -> Scored:
         _check_model(predictor, *MODEL_PATH.fullmatch(scope["path"]).groups())  # type: ignore[union-attr]
-        request = inference_protocol.parse(body, predictor.manifest.spec.inputs)
+        request = inference_protocol.parse_for(predictor, body)
         limits.check_rows(len(request.features), predictor, request.outputs)
         return inference_protocol.answer(predictor, request)
 
@@ -160,10 +165,14 @@ def _add_descriptions(app: Application, options: ServerOptions, loader: Loader) 
 
     def model(predictor: Predictor) -> dict[str, Any]:
         manifest = predictor.manifest
+        history = {feature.name: meaning(feature) for feature in manifest.spec.history}
         return {
             "model_name": manifest.model_name,
             "model_version": manifest.model_version,
             "features": manifest.features,
+            **({"history": history} if history else {}),
+            "inputs": manifest.spec.inputs,
+            "instance_schema": {"$schema": DIALECT, **instance_schema(manifest.spec)},
             "fields": REQUEST_FIELDS,
             "thresholds": dict(manifest.thresholds),
             "limits": {

@@ -1,7 +1,7 @@
 -- The accounts with the most alerts by the latest scores; transactions without an account are left out.
 WITH latest AS (
   SELECT
-    account_id, event_time, anomaly_score, severity
+    account_id, event_time, amount, anomaly_score, severity
   FROM
     `anomaly.scores`
   WHERE
@@ -17,6 +17,7 @@ SELECT
   COUNT(*) AS alerts,
   COUNTIF(severity = 'high') AS high,
   ROUND(MAX(anomaly_score), 2) AS max_score,
+  MAX(amount) AS max_amount,
   MIN(event_time) AS first_alert,
   MAX(event_time) AS last_alert
 FROM

@@ -1,4 +1,4 @@
--- Dead letters by stage and reason; positions inside a message are folded, so that like reasons count together.
+-- Dead letters by stage and reason; values and positions are folded to N, so that like reasons count together.
 WITH letters AS (  -- a message that is delivered again is rejected again
   SELECT
     stage, errorMessage, MIN(timestamp) AS first_seen, MAX(timestamp) AS last_seen
@@ -14,7 +14,7 @@ SELECT
   stage,
   REGEXP_REPLACE(
     REGEXP_REPLACE(REGEXP_REPLACE(errorMessage, r' [(].*[)]', ''), r', which is \w+', ''),
-    r'([ \[])-?[0-9][-0-9:.+eT]*', r'\1N'
+    r'(: |\[|\b(?:got|least|row|value) )-?[0-9][-0-9:.+eTZ]*', r'\1N'
   ) AS reason,
   COUNT(*) AS messages,
   MIN(first_seen) AS first_seen,

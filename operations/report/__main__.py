@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from google.api_core.exceptions import BadRequest
 from google.cloud import bigquery
@@ -20,7 +20,9 @@ from common.names import DATASET
 from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_record, print_rows
 from common.values import at_least, moment
+from common.writing import writing
 from operations import query
+from operations.reasons import reasons
 from operations.report import page
 from operations.report.figures import Figures, read
 from operations.report.server import Latest, Server
@@ -101,13 +103,11 @@ def write(path: Path, body: bytes) -> None:
     """Writes the page.
 
     Raises:
-      CommandError: the file cannot be written.
+      FileWriteError: the file cannot be written.
     """
-    try:
+    with writing(path, "--html"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
-    except OSError as error:
-        raise CommandError(f"--html={path}: {error}") from error
 
 
 def print_figures(shown: Figures, form: str) -> None:
@@ -117,7 +117,12 @@ def print_figures(shown: Figures, form: str) -> None:
         return
     for name, rows in shown.rows.items():
         print(f"\n{name.replace('_', ' ').capitalize()}")
-        print_rows(rows)
+        print_rows([_readable(row) for row in rows])
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its reasons as a line of text, for a table."""
+    return {name: reasons(value) if isinstance(value, list) else value for name, value in row.items()}
 
 
 @command

@@ -19,6 +19,8 @@ MOST_STEPS: Final = 120
 LAST_ALERTS: Final = 20
 REASONS: Final = 1000
 """Enough that their sum is the number of all dead letters."""
+FEATURES: Final = 200
+"""Rows of the drift, one a feature and model."""
 _AT_ONCE: Final = 4
 """Queries that run at the same time."""
 
@@ -59,6 +61,7 @@ def statements(dataset: str, since: dt.datetime, scored_step: int, event_step: i
         "last_alerts": queries.last_alerts(dataset, since, LAST_ALERTS),
         "thresholds": queries.thresholds(dataset, since),
         "dead_letters": query.sql("dead_letters", dataset, since, REASONS),
+        "feature_drift": query.sql("feature_drift", dataset, since, FEATURES),
         "model_versions": queries.model_versions(dataset, since),
     }
 

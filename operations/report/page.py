@@ -10,7 +10,6 @@ import base64
 import datetime as dt
 import functools
 import hashlib
-import math
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -18,6 +17,7 @@ from typing import Any, Final
 import jinja2
 
 from common.output import safe_text
+from operations.reasons import reasons
 from operations.report import charts
 from operations.report.figures import Figures
 from operations.report.sections import SECTIONS, Alert
@@ -104,13 +104,9 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.3f}".rstrip("0").rstrip(".") if 1e-3 <= abs(value) < 1e12 else f"{value:g}"
     if isinstance(value, list):
-        return shown(", ".join(f"{each['feature']} {_number(each['contribution'])}" for each in value))
+        return shown(reasons(value))
     text = str(value)
     return safe_text(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.2f}"
 
 
 def kind(drawn: Any) -> str:

@@ -107,7 +107,8 @@ def last_alerts(dataset: str, since: dt.datetime, limit: int) -> str:
     """
     return f"""\
 SELECT
-  transaction_id, account_id, event_time, anomaly_score, severity, threshold, top_features, model_version
+  transaction_id, account_id, event_time, amount, anomaly_score, severity, threshold, top_features,
+  model_version
 FROM `{dataset}.alerts`
 WHERE event_time >= {_moment(since)}
 {_LATEST}

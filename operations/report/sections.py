@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from model.thresholds import SEVERITIES
+from operations.reasons import value_text
 from operations.report import charts
 from operations.report.figures import Figures, Rows
 from operations.report.queries import BINS_PER_DECADE
+from operations.watch import Limits
 
 MOST_REASONS: Final = 8
 """Reasons of dead letters that are drawn."""
+MOST_FEATURES: Final = 10
+"""Features with drift that are drawn, those with the most."""
+LIMITS: Final = Limits()
 _ALERTING: Final = {name: f"{name} alerts" for name in SEVERITIES[1:]}
 
 
@@ -99,11 +104,14 @@ def _reasons(features: Rows) -> list[Bar]:
     most = max((abs(each["contribution"] or 0) for each in features), default=0) or 1
     bars = []
     for each in features:
-        value = each.get("value")
-        aside = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
         share = 100 * abs(each["contribution"] or 0) / most
         bars.append(
-            Bar(str(each["feature"]), aside, f"{each['contribution'] or 0:+.2f}", round(min(share, 100.0), 1))
+            Bar(
+                str(each["feature"]),
+                value_text(each.get("value")),
+                f"{each['contribution'] or 0:+.2f}",
+                round(min(share, 100.0), 1),
+            )
         )
     return bars
 
@@ -115,6 +123,21 @@ def _letters(figures: Figures) -> list[Bar]:
         Bar(row["reason"], row["stage"], f"{row['messages']:,}", round(100 * row["messages"] / most, 1))
         for row in rows[:MOST_REASONS]
     ]
+
+
+def _drift(figures: Figures) -> list[Bar]:
+    rows = figures.rows["feature_drift"]
+    versions = {row["model_version"] for row in rows}
+    # Bars of a feed without drift stay short.
+    most = max(rows[0]["psi"], LIMITS.max_psi)
+    bars = []
+    for row in rows[:MOST_FEATURES]:
+        notes = [f"{row['model_version']}:"] if len(versions) > 1 else []
+        notes += [f"{row['outside_percent']:g} % outside the training"] if row["outside_percent"] else []
+        notes += [f"{row['missing_percent']:g} % missing"] if row["missing_percent"] else []
+        share = max(0.0, 100 * row["psi"] / most)
+        bars.append(Bar(row["feature"], " ".join(notes), f"{row['psi']:.2f}", round(share, 1)))
+    return bars
 
 
 def _times(rows: Rows) -> list[Any]:
@@ -153,6 +176,14 @@ SECTIONS: Final = (
         "Messages and rows that were rejected, by reason and stage. The table has the rarer ones as well.",
         _letters,
         "No dead letters in this time.",
+    ),
+    Section(
+        "feature_drift",
+        "Drift by feature",
+        "How far each feature, and the score, is from the training, by the population stability index: up to "
+        f"0.1 is usual, above {LIMITS.max_psi:g} is another distribution. The table has all features.",
+        _drift,
+        "No profiles in this time.",
     ),
     Section("model_versions", "Model versions", "The transactions that each version has scored."),
     Section(

@@ -20,7 +20,6 @@ from cloud.resources.base import Clients
 from cloud.resources.declared import Names
 from common.clients import BigQueryEndpoints
 from common.command import Parser
-from features.ulb import FEATURES
 from local import pubsub, topics
 from local.endpoints import Endpoints
 from local.stack import LocalStack
@@ -247,19 +246,6 @@ def test_dataset_and_tables(tables_clients: Clients, dataset: str, bigquery_clie
     failed = services.check_dataset(tables_clients, name, full=False, create=True)[2]
     assert failed.status == "failed"
     assert "column anomaly_score is STRING, declared FLOAT64; it cannot be changed" in failed.problem
-
-
-@pytest.mark.integration
-def test_source_tables_and_queries(tables_clients: Clients, dataset: str, bigquery_client: bigquery.Client):
-    name = f"local-project.{dataset}.source"
-    assert only(services.check_input_table(tables_clients, name)).problem == "does not exist"
-    fields = [bigquery.SchemaField(feature, "FLOAT64") for feature in FEATURES if feature != "V7"]
-    bigquery_client.create_table(bigquery.Table(name, fields))
-    assert only(services.check_input_table(tables_clients, name)).problem == "lacks the columns V7"
-    found = only(services.check_input_query(tables_clients, f"SELECT *, 0.5 AS V7 FROM `{name}`"))
-    assert found.status == "ok"
-    found = only(services.check_input_query(tables_clients, f"SELECT V7 FROM `{name}`"))
-    assert found.status == "failed"
 
 
 # Cloud Storage, template, project

@@ -55,6 +55,7 @@ def messages(count: int):
 @pytest.mark.integration
 def test_the_demo_runs_whole(model_dir, tmp_path, dead_proxy):
     argv = ["--model", str(model_dir), "--output", str(tmp_path / "demo"), "--count", "500"]
+    argv += ["--card_model", str(tmp_path / "cards")]
     done = subprocess.run(
         [sys.executable, "-m", "local.demo", *argv, "--format", "json"],
         cwd=ROOT,
@@ -65,7 +66,8 @@ def test_the_demo_runs_whole(model_dir, tmp_path, dead_proxy):
     )
     assert done.returncode == 0, done.stderr
     findings = json.loads(done.stdout)
-    assert findings["published"] == findings["batch"]["messages"] == 500
+    for name, count in (("ulb", 500), ("cards", 250)):
+        assert findings[name]["published"] == findings[name]["batch"]["messages"] == count
 
 
 @pytest.mark.integration

@@ -58,7 +58,8 @@ def test_create_is_idempotent_and_status_agrees(stack, capsys):
 
     client = bigquery.Client("local-project", client_options={"api_endpoint": stack.bigquery})
     views = {table.table_id for table in client.list_tables("resources") if table.table_type == "VIEW"}
-    assert views == {"scores_latest", "alerts_latest", "error_records_latest", "score_windows_latest"}
+    names = ("scores", "alerts", "error_records", "score_windows", "feature_profiles")
+    assert views == {f"{name}_latest" for name in names}
 
 
 @pytest.mark.integration

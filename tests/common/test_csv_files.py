@@ -72,3 +72,10 @@ def test_a_quote_that_is_not_closed_is_an_error_that_names_the_file(tmp_path, li
         list(read_texts(str(path), Dialect(("id", "V1")), ["id"], lambda row: None))
     assert f"{path}: cannot be read as CSV: " in str(error.value)
     assert str(error.value).endswith("; is there a quote that is not closed?")
+
+
+def test_a_date_with_points_is_no_number_with_one():
+    written = dialect_of(b"when;amount\n01.05.2026 00:41:22;38,42\n31.12.2026;1,5\n", "rows.csv")
+    assert (written.delimiter, written.decimal_point) == (";", ",")
+    assert dialect_of(b"when;amount\n01.05.2026;38.42\n", "rows.csv").decimal_point == "."
+    assert dialect_of(b"when;amount\n01.05.2026;38,42\n02.05.2026;38.42\n", "rows.csv").decimal_point == "."

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from google.cloud import bigquery
 
+from local import demo
 from tests.local.bigquery_cases import FIELDS
 from tests.local.runner_cases import CALLS, GATE, SEEN
 
@@ -31,6 +32,14 @@ def table(bigquery_client, dataset):
     name = f"{bigquery_client.project}.{dataset}.t"
     bigquery_client.create_table(bigquery.Table(name, FIELDS))
     return name
+
+
+@pytest.fixture(scope="session")
+def card_model(tmp_path_factory):
+    """The artifact of card payments that the demo trains."""
+    directory = tmp_path_factory.mktemp("cards")
+    demo.ensure_card_model(directory / "model", demo.CARD_SPEC, directory / "payments.csv")
+    return directory / "model"
 
 
 @pytest.fixture

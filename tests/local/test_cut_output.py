@@ -53,9 +53,12 @@ def cut_after(process, text):
     process.stdout.close()
 
 
-def test_a_demo_that_is_cut_takes_emulators_pipeline_and_publisher_with_it(local_stack, model_dir, tmp_path):
+def test_a_demo_that_is_cut_takes_emulators_pipeline_and_publisher_with_it(
+    local_stack, model_dir, card_model, tmp_path
+):
     flags = [
         f"--model={model_dir}",
+        f"--card_model={card_model}",
         f"--output={tmp_path / 'demo'}",
         "--count=5000",
         "--rate=100",
@@ -71,8 +74,11 @@ def test_a_demo_that_is_cut_takes_emulators_pipeline_and_publisher_with_it(local
     assert left(tmp_path) == []
 
 
-def test_a_demo_that_is_terminated_takes_emulators_pipeline_and_publisher_with_it(model_dir, tmp_path):
-    flags = [f"--model={model_dir}", f"--output={tmp_path / 'demo'}", "--count=5000", "--rate=100"]
+def test_a_demo_that_is_terminated_takes_emulators_pipeline_and_publisher_with_it(
+    model_dir, card_model, tmp_path
+):
+    models = [f"--model={model_dir}", f"--card_model={card_model}"]
+    flags = [*models, f"--output={tmp_path / 'demo'}", "--count=5000", "--rate=100"]
     process = start(tmp_path, "local.demo", *flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     read_until(process, b"messages through the stream")
     process.terminate()
@@ -81,10 +87,11 @@ def test_a_demo_that_is_terminated_takes_emulators_pipeline_and_publisher_with_i
     assert left(tmp_path) == []
 
 
-def test_a_report_of_the_demo_that_is_cut_leaves_no_traceback(model_dir, tmp_path):
+def test_a_report_of_the_demo_that_is_cut_leaves_no_traceback(model_dir, card_model, tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
-    flags = [f"--model={model_dir}", f"--output={tmp_path / 'demo'}", "--count=200", "--pubsub=embedded"]
+    models = [f"--model={model_dir}", f"--card_model={card_model}"]
+    flags = [*models, f"--output={tmp_path / 'demo'}", "--count=200", "--pubsub=embedded"]
     process = start(tmp_path, "local.demo", *flags, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     log = process.communicate()[1]

@@ -17,7 +17,7 @@ from local import endpoints as local
 from local import topics
 from local.stack import LocalStack
 from model.synthetic.generator import TransactionGenerator
-from pipelines import batch, lookups, streaming
+from pipelines import batch, lookups, progress, streaming
 from publisher.messages import MessageSource
 from publisher.publish import publish
 from publisher.pubsub import PubSubTopic
@@ -89,6 +89,23 @@ def test_the_environment_alone_points_a_stream_at_the_stack(
     until(lambda: scored(bigquery_client, dataset) == 50, process, log)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) == 143, log.read_text()
+
+
+@pytest.mark.integration
+def test_a_stream_says_how_far_it_is(local_stack, channel, bigquery_client, dataset, model_dir, capfd):
+    publish_some(channel.topic)
+    name = f"{local_stack.project}.{dataset}"
+    argv = [f"--subscription={channel.subscription}", f"--model={model_dir}", f"--output_dataset={name}"]
+    result = streaming.run(argv)
+    try:
+        deadline = time.monotonic() + 120
+        with progress.shown(result, seconds=0.1):
+            while "rows read: 50, scored: 50, alerts: " not in (text := capfd.readouterr().err):
+                assert time.monotonic() < deadline, text
+                time.sleep(0.5)
+        assert ", dead letters: 0\n" in text
+    finally:
+        result.cancel()
 
 
 def scored(client, dataset):

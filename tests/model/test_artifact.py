@@ -16,9 +16,18 @@ import numpy as np
 import pytest
 import torch
 
+from common.writing import FileWriteError
 from features.ulb import FEATURES
-from model import artifact
-from model.artifact import ARCHIVE_FILE, MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest, ReplacedError
+from model import artifact, places
+from model.artifact import (
+    ARCHIVE_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    SCHEMA_FILE,
+    ArtifactError,
+    Manifest,
+    ReplacedError,
+)
 
 
 @pytest.fixture
@@ -36,7 +45,7 @@ def edit(directory: Path, **changes: object) -> None:
 
 
 def test_the_trained_artifact_holds_what_the_design_names(trained):
-    assert set(trained.manifest.files) == {MODEL_FILE, ARCHIVE_FILE}
+    assert set(trained.manifest.files) == {MODEL_FILE, ARCHIVE_FILE, SCHEMA_FILE}
     assert trained.manifest.features == FEATURES
     assert trained.manifest.model_name == "pytorch_autoencoder"
     assert trained.manifest.model_version == "test-1"
@@ -208,12 +217,12 @@ def test_an_output_that_is_no_directory_is_named(trained, tmp_path, below):
         artifact.write(f"{tmp_path}/file{below}", trained.manifest, [trained.model_path])
 
 
-def test_a_full_or_broken_disk_is_an_error_of_the_artifact(trained, tmp_path, monkeypatch):
+def test_a_full_or_broken_disk_names_the_file(trained, tmp_path, monkeypatch):
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(ArtifactError, match="No space left"):
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(FileWriteError, match=r"cannot write .*out.*No space left"):
         artifact.write(tmp_path / "out", trained.manifest, [trained.model_path])
 
 
@@ -223,7 +232,7 @@ def test_writing_into_the_same_directory_renews_the_manifest(copy):
     artifact.write(copy, renamed, [copy / MODEL_FILE])
     again = artifact.read(copy)
     assert again.manifest.model_version == "2"
-    assert set(again.manifest.files) == {MODEL_FILE}
+    assert set(again.manifest.files) == {MODEL_FILE, SCHEMA_FILE}
 
 
 class _Storage(BaseHTTPRequestHandler):
@@ -276,7 +285,7 @@ def test_an_artifact_on_cloud_storage_is_written_read_and_scored(trained, storag
     uri = "gs://some-bucket/models/v1"
     artifact.write(uri, trained.manifest, [trained.model_path, trained.local_dir / ARCHIVE_FILE])
     assert set(storage) == {
-        f"some-bucket/o/models/v1/{name}" for name in (MANIFEST_FILE, MODEL_FILE, ARCHIVE_FILE)
+        f"some-bucket/o/models/v1/{name}" for name in (MANIFEST_FILE, MODEL_FILE, ARCHIVE_FILE, SCHEMA_FILE)
     }
     loaded = artifact.read(uri)
     assert loaded.uri == uri
@@ -298,11 +307,11 @@ def test_an_artifact_that_was_replaced_on_cloud_storage_is_refused_before_its_mo
 
 
 def test_a_missing_object_on_cloud_storage_is_named(trained, storage):
-    with pytest.raises(ArtifactError, match=f"gs://some-bucket/none: {MANIFEST_FILE} is missing"):
+    with pytest.raises(ArtifactError, match=f"No {MANIFEST_FILE} in gs://some-bucket/none; train"):
         artifact.read("gs://some-bucket/none")
     artifact.write("gs://some-bucket", trained.manifest, [trained.model_path])
     del storage[f"some-bucket/o/{MODEL_FILE}"]
-    with pytest.raises(ArtifactError, match=f"{MODEL_FILE} is missing"):
+    with pytest.raises(ArtifactError, match=f"{MODEL_FILE} .*is missing"):
         artifact.read("gs://some-bucket")
     with pytest.raises(ArtifactError, match="expected gs://bucket"):
         artifact.read("gs:///x")
@@ -314,7 +323,7 @@ def test_a_failed_upload_keeps_the_artifact(trained, storage, monkeypatch, tmp_p
     def refuse(*args: object) -> None:
         raise artifact.ArtifactUnavailableError("gs://some-bucket/m: Cloud Storage: 403")
 
-    monkeypatch.setattr(artifact, "_upload", refuse)
+    monkeypatch.setattr(places.CloudPlace, "put", refuse)
     with pytest.raises(artifact.ArtifactUnavailableError, match=r"403; the artifact is kept in ") as caught:
         artifact.write("gs://some-bucket/m", trained.manifest, [trained.model_path])
     kept = str(caught.value).split("kept in ")[1].split(":")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 import logging
 
@@ -15,6 +16,7 @@ from pyarrow import parquet
 
 from features.columns import ColumnEncoder, field_columns
 from features.declaration import FeatureSpec
+from features.profiles import Profile
 from features.ranges import FeatureWatch
 from features.rows import RowEncoder
 from model import artifact, data, evaluate, evaluation, package, train
@@ -25,6 +27,10 @@ from model.serving.predictor import Predictor
 from model.serving.request import BadRequestError
 from model.torchscript import trace
 from tests.model.test_handler import unpacked
+from transforms.forms import Encoding
+from transforms.message import MessageColumns, MessageRules, parse_messages
+from transforms.profiles import profile_rows
+from transforms.scores import ScoreRules, assemble_scores
 
 SPEC = """
 transaction_id: id
@@ -121,6 +127,36 @@ def test_the_manifest_carries_the_spec_and_what_was_learnt(own, spec_file):
     assert tuple(manifest.feature_quantiles) == manifest.spec.inputs
     assert artifact.Manifest.from_json(manifest.to_json()) == manifest
     assert manifest.provenance["columns_not_used"] == ["note"]
+    missing = manifest.missing_shares
+    assert {"age", "risk", "tip", "country"} <= set(missing) <= set(manifest.features)
+    assert (missing["risk"], missing["tip"]) == (pytest.approx(0.2, abs=0.02), 0.0)
+
+
+def test_a_profile_counts_missing_values_beside_their_share_in_the_training(own):
+    spec, table = own.manifest.spec, payments(400)
+    rules = MessageRules(
+        dt.datetime.now(dt.UTC), roles=spec.roles, encoding=Encoding(spec, own.manifest.learnt)
+    )
+    rows = table.drop_columns(["is_fraud"]).to_pylist()
+    for i, row in enumerate(rows):
+        row["risk"] = None if i % 2 else 0.5
+        row["tip"] = row["tip"] if i % 4 else None
+    payloads = [json.dumps(row, default=lambda moment: moment.isoformat()).encode() for row in rows]
+    transactions = parse_messages(MessageColumns(payloads), rules).transactions
+    assert transactions.num_rows == 400
+    bins = own.manifest.bins(1)
+    assert not {"hour", "age"} & set(bins.names)  # a feed has its hours; age is not in the score
+    scored = assemble_scores(
+        transactions,
+        {"anomaly_score": np.zeros(400)},
+        ScoreRules(own.manifest.thresholds, "v1", "compact", spec, bins),
+        0,
+    )
+    profile = profile_rows(Profile.of(scored.samples), 0).to_pylist()
+    shown = {row["feature"]: (row["missing"], row["missing_share"]) for row in profile}
+    assert shown["risk"] == (200, own.manifest.missing_shares["risk"])
+    assert shown["tip"] == (100, 0.0)
+    assert shown["amount"] == (0, None)
 
 
 def test_frauds_are_found_and_the_test_part_judged_at_its_own_prevalence(own):

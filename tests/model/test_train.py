@@ -83,7 +83,7 @@ def test_training_works_without_labels_and_without_the_archiver(tmp_path, capsys
     out = tmp_path / "model"
     assert train.main(["--data", path, "--output", str(out), "--epochs", "1"]) == 0
     manifest = artifact.verify(out)
-    assert set(manifest.files) == {artifact.MODEL_FILE}
+    assert set(manifest.files) == {artifact.MODEL_FILE, artifact.SCHEMA_FILE}
     assert "no labelled frauds" in manifest.figures["note"]
     assert manifest.training["trim"] == fitting.UNLABELLED_TRIM
     assert manifest.training["rows_trimmed"] == pytest.approx(0.01 * manifest.training["rows_fitted"], abs=1)

@@ -35,6 +35,7 @@ def alert(text: str, **changes: Any) -> dict[str, Any]:
         "transaction_id": text,
         "account_id": text,
         "event_time": NOON,
+        "amount": 4312.5,
         "anomaly_score": 12.5,
         "severity": text,
         "threshold": 8.5,
@@ -84,6 +85,18 @@ def figures(texts: tuple[str, ...] = ("tx-1", "tx-2")) -> Figures:
         "dead_letters": [
             {"stage": text, "reason": text, "messages": 30 - i, "first_seen": NOON, "last_seen": NOON}
             for i, text in enumerate(texts)
+        ],
+        "feature_drift": [
+            {
+                "feature": name,
+                "model_version": text,
+                "transactions": 5000,
+                "psi": 2.4 / (i + 1),
+                "outside_percent": 12.5 - i,
+                "missing_percent": 0.0,
+                "trained_missing_percent": None,
+            }
+            for i, (name, text) in enumerate([("Amount", texts[0]), *zip(texts, texts, strict=True)])
         ],
         "model_versions": [
             {

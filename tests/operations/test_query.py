@@ -1,6 +1,8 @@
 """Named queries: the text, the formats, and the real SQL on the BigQuery emulator."""
 
+import csv
 import datetime as dt
+import io
 import json
 import math
 
@@ -84,7 +86,7 @@ def test_each_reason_of_a_stage_is_a_bar_with_its_name():
         {"stage": stage, "reason": reason, "messages": n, "first_seen": NOW, "last_seen": NOW}
         for stage, reason, n in [
             ("parse", "payload: not JSON", 42),
-            ("parse", "payload: N bytes, over the limit of N", 11),
+            ("parse", "payload: N bytes, over the limit of 65536", 11),
             ("score", "anomaly_score: the model gave nan", 7),
             ("parse", "features: absent, and as named keys incomplete: Object missing required ", 3),
             ("sink", None, 1),
@@ -134,6 +136,13 @@ def score_row(i, score, severity, moment, version="v1"):
     }
 
 
+CASINO = [
+    {"feature": "V14", "contribution": 7.5, "value": "4312.5"},
+    {"feature": "city", "contribution": 3.75, "value": '=HYPERLINK("//evil.example")\x1b[2J'},
+]
+"""The reasons of an alert, with a value that attacks a spreadsheet and a terminal."""
+
+
 @pytest.fixture(scope="module")
 def filled(bigquery_emulator):
     """A dataset with five scores, one of them stored twice, two alerts and three dead letters."""
@@ -146,7 +155,8 @@ def filled(bigquery_emulator):
         score_row(0, 1.0, "normal", NOW),
         score_row(1, 2.0, "normal", NOW),
         score_row(2, 30.0, "high", NOW),
-        score_row(3, 15.0, "medium", NOW + dt.timedelta(hours=2)),
+        score_row(3, 15.0, "medium", NOW + dt.timedelta(hours=2))
+        | {"amount": 4312.5, "top_features": CASINO},
         score_row(4, 3.0, "normal", NOW + dt.timedelta(days=1), "v2"),
     ]
     scores.append(scores[2])
@@ -212,6 +222,31 @@ def test_top_anomalies(filled):
 
 
 @pytest.mark.integration
+def test_amount_and_values_are_shown_as_text(filled, bigquery_emulator, capsys):
+    _, dataset = filled
+    argv = ["top_anomalies", f"--dataset={dataset}", f"--since={NOW.date()}", "--limit=2"]
+    endpoint = f"--bigquery_endpoint={bigquery_emulator.bigquery}"
+    shown = {}
+    for form in ("table", "csv", "json"):
+        assert query.main([*argv, endpoint, f"--format={form}"]) == 0
+        shown[form] = capsys.readouterr().out
+    (line,) = [line for line in shown["table"].splitlines() if "tx-3" in line]
+    assert line.split()[-6:] == [
+        "V14",
+        "4312.5",
+        "7.5",
+        "city",
+        '=HYPERLINK("//evil.example")\\x1b[2J',
+        "3.75",
+    ]
+    assert "  4,312.5  " in line
+    _, row = csv.DictReader(io.StringIO(shown["csv"]))
+    assert (row["amount"], row["value_1"]) == ("4312.5", "4312.5")
+    assert row["value_2"] == '\'=HYPERLINK("//evil.example")\\x1b[2J'
+    assert json.loads(shown["json"])[1]["value_2"] == CASINO[1]["value"]
+
+
+@pytest.mark.integration
 def test_anomalies_by_hour(filled):
     found = rows_of(filled, "anomalies_by_hour")
     assert [tuple(row.values())[1:] for row in found] == [(3, 0, 1, 33.333), (1, 1, 0, 100.0), (1, 0, 0, 0.0)]
@@ -226,9 +261,9 @@ def test_since_leaves_out_what_is_older(filled):
 @pytest.mark.integration
 def test_anomalies_by_account_and_feature(filled):
     accounts = rows_of(filled, "anomalies_by_account")
-    assert [(row["account_id"], row["alerts"], row["max_score"]) for row in accounts] == [
-        ("acc-0", 1, 30.0),
-        ("acc-1", 1, 15.0),
+    assert [tuple(row.values())[:5] for row in accounts] == [
+        ("acc-0", 1, 1, 30.0, None),
+        ("acc-1", 1, 0, 15.0, 4312.5),
     ]
     assert rows_of(filled, "anomalies_by_feature") == [
         {"feature": "V14", "alerts": 2, "high": 1, "mean_contribution": 11.25}
@@ -258,7 +293,7 @@ def test_a_limit_keeps_the_latest_of_a_course(filled, name):
 def test_dead_letters(filled):
     found = rows_of(filled, "dead_letters")
     assert [(row["stage"], row["reason"].strip(), row["messages"]) for row in found] == [
-        ("parse", "payload: N bytes, over the limit of N", 2),
+        ("parse", "payload: N bytes, over the limit of 65536", 2),
         ("parse", "payload: not JSON", 1),
     ]
 

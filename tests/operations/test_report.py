@@ -17,6 +17,9 @@ from tests.operations.report_figures import HOSTILE, NOON, figures
 from tests.operations.test_query import score_row
 from transforms import tables
 
+RED = "\x1b[31mNZ"
+"""A value of a message that would colour a terminal."""
+
 
 @pytest.fixture(scope="module")
 def filled(bigquery_emulator):
@@ -28,7 +31,8 @@ def filled(bigquery_emulator):
         score_row(0, 1.0, "normal", NOON),
         score_row(1, 2.0, "normal", NOON),
         score_row(2, 30.0, "high", NOON, HOSTILE[0]) | {"transaction_id": HOSTILE[0]},
-        score_row(3, 15.0, "medium", NOON),
+        score_row(3, 15.0, "medium", NOON)
+        | {"amount": 4312.5, "top_features": [{"feature": "city", "contribution": 7.5, "value": RED}]},
     ]
     scores.append(scores[2])
     alerts = [
@@ -92,6 +96,9 @@ def test_the_figures_and_the_page_of_a_dataset(filled, tmp_path, capsys):
     text = path.read_text(encoding="utf-8")
     assert "<script" not in text
     assert "&lt;script&gt;" in text
+    assert "<dt>Amount</dt><dd>4,312.5</dd>" in text
+    assert r"city \x1b[31mNZ (+7.50)" in text
+    assert r"<bdi>city</bdi> <small><bdi>\x1b[31mNZ</bdi></small>" in text
 
 
 @pytest.mark.integration
@@ -101,6 +108,10 @@ def test_the_figures_for_people(filled, capsys):
     out = capsys.readouterr().out
     assert "Last alerts" in out
     assert "payload: not JSON" in out
+    (alert,) = [line for line in out.splitlines() if "tx-3" in line]
+    assert "4,312.5 " in alert
+    assert r"city \x1b[31mNZ (+7.50)" in alert
+    assert "\x1b" not in out
 
 
 @pytest.mark.integration

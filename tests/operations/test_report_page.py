@@ -76,6 +76,29 @@ def test_every_section_has_a_heading_and_its_figures_as_text():
     assert sum(tag == "summary" for tag, _ in elements) == len(sections.SECTIONS) - 1
 
 
+def test_the_drift_is_drawn_for_the_features_with_the_most_of_it():
+    rows = [
+        {
+            "feature": f"V{i}",
+            "model_version": "v1",
+            "psi": 0.2 / i,
+            "outside_percent": 0.5,
+            "missing_percent": 0.0,
+        }
+        for i in range(1, 13)
+    ]
+    some = figures()
+    some.rows["feature_drift"] = rows
+    bars = sections._drift(some)
+    assert [bar.label for bar in bars] == [f"V{i}" for i in range(1, 11)]
+    assert (bars[0].value, bars[0].aside) == ("0.20", "0.5 % outside the training")
+    assert bars[0].percent == 80.0  # of the limit, which nothing reaches
+    rows[0]["psi"], rows[1]["model_version"] = 4.0, "v2"
+    bars = sections._drift(some)
+    assert (bars[0].percent, bars[1].percent) == (100.0, 2.5)
+    assert bars[1].aside == "v2: 0.5 % outside the training"
+
+
 def test_the_value_of_a_feature_is_shown_where_the_table_has_it():
     first, second, third = sections._reasons(report_figures.alert("v")["top_features"])
     assert (first.aside, second.aside, third.aside) == ("v", "", "1.5")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,8 +14,6 @@ from publisher.messages import MessageSource
 from publisher.publish import write_jsonl
 
 TABLES = ("scores", "alerts", "error_records")
-_MOMENTS = re.compile(r"(is outside) \S+ \S+ to \S+ \S+")
-"""In reasons of dead letters: the range of event times, which is counted from the launch of a job."""
 
 
 def write_lines(path: Path, rows: int, seed: int = 0) -> None:
@@ -46,7 +43,7 @@ def comparable(rows: pa.Table) -> pa.Table:
             .sort_by("transaction_id")
             .combine_chunks()
         )
-    reasons = [_MOMENTS.sub(r"\1", text) for text in rows.column("errorMessage").to_pylist()]
+    reasons = rows.column("errorMessage").to_pylist()
     columns = {name: rows.column(name) for name in ("payloadBytes", "stage")} | {"reason": pa.array(reasons)}
     return pa.table(columns).sort_by([(name, "ascending") for name in columns]).combine_chunks()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import subprocess
 from pathlib import Path
 
 import pyarrow as pa
@@ -119,19 +118,6 @@ HEADER = ",".join(table(1).column_names)
 
 def csv_lines(rows: pa.Table) -> list[str]:
     return [",".join(map(str, row.values())) for row in rows.to_pylist()]
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 300 kB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a file system")
-    yield place
-    # The error that the test looks at holds the file open.
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.mark.integration

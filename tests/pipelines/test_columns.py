@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import shutil
+from pathlib import Path
 
 import orjson
 import pyarrow as pa
@@ -15,7 +17,8 @@ from google.cloud import bigquery, pubsub_v1
 from common.options import OptionError
 from features.roles import Roles, unused_columns
 from features.ulb import FEATURES
-from pipelines import batch
+from local.gcs import local_gcs
+from pipelines import batch, lookups
 from pipelines.options import MessageOptions
 from tests.operations.test_replay import options_of, stored, stream, summary_of
 
@@ -61,6 +64,50 @@ def test_a_job_says_which_columns_are_not_used_and_how_many_ids_and_times_are_no
     assert capsys.readouterr().out == (
         "rows in: 5, rows scored: 5, dead letters: 0, alerts: 5, ids derived: 5, times defaulted: 5\n"
     )
+
+
+@pytest.mark.parametrize("kind", ["glob", "directory", "cloud storage", "pattern of cloud storage"])
+def test_a_launch_says_it_of_any_place_of_the_files(argv, tmp_path, caplog, kind):
+    path = Path(argv[0].partition("=")[2])
+    (tmp_path / "bucket/rows").mkdir(parents=True)
+    for number in range(2):  # the same columns twice are said once
+        shutil.copy(path, tmp_path / f"bucket/rows/{number}{path.suffix}")
+    place = {
+        "glob": f"{tmp_path}/bucket/r*/*{path.suffix}",
+        "directory": f"{tmp_path}/bucket/rows",
+        "cloud storage": "gs://bucket/rows/",
+        "pattern of cloud storage": f"gs://bucket/rows/*{path.suffix}",
+    }[kind]
+    with local_gcs(tmp_path):
+        assert batch.main([f"--input={place}", *argv[1:]]) == 0
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    words = "there is no column event_time; 'timestamp' may be it: pass --event_time_column=timestamp"
+    (line,) = (line for line in said if line.endswith(words))
+    assert line.startswith(f"--input={place}")
+
+
+def test_a_launch_says_it_of_each_file_with_other_columns(argv, tmp_path, caplog):
+    directory = tmp_path / "rows"
+    directory.mkdir()
+    for name, row in (("a", {"ts": 1}), ("b", {"timestamp": 1}), ("c", {"timestamp": 2})):
+        row |= dict.fromkeys(FEATURES, 1.0)
+        pq.write_table(pa.Table.from_pylist([row]), directory / f"{name}.parquet")
+    assert batch.main([f"--input={directory}", *argv[1:]]) == 0
+    said = "\n".join(record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert said.count("columns that are not used: ") == 2
+    assert f"{directory}/a.parquet: columns that are not used: ts" in said
+    assert f"{directory}/b.parquet: columns that are not used: timestamp" in said
+
+
+def test_a_file_elsewhere_that_cannot_be_looked_at_is_left_to_the_job(caplog):
+    caplog.set_level(logging.INFO)
+    assert lookups.find_remote_file("no-such-file-system://there/rows.csv", "csv") == []
+    assert "no-such-file-system://there/rows.csv: cannot look at its columns, which is left" in caplog.text
+    with (
+        local_gcs(Path("/nowhere")),
+        pytest.raises(OptionError, match=r"gs://bucket/rows\.csv: no such file"),
+    ):
+        lookups.find_remote_file("gs://bucket/rows.csv", "csv")
 
 
 def test_columns_that_are_named_are_read(argv, tmp_path, caplog, capsys):

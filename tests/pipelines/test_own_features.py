@@ -152,9 +152,8 @@ def test_a_stream_gives_the_scores_of_the_batch(
     assert stored.keys() == batch.keys()
     for key, row in stored.items():
         for name in ("anomaly_score", "severity", "amount", "account_id", "event_time", "top_features"):
-            assert (
-                row[name] == pytest.approx(batch[key][name]) if name == "anomaly_score" else batch[key][name]
-            )
+            expected = batch[key][name]
+            assert row[name] == (pytest.approx(expected) if name == "anomaly_score" else expected), name
     letters = rows(bigquery_client, dataset, "error_records_latest").to_pylist()
     reasons = {letter["payloadString"].encode(): letter["errorMessage"] for letter in letters}
     assert reasons.keys() == BAD.keys()

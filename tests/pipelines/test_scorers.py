@@ -9,9 +9,10 @@ from common.command import Parser
 from common.options import OptionError, add_options, read_options
 from features.ranges import FeatureRanges
 from model import artifact
-from pipelines.options import DetectionOptions
+from pipelines.options import DetectionOptions, StreamDetectionOptions
 from pipelines.scorers import ScorerOptions, model_handler
 from tests.model.serving.artifacts import build_artifact
+from transforms.forms import Encoding
 from transforms.remote import TorchServeHandler, VertexHandler
 from transforms.score import PytorchHandler
 
@@ -35,8 +36,15 @@ def parsed(*flags: str) -> ScorerOptions:
 
 def test_the_default_is_the_model_in_the_worker(manifest):
     handler = model_handler(parsed(), DETECTION, manifest)
-    thresholds = {"medium": 10.0, "high": 20.0}
-    assert handler == PytorchHandler("out/model", "compact", thresholds, manifest.digest)
+    encoding = Encoding(manifest.spec, manifest.learnt)
+    assert handler == PytorchHandler("out/model", "compact", {}, manifest.digest, 0, encoding)
+
+
+def test_a_model_that_may_be_replaced_is_held_to_its_features_and_the_thresholds_of_the_options(manifest):
+    detection = StreamDetectionOptions(model="out/model", model_refresh_seconds=60, medium_threshold=5.0)
+    handler = model_handler(parsed(), detection, manifest)
+    encoding = Encoding(manifest.spec, manifest.learnt)
+    assert handler == PytorchHandler("out/model", "compact", {"medium": 5.0}, "", 60, encoding)
 
 
 def test_vertex(manifest):

@@ -9,6 +9,7 @@ import pytest
 from google.cloud import pubsub_v1
 
 from local.runner import LocalStreamingRunner, run_until_drained
+from model import artifact
 from model.synthetic.generator import TransactionGenerator
 from pipelines import streaming
 from publisher.messages import MessageSource
@@ -44,6 +45,8 @@ def test_rows_join_to_their_messages_and_windows_count_them(
         f"--output_dataset={local_stack.project}.{dataset}",
         f"--scores_topic={scores_topic}",
         "--window_seconds=60",
+        "--profile_every=1",
+        "--profile_seconds=0",
         "--trace_messages",
         "--pass_through=transaction_id,absent",
         *low_thresholds(model_dir),
@@ -80,3 +83,10 @@ def test_rows_join_to_their_messages_and_windows_count_them(
     }
     for row in windows:
         assert sum(item["transactions"] for item in row["latency_bins"]) == row["transactions"]
+
+    profiles = Counter()
+    for row in rows(bigquery_client, dataset, "feature_profiles_latest").to_pylist():
+        assert sum(item["transactions"] for item in row["bins"]) == row["transactions"]
+        profiles[row["feature"]] += row["transactions"]
+    assert set(profiles) == {*artifact.verify(model_dir).ranges.quantiles, "anomaly_score"}
+    assert set(profiles.values()) == {COUNT}

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from model.thresholds import ALERT_BUDGETS
 from tests.sql import rows
 
 Row = dict[str, Any]
@@ -23,11 +24,14 @@ _SCORED: Final = ("scored_at", "event_time")
 FOLDED: Final = {
     "payload: not JSON (Input data was truncated)": "payload: not JSON",
     "payload: not JSON (JSON is malformed: invalid character (byte 17))": "payload: not JSON",
-    "payload: 70000 bytes, over the limit of 65536": "payload: N bytes, over the limit of N",
-    "payload: 80000 bytes, over the limit of 65536": "payload: N bytes, over the limit of N",
-    "features: 29 values instead of 30": "features: N values instead of N",
+    "payload: 70000 bytes, over the limit of 65536": "payload: N bytes, over the limit of 65536",
+    "payload: 80000 bytes, over the limit of 65536": "payload: N bytes, over the limit of 65536",
+    "features: 29 values instead of 30": "features: N values instead of 30",
+    "amount: expected a number, got 17": "amount: expected a number, got N",
     "features[3]: 1e+99, which is not finite": "features[N]: N finite",
-    "event_time: 2026-03-08T12:00:00+00:00, which is in_the_future": "event_time: N",
+    "event_time: 2026-03-08T12:00:00Z is more than --max_event_lead_seconds=86400 after its publication": (
+        "event_time: N is more than --max_event_lead_seconds=86400 after its publication"
+    ),
 }
 """Reasons of `rows.REASONS` as the query shows them; it shows the others as they are."""
 
@@ -76,7 +80,7 @@ def _alert_percent(found: Rows) -> Any:
 
 def _top(row: Row, index: int) -> Row:
     tops = row["top_features"]
-    return tops[index] if index < len(tops) else {"feature": None, "contribution": None}
+    return tops[index] if index < len(tops) else {"feature": None, "contribution": None, "value": None}
 
 
 def anomalies_by_account(scores: Rows, limit: int) -> Rows:
@@ -92,6 +96,7 @@ def anomalies_by_account(scores: Rows, limit: int) -> Rows:
             "alerts": len(found),
             "high": sum(row["severity"] == "high" for row in found),
             "max_score": _about(max(row["anomaly_score"] for row in found), 2),
+            "max_amount": max((row["amount"] for row in found if row["amount"] is not None), default=None),
             "first_alert": min(row["event_time"] for row in found),
             "last_alert": max(row["event_time"] for row in found),
         }
@@ -252,6 +257,90 @@ def _bin_percentiles(found: Rows, name: str, unit: str, digits: int) -> Row:
     }
 
 
+def feature_drift(profiles: Rows, limit: int) -> Rows:
+    """The population stability index of each feature over the bins of the training."""
+    counted = _latest(profiles, "feature_profiles", "profiled_at")
+    shown = []
+    for (feature, version), found in _groups(counted, itemgetter("feature", "model_version")).items():
+        total = sum(row["transactions"] for row in found)
+        bins = _groups((item for row in found for item in row["bins"]), itemgetter("place"))
+        if not total or not bins:
+            continue
+        held = {place: sum(item["transactions"] for item in items) for place, items in bins.items()}
+        every, index = max(sum(held.values()), 1), 0.0
+        for place, items in bins.items():
+            seen = max(held[place] / every, 0.001)
+            trained = max(0.001, *(item["share"] for item in items))
+            index += (seen - trained) * math.log(seen / trained)
+        known = [row["missing_share"] for row in found if row["missing_share"] is not None]
+        shown.append(
+            {
+                "feature": feature,
+                "model_version": version,
+                "transactions": total,
+                "psi": index,
+                "outside_percent": _about(100 * sum(row["outside"] for row in found) / total, 3),
+                "missing_percent": _about(100 * sum(row["missing"] for row in found) / total, 3),
+                "trained_missing_percent": _about(100 * max(known) if known else None, 3),
+            }
+        )
+    shown.sort(key=lambda row: (-float(f"{row['psi']:.4f}"), row["feature"], row["model_version"]))
+    return [row | {"psi": _about(row["psi"], 4)} for row in shown[:limit]]
+
+
+def _by_model(scores: Rows) -> list[Rows]:
+    """The latest score of each transaction by each model."""
+    return [
+        [max(scored, key=itemgetter(*_SCORED)) for scored in _groups(copies, _version).values()]
+        for copies in _copies(scores)
+    ]
+
+
+_version = itemgetter("model_version")
+
+
+def score_quantiles(scores: Rows, limit: int) -> Rows:
+    """Quantiles by hour and model."""
+    hours: dict[Any, Rows] = defaultdict(list)
+    for row in (row for copies in _by_model(scores) for row in copies):
+        hours[row["event_time"].replace(minute=0, second=0, microsecond=0), _version(row)].append(row)
+    shown = []
+    for (hour, version), found in hours.items():
+        values = [row["anomaly_score"] for row in found]
+        shown.append(
+            {
+                "hour": hour,
+                "model_version": version,
+                "transactions": len(found),
+                **{f"score_p{share}": _about(_percentile(values, share), 3) for share in (5, 50, 95, 99)},
+                "score_max": _about(max(values), 3),
+            }
+        )
+    return _last(shown, limit, "hour", "model_version")
+
+
+def alert_budget(scores: Rows, limit: int) -> Rows:
+    """The share of a severity and those above it, beside the budget of the training."""
+    shown = []
+    models = _groups((row for copies in _by_model(scores) for row in copies), _version)
+    for version, found in sorted(models.items()):
+        for level, severity in enumerate(ALERTING):
+            alerts = sum(row["severity"] in ALERTING[level:] for row in found)
+            budget = ALERT_BUDGETS[severity]
+            shown.append(
+                {
+                    "model_version": version,
+                    "severity": severity,
+                    "transactions": len(found),
+                    "alerts": alerts,
+                    "alert_percent": _about(100 * alerts / len(found), 3),
+                    "budget_percent": _about(100 * budget, 3),
+                    "times_budget": _about(alerts / len(found) / budget, 3),
+                }
+            )
+    return shown[:limit]
+
+
 def top_anomalies(scores: Rows, limit: int) -> Rows:
     """The transactions with the highest scores; of equal scores, by id, time, and its derivation."""
     derived = (None, False, True)
@@ -266,12 +355,14 @@ def top_anomalies(scores: Rows, limit: int) -> Rows:
     )
     return [
         {
-            **{name: row[name] for name in ("transaction_id", "account_id", "event_time")},
+            **{name: row[name] for name in ("transaction_id", "account_id", "event_time", "amount")},
             "anomaly_score": _about(row["anomaly_score"], 2),
             "severity": row["severity"],
             "feature_1": _top(row, 0)["feature"],
+            "value_1": _top(row, 0)["value"],
             "contribution_1": _about(_top(row, 0)["contribution"], 2),
             "feature_2": _top(row, 1)["feature"],
+            "value_2": _top(row, 1)["value"],
             "contribution_2": _about(_top(row, 1)["contribution"], 2),
         }
         for row in ranked[:limit]
@@ -279,12 +370,15 @@ def top_anomalies(scores: Rows, limit: int) -> Rows:
 
 
 _QUERIES: Final[dict[str, tuple[Callable[[Rows, int], Rows], str, str, int]]] = {
+    "alert_budget": (alert_budget, "scores", "event_time", 100),
     "anomalies_by_account": (anomalies_by_account, "scores", "event_time", 20),
     "anomalies_by_feature": (anomalies_by_feature, "scores", "event_time", 30),
     "anomalies_by_hour": (anomalies_by_hour, "scores", "event_time", 1000),
     "dead_letters": (dead_letters, "error_records", "timestamp", 50),
+    "feature_drift": (feature_drift, "feature_profiles", "profiled_at", 200),
     "latency": (latency, "scores", "event_time", 1000),
     "score_drift": (score_drift, "scores", "event_time", 1000),
+    "score_quantiles": (score_quantiles, "scores", "event_time", 1000),
     "score_windows": (score_windows, "score_windows", "window_start", 1000),
     "top_anomalies": (top_anomalies, "scores", "event_time", 20),
 }
@@ -297,6 +391,7 @@ def view(table: str, stored: Rows) -> Rows:
         "error_records": ("timestamp",),
         "replayed_records": ("replayed_at",),
         "score_windows": ("pane", "computed_at"),
+        "feature_profiles": ("profiled_at",),
     }
     order = times.get(table, ("scored_at", "event_time"))
     return _latest(stored, table, *order)

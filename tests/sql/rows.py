@@ -44,7 +44,8 @@ REASONS: Final = (
     "payload: 80000 bytes, over the limit of 65536",
     "features: 29 values instead of 30",
     "features[3]: 1e+99, which is not finite",
-    "event_time: 2026-03-08T12:00:00+00:00, which is in_the_future",
+    "event_time: 2026-03-08T12:00:00Z is more than --max_event_lead_seconds=86400 after its publication",
+    "amount: expected a number, got 17",
     "anomaly_score: the model gave nan",
     *TEXTS,
 )
@@ -101,6 +102,7 @@ POOLS: Final[dict[str, Sequence[Any]]] = {
 }
 """Columns with few values; others take any of their type."""
 _WINDOW: Final = ("window_start", "window_seconds", "model_version", "run_id")
+_PROFILE: Final = ("profile_id", "model_version", "feature")
 _LETTER: Final = ("stage", "errorMessage", "attempt", "payloadBytes")
 
 
@@ -165,6 +167,8 @@ def key_of(row: Mapping[str, Any], table: str) -> tuple[Any, ...]:
             return (row["letter"],)
         case tables.WINDOWS_TABLE:
             return tuple(row[name] for name in _WINDOW)
+        case tables.PROFILES_TABLE:
+            return tuple(row[name] for name in _PROFILE)
     raise LookupError(f"{table}: what tells its rows apart?")
 
 
@@ -183,6 +187,8 @@ def _kept(row: Mapping[str, Any], table: str) -> set[str]:
             return {*_LETTER, "attributes"}
         case tables.WINDOWS_TABLE:
             return {*_WINDOW}
+        case tables.PROFILES_TABLE:
+            return {*_PROFILE}
     return {"letter"}
 
 

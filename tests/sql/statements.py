@@ -47,6 +47,7 @@ VALUES: Final[dict[str, Sequence[Any]]] = {
     "stage": (None, "parse"),
     "step": (1, 3600),
     "stored": (tables.SCORES_TABLE, tables.ALERTS_TABLE, tables.ERRORS_TABLE),
+    "version": ("v1",),
     "transforms.tables.alerts_table.name": ("my_alerts",),
     "transforms.tables.error_records_table.name": ("my_letters",),
     "transforms.tables.replayed_records_table.name": ("my_notes",),

@@ -70,8 +70,12 @@ def planner() -> Planner:
 
 @pytest.mark.parametrize("name", query.names())
 def test_a_query_reads_the_days_from_since_on(planner, name):
-    ((table, filters),) = planner.scans(query.sql(name, DATASET, SINCE))
-    columns = {tables.ERRORS_TABLE: "timestamp", tables.WINDOWS_TABLE: "window_start"}
+    ((table, filters),) = set(planner.scans(query.sql(name, DATASET, SINCE)))
+    columns = {
+        tables.ERRORS_TABLE: "timestamp",
+        tables.WINDOWS_TABLE: "window_start",
+        tables.PROFILES_TABLE: "profiled_at",
+    }
     column = columns.get(table, "event_time")
     assert f"{column} {BOUND}" in filters
 

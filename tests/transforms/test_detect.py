@@ -22,6 +22,7 @@ from transforms.message import MessageRules
 from transforms.parse import Parse
 from transforms.schema import ALERTS, SCORES
 from transforms.score import PytorchHandler, Score
+from transforms.thresholds import with_thresholds
 from transforms.topics import RowMessages, row_messages
 
 TIME = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
@@ -47,8 +48,7 @@ def rows(batches, label="Rows"):
 
 @pytest.fixture(scope="module")
 def detect(model_dir):
-    thresholds = dict(artifact.verify(model_dir).thresholds)
-    return Detect(Parse(MessageRules(TIME)), Score(PytorchHandler(str(model_dir))), Alert(thresholds))
+    return Detect(Parse(MessageRules(TIME)), Score(PytorchHandler(str(model_dir))), Alert())
 
 
 def test_detect_scores_alerts_and_rejects(detect):
@@ -111,7 +111,7 @@ def test_rows_of_the_handler_are_the_models_own(model_dir, copies):
     reference = artifact.read(model_dir).load_model(freeze=False)
     with torch.no_grad():
         score, encoded, contributions = reference.score(torch.from_numpy(features))
-    outputs = model.outputs(features)
+    outputs = model.current.outputs(features)
     np.testing.assert_allclose(outputs["anomaly_score"], score.numpy(), rtol=1e-6)
     np.testing.assert_allclose(outputs["encoded"], encoded.numpy(), rtol=1e-6)
     np.testing.assert_allclose(outputs["contributions"], contributions.numpy(), rtol=1e-5, atol=1e-6)
@@ -156,30 +156,30 @@ SCORE_ROW = {
     "model_version": "v1",
     "scored_at": TIME,
 }
-THRESHOLDS = {"medium": 10.0, "high": 20.0}
+ALERTING = with_thresholds(SCORES, {"medium": 10.0, "high": 20.0})
 
 
 def test_alerts_are_the_rows_at_or_over_the_wanted_severity():
     medium = SCORE_ROW | {"transaction_id": "m", "severity": "medium", "anomaly_score": 12.0}
     normal = SCORE_ROW | {"transaction_id": "n", "severity": "normal", "anomaly_score": 2.0}
-    batch = pa.RecordBatch.from_pylist([normal, medium, SCORE_ROW], schema=SCORES)
-    alerted = alerts(batch, THRESHOLDS)
+    batch = pa.RecordBatch.from_pylist([normal, medium, SCORE_ROW], schema=ALERTING)
+    alerted = alerts(batch)
     assert alerted.schema.equals(ALERTS, check_metadata=True)
     assert alerted.select(["transaction_id", "severity", "threshold"]).to_pylist() == [
         {"transaction_id": "m", "severity": "medium", "threshold": 10.0},
         {"transaction_id": "b", "severity": "high", "threshold": 20.0},
     ]
-    assert alerts(batch, THRESHOLDS, "high").column("transaction_id").to_pylist() == ["b"]
+    assert alerts(batch, "high").column("transaction_id").to_pylist() == ["b"]
 
 
 def test_alerts_refuse_an_unknown_severity():
-    batch = pa.RecordBatch.from_pylist([SCORE_ROW], schema=SCORES)
+    batch = pa.RecordBatch.from_pylist([SCORE_ROW], schema=ALERTING)
     with pytest.raises(ValueError, match="min_severity: expected one of medium, high"):
-        alerts(batch, THRESHOLDS, "normal")
+        alerts(batch, "normal")
 
 
 def test_alert_messages_literally():
-    batch = alerts(pa.RecordBatch.from_pylist([SCORE_ROW], schema=SCORES), THRESHOLDS)
+    batch = alerts(pa.RecordBatch.from_pylist([SCORE_ROW], schema=ALERTING))
     (sent,) = row_messages(batch)
     assert json.loads(sent.data) == {
         "transaction_id": "b",

@@ -16,11 +16,13 @@ from features.learning import learn
 from features.learnt import Learnt, Rarity
 from features.rows import RowEncoder
 from tests.features.cases import rows, specs
+from transforms.alert import alerts
 from transforms.columnar import to_transactions
 from transforms.forms import Encoding
 from transforms.instances import instances, plain_instances
 from transforms.message import MessageColumns, MessageRules, Parsed, parse_messages
 from transforms.scores import ScoreRules, assemble_scores, feature_matrix, transaction_messages
+from transforms.topics import row_messages
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 
@@ -91,7 +93,7 @@ SPEC = FeatureSpec.from_json(
 RARITIES = Learnt({"country": Rarity.of_counts({"NZ": 9}, 1, 9)})
 
 
-def test_a_reviewer_reads_the_values_of_rows_above_the_lowest_severity():
+def test_a_reviewer_reads_the_values_of_rows_above_the_lowest_severity_in_tables_and_messages():
     payloads = [
         b'{"paid": {"amount": 4312.50}, "country": "NZ", "present": true, "event_time": '
         b'"2026-03-01T02:17:00Z"}',
@@ -101,7 +103,8 @@ def test_a_reviewer_reads_the_values_of_rows_above_the_lowest_severity():
     shares = np.array([[1.0, 5.0, 0.5, 2.0, 4.0]] * 2, np.float32)
     outputs = {"anomaly_score": np.array([25.0, 1.0]), "encoded": np.zeros((2, 2)), "contributions": shares}
     rules = ScoreRules({"medium": 10.0, "high": 20.0}, "v1", spec=SPEC)
-    high, normal = assemble_scores(batch, outputs, rules, 0).scores.to_pylist()
+    scored = assemble_scores(batch, outputs, rules, 0).scores
+    high, normal = scored.to_pylist()
     assert high["amount"] == 4312.5
     assert high["top_features"] == [
         {"feature": "hour", "contribution": 6.0, "value": "03:17"},
@@ -110,6 +113,10 @@ def test_a_reviewer_reads_the_values_of_rows_above_the_lowest_severity():
     ]
     assert [item["value"] for item in normal["top_features"]] == [None] * 3
     assert normal["amount"] == 7.0
+    (alert,) = row_messages(alerts(scored, rules.thresholds))
+    sent = orjson.loads(alert.data)
+    assert (sent["severity"], sent["amount"]) == ("high", 4312.5)
+    assert sent["top_features"] == high["top_features"]
 
 
 def test_a_server_of_the_spec_takes_the_plain_instance():

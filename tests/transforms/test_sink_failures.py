@@ -19,9 +19,11 @@ from transforms.dead_letter import dead_letters
 from transforms.detect import Detected
 from transforms.schema import SCORES
 from transforms.sinks import PublishRows, WriteTables
+from transforms.thresholds import with_thresholds
 
 ROWS = 1_000
 ATTEMPTS = 5
+ALERTING = with_thresholds(SCORES, {"medium": 2.0, "high": 3.0})
 SINKS = ("scores", "alerts", "error_records", "topic")
 
 published: list[str] = []
@@ -47,10 +49,10 @@ def run(server: ScriptedBigQuery, runner: RetryingRunner) -> None:
     rows = [score(f"{i}", severity="high" if i % 100 == 0 else "normal") for i in range(ROWS)]
     letters = dead_letters([b"x"] * 5, ["wrong"] * 5, "parse", [{"message_id": str(i)} for i in range(5)])
     with beam.Pipeline(runner=runner) as p:
-        batches = p | beam.Create([(pa.RecordBatch.from_pylist(rows, SCORES), letters)], reshuffle=False)
+        batches = p | beam.Create([(pa.RecordBatch.from_pylist(rows, ALERTING), letters)], reshuffle=False)
         scores = batches | "Score" >> beam.Map(lambda both: both[0]).with_output_types(pa.RecordBatch)
         dead = batches | "Dead" >> beam.Map(lambda both: both[1]).with_output_types(pa.RecordBatch)
-        alerts = scores | Alert({"medium": 2.0, "high": 3.0})
+        alerts = scores | Alert()
         endpoints = BigQueryEndpoints(storage=server.address)
         _ = Detected(scores, alerts, dead) | WriteTables("p.d", streaming=True, endpoints=endpoints)
         _ = alerts | PublishRows("projects/p/topics/alerts", apart=True)

@@ -13,7 +13,7 @@ from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
 from transforms.dead_letter import dead_letters
 from transforms.schema import ERROR_RECORDS, SCORES, SCORES_FULL, to_bigquery
-from transforms.table_columns import TableError, missing_columns
+from transforms.table_columns import TableError, missing_columns, with_members
 from transforms.tables import (
     TABLES,
     alerts_table,
@@ -84,6 +84,15 @@ def test_missing_columns_are_those_that_the_full_output_adds():
     assert all(field.mode in ("NULLABLE", "REPEATED") for field in missing)
 
 
+def test_members_that_a_record_lacks_are_added_to_a_copy():
+    existing = [bigquery.SchemaField("top", "RECORD", fields=[bigquery.SchemaField("feature", "STRING")])]
+    wanted = pa.schema([("top", pa.struct([("feature", pa.string()), ("value", pa.string())]))])
+    (extended,) = with_members(existing, wanted)
+    assert [member.name for member in extended.fields] == ["feature", "value"]
+    assert [member.name for member in existing[0].fields] == ["feature"]
+    assert extended != existing[0], "create_tables updates a table by this difference"
+
+
 def test_legacy_type_names_count_as_equal():
     existing = [bigquery.SchemaField("n", "INTEGER"), bigquery.SchemaField("x", "FLOAT", mode="REPEATED")]
     wanted = pa.schema([("n", pa.int64()), ("x", pa.list_(pa.float64()))])
@@ -121,6 +130,8 @@ class TestOnTheEmulator:
                 "error_records_latest": "VIEW",
                 "score_windows": "TABLE",
                 "score_windows_latest": "VIEW",
+                "feature_profiles": "TABLE",
+                "feature_profiles_latest": "VIEW",
             }
         scores = bigquery_client.get_table(f"{full_name}.scores")
         assert scores.time_partitioning.field == "event_time"

@@ -85,7 +85,7 @@ def test_a_message_as_deep_as_the_decoder_takes_costs_no_neighbour():
 def test_a_trace_travels_into_scores_alerts_and_their_messages():
     batch = parsed(message(b',"load_id":{"a":1}'), message())
     scores = assemble_scores(batch, outputs([25.0, 30.0]), RULES, 1).scores
-    alerted = alerts(scores, RULES.thresholds)
+    alerted = alerts(scores)
     for rows in (scores, alerted):
         assert rows.column("message_id").to_pylist() == ["m-0", "m-1"]
         first, second = (json.loads(sent.data) for sent in row_messages(rows))

@@ -119,8 +119,12 @@ def arrow_schema(columns: Iterable[bigquery.SchemaField]) -> pa.Schema:
 
 
 def _arrow_type(column: bigquery.SchemaField) -> pa.DataType:
-    kind = _ARROW_TYPES.get(column.field_type, pa.string())
+    kind = pa.struct(arrow_schema(column.fields)) if column.fields else _arrow_kind(column)
     return pa.list_(kind) if column.mode == "REPEATED" else kind
+
+
+def _arrow_kind(column: bigquery.SchemaField) -> pa.DataType:
+    return _ARROW_TYPES.get(column.field_type, pa.string())
 
 
 def create_streams(read: ReadBatches) -> list[Stream]:

@@ -18,6 +18,7 @@ from common.connections import direct
 from common.options import OptionError, add_options, option, read_options
 from common.output import Format, add_format, print_rows
 from common.values import Number, at_least
+from common.writing import write_text
 from model.artifact import MODEL_NAME
 from model.serving.options import ENV_MODEL, usable_cores
 from model.serving.torchserve import grpc_client, keys, process
@@ -241,7 +242,7 @@ def start(layout: Layout, options: StartOptions, ports: Ports, form: Format) -> 
         folders = (properties.get("plugins_path"), str(keys.install(given, layout)))
         paths = (path if "*" in path else f"{path}/*" for path in folders if path)
         properties["plugins_path"] = ":".join(paths)
-    layout.config.write_text(configuration(archives), encoding="utf-8")
+    write_text(layout.config, configuration(archives), "--run_dir")
     print(f"Starting TorchServe in {layout.root}", file=sys.stderr)
 
     def end(signum: int, frame: FrameType | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from common.writing import writing
 from model import artifact
 from model.serving.bare import ARCHIVE_SUFFIX, bare_archives
 from model.serving.torchserve.config import Layout, TorchServeError
@@ -52,5 +53,6 @@ def add_archive(source: str, layout: Layout) -> str:
         raise TorchServeError(f"{source}: no such archive")
     target = layout.model_store / name
     if not (target.exists() and target.samefile(path)):
-        shutil.copyfile(path, target)
+        with writing(target, "--run_dir"):
+            shutil.copyfile(path, target)
     return name

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
+from common.writing import writing
 from model.serving.torchserve.config import Layout, TorchServeError
 
 ENVIRONMENT: Final = "ANOMALY_GIVEN_KEYS"
@@ -80,10 +81,13 @@ def install(keys: dict[str, str], layout: Layout) -> Path:
         )
         if done.returncode != 0:
             raise TorchServeError(f"--key_file: {_SOURCE.name} does not compile:\n{done.stderr.strip()}")
-        with zipfile.ZipFile(layout.plugins / "given-keys.jar", "w") as jar:
+        archive = layout.plugins / "given-keys.jar"
+        with writing(archive, "--run_dir"), zipfile.ZipFile(archive, "w") as jar:
             jar.write(Path(classes, f"{_SOURCE.stem}.class"), f"{_SOURCE.stem}.class")
             jar.writestr(_SERVICE, f"{_SOURCE.stem}\n")
     layout.given_keys.unlink(missing_ok=True)
-    with open(os.open(layout.given_keys, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump({kind: {"key": key} for kind, key in keys.items()}, file)
+    content = json.dumps({kind: {"key": key} for kind, key in keys.items()})
+    descriptor = os.open(layout.given_keys, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with writing(layout.given_keys, "--run_dir"), open(descriptor, "w") as file:
+        file.write(content)
     return layout.plugins

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from common.writing import write_text
 from model.serving.torchserve import keys
 from model.serving.torchserve.config import Layout, TorchServeError, read_properties, tokens_off
 from model.serving.torchserve.logs import log_config
@@ -64,7 +65,7 @@ def start(
     command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
     command += ["--ts-config", str(layout.config), "--model-store", str(layout.model_store)]
     command += ["--log-config", str(layout.log_config)]
-    layout.log_config.write_text(log_config(foreground), encoding="utf-8")
+    write_text(layout.log_config, log_config(foreground), "--run_dir")
     environment = {
         **os.environ,
         # Java's temporary directory holds the workers' sockets under fixed names, Python's the pid file:
@@ -172,7 +173,7 @@ def _write_state(layout: Layout, pid: int) -> None:
     import psutil
 
     started = psutil.Process(pid).create_time()
-    layout.state.write_text(json.dumps({"pid": pid, "started": started}), encoding="utf-8")
+    write_text(layout.state, json.dumps({"pid": pid, "started": started}), "--run_dir")
 
 
 def _family(layout: Layout) -> list[Any]:

@@ -102,6 +102,8 @@ def upload(aiplatform: Any, options: UploadOptions, region: str, actions: Action
             )
         return known
     uri, staged = _stage(source, options.staging, prebuilt, actions)
+    # One on Cloud Storage may be of a version that wrote none.
+    has_schema = staged == STAGED_ALL or artifact.SCHEMA_FILE in manifest.files
     routes: dict[str, Any] = {}
     if not prebuilt:
         routes = {
@@ -124,6 +126,7 @@ def upload(aiplatform: Any, options: UploadOptions, region: str, actions: Action
         serving_container_image_uri=image,
         version_aliases=[alias],
         version_description=manifest.model_version,
+        instance_schema_uri=f"{uri}/{artifact.SCHEMA_FILE}" if has_schema else None,
         labels=labels,
         **routes,
     )
@@ -235,11 +238,11 @@ def _stage(
         manifest = source.manifest
         uri = f"{staging.rstrip('/')}/{manifest.model_name}/{manifest.model_version}"
         files = [source.local_dir / name for name in manifest.files]
-        target = uri
+        target, schema = uri, artifact.SCHEMA_FILE
         actions.do(
             f"{uri}: write artifact",
             lambda **_: artifact.write(target, manifest, files),
-            objects=[f"{uri}/{name}" for name in (*manifest.files, artifact.MANIFEST_FILE)],
+            objects=[f"{uri}/{name}" for name in (*{**manifest.files, schema: ""}, artifact.MANIFEST_FILE)],
         )
         staged = STAGED_ALL
     if prebuilt:

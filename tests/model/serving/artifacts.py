@@ -8,6 +8,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from features.declaration import FeatureSpec
+from features.learnt import Learnt
 from features.ulb import AMOUNT_INDEX, FEATURES, N_FEATURES, TIME_INDEX
 from model import artifact, package, torchscript
 from model.network import TransactionAutoencoder
@@ -48,6 +50,33 @@ def build_artifact(directory: Path, version: str = VERSION, seed: int = 7) -> ar
         if package.archive_available():
             files.append(package.write_archive(path, Path(temporary), version))
         return artifact.write(directory, manifest, files)
+
+
+def build_own_artifact(directory: Path, spec: FeatureSpec, learnt: Learnt) -> artifact.Artifact:
+    """Writes an artifact of own features into `directory`, without an archive."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        network = TransactionAutoencoder(spec)
+        n = len(spec.inputs)
+        network.set_normalisation(torch.zeros(n), torch.ones(n))
+        network.set_whitening(torch.zeros(n), torch.eye(n))
+    module = torchscript.trace(network)
+    with torch.no_grad():
+        scores = module.score(torch.from_numpy(np.random.default_rng(0).normal(size=(2000, n)).astype("f4")))
+    quantiles = ScoreQuantiles.of(scores[0].numpy())
+    manifest = artifact.Manifest(
+        model_name=artifact.MODEL_NAME,
+        model_version=VERSION,
+        features=spec.names,
+        thresholds=calibrate(quantiles),
+        quantiles=quantiles,
+        spec=spec,
+        learnt=learnt,
+    )
+    with TemporaryDirectory() as temporary:
+        path = Path(temporary) / artifact.MODEL_FILE
+        torchscript.save(module, path)
+        return artifact.write(directory, manifest, [path])
 
 
 def transactions(n: int, seed: int = 0) -> np.ndarray:

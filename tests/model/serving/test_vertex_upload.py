@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from google.api_core.exceptions import Forbidden
 from google.cloud import storage
 
+from features.default import ULB
+from features.schema import openapi_3_0
 from model.artifact import read, write
 from tests.model.serving.artifacts import VERSION
 from tests.model.serving.vertex_cases import CUSTOM, NEWER, PARENT, PREBUILT
@@ -36,6 +39,7 @@ def test_a_local_artifact_is_staged_for_the_prebuilt_container_and_registered(ru
             "displayName": "pytorch_autoencoder-prebuilt",
             "containerSpec": {"imageUri": PREBUILT},
             "artifactUri": uri,
+            "predictSchemata": {"instanceSchemaUri": f"{uri}/instance_schema.yaml"},
             "versionAliases": ["v-20260101-120000", "default"],
             "versionDescription": VERSION,
             "labels": {
@@ -53,6 +57,8 @@ def test_a_local_artifact_is_staged_for_the_prebuilt_container_and_registered(ru
         == (served_artifact.local_dir / "pytorch_autoencoder.mar").read_bytes()
     )
     assert read(uri).manifest.model_version == VERSION
+    schema = vertex.storage.objects["b", f"m/pytorch_autoencoder/{VERSION}/instance_schema.yaml"].data
+    assert yaml.safe_load(schema) == openapi_3_0(ULB)
     assert f"pytorch_autoencoder-prebuilt {VERSION}: projects/p/" in out
 
     code, again, _ = run("upload", *flags)
@@ -82,6 +88,7 @@ def test_an_artifact_on_cloud_storage_is_used_where_it_is(run, vertex, served_ar
     assert run("delete", "--name", "pytorch_autoencoder-custom")[0] == 0
     assert vertex.storage.names("b") == [
         "trained/final_model_traced.pt",
+        "trained/instance_schema.yaml",
         "trained/manifest.json",
         "trained/pytorch_autoencoder.mar",
     ]

@@ -1,0 +1,232 @@
+"""The places of artifacts: a local directory, or a prefix on Cloud Storage. Both replace whole files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.writing import writing
+from model.manifest import MANIFEST_FILE, ArtifactError
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Blob
+
+
+class ArtifactUnavailableError(ArtifactError):
+    """Cloud Storage refuses or does not answer, or credentials are missing; this may pass."""
+
+
+def is_gcs(uri: str) -> bool:
+    """Tells whether `uri` names an object or directory on Cloud Storage."""
+    return uri.startswith("gs://")
+
+
+class Place(ABC):
+    """A directory of files.
+
+    Attributes:
+      uri: as its user names it.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    def child(self, name: str) -> Place:
+        """Returns the directory of this name below."""
+        return place(f"{self.uri.rstrip('/')}/{name}")
+
+    @abstractmethod
+    def fetch(self, name: str, to: Path) -> None:
+        """Copies a file to a local path.
+
+        Raises:
+          FileNotFoundError: the file is not there.
+          ArtifactUnavailableError: it cannot be read.
+        """
+
+    @abstractmethod
+    def put(self, name: str, source: Path) -> None:
+        """Writes a file from a local one; a reader sees the old file or the new one, and nothing between.
+
+        Raises:
+          FileWriteError: the local file cannot be written.
+          ArtifactUnavailableError: Cloud Storage does not take it.
+        """
+
+    @abstractmethod
+    def stamp(self, name: str) -> str:
+        """Returns a text that is another one after the file was replaced; "" where it is not there.
+
+        Raises:
+          ArtifactUnavailableError: the place does not answer.
+        """
+
+    @abstractmethod
+    def check_writable(self) -> None:
+        """Checks what can be checked of writing without leaving a trace.
+
+        Raises:
+          ArtifactError: the place cannot be written to.
+        """
+
+    @abstractmethod
+    def artifacts(self) -> list[str]:
+        """Names the directories right below that hold a manifest.
+
+        Raises:
+          ArtifactUnavailableError: the place does not answer.
+        """
+
+
+def place(uri: str | Path) -> Place:
+    """Makes the place that a URI names: gs://bucket/prefix, or a local directory."""
+    return CloudPlace(str(uri)) if is_gcs(str(uri)) else LocalPlace(str(uri))
+
+
+class LocalPlace(Place):
+    """A local directory, made when a file is put into it."""
+
+    def fetch(self, name: str, to: Path) -> None:
+        """See Place."""
+        try:
+            shutil.copyfile(Path(self.uri) / name, to)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise ArtifactUnavailableError(f"{self.uri}: {name} cannot be read: {error}") from error
+
+    def put(self, name: str, source: Path) -> None:
+        """See Place."""
+        target = Path(self.uri) / name
+        beside = target.with_name(f".{name}.{uuid.uuid4().hex}")
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists() and source.samefile(target):
+                return
+            try:
+                with source.open("rb") as old, beside.open("xb") as new:
+                    shutil.copyfileobj(old, new)
+                    new.flush()
+                    os.fsync(new.fileno())
+                beside.replace(target)
+            finally:
+                beside.unlink(missing_ok=True)
+
+    def stamp(self, name: str) -> str:
+        """See Place."""
+        try:
+            found = (Path(self.uri) / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        except OSError as error:
+            raise ArtifactUnavailableError(f"{self.uri}: {name} cannot be read: {error}") from error
+        return f"{found.st_mtime_ns} {found.st_size} {found.st_ino}"
+
+    def check_writable(self) -> None:
+        """Makes the directory when it is missing, and a file in it for a moment."""
+        try:
+            Path(self.uri).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.uri):
+                pass
+        except OSError as e:
+            raise ArtifactError(
+                f"{self.uri}: cannot be written: {e}; name a directory that you may write to"
+            ) from e
+
+    def artifacts(self) -> list[str]:
+        """See Place."""
+        return sorted(path.parent.name for path in Path(self.uri).glob(f"*/{MANIFEST_FILE}"))
+
+
+class CloudPlace(Place):
+    """A prefix on Cloud Storage. Its client is made at the first use."""
+
+    @cached_property
+    def _root(self) -> tuple[Any, str]:
+        """Bucket and prefix (without a slash at its end)."""
+        # Deferred: a local artifact needs neither the client nor credentials.
+        import google.cloud.storage as storage
+
+        from common.connections import direct
+
+        bucket, _, prefix = self.uri.removeprefix("gs://").partition("/")
+        if not bucket:
+            raise ArtifactError(f"{self.uri}: expected gs://bucket/prefix")
+        try:
+            client = storage.Client()
+            direct(client._http)
+        except OSError as e:
+            raise ArtifactUnavailableError(f"{self.uri}: {e}; set GOOGLE_CLOUD_PROJECT") from e
+        try:
+            return client.bucket(bucket), prefix.strip("/")
+        except ValueError as e:
+            raise ArtifactError(f"{self.uri}: {e}; name a bucket as gs://bucket/prefix") from e
+
+    def _blob(self, name: str) -> Blob:
+        bucket, prefix = self._root
+        return bucket.blob(f"{prefix}/{name}" if prefix else name)
+
+    def fetch(self, name: str, to: Path) -> None:
+        """See Place."""
+        from google.api_core.exceptions import NotFound
+
+        with self._errors():
+            try:
+                self._blob(name).download_to_filename(str(to))
+            except NotFound as e:
+                raise FileNotFoundError(name) from e
+
+    def put(self, name: str, source: Path) -> None:
+        """See Place."""
+        with self._errors():
+            self._blob(name).upload_from_filename(str(source))
+
+    def stamp(self, name: str) -> str:
+        """Returns the generation of the object, by a request that costs no download."""
+        from google.api_core.exceptions import NotFound
+
+        with self._errors():
+            blob = self._blob(name)
+            try:
+                blob.reload()
+            except NotFound:
+                return ""
+            return str(blob.generation)
+
+    def check_writable(self) -> None:
+        """Checks the form and the credentials.
+
+        Whoever may write an object need not be allowed to ask about its bucket.
+        """
+        with self._errors():
+            _ = self._root
+
+    def artifacts(self) -> list[str]:
+        """See Place."""
+        with self._errors():
+            bucket, prefix = self._root
+            below = f"{prefix}/" if prefix else ""
+            names = [blob.name.removeprefix(below) for blob in bucket.list_blobs(prefix=below)]
+        parts = [name.split("/") for name in names]
+        return sorted(part[0] for part in parts if len(part) == 2 and part[1] == MANIFEST_FILE)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turns refusals of Cloud Storage, and missing credentials, into ArtifactUnavailableError."""
+        from common.google import ERRORS, explain
+
+        try:
+            yield
+        except ERRORS as error:
+            problem = explain(error)
+            raise ArtifactUnavailableError(
+                f"{self.uri}: Cloud Storage ({problem.kind}): {problem.text}"
+            ) from error

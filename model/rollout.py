@@ -1,0 +1,101 @@
+"""Puts a model into the place that running jobs and servers look at, and takes it back.
+
+The place is an artifact like any other. `artifact.copy` keeps the one that was there in `previous/`: the one
+to go back to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from model import artifact
+from model.artifact import PREVIOUS, Artifact, ArtifactError
+from model.live import check_spec
+from model.manifest import MANIFEST_FILE, Manifest
+from model.places import place
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of the model at a place.
+
+    Attributes:
+      before: the manifest that was there, if any.
+      after: the manifest that is there now.
+    """
+
+    before: Manifest | None
+    after: Manifest
+
+    @property
+    def is_none(self) -> bool:
+        """True where the model was there already."""
+        return self.before is not None and self.before.digest == self.after.digest
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An artifact, or what is wrong with it."""
+
+    uri: str
+    manifest: Manifest | None
+    problem: str = ""
+
+
+def promote(source: str, to: str) -> Change:
+    """Copies the artifact at `source` to the place `to`, and keeps the one that is there in `previous/`.
+
+    Raises:
+      ArtifactError: `source` is no whole artifact of this package, `to` cannot be read or written.
+      ForeignError: the model at `to` has another feature spec.
+    """
+    found = artifact.read(source)
+    found.load_model()  # refuses a graph that no job could load
+    return _replace(found, to)
+
+
+def go_back(to: str) -> Change:
+    """Exchanges the model at the place `to` with the previous one; a second call undoes the first.
+
+    Raises:
+      ArtifactError: there is no previous one, or it is damaged, or `to` cannot be read or written.
+      ForeignError: the previous one has another feature spec.
+    """
+    previous = place(to).child(PREVIOUS)
+    if not previous.stamp(MANIFEST_FILE):
+        raise ArtifactError(
+            f"{to}: expected a previous model in {previous.uri}, got none: promote the one to go back to"
+        )
+    return _replace(artifact.read(previous.uri), to)
+
+
+def _replace(found: Artifact, to: str) -> Change:
+    before = artifact.peek(to) if place(to).stamp(MANIFEST_FILE) else None
+    change = Change(before, found.manifest)
+    if before is not None:
+        advice = "train with that, or promote to a new directory and launch the jobs with it"
+        check_spec(found, before.spec, f"version {before.model_version} at {to}: {advice}")
+    if not change.is_none:
+        artifact.copy(found, to)
+    return change
+
+
+def list_models(uri: str) -> Iterator[Listed]:
+    """Lists the artifact at a place, the previous one, and those in the directories right below.
+
+    Raises:
+      ArtifactError: there is none, or the place cannot be read.
+    """
+    root = place(uri)
+    below = [root.child(name) for name in root.artifacts()]
+    places = [*([root] if root.stamp(MANIFEST_FILE) else []), *below]
+    if not places:
+        raise ArtifactError(f"{uri}: expected an artifact, or directories with one, got none")
+    for one in places:
+        try:
+            yield Listed(one.uri, artifact.read(one.uri).manifest)
+        except artifact.ArtifactUnavailableError:
+            raise
+        except ArtifactError as error:
+            yield Listed(one.uri, None, str(error))

@@ -1,0 +1,1 @@
+"""`anomaly model`: rolls models out, takes them back, and lists them."""
