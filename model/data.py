@@ -166,17 +166,15 @@ def _synthetic(rows: int, seed: int) -> Dataset:
 
 def _read_files(source: str) -> pa.Table:
     # Deferred with Beam, whose file systems they use: synthetic data and tables need neither.
-    from common import files
+    from common import files, table_files
 
     try:
         files.require_credentials(source)
         paths = [file.path for file in files.find(source)]
-        tables = [_read_file(path) for path in paths]
-        if tables:
-            # A single one as it is: joining fails on a column that is there twice.
-            return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
-    except DataError:
-        raise
+        if paths:
+            return table_files.join([table_files.read_table(path) for path in paths])
+    except table_files.TableFileError as e:
+        raise DataError(f"--data: {e}") from e
     except (CommandError, pa.ArrowException) as e:  # their texts name the file
         raise DataError(f"--data {source}: cannot be read: {e}") from e
     except Exception as e:  # whatever Cloud Storage's client raises: no permission, no network
@@ -185,21 +183,6 @@ def _read_files(source: str) -> pa.Table:
         f"--data: expected CSV or Parquet files, {BIGQUERY_SCHEME}project.dataset.table or {SYNTHETIC}, "
         f"got {source!r}, and there is no such file"
     )
-
-
-def _read_file(path: str) -> pa.Table:
-    from pyarrow import parquet
-
-    from common import csv_files, file_kinds, files
-
-    kind = files.kind_by_name(path) or file_kinds.kind(files.head(path))
-    if kind == "csv":
-        return csv_files.read_table(path)
-    if kind == "parquet":
-        # As a file: a directory reader fails on a column that is there twice.
-        with files.open_raw(path) as file:
-            return parquet.ParquetFile(file).read()
-    raise DataError(f"--data: expected CSV or Parquet with the columns of a transaction, got {path!r}")
 
 
 def check_enough(dataset: Dataset) -> None:

@@ -21,6 +21,7 @@ from common.options import OptionError, option, read_options
 from common.values import Number, at_least
 from features.roles import OPTIONS, RoleError, Roles
 from model import artifact
+from model.live import ForeignError, check_spec
 from model.thresholds import SEVERITIES
 from transforms.bigquery.methods import METHODS, Method
 from transforms.forms import Encoding
@@ -157,6 +158,13 @@ class DetectionOptions:
         "there at launch; its workers refuse one that was written into the same directory since. "
         "Example: gs://my-bucket/model",
     )
+    shadow_model: str | None = option(
+        None,
+        metavar="DIR",
+        help="artifact directory of a second model with the same feature spec, local or gs://. It scores "
+        "beside the first into the columns shadow_score, shadow_severity and shadow_version, and raises no "
+        "alert; anomaly query shadow_agreement compares the two. Example: gs://my-bucket/candidate",
+    )
     output_detail: Literal["compact", "full"] = option(
         "compact",
         help="columns of the scores: compact, or full for all outputs of the model (default: %(default)s)",
@@ -225,15 +233,26 @@ class DetectionOptions:
         """Reads and verifies the model; returns its manifest with the thresholds of the options.
 
         Raises:
-          OptionError: the model cannot be read, or its thresholds do not fit those of the options.
+          OptionError: the model or its shadow cannot be read, they have different features, or the thresholds
+            do not fit those of the options.
         """
-        try:
-            manifest = artifact.verify(self.model)
-        except artifact.ArtifactError as error:
-            raise OptionError(f"--model: {error}") from error
-        except Exception as error:  # whatever Cloud Storage's client raises: no permission, no network
-            raise OptionError(f"--model: cannot read {self.model}: {error}") from error
+        manifest = _verified("--model", self.model).manifest
+        if self.shadow_model:
+            shadow = _verified("--shadow_model", self.shadow_model)
+            try:
+                check_spec(shadow, manifest.spec, "--model; train it with the same one")
+            except ForeignError as error:
+                raise OptionError(f"--shadow_model: {error}") from error
         return dataclasses.replace(manifest, thresholds=self.thresholds(manifest.thresholds))
+
+
+def _verified(flag: str, uri: str) -> artifact.Artifact:
+    try:
+        return artifact.read(uri)
+    except artifact.ArtifactError as error:
+        raise OptionError(f"{flag}: {error}") from error
+    except Exception as error:  # whatever Cloud Storage's client raises: no permission, no network
+        raise OptionError(f"{flag}: cannot read {uri}: {error}") from error
 
 
 @dataclass(frozen=True)

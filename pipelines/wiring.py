@@ -74,6 +74,10 @@ class JobOptions:
                 "--model_refresh_seconds goes with --scorer=pytorch, and the scorer is "
                 f"{self.scorer.scorer}: roll the model out at the server"
             )
+        if self.detection.shadow_model and self.scorer.scorer != "pytorch":
+            raise OptionError(
+                f"--shadow_model goes with --scorer=pytorch, and the scorer is {self.scorer.scorer}"
+            )
         given = (self.detection.medium_threshold, self.detection.high_threshold)
         if self.scorer.score_field != ANOMALY_SCORE and None in given:
             raise OptionError(
