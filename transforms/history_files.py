@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from common.files import open_raw, writing
+from common.files import open_raw
+from common.writing import writing
 from features.history.plan import Plan
 from features.history.state import Block, from_batch, to_batch
 from features.roles import EPOCH

@@ -38,7 +38,8 @@ def history_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("history") / "model"
     inputs = np.stack(list(expected(payments(8_000, seed=9)).values()))
     dataset = Dataset(inputs, None, {}, SPEC)
-    train.train(dataset, str(directory), TrainingOptions(epochs=1, split="random"), "history-1", progress=False)
+    options = TrainingOptions(epochs=1, split="random")
+    train.train(dataset, str(directory), options, "history-1", progress=False)
     return directory
 
 
