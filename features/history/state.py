@@ -136,8 +136,8 @@ def schema(plan: Plan, buckets: int) -> pa.Schema:
         [
             pa.field("key", pa.uint64(), nullable=False),
             pa.field("last", pa.timestamp("us", tz="UTC"), nullable=False),
-            pa.field("numbers", pa.list_(pa.float64(), plan.width), nullable=False),
-            pa.field("bits", pa.list_(pa.uint64(), plan.words), nullable=False),
+            pa.field("numbers", pa.list_(pa.float64()), nullable=False),
+            pa.field("bits", pa.list_(pa.uint64()), nullable=False),
         ],
         {"history_version": plan.version, "history_buckets": str(buckets)},
     )
@@ -149,12 +149,12 @@ def to_batch(plan: Plan, block: Block, buckets: int) -> pa.RecordBatch:
     columns = [
         pa.array(block.keys),
         pa.array(block.last, pa.int64()).cast(pa.timestamp("us", tz="UTC")),
+        # Not of a fixed size: Parquet takes no lists of size 0.
         *(
-            # A list of nothing does not tell how many there are.
-            pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
-            if matrix.shape[1]
-            else pa.array([[]] * n, pa.list_(kind, 0))
-            for matrix, kind in ((block.numbers, pa.float64()), (block.bits, pa.uint64()))
+            pa.ListArray.from_arrays(
+                (np.arange(n + 1) * matrix.shape[1]).astype(np.int32), pa.array(matrix.ravel())
+            )
+            for matrix in (block.numbers, block.bits)
         ),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema(plan, buckets))
