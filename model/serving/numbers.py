@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ class NumberDecoder:
     def __init__(self, width: int) -> None:
         """Makes the decoder for instances of so many numbers."""
         self._width = width
-        self._parser = simdjson.Parser()
+        self._parser: Any = simdjson.Parser()
 
     def decode(self, body: bytes) -> NumberRows | None:
         """Decodes a request; None where it has another form, whatever that is.
