@@ -212,7 +212,7 @@ class SourceOptions(Protocol):
 
     @property
     def endpoints(self) -> EndpointOptions:
-        """Where BigQuery answers."""
+        """The addresses of BigQuery."""
 
 
 def source_of(

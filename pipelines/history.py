@@ -140,9 +140,9 @@ def run(argv: Sequence[str]) -> tuple[HistoryBuildOptions, PipelineResult]:
             "--model: expected a model with history features, got one without; see docs/history.md"
         )
     rules = options.messages.rules(manifest)
-    if source.input is not None and "://" not in source.input:
-        found = lookups.find_local_files(source.input, source.format)
-        lookups.check_files(source.input, found, rules)
+    if source.input is not None:
+        find = lookups.find_remote_file if "://" in source.input else lookups.find_local_files
+        lookups.check_files(source.input, find(source.input, source.format), rules)
     if source.input_table:
         project = beam_options.view_as(GoogleCloudOptions).project
         lookups.check_table(source.input_table, project, options.endpoints.endpoints(), rules)

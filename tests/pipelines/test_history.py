@@ -192,6 +192,6 @@ def test_rows_without_account_or_time_are_told_at_launch(story, tmp_path, caplog
     lines.write_text(json.dumps({name: values[0] for name, values in kept.items()}) + "\n")
     text = rf"history features, which need the .* expected {column}, got .*: pass --{flag}_column"
     with pytest.raises(OptionError, match=text):
-        lookups.check_local_files(str(columns), lookups.find_local_files(str(columns), None), rules)
-    lookups.check_local_files(str(lines), lookups.find_local_files(str(lines), None), rules)
+        lookups.check_files(str(columns), lookups.find_local_files(str(columns), None), rules)
+    lookups.check_files(str(lines), lookups.find_local_files(str(lines), None), rules)
     assert re.search(text, caplog.text)  # later lines may have it
