@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +29,7 @@ from model.dataset import from_arrow
 from model.metrics import alerts_at
 
 BUDGET: Final = 0.005
-FIT_ROWS: Final = 120_000
+FIT_ROWS: Final = 60_000
 """Rows that a model is fitted to, drawn from the training period; 15 % of them stop the training."""
 SCENARIOS: Final = {1: "amount over 220", 2: "compromised terminal", 3: "account with amounts times five"}
 
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--judge_from", type=int, default=92, metavar="DAY")
     parser.add_argument("--days", type=int, default=122, metavar="DAY", help="the day after the last judged")
     parser.add_argument("--seeds", type=int, default=3, metavar="N")
-    parser.add_argument("--epochs", type=int, default=20, metavar="N")
+    parser.add_argument("--epochs", type=int, default=10, metavar="N")
     args = parser.parse_args()
     table = pq.read_table(args.data)
     micros = table["event_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
@@ -72,10 +73,11 @@ def main() -> None:
     for name, features in SPECS.items():
         spec = FeatureSpec.from_json({"label": "is_fraud", "features": features})
         dataset = from_arrow(table, args.data, "", spec)
-        reports = [
-            figures(scores(dataset.features, is_train, is_judged, spec, seed, args.epochs), scenario)
-            for seed in range(args.seeds)
-        ]
+        reports = []
+        for seed in range(args.seeds):
+            values = scores(dataset.features, is_train, is_judged, spec, seed, args.epochs)
+            reports.append(figures(values, scenario))
+            print(f"{name}, seed {seed}: {reports[-1]}", file=sys.stderr, flush=True)
         rows.append({"score": name} | spread(reports))
     amounts = table["amount"].to_numpy()[is_judged]
     rows.append({"score": "the amount alone"} | spread([figures(amounts, scenario)]))

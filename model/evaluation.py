@@ -76,7 +76,9 @@ def compare(
     scores = own_scores(module, rows) | fitted.scores
     if (plain := without_history(spec, fit_rows, rows, seed)) is not None:
         scores[WITHOUT_HISTORY] = plain
-    of_network = {name: scores[name] for name in (ANOMALY_SCORE, WITHOUT_HISTORY) if name in scores}
+    of_network: dict[str, Scores] = {
+        name: scores[name] for name in (ANOMALY_SCORE, WITHOUT_HISTORY) if name in scores
+    }
     report = {
         "rows": {
             "normals": int((labels == 0).sum()),

@@ -176,9 +176,11 @@ def transaction_messages(transactions: pa.RecordBatch, spec: FeatureSpec = ULB) 
     Features go by name: a model with other features, or in another order, must not take them for its own.
     """
     messages = []
+    computed = {feature.name for feature in spec.history}
     for row in transactions.to_pylist():
         features, raw = row.pop("features"), row.pop("inputs", None)
         values = dict(zip(spec.fields, features, strict=True)) if raw is None else raw
+        values = {name: value for name, value in values.items() if name not in computed}
         if raw is None:
             row[PASSED] = without_list(row.get(PASSED))
         messages.append(untraced(row, values))

@@ -97,7 +97,7 @@ def novelties(order: Order, sketch: Sketch, values: Hashes) -> Floats:
     _turn(words, generation[order.first] - order.last // sketch.half_life)
     now, past = words[:NOVELTY_WORDS], words[NOVELTY_WORDS:]
     if order.is_single:
-        is_new = (own & ~(now | past)).any(axis=0).astype(np.float64)
+        is_new = np.where((own & ~(now | past)).any(axis=0), 1.0, 0.0)
         now |= own
         return is_new
     is_start = order.rank == 0
@@ -117,10 +117,10 @@ def novelties(order: Order, sketch: Sketch, values: Hashes) -> Floats:
     before[:, order.first] = now
     rest = np.flatnonzero(rank)
     before[:, rest] = present[:, rest - 1]
-    is_new = (own & ~(before | older)).any(axis=0).astype(np.float64)
+    are_new = np.where((own & ~(before | older)).any(axis=0), 1.0, 0.0)
     now[:] = present[:, order.ends]
     past[:] = older[:, order.ends]
-    return is_new
+    return are_new
 
 
 def _turn(words: Hashes, generations: Ints) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +56,7 @@ class Block(NamedTuple):
 
     def take(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Block:
         """Takes keys by their positions, in order, or by a mask."""
-        return Block(*(array[index] for array in self))
+        return Block._make(array[index] for array in self)
 
 
 def merge(block: Block, changed: Block) -> Block:
@@ -65,14 +65,14 @@ def merge(block: Block, changed: Block) -> Block:
         return changed
     place = np.searchsorted(block.keys, changed.keys)
     is_known = block.keys[np.minimum(place, len(block.keys) - 1)] == changed.keys
-    merged = Block(*(array.copy() for array in block))
+    merged = Block._make(array.copy() for array in block)
     for old, new in zip(merged, changed, strict=True):
         old[place[is_known]] = new[is_known]
     if is_known.all():
         return merged
     fresh = changed.take(~is_known)
     at = place[~is_known]
-    return Block(*(np.insert(old, at, new, axis=0) for old, new in zip(merged, fresh, strict=True)))
+    return Block._make(np.insert(old, at, new, axis=0) for old, new in zip(merged, fresh, strict=True))
 
 
 def compact(plan: Plan, blocks: Sequence[Block], now: int | None = None) -> Block:
@@ -86,7 +86,7 @@ def compact(plan: Plan, blocks: Sequence[Block], now: int | None = None) -> Bloc
       blocks: in the order in which they were made.
       now: in microseconds; the greatest time in the blocks when None, which is the same in a replay.
     """
-    whole = Block(*(np.concatenate(arrays) for arrays in zip(Block.empty(plan), *blocks, strict=True)))
+    whole = Block._make(np.concatenate(arrays) for arrays in zip(Block.empty(plan), *blocks, strict=True))
     # The last one of each key: the first of the reversed order.
     keys, index = np.unique(whole.keys[::-1], return_index=True)
     kept = whole.take(len(whole.keys) - 1 - index)
@@ -122,7 +122,8 @@ def from_bytes(plan: Plan, data: bytes, buckets: int) -> Block:
     sizes = (8 * n, 8 * n, 8 * n * plan.width, 8 * n * plan.words)
     if len(data) != _HEADER.size + sum(sizes):
         raise StateError(f"expected {_HEADER.size + sum(sizes)} bytes of history state, got {len(data)}")
-    arrays, at = [], _HEADER.size
+    arrays: list[Any] = []
+    at = _HEADER.size
     for size, kind in zip(sizes, (np.uint64, np.int64, np.float64, np.uint64), strict=True):
         arrays.append(np.frombuffer(data, kind, size // 8, at))
         at += size
@@ -135,8 +136,8 @@ def schema(plan: Plan, buckets: int) -> pa.Schema:
         [
             pa.field("key", pa.uint64(), nullable=False),
             pa.field("last", pa.timestamp("us", tz="UTC"), nullable=False),
-            pa.field("numbers", pa.list_(pa.float64(), plan.width), nullable=False),
-            pa.field("bits", pa.list_(pa.uint64(), plan.words), nullable=False),
+            pa.field("numbers", pa.list_(pa.float64()), nullable=False),
+            pa.field("bits", pa.list_(pa.uint64()), nullable=False),
         ],
         {"history_version": plan.version, "history_buckets": str(buckets)},
     )
@@ -148,12 +149,12 @@ def to_batch(plan: Plan, block: Block, buckets: int) -> pa.RecordBatch:
     columns = [
         pa.array(block.keys),
         pa.array(block.last, pa.int64()).cast(pa.timestamp("us", tz="UTC")),
+        # Not of a fixed size: Parquet takes no lists of size 0.
         *(
-            # A list of nothing does not tell how many there are.
-            pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
-            if matrix.shape[1]
-            else pa.array([[]] * n, pa.list_(kind, 0))
-            for matrix, kind in ((block.numbers, pa.float64()), (block.bits, pa.uint64()))
+            pa.ListArray.from_arrays(
+                (np.arange(n + 1) * matrix.shape[1]).astype(np.int32), pa.array(matrix.ravel())
+            )
+            for matrix in (block.numbers, block.bits)
         ),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema(plan, buckets))

@@ -137,7 +137,7 @@ def test_a_mistake_is_refused_with_line_key_and_what_to_write(old, new, line, re
         ("- a", "line 1: expected keys with values (transaction_id"),
         ("amount: x", "line 1: features: expected a list of features, got nothing"),
         ("features: []", "line 1: features: expected a list of features, got []"),
-        ("features: [1]", "line 1: features[0]: expected keys with values (name, kind, use, from,"),
+        ("features: [1]", "line 1: features[0]: expected keys with values (name, kind, use, by, from,"),
         (
             "features:\n- {name: a, kind: number, use: reconstruction}",
             "line 1: features: no feature is used in the",
