@@ -142,7 +142,7 @@ def run(argv: Sequence[str]) -> tuple[HistoryBuildOptions, PipelineResult]:
     rules = options.messages.rules(manifest)
     if source.input is not None and "://" not in source.input:
         found = lookups.find_local_files(source.input, source.format)
-        lookups.check_local_files(source.input, found, rules)
+        lookups.check_files(source.input, found, rules)
     if source.input_table:
         project = beam_options.view_as(GoogleCloudOptions).project
         lookups.check_table(source.input_table, project, options.endpoints.endpoints(), rules)

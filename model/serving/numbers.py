@@ -56,12 +56,14 @@ class NumberDecoder:
             return None
         # Of equal members simdjson finds the first, other parsers the last: their number tells.
         parameters = request["parameters"] if len(request) == 2 else None
-        rows = request["instances"]
-        if len(request) > 2 or not isinstance(rows, simdjson.Array):
+        # simdjson's stubs know neither the items of an array nor that `mini` is bytes.
+        rows: Any = request["instances"]
+        are_rows = isinstance(rows, simdjson.Array)
+        if len(request) > 2 or not are_rows:
             return None
         if not isinstance(parameters, simdjson.Object | None):
             return None
-        text = b"" if parameters is None else parameters.mini
+        text: Any = b"" if parameters is None else parameters.mini
         # The numbers are read without the lists around them. There are no lists inside of the rows when
         # there are no more brackets than these; a string may have some, and is refused below.
         if {len(row) for row in rows} != {self._width} or body.count(b"[") != 1 + len(rows) + text.count(

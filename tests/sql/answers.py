@@ -9,23 +9,11 @@ from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Any, Final
 
-from model.thresholds import ALERT_BUDGETS
-from tests.sql.grouping import (
-    ALERTING,
-    SCORED,
-    Row,
-    Rows,
-    about,
-    alert_percent,
-    copies_of,
-    groups,
-    last,
-    latest,
-    percentile,
-    top,
-)
+from tests.sql.drift_answers import alert_budget, feature_drift, score_quantiles
+from tests.sql.grouping import SCORED, Row, Rows, about, copies_of, groups_of, last_of, latest_of, percentile
 
 DEFAULT_SINCE: Final = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+ALERTING: Final = ("medium", "high")
 FOLDED: Final = {
     "payload: not JSON (Input data was truncated)": "payload: not JSON",
     "payload: not JSON (JSON is malformed: invalid character (byte 17))": "payload: not JSON",
@@ -48,11 +36,22 @@ def answer(name: str, stored: dict[str, Rows], since: dt.datetime | None, limit:
     return compute(wanted, most if limit is None else limit)
 
 
+def _alert_percent(found: Rows) -> Any:
+    return about(100 * sum(row["severity"] in ALERTING for row in found) / len(found), 3)
+
+
+def _top(row: Row, index: int) -> Row:
+    tops = row["top_features"]
+    return tops[index] if index < len(tops) else {"feature": None, "contribution": None, "value": None}
+
+
 def anomalies_by_account(scores: Rows, limit: int) -> Rows:
     """Accounts by the number of alerts, then by the highest score."""
-    alerts = [row for row in latest(scores) if row["severity"] in ALERTING and row["account_id"] is not None]
+    alerts = [
+        row for row in latest_of(scores) if row["severity"] in ALERTING and row["account_id"] is not None
+    ]
     ranked = sorted(
-        groups(alerts, lambda row: row["account_id"]).items(),
+        groups_of(alerts, lambda row: row["account_id"]).items(),
         key=lambda group: (-len(group[1]), -max(row["anomaly_score"] for row in group[1]), group[0]),
     )
     return [
@@ -71,11 +70,11 @@ def anomalies_by_account(scores: Rows, limit: int) -> Rows:
 
 def anomalies_by_feature(scores: Rows, limit: int) -> Rows:
     """Features by the number of alerts that they explain most."""
-    alerts = [row for row in latest(scores) if row["severity"] in ALERTING]
-    named = [row for row in alerts if top(row, 0)["feature"] is not None]
+    alerts = [row for row in latest_of(scores) if row["severity"] in ALERTING]
+    named = [row for row in alerts if _top(row, 0)["feature"] is not None]
     shown = []
-    for feature, found in groups(named, lambda row: top(row, 0)["feature"]).items():
-        parts = [part for row in found if (part := top(row, 0)["contribution"]) is not None]
+    for feature, found in groups_of(named, lambda row: _top(row, 0)["feature"]).items():
+        parts = [part for row in found if (part := _top(row, 0)["contribution"]) is not None]
         shown.append(
             {
                 "feature": feature,
@@ -89,25 +88,27 @@ def anomalies_by_feature(scores: Rows, limit: int) -> Rows:
 
 def anomalies_by_hour(scores: Rows, limit: int) -> Rows:
     """Transactions and alerts of each hour."""
-    hours = groups(latest(scores), lambda row: row["event_time"].replace(minute=0, second=0, microsecond=0))
+    hours = groups_of(
+        latest_of(scores), lambda row: row["event_time"].replace(minute=0, second=0, microsecond=0)
+    )
     shown = [
         {
             "hour": hour,
             "transactions": len(found),
             "medium": sum(row["severity"] == "medium" for row in found),
             "high": sum(row["severity"] == "high" for row in found),
-            "alert_percent": alert_percent(found),
+            "alert_percent": _alert_percent(found),
         }
         for hour, found in hours.items()
     ]
-    return last(shown, limit, "hour")
+    return last_of(shown, limit, "hour")
 
 
 def dead_letters(letters: Rows, limit: int) -> Rows:
     """Messages by stage and reason; copies of a letter count once, and all of them have been seen."""
 
     shown = []
-    grouped = groups(
+    grouped = groups_of(
         letters, lambda row: (row["stage"], FOLDED.get(row["errorMessage"], row["errorMessage"]))
     )
     for (stage, reason), found in grouped.items():
@@ -143,7 +144,7 @@ def latency(scores: Rows, limit: int) -> Rows:
         "scored_to_stored": ("scored_at", "stored_at"),
     }
 
-    minutes = groups(first, lambda row: row["scored_at"].replace(second=0, microsecond=0))
+    minutes = groups_of(first, lambda row: row["scored_at"].replace(second=0, microsecond=0))
     shown = [
         {
             "minute": minute,
@@ -160,7 +161,7 @@ def latency(scores: Rows, limit: int) -> Rows:
         }
         for minute, found in minutes.items()
     ]
-    return last(shown, limit, "minute")
+    return last_of(shown, limit, "minute")
 
 
 def score_drift(scores: Rows, limit: int) -> Rows:
@@ -168,20 +169,20 @@ def score_drift(scores: Rows, limit: int) -> Rows:
     days = defaultdict(list)
     for copies in copies_of(scores):
         day = min(row["event_time"] for row in copies).replace(hour=0, minute=0, second=0, microsecond=0)
-        for version, scored in groups(copies, lambda row: row["model_version"]).items():
+        for version, scored in groups_of(copies, lambda row: row["model_version"]).items():
             days[day, version].append(max(scored, key=itemgetter(*SCORED)))
     shown = [
         {
             "day": day,
             "model_version": version,
             "transactions": len(found),
-            "alert_percent": alert_percent(found),
+            "alert_percent": _alert_percent(found),
             "score_p50": about(percentile((row["anomaly_score"] for row in found), 50), 3),
             "score_p99": about(percentile((row["anomaly_score"] for row in found), 99), 3),
         }
         for (day, version), found in days.items()
     ]
-    return last(shown, limit, "day", "model_version")
+    return last_of(shown, limit, "day", "model_version")
 
 
 def shadow_agreement(scores: Rows, limit: int) -> Rows:
@@ -189,11 +190,11 @@ def shadow_agreement(scores: Rows, limit: int) -> Rows:
     names = ("day", "model_version", "shadow_version")
     known = [
         {**row, "day": row["event_time"].replace(hour=0, minute=0, second=0, microsecond=0)}
-        for row in latest(scores)
+        for row in latest_of(scores)
         if row["shadow_version"] is not None and row["shadow_score"] is not None
     ]
     shown = []
-    for key, found in groups(known, lambda row: tuple(row[name] for name in names)).items():
+    for key, found in groups_of(known, lambda row: tuple(row[name] for name in names)).items():
         pairs = [(row["severity"] in ALERTING, row["shadow_severity"] in ALERTING) for row in found]
         either = sum(map(any, pairs))
         shown.append(
@@ -207,16 +208,17 @@ def shadow_agreement(scores: Rows, limit: int) -> Rows:
                 "agreement_percent": about(100 * sum(map(all, pairs)) / either if either else None, 1),
             }
         )
-    return last(shown, limit, *names)
+    return last_of(shown, limit, *names)
 
 
 def score_windows(windows: Rows, limit: int) -> Rows:
     """The last state of each window; what several runs counted in it is added up, bin by bin."""
-    last_states = latest(windows, "score_windows", "pane", "computed_at")
-    states = [row for row in last_states if row["transactions"] > 0]
+    last = [
+        row for row in latest_of(windows, "score_windows", "pane", "computed_at") if row["transactions"] > 0
+    ]
     names = ("window_start", "window_seconds", "model_version")
     shown = []
-    for key, found in groups(states, lambda row: tuple(row[name] for name in names)).items():
+    for key, found in groups_of(last, lambda row: tuple(row[name] for name in names)).items():
         total = sum(row["transactions"] for row in found)
         known = [row for row in found if row["score_mean"] is not None]
         sums = [row["score_mean"] * row["transactions"] for row in known]
@@ -230,7 +232,7 @@ def score_windows(windows: Rows, limit: int) -> Rows:
                 **_bin_percentiles(found, "latency", "_ms", 1),
             }
         )
-    return last(shown, limit, *names)
+    return last_of(shown, limit, *names)
 
 
 def _sum(values: Iterable[int | None]) -> int | None:
@@ -247,95 +249,11 @@ def _bin_percentiles(found: Rows, name: str, unit: str, digits: int) -> Row:
     }
 
 
-def feature_drift(profiles: Rows, limit: int) -> Rows:
-    """The population stability index of each feature over the bins of the training."""
-    counted = latest(profiles, "feature_profiles", "profiled_at")
-    shown = []
-    for (feature, version), found in groups(counted, itemgetter("feature", "model_version")).items():
-        total = sum(row["transactions"] for row in found)
-        bins = groups((item for row in found for item in row["bins"]), itemgetter("place"))
-        if not total or not bins:
-            continue
-        held = {place: sum(item["transactions"] for item in items) for place, items in bins.items()}
-        every, index = max(sum(held.values()), 1), 0.0
-        for place, items in bins.items():
-            seen = max(held[place] / every, 0.001)
-            trained = max(0.001, *(item["share"] for item in items))
-            index += (seen - trained) * math.log(seen / trained)
-        known = [row["missing_share"] for row in found if row["missing_share"] is not None]
-        shown.append(
-            {
-                "feature": feature,
-                "model_version": version,
-                "transactions": total,
-                "psi": index,
-                "outside_percent": about(100 * sum(row["outside"] for row in found) / total, 3),
-                "missing_percent": about(100 * sum(row["missing"] for row in found) / total, 3),
-                "trained_missing_percent": about(100 * max(known) if known else None, 3),
-            }
-        )
-    shown.sort(key=lambda row: (-float(f"{row['psi']:.4f}"), row["feature"], row["model_version"]))
-    return [row | {"psi": about(row["psi"], 4)} for row in shown[:limit]]
-
-
-def _by_model(scores: Rows) -> list[Rows]:
-    """The latest score of each transaction by each model."""
-    return [
-        [max(scored, key=itemgetter(*SCORED)) for scored in groups(copies, _version).values()]
-        for copies in copies_of(scores)
-    ]
-
-
-_version = itemgetter("model_version")
-
-
-def score_quantiles(scores: Rows, limit: int) -> Rows:
-    """Quantiles by hour and model."""
-    hours: dict[Any, Rows] = defaultdict(list)
-    for row in (row for copies in _by_model(scores) for row in copies):
-        hours[row["event_time"].replace(minute=0, second=0, microsecond=0), _version(row)].append(row)
-    shown = []
-    for (hour, version), found in hours.items():
-        values = [row["anomaly_score"] for row in found]
-        shown.append(
-            {
-                "hour": hour,
-                "model_version": version,
-                "transactions": len(found),
-                **{f"score_p{share}": about(percentile(values, share), 3) for share in (5, 50, 95, 99)},
-                "score_max": about(max(values), 3),
-            }
-        )
-    return last(shown, limit, "hour", "model_version")
-
-
-def alert_budget(scores: Rows, limit: int) -> Rows:
-    """The share of a severity and those above it, beside the budget of the training."""
-    shown = []
-    models = groups((row for copies in _by_model(scores) for row in copies), _version)
-    for version, found in sorted(models.items()):
-        for level, severity in enumerate(ALERTING):
-            alerts = sum(row["severity"] in ALERTING[level:] for row in found)
-            budget = ALERT_BUDGETS[severity]
-            shown.append(
-                {
-                    "model_version": version,
-                    "severity": severity,
-                    "transactions": len(found),
-                    "alerts": alerts,
-                    "alert_percent": about(100 * alerts / len(found), 3),
-                    "budget_percent": about(100 * budget, 3),
-                    "times_budget": about(alerts / len(found) / budget, 3),
-                }
-            )
-    return shown[:limit]
-
-
 def top_anomalies(scores: Rows, limit: int) -> Rows:
     """The transactions with the highest scores; of equal scores, by id, time, and its derivation."""
     derived = (None, False, True)
     ranked = sorted(
-        latest(scores),
+        latest_of(scores),
         key=lambda row: (
             -row["anomaly_score"],
             row["transaction_id"],
@@ -348,12 +266,12 @@ def top_anomalies(scores: Rows, limit: int) -> Rows:
             **{name: row[name] for name in ("transaction_id", "account_id", "event_time", "amount")},
             "anomaly_score": about(row["anomaly_score"], 2),
             "severity": row["severity"],
-            "feature_1": top(row, 0)["feature"],
-            "value_1": top(row, 0)["value"],
-            "contribution_1": about(top(row, 0)["contribution"], 2),
-            "feature_2": top(row, 1)["feature"],
-            "value_2": top(row, 1)["value"],
-            "contribution_2": about(top(row, 1)["contribution"], 2),
+            "feature_1": _top(row, 0)["feature"],
+            "value_1": _top(row, 0)["value"],
+            "contribution_1": about(_top(row, 0)["contribution"], 2),
+            "feature_2": _top(row, 1)["feature"],
+            "value_2": _top(row, 1)["value"],
+            "contribution_2": about(_top(row, 1)["contribution"], 2),
         }
         for row in ranked[:limit]
     ]
@@ -385,4 +303,4 @@ def view(table: str, stored: Rows) -> Rows:
         "feature_profiles": ("profiled_at",),
     }
     order = times.get(table, ("scored_at", "event_time"))
-    return latest(stored, table, *order)
+    return latest_of(stored, table, *order)

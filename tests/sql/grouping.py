@@ -1,4 +1,4 @@
-"""Rows put together as the named queries do, in plain Python: groups, the latest copies, rounded numbers."""
+"""The parts that answers in plain Python share: copies of a row, the latest of them, percentiles."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.sql import rows
 Row = dict[str, Any]
 Rows = list[Row]
 
-ALERTING: Final = ("medium", "high")
 SCORED: Final = ("scored_at", "event_time")
 """A transaction with a time of its own has one event time; of derived times the later counts."""
 
 
-def groups(found: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, Rows]:
+def groups_of(found: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, Rows]:
+    """Rows by a key."""
     groups: dict[Any, Rows] = defaultdict(list)
     for row in found:
         groups[key(row)].append(row)
@@ -28,10 +28,12 @@ def groups(found: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, Rows]:
 
 
 def copies_of(found: Rows, table: str = "scores") -> Collection[Rows]:
-    return groups(found, lambda row: rows.key_of(row, table)).values()
+    """The copies of each row of a table."""
+    return groups_of(found, lambda row: rows.key_of(row, table)).values()
 
 
-def latest(found: Rows, table: str = "scores", *order: str) -> Rows:
+def latest_of(found: Rows, table: str = "scores", *order: str) -> Rows:
+    """The latest copy of each row, by these columns."""
     return [max(copies, key=itemgetter(*(order or SCORED))) for copies in copies_of(found, table)]
 
 
@@ -41,20 +43,12 @@ def about(value: float | None, digits: int) -> Any:
 
 
 def percentile(values: Iterable[Any], percent: int) -> Any:
+    """The value at a rank, which the local stack and the reference give."""
     ordered = sorted(values)
     return ordered[max(1, math.ceil(percent * len(ordered) / 100)) - 1]
 
 
-def last(shown: Rows, limit: int, *columns: str) -> Rows:
+def last_of(shown: Rows, limit: int, *columns: str) -> Rows:
     """The last rows of a course, in its order."""
     shown.sort(key=lambda row: [row[column] for column in columns])
     return shown[max(0, len(shown) - limit) :]
-
-
-def alert_percent(found: Rows) -> Any:
-    return about(100 * sum(row["severity"] in ALERTING for row in found) / len(found), 3)
-
-
-def top(row: Row, index: int) -> Row:
-    tops = row["top_features"]
-    return tops[index] if index < len(tops) else {"feature": None, "contribution": None, "value": None}

@@ -217,7 +217,7 @@ def test_a_slice_crosses_the_coder_alone():
     coder = RecordBatchCoder()
     encoded = coder.encode(batch.slice(500, 1))
     assert coder.decode(encoded).equals(batch.slice(0, 1))
-    assert len(encoded) < 5_000
+    assert len(encoded) < len(coder.encode(batch)) / 10
     assert isinstance(beam.coders.registry.get_coder(pa.RecordBatch), RecordBatchCoder)
 
 
