@@ -41,7 +41,12 @@ _PUBSUB: Final[dict[Any, str]] = {
 }
 # argparse does not know that a text is a path. Tables stay TEXT: the console wants PROJECT:DATASET.TABLE
 # of a BIGQUERY_TABLE, and the pipelines take PROJECT.DATASET.TABLE, as SQL writes it.
-_PATHS: Final = {"model": "GCS_READ_FOLDER", "output": "GCS_WRITE_FOLDER", "input": "GCS_READ_FILE"}
+_PATHS: Final = {
+    "model": "GCS_READ_FOLDER",
+    "shadow_model": "GCS_READ_FOLDER",
+    "output": "GCS_WRITE_FOLDER",
+    "input": "GCS_READ_FILE",
+}
 _GCS_REGEX: Final = r"^gs://[^\n\r]+$"
 _LEFT_OUT: Final = {"write_method": tuple(name for name in METHODS if NEEDS[name].java)}
 """Choices that the command line has and a template does not."""
