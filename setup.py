@@ -108,6 +108,7 @@ setup(
             "httptools>=0.6.4,<1",
             "prometheus-client>=0.21,<1",
             "psutil>=6,<8",
+            "pysimdjson>=7,<8",
             "starlette>=0.50,<2",
             "torch-model-archiver==0.12.0",
             "torchserve==0.12.0",

@@ -79,6 +79,7 @@ class PipelineCommand:
     alert_topic: str | None = None
     scores_topic: str | None = None
     input: str | None = None
+    shadow_model: str | None = None
     input_table: str | None = None
     input_query: str | None = None
     scorer: str | None = None

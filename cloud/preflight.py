@@ -50,6 +50,9 @@ def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
         parameters = flex.launch_parameter(request).parameters
         yield partial(storage.check_template, clients, request.template, tuple(parameters))
     yield partial(storage.check_model, project, command, request.names.bucket_url)
+    if command.shadow_model:
+        shadow = command.shadow_model
+        yield partial(storage.check_model, project, command, request.names.bucket_url, shadow)
     if command.subscription:
         topic = request.names.topic("transactions")
         yield partial(services.check_subscription, clients, command.subscription, topic)

@@ -43,6 +43,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         "demo": Entry("local.demo", "run everything on this machine: train, publish, stream, batch, query"),
         "local": Entry("local.__main__", "start and stop Pub/Sub and BigQuery on this machine"),
         "batch": Entry("pipelines.batch", "score files or a BigQuery table"),
+        "history": Entry("pipelines.history", "build the histories of accounts that a job begins with"),
         "streaming": Entry("pipelines.streaming", "score transactions from Pub/Sub as they come"),
     },
     "cloud": {

@@ -100,18 +100,33 @@ def read_table(path: str) -> pa.Table:
     return table
 
 
-def read_batches(path: str, block_bytes: int) -> Iterator[pa.RecordBatch]:
-    """Reads a file in pieces of `block_bytes`, each column in the type that fits the values of the first.
+def read_first(path: str, rows: int) -> pa.Table:
+    """Reads the first rows of a file, each column in the type that fits all values of these rows.
 
     Raises:
       CsvError: it cannot be read.
       OSError: it cannot be opened.
     """
     written = dialect(path)
-    convert = csv.ConvertOptions(decimal_point=written.decimal_point)
+    texts = csv.ConvertOptions(column_types=dict.fromkeys(written.names, pa.string()))
+    taken: list[pa.RecordBatch] = []
     with open_content(path) as file:
         try:
-            yield from csv.open_csv(file, _read_options(block_bytes), _parse_options(written), convert)
+            reader = csv.open_csv(file, _read_options(), _parse_options(written), texts)
+            for batch in reader:
+                taken.append(batch.slice(0, rows))
+                rows -= taken[-1].num_rows
+                if rows <= 0:
+                    break
+            stream = pa.BufferOutputStream()
+            csv.write_csv(pa.Table.from_batches(taken, reader.schema), stream)
+            content = stream.getvalue()
+            return csv.read_csv(
+                pa.BufferReader(content),
+                csv.ReadOptions(use_threads=False, block_size=max(BLOCK_BYTES, content.size)),
+                csv.ParseOptions(newlines_in_values=True),
+                csv.ConvertOptions(decimal_point=written.decimal_point),
+            )
         except pa.ArrowInvalid as error:
             raise CsvError(_unreadable(path, str(error))) from error
 

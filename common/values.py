@@ -77,6 +77,21 @@ def duration(text: str) -> dt.timedelta:
     raise argparse.ArgumentTypeError(f"expected a duration such as 250ms, 30s, 90m, 24h or 7d, got {text!r}")
 
 
+PAUSE_REGEX: Final = "[0-9]*[1-9][0-9]*(ms|s|m|h|d)"
+"""The usual form of what `pause` reads, for the forms of templates."""
+
+
+def pause(text: str) -> str:
+    """Reads a duration above 0, and keeps its text: a job's record has its options as they were passed.
+
+    Raises:
+      argparse.ArgumentTypeError: the text is no duration, or none above 0.
+    """
+    if not duration(text):
+        raise argparse.ArgumentTypeError(f"expected a duration above 0, got {text!r}")
+    return text
+
+
 def moment(text: str, now: dt.datetime | None = None) -> dt.datetime:
     """Reads a point in time: a duration before now, or RFC 3339, in UTC where it has no offset.
 

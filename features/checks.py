@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from features.declaration import (
+    ACCOUNT,
     KEEP,
     SCALES,
     TIME_FORMATS,
@@ -16,12 +17,17 @@ from features.declaration import (
     Path,
     SpecError,
 )
-from features.kinds import KINDS, REJECT
+from features.kinds import HISTORY, KINDS, REJECT, STATISTICS
 from features.roles import RoleError, Roles
 
 MAX_FEATURES = 256
 MAX_KEEP = 100_000
 
+HALF_LIFE = re.compile(r"([1-9]\d{0,8})([mhd])")
+"""Of a history feature: minutes, hours or days."""
+MAX_HALF_LIFE_DAYS = 3650
+
+_MINUTES = {"m": 1, "h": 60, "d": 1440}
 _NAME = re.compile(r"\w[\w .\-]{0,99}")
 
 
@@ -42,6 +48,7 @@ def parse(content: Any) -> FeatureSpec:
     features = tuple(_feature(entry, ("features", i), roles) for i, entry in enumerate(entries))
     spec = FeatureSpec(features, roles)
     _check_names(spec)
+    _check_history(spec)
     _check_fields(spec)
     return spec
 
@@ -101,6 +108,8 @@ def _feature(entry: Any, path: Path, roles: Roles) -> Feature:
     keep = entry.get("keep", KEEP)
     if isinstance(keep, bool) or not isinstance(keep, int) or not 1 <= keep <= MAX_KEEP:
         raise SpecError((*path, "keep"), f"expected a number from 1 to {MAX_KEEP}, got {_shown(keep)}")
+    if kind == HISTORY:
+        return _history(entry, path, name)
     return Feature(
         name,
         kind,
@@ -112,6 +121,43 @@ def _feature(entry: Any, path: Path, roles: Roles) -> Feature:
         missing,
         keep,
         _timezone(entry.get("timezone", "UTC"), (*path, "timezone")),
+    )
+
+
+def _history(entry: Mapping[str, Any], path: Path, name: str) -> Feature:
+    if "statistic" not in entry:
+        raise SpecError(path, f"expected a statistic: write statistic: with one of {', '.join(STATISTICS)}")
+    word = _choice(entry["statistic"], (*path, "statistic"), tuple(STATISTICS))
+    rules = STATISTICS[word]
+    if "by" not in entry:
+        raise SpecError(path, f"expected by: write by: {ACCOUNT}, or the field that has a history")
+    by = _field(entry["by"], (*path, "by"))
+    needs = {"of": rules.of is not None, "half_life": rules.half_life is not None}
+    for key, is_needed in needs.items():
+        if key in entry and not is_needed:
+            raise SpecError((*path, key), f"expected no {key} for the statistic {word}: remove it")
+    if rules.of is not None and "of" not in entry:
+        raise SpecError(path, f"expected of: write of: with the field that has the {rules.of}")
+    half_life = entry.get("half_life", rules.half_life)
+    if half_life == "":
+        raise SpecError(path, "expected a half-life: write half_life: with a time such as 12h or 30d")
+    if half_life is not None and not (
+        isinstance(half_life, str)
+        and (match := HALF_LIFE.fullmatch(half_life))
+        and int(match[1]) * _MINUTES[match[2]] <= MAX_HALF_LIFE_DAYS * 1440
+    ):
+        problem = f"a half-life such as 90m, 12h or 30d, at most {MAX_HALF_LIFE_DAYS}d"
+        raise SpecError((*path, "half_life"), f"expected {problem}, got {_shown(half_life)}")
+    return Feature(
+        name,
+        HISTORY,
+        name,
+        _choice(entry.get("scale", SCALES[0]), (*path, "scale"), SCALES),
+        _choice(entry.get("use", USES[0]), (*path, "use"), USES),
+        statistic=word,
+        of=_field(entry["of"], (*path, "of")) if rules.of is not None else None,
+        by=None if by == ACCOUNT else by,
+        half_life=half_life,
     )
 
 
@@ -128,6 +174,44 @@ def _check_names(spec: FeatureSpec) -> None:
         raise SpecError(
             ("features",), "no feature is used in the score: leave out use: reconstruction of one"
         )
+
+
+def _check_history(spec: FeatureSpec) -> None:
+    """Checks that a history is made of the message alone, and of fields of the right types."""
+    roles = spec.roles
+    kinds = {feature.source: feature.rules.value for feature in spec.features if feature.kind != HISTORY}
+    names = {feature.name for feature in spec.history}
+    taken = (
+        (roles.label, "label"),
+        (roles.transaction_id, "transaction_id"),
+        (roles.event_time, "event_time"),
+    )
+    for i, feature in enumerate(spec.features):
+        if feature.kind != HISTORY:
+            if feature.source in names:
+                problem = f"{feature.source!r} is the name of a history feature: choose another name for that"
+                raise SpecError(
+                    ("features", i, "name" if feature.source == feature.name else "from"), problem
+                )
+            continue
+        for key, field, value in (
+            ("of", feature.of, STATISTICS[feature.statistic or ""].of),
+            ("by", feature.by, "category"),
+        ):
+            path: Path = ("features", i, key)
+            if field is None or value is None:
+                continue
+            if field in names:
+                raise SpecError(path, f"{field!r} is a history feature: name a field of the message")
+            role = next((role for name, role in taken if name == field), None)
+            if role is not None:
+                raise SpecError(path, f"{field!r} is the {role}: name another field of the message")
+            if key == "by" and field == roles.account_id:
+                raise SpecError(path, f"{field!r} is the account: write by: {ACCOUNT}")
+            known = kinds.setdefault(field, value)
+            if known != value:
+                problem = f"expected a field that is a {value}, got {field!r}, which is a {known} elsewhere"
+                raise SpecError(path, problem)
 
 
 def _check_fields(spec: FeatureSpec) -> None:
@@ -164,6 +248,8 @@ def _every_field(spec: FeatureSpec) -> list[tuple[str, Path]]:
         (roles.amount, ("amount",)),
         (roles.label, ("label",)),
         *((feature.source, ("features", i)) for i, feature in enumerate(spec.features)),
+        *((feature.of, ("features", i, "of")) for i, feature in enumerate(spec.features)),
+        *((feature.by, ("features", i, "by")) for i, feature in enumerate(spec.features)),
     ]
     return [(source, where) for source, where in fields if source is not None]
 

@@ -17,7 +17,7 @@ from features import arrow, roles
 from features.declaration import Feature, FeatureSpec
 from features.kinds import MEDIAN, OWN
 from features.learnt import NOTHING, Encoded, Learnt, Rarity
-from features.rows import EXPECTED, LARGEST_WHOLE, is_missing
+from features.rows import EXPECTED, LARGEST_WHOLE, expected_of, is_missing
 from features.times import around, parse_time, time_text
 from features.values import BLANKS, shown
 
@@ -51,6 +51,7 @@ class ColumnEncoder:
         learnt.check(spec)
         self._spec = spec
         self._width = len(spec.inputs)
+        self._histories = frozenset(feature.name for feature in spec.history)
         self._encoders = [
             (feature.source, _ENCODERS[feature.rules.value](feature, spec, learnt))
             for feature in spec.features
@@ -59,16 +60,26 @@ class ColumnEncoder:
     def encode(self, source: Columns) -> Encoded:
         """Encodes columns of equal length, by the names of `FeatureSpec.fields`.
 
+        Where the column of a history feature is not there, its input is NaN, for the history to fill.
+
         Raises:
           ColumnError: a column has a type that its feature cannot use.
         """
-        arrays = {name: one_column(source[name]) for name in self._spec.fields}
-        n = len(next(iter(arrays.values())))
+        arrays = {
+            name: one_column(source[name])
+            for name in self._spec.fields
+            if name in source or name not in self._histories
+        }
+        n = len(next(iter(arrays.values() if arrays else source.values())))
         matrix = np.empty((n, self._width), np.float32)
         reasons: dict[int, str] = {}
         at = 0
         with np.errstate(over="ignore", invalid="ignore"):
             for field, encode in self._encoders:
+                if field not in arrays:
+                    matrix[:, at] = np.nan
+                    at += 1
+                    continue
                 inputs, bad, expected = encode(arrays[field])
                 for values in inputs:
                     matrix[:, at] = values
@@ -140,13 +151,13 @@ _Encode = Callable[[pa.Array], "tuple[tuple[npt.NDArray[Any], ...], Bad, str]"]
 
 
 def _number(feature: Feature, spec: FeatureSpec, learnt: Learnt) -> _Encode:
-    default = _default(feature, learnt)
+    default, expected = _default(feature, learnt), expected_of(feature)
 
     def encode(column: pa.Array) -> tuple[tuple[Matrix], Bad, str]:
         values, bad = numbers(arrow.plain(column), feature.source)
         if default is not None:
             values = np.where(np.isnan(values), default, values)
-        return (values,), bad | ~np.isfinite(values.astype(np.float32)), EXPECTED["number"]
+        return (values,), bad | ~np.isfinite(values.astype(np.float32)), expected
 
     return encode
 

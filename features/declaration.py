@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from features.kinds import KINDS, REJECT, Kind
+from features.kinds import HISTORY, KINDS, REJECT, STATISTICS, Kind
 from features.roles import Roles
 
 Path = tuple[Any, ...]
@@ -17,6 +17,8 @@ SCALES = ("linear", "log")
 USES = ("score", "reconstruction")
 TIME_FORMATS = ("any", "rfc3339", "seconds", "milliseconds")
 """Of an event time; any reads times as `features.roles.event_time` does."""
+ACCOUNT = "account"
+"""The word for the account in `by` of a history feature."""
 KEEP = 200
 """Values of a category that are kept, unless the spec says another number."""
 
@@ -49,6 +51,10 @@ class Feature:
       missing: REJECT, MEDIAN, OWN, or the number that takes the place of a missing value.
       keep: values of a category that have a rarity of their own; the rest shares one.
       timezone: name of the time zone of a time feature.
+      statistic: of a history feature, a word of STATISTICS.
+      of: the field that the statistic is made of; None where it needs none.
+      by: the field whose values have a history each; None for the account.
+      half_life: such as "30d"; None where the statistic has none.
     """
 
     name: str
@@ -59,6 +65,10 @@ class Feature:
     missing: str | float = REJECT
     keep: int = KEEP
     timezone: str = "UTC"
+    statistic: str | None = None
+    of: str | None = None
+    by: str | None = None
+    half_life: str | None = None
 
     @property
     def rules(self) -> Kind:
@@ -128,13 +138,38 @@ class FeatureSpec:
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
-        """The fields that the features are made of, each once: the order of an instance that is a list."""
-        return tuple(dict.fromkeys(feature.source for feature in self.features))
+        """The fields that the features are made of, each once: the order of an instance that is a list.
+
+        A history feature is a field of its own, with a number that whoever asks for a score has computed.
+        """
+        return tuple(self.field_values)
 
     @cached_property
     def field_values(self) -> Mapping[str, str]:
         """The type of each field: "number", "boolean", "category" or "time"."""
         return {feature.source: feature.rules.value for feature in self.features}
+
+    @cached_property
+    def history(self) -> tuple[Feature, ...]:
+        """The features that are statistics of earlier transactions."""
+        return tuple(feature for feature in self.features if feature.kind == HISTORY)
+
+    @cached_property
+    def message_fields(self) -> tuple[str, ...]:
+        """The fields that a message, or a row of a table, has: history features are made of some of them."""
+        return tuple(self.message_values)
+
+    @cached_property
+    def message_values(self) -> Mapping[str, str]:
+        """The type of each field of `message_fields`."""
+        plain = (feature for feature in self.features if feature.kind != HISTORY)
+        values = {feature.source: feature.rules.value for feature in plain}
+        for feature in self.history:
+            if feature.of is not None:
+                values.setdefault(feature.of, STATISTICS[feature.statistic or ""].of or "")
+            if feature.by is not None:
+                values.setdefault(feature.by, "category")
+        return values
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain data, in the form of its YAML file; what has its default is left out."""
@@ -171,6 +206,10 @@ def _time_json(roles: Roles) -> Any:
 
 def _feature_json(feature: Feature) -> dict[str, Any]:
     values: dict[str, Any] = {
+        "statistic": feature.statistic,
+        "of": feature.of,
+        "by": feature.by or ACCOUNT,
+        "half_life": feature.half_life,
         "from": feature.source,
         "scale": feature.scale,
         "missing": feature.missing,
@@ -178,6 +217,7 @@ def _feature_json(feature: Feature) -> dict[str, Any]:
         "timezone": feature.timezone,
     }
     plain = {"from": feature.name, "scale": SCALES[0], "missing": REJECT, "keep": KEEP, "timezone": "UTC"}
+    plain |= {"statistic": None, "of": None, "by": None, "half_life": None}
     content: dict[str, Any] = {"name": feature.name, "kind": feature.kind}
     content |= {key: values[key] for key in feature.rules.options if values[key] != plain[key]}
     return content | ({"use": feature.use} if feature.use != USES[0] else {})

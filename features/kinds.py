@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+HISTORY = "history"
+"""The kind of the statistics of earlier transactions."""
 REJECT = "reject"
 """A transaction without a value is refused, and becomes a dead letter."""
 MEDIAN = "median"
@@ -52,5 +54,33 @@ KINDS: dict[str, Kind] = {
     "category": Kind("category", options=("from", "missing", "keep"), missing=(REJECT, OWN)),
     "time_of_day": Kind("time", _AROUND, options=("timezone",)),
     "day_of_week": Kind("time", _AROUND, options=("timezone",)),
+    HISTORY: Kind("number", options=("statistic", "of", "by", "half_life", "scale")),
+}
+"""By the word that a spec has for it."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A statistic of the earlier transactions of a key, for features of kind history.
+
+    Attributes:
+      of: the type of the field that it is made of, "number" or "category"; None where it is made of none.
+      half_life: the usual one, such as "90d"; "" where the spec has to say it, None where there is none.
+      text: its meaning, with {of} and {by} for fields.
+    """
+
+    of: str | None
+    half_life: str | None
+    text: str
+
+
+STATISTICS: dict[str, Statistic] = {
+    "count": Statistic(None, "", "how many transactions this {by} makes"),
+    "sum": Statistic("number", "", "the sum of {of} of this {by}"),
+    "mean": Statistic("number", "", "the mean {of} of this {by}"),
+    "since_last": Statistic(None, None, "seconds since the last transaction of this {by}"),
+    "deviation": Statistic("number", "", "deviations of {of} from the level of this {by}"),
+    "novelty": Statistic("category", "90d", "{of} is new for this {by}"),
+    "share": Statistic("category", "", "share of {of} among the transactions of this {by}"),
 }
 """By the word that a spec has for it."""

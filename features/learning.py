@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from features.arrow import plain
 from features.columns import Columns, booleans, category_texts, field_columns, numbers, one_column
 from features.declaration import FeatureSpec
-from features.kinds import MEDIAN, OWN
+from features.kinds import HISTORY, MEDIAN, OWN
 from features.learnt import NOTHING, Learnt, Rarity
 from features.values import BEYOND_FLOAT32
 
@@ -23,17 +23,21 @@ def learn(spec: FeatureSpec, rows: pa.Table | pa.RecordBatch | Columns) -> Learn
 
     Args:
       spec: the features.
-      rows: a table, or columns by the names of `FeatureSpec.fields`.
+      rows: a table, or columns by the names of `FeatureSpec.message_fields`.
 
     Raises:
       ColumnError: a column is missing, or has a type that its feature cannot use.
     """
     if spec.is_numeric:
         return NOTHING
-    columns = field_columns(rows, spec.fields) if isinstance(rows, (pa.Table, pa.RecordBatch)) else rows
+    columns = (
+        field_columns(rows, spec.message_fields) if isinstance(rows, (pa.Table, pa.RecordBatch)) else rows
+    )
     categories: dict[str, Rarity] = {}
     medians: dict[str, float] = {}
     for feature in spec.features:
+        if feature.kind == HISTORY:
+            continue
         column = one_column(columns[feature.source])
         if feature.kind == "category":
             texts, bad = category_texts(column, feature.source)

@@ -10,9 +10,12 @@ import pyarrow as pa
 from common.output import safe_text
 from features.columns import ColumnEncoder, field_columns, find_column, required_column
 from features.declaration import Feature, FeatureSpec
+from features.history.columns import add_history
+from features.kinds import HISTORY
 from features.learning import learn
 from features.learnt import Encoded, Learnt
 from features.looks import fields_of
+from features.words import meaning
 
 EXAMPLES: Final = 3
 _CHARACTERS: Final = 30
@@ -39,7 +42,7 @@ def preview(spec: FeatureSpec, table: pa.Table) -> Preview:
     Raises:
       ColumnError: a column is missing, or has a type that its feature cannot use.
     """
-    columns = field_columns(table, spec.fields)
+    columns = add_history(spec, table, field_columns(table, spec.message_fields))
     learnt = learn(spec, columns)
     encoded = ColumnEncoder(spec, learnt).encode(columns)
     rows = _role_rows(spec, table)
@@ -91,6 +94,8 @@ def _feature_row(
 
 def _kind(feature: Feature, learnt: Learnt) -> str:
     parts = [feature.kind]
+    if feature.kind == HISTORY:
+        parts = [meaning(feature)]
     if feature.kind == "category":
         rarity = learnt.categories[feature.name]
         parts.append(f"rarity, {len(rarity.values)} values of their own, others {rarity.other:.4g}")

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from features.declaration import Feature, FeatureSpec, getter
-from features.kinds import MEDIAN, OWN
+from features.declaration import ACCOUNT, Feature, FeatureSpec, getter
+from features.kinds import HISTORY, MEDIAN, OWN
 from features.learnt import NOTHING, Encoded, Learnt
 from features.times import AROUND, parse_time
 from features.values import BLANKS, number, shown
@@ -92,9 +92,21 @@ class RowEncoder:
         return row
 
 
+def expected_of(feature: Feature) -> str:
+    """Says what the values of a feature's field are, unless they are times."""
+    if feature.kind == HISTORY:
+        what = " of ".join(filter(None, (feature.statistic, feature.of)))
+        by = feature.by or ACCOUNT
+        return (
+            f"the {what} over the earlier transactions of the {by}, a number that the pipelines compute and "
+            "that who asks a server directly has to send"
+        )
+    return EXPECTED.get(feature.rules.value, "")
+
+
 def _converter(feature: Feature, spec: FeatureSpec, learnt: Learnt) -> Convert:
     """Makes the function from a value to the inputs of a feature; its ValueError says what it expected."""
-    expected = EXPECTED.get(feature.rules.value, "")
+    expected = expected_of(feature)
     if feature.kind == "category":
         rarity = learnt.categories[feature.name]
         known = dict(zip(rarity.values, rarity.rarities))  # noqa: B905  Python 3.9
@@ -118,7 +130,10 @@ def _or_missing(convert: Convert, default: Sequence[float] | None, expected: str
             if default is None:
                 raise ValueError(f"expected {expected}")
             return default
-        return convert(value)
+        try:
+            return convert(value)
+        except ValueError:
+            raise ValueError(f"expected {expected}") from None
 
     return converted
 

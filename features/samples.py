@@ -12,8 +12,6 @@ from common.command import CommandError
 
 ROWS: Final = 200_000
 BIGQUERY_SCHEME: Final = "bigquery://"
-_CSV_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of a CSV file whose values tell the types of its columns."""
 
 
 class SampleError(CommandError):
@@ -24,7 +22,8 @@ def read_sample(source: str, rows: int = ROWS) -> pa.Table:
     """Reads at most `rows` rows from the beginning.
 
     Args:
-      source: a CSV, JSON lines or Parquet file, the first of a directory or pattern, or bigquery://project.dataset.table.
+      source: CSV, JSON lines or Parquet files, as `common.files.find` finds them, or
+        bigquery://project.dataset.table.
       rows: how many.
 
     Raises:
@@ -33,35 +32,45 @@ def read_sample(source: str, rows: int = ROWS) -> pa.Table:
     if source.startswith(BIGQUERY_SCHEME):
         return _first(_bigquery(source.removeprefix(BIGQUERY_SCHEME)), rows)
     try:
-        return _first(_file(source), rows)
+        table = _files(source, rows)
+        _ = table.column_names  # Arrow decodes the names only when somebody asks for them.
+        return table
+    except CommandError as error:  # its text names the file
+        raise SampleError(f"--data: {error}") from error
     except UnicodeDecodeError as error:
         raise SampleError(f"--data {source}: the names of the columns are not UTF-8: {error}") from error
     except (pa.ArrowException, OSError) as error:
         raise SampleError(f"--data {source}: cannot be read: {error}") from error
 
 
-def _file(source: str) -> Iterable[pa.RecordBatch]:
-    # Deferred, with Beam, whose file systems they use: a table of BigQuery needs neither.
-    from pyarrow import json, parquet
-
-    from common import csv_files, file_kinds, files
+def _files(source: str, rows: int) -> pa.Table:
+    # Deferred with Beam, whose file systems they use.
+    from common import file_kinds, files, table_files
 
     files.require_credentials(source)
-    path = next((file.path for file in files.find(source)), None)
-    if path is None:
+    tables: list[pa.Table] = []
+    for file in files.find(source):
+        kind = files.kind_by_name(file.path) or file_kinds.kind(files.head(file.path))
+        read = _json if kind == "jsonl" else table_files.read_table
+        tables.append(read(file.path, rows))
+        rows -= tables[-1].num_rows
+        if rows <= 0:
+            break
+    if not tables:
         raise SampleError(
-            f"--data: expected a CSV, JSON lines or Parquet file, or {BIGQUERY_SCHEME}project.dataset.table, "
+            f"expected CSV, JSON lines or Parquet files, or {BIGQUERY_SCHEME}project.dataset.table, "
             f"got {source!r}, and there is no such file"
         )
-    kind = files.kind_by_name(path) or file_kinds.kind(files.head(path))
-    if kind == "parquet":
-        with files.open_raw(path) as file:
-            yield from parquet.ParquetFile(file).iter_batches()
-    elif kind == "csv":
-        yield from csv_files.read_batches(path, _CSV_BYTES)
-    else:
-        with files.open_content(path) as content:
-            yield from json.read_json(content).to_batches()
+    return table_files.join(tables)
+
+
+def _json(path: str, rows: int) -> pa.Table:
+    from pyarrow import json
+
+    from common import files
+
+    with files.open_content(path) as file:
+        return json.read_json(file).slice(0, rows)
 
 
 def _bigquery(name: str) -> Iterable[pa.RecordBatch]:
@@ -96,5 +105,4 @@ def _first(batches: Iterable[pa.RecordBatch], rows: int) -> pa.Table:
     if not taken:
         raise SampleError("--data: expected rows, got an empty file")
     table = pa.Table.from_batches(taken)
-    _ = table.column_names  # Arrow decodes the names only when somebody asks for them.
     return table.slice(0, table.num_rows + min(rows, 0))

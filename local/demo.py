@@ -40,6 +40,9 @@ EXAMPLES: Final = """\
 
 QUERIES: Final = {"top_anomalies": 8, "latency": None, "dead_letters": None}
 """The named queries of the report, and the most rows of each."""
+FRAUD_SHARE: Final = 0.02
+CARD_FRAUD_SHARE: Final = 0.03
+"""So many that each of the six kinds is among the payments of some two days."""
 RATE: Final = 800
 SERVED_RATE: Final = 100
 """A rate at which a page is worth watching."""
@@ -175,6 +178,7 @@ def feeds(options: DemoOptions) -> tuple[Feed, Feed]:
         count=options.count,
         rate=options.pace,
         seed=options.seed,
+        fraud_share=FRAUD_SHARE,
     )
     return ulb, Feed(
         kind="card",
@@ -186,6 +190,7 @@ def feeds(options: DemoOptions) -> tuple[Feed, Feed]:
         count=count,
         rate=options.pace,
         seed=options.seed,
+        fraud_share=CARD_FRAUD_SHARE,
         start=start,
     )
 
@@ -214,14 +219,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         ):
             assert endpoints.pubsub_kind
             print(f"Pub/Sub: {endpoints.pubsub_kind}; BigQuery: bqemulator", file=sys.stderr)
-            reports = [FeedRun(feed, endpoints, options.serve, pages).run(QUERIES) for feed in (ulb, cards)]
-            summary = DemoReport(endpoints.pubsub_kind, *reports, time.monotonic() - started)
+            numbers, payments = (
+                FeedRun(feed, endpoints, options.serve, pages).run(QUERIES) for feed in (ulb, cards)
+            )
+            summary = DemoReport(endpoints.pubsub_kind, numbers, payments, time.monotonic() - started)
             if namespace.format == "table":
                 print_report(summary)
             else:
                 print_record(asdict(summary), namespace.format)
             if options.serve:
-                say(f"Pages: {' and '.join(report.url for report in reports)} until Ctrl-C")
+                say(f"Pages: {numbers.url} and {payments.url} until Ctrl-C")
                 with contextlib.suppress(KeyboardInterrupt):
                     threading.Event().wait()
     except (DemoError, LocalStackError, artifact.ArtifactError, TimeoutError) as error:

@@ -42,7 +42,6 @@ from transforms import metrics, tables
 from transforms.bigquery.counters import ROWS_WRITTEN
 from transforms.files import BLANK_LINES
 
-FRAUD_SHARE: Final = 0.02
 MALFORMED_SHARE: Final = 0.02
 PATIENCE_SECONDS: Final = 240
 """Time for the messages of a stream beside that in which they are published."""
@@ -66,6 +65,7 @@ class Feed:
       count: messages.
       rate: messages a second.
       seed: of the transactions.
+      fraud_share: share of planted frauds among them.
       start: first event time; None where an event happens when its message is published.
     """
 
@@ -78,6 +78,7 @@ class Feed:
     count: int
     rate: int
     seed: int
+    fraud_share: float
     start: dt.datetime | None = None
 
     @property
@@ -111,7 +112,7 @@ class Feed:
         sink = ("--topic", topic, "--tee", str(self.lines), "--rate", str(self.rate))
         which = ("--spec", self.kind, "--count", str(self.count), "--seed", str(self.seed))
         times = ("--start_time", self.start.isoformat()) if self.start else ()
-        shares = ("--fraud_share", str(FRAUD_SHARE), "--malformed_share", str(MALFORMED_SHARE))
+        shares = ("--fraud_share", str(self.fraud_share), "--malformed_share", str(MALFORMED_SHARE))
         form = ("--labels", str(self.labels), "--format", "json")
         return started("publish", *sink, *which, *times, *shares, *form)
 
@@ -301,9 +302,9 @@ def check_same(streamed: pa.Table, batched: pa.Table) -> None:
       DemoError: they differ, or there are none.
     """
     first, second = (table.sort_by("transaction_id") for table in (streamed, batched))
-    are_same = first.column("transaction_id").equals(second.column("transaction_id")) and np.allclose(
-        *(table.column("anomaly_score").to_numpy() for table in (first, second)), rtol=SAME, atol=0
-    )
+    scores = [table.column("anomaly_score").to_numpy() for table in (first, second)]
+    are_same = first.column("transaction_id").equals(second.column("transaction_id"))
+    are_same = are_same and np.allclose(scores[0], scores[1], rtol=SAME, atol=0)
     if not first.num_rows or not are_same:
         raise DemoError(
             f"batch and streaming disagree: {first.num_rows} and {second.num_rows} scores of transactions"

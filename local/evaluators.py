@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apache_beam import pvalue
+from apache_beam.coders import registry
 from apache_beam.internal import pickler
 from apache_beam.pipeline import AppliedPTransform
 from apache_beam.runners import common
@@ -20,6 +21,7 @@ from apache_beam.runners.common import DoFnRunner, DoFnState
 from apache_beam.runners.direct import transform_evaluator as beam_evaluators
 from apache_beam.runners.direct.bundle_factory import _Bundle
 from apache_beam.runners.direct.direct_runner import _DirectReadFromPubSub
+from apache_beam.runners.direct.direct_userstate import DirectUserStateContext
 from apache_beam.runners.direct.evaluation_context import EvaluationContext
 from apache_beam.runners.direct.util import TransformResult
 from apache_beam.runners.worker import statesampler
@@ -52,6 +54,7 @@ class ReadyDoFn:
 
     runner: DoFnRunner
     outputs: dict[Any, _Relay]
+    state: DirectUserStateContext | None = None
 
 
 class LocalContext(EvaluationContext):
@@ -209,14 +212,15 @@ class ReusingParDo(beam_evaluators._ParDoEvaluator):
     """Sets a DoFn up once and uses it for bundle after bundle, as every runner but the direct one does.
 
     Beam's direct runner pickles, unpickles, sets up and tears down each DoFn for each bundle: a model is
-    loaded and a connection opened every time. DoFns with state or side inputs are left to it.
+    loaded and a connection opened every time, and what a step with state has decoded is lost. DoFns with side
+    inputs are left to it.
     """
 
     _evaluation_context: LocalContext
 
     def __init__(self, context: LocalContext, applied: Any, bundle: Any, side_inputs: Any) -> None:
         super().__init__(context, applied, bundle, side_inputs)
-        self._reused = not side_inputs and not is_stateful_dofn(applied.transform.dofn)
+        self._reused = not side_inputs
 
     def start_bundle(self) -> None:
         """Starts a bundle on the DoFn that is ready, or makes one ready."""
@@ -230,6 +234,8 @@ class ReusingParDo(beam_evaluators._ParDoEvaluator):
             dofns[self._applied_ptransform] = self._make_ready()
         self._ready = dofns.pop(self._applied_ptransform)
         self.runner = self._ready.runner
+        if self._ready.state is not None:
+            self._set_state(self._ready.state)
         self._bundles = []
         for tag, relay in self._ready.outputs.items():
             collection: Any = pvalue.PCollection(None, tag=tag)  # type: ignore[arg-type] # as Beam does
@@ -239,13 +245,26 @@ class ReusingParDo(beam_evaluators._ParDoEvaluator):
             self._bundles.append(relay.bundle)
         self.runner.start()
 
+    def _set_state(self, state: DirectUserStateContext) -> None:
+        """Points the DoFn at the state that this bundle is to change, and names its timers for Beam."""
+        state.step_context = self._step_context
+        self.user_state_context, self.key_coder = state, state.key_coder
+        self.user_timer_map = {f"user/{spec.name}": spec for spec in state.all_timer_specs}
+
     def _make_ready(self) -> ReadyDoFn:
         applied: Any = self._applied_ptransform
+        # Pickled once, so that what could not be sent to a worker fails here too.
+        dofn = pickler.roundtrip(applied.transform.dofn)
+        state = None
+        if is_stateful_dofn(dofn):
+            pair = applied.inputs[0].element_type
+            known = pair is not None and pair != Any
+            coder = registry.get_coder(pair).key_coder() if known else registry.get_coder(Any)
+            state = DirectUserStateContext(self._step_context, dofn, coder)
         outputs = beam_evaluators._TaggedReceivers(self._evaluation_context)
         outputs.update((tag, _Relay()) for tag in applied.outputs)
         runner = DoFnRunner(
-            # Pickled once, so that what could not be sent to a worker fails here too.
-            pickler.roundtrip(applied.transform.dofn),
+            dofn,
             getattr(applied.transform, "args", []),
             getattr(applied.transform, "kwargs", {}),
             [],
@@ -253,9 +272,10 @@ class ReusingParDo(beam_evaluators._ParDoEvaluator):
             tagged_receivers=outputs,
             step_name=applied.full_label,
             state=DoFnState(counters.CounterFactory()),
+            user_state_context=state,
         )
         runner.setup()
-        return ReadyDoFn(runner, {tag: outputs[tag] for tag in applied.outputs})
+        return ReadyDoFn(runner, {tag: outputs[tag] for tag in applied.outputs}, state)
 
     def finish_bundle(self) -> TransformResult:
         """Finishes the bundle; the DoFn stays ready for the next."""
@@ -264,6 +284,9 @@ class ReusingParDo(beam_evaluators._ParDoEvaluator):
             self._commit_metrics()
             return result
         self.runner.finish()
+        if self._ready.state is not None:
+            self._ready.state.commit()
+            self._ready.state.reset()
         self._commit_metrics()
         self._evaluation_context.progress.dofns[self._applied_ptransform] = self._ready
         return TransformResult(self, self._bundles, [], None, None)

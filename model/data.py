@@ -53,6 +53,11 @@ class DataOptions:
         help="column with 1 or true for a fraud; empty to train as if nothing were labelled "
         "(default: the label of the feature spec, Class for ULB)",
     )
+    kind_column: str | None = option(
+        None,
+        metavar="NAME",
+        help="column that names the kind of each fraud, for figures by kind; it is no input of the model",
+    )
     rows: int = option(
         SYNTHETIC_ROWS, type=at_least(1), metavar="N", help="synthetic rows to draw (default: %(default)s)"
     )
@@ -94,6 +99,7 @@ def load(
     seed: int = 0,
     label_column: str | None = None,
     spec: FeatureSpec = ULB,
+    kind_column: str | None = None,
 ) -> Dataset:
     """Loads transactions.
 
@@ -108,6 +114,7 @@ def load(
       seed: of the synthetic generator.
       label_column: as in `from_arrow`.
       spec: of the features.
+      kind_column: as in `from_arrow`.
 
     Raises:
       DataError: no such source, a column missing, a value that is not a finite number.
@@ -126,14 +133,14 @@ def load(
         try:
             table = read_table(
                 source.removeprefix(BIGQUERY_SCHEME),
-                lambda names: used_columns(names, source, label_column, spec),
+                lambda names: used_columns(names, source, label_column, spec, kind_column),
             )
         except DataError:
             raise
         except ValueError as e:
             raise DataError(f"--data {e}") from e
-        return from_arrow(table, source, label_column, spec)
-    return from_arrow(_read_files(source), source, label_column, spec)
+        return from_arrow(table, source, label_column, spec, kind_column)
+    return from_arrow(_read_files(source), source, label_column, spec, kind_column)
 
 
 def _synthetic(rows: int, seed: int) -> Dataset:
@@ -159,17 +166,15 @@ def _synthetic(rows: int, seed: int) -> Dataset:
 
 def _read_files(source: str) -> pa.Table:
     # Deferred with Beam, whose file systems they use: synthetic data and tables need neither.
-    from common import files
+    from common import files, table_files
 
     try:
         files.require_credentials(source)
         paths = [file.path for file in files.find(source)]
-        tables = [_read_file(path) for path in paths]
-        if tables:
-            # A single one as it is: joining fails on a column that is there twice.
-            return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
-    except DataError:
-        raise
+        if paths:
+            return table_files.join([table_files.read_table(path) for path in paths])
+    except table_files.TableFileError as e:
+        raise DataError(f"--data: {e}") from e
     except (CommandError, pa.ArrowException) as e:  # their texts name the file
         raise DataError(f"--data {source}: cannot be read: {e}") from e
     except Exception as e:  # whatever Cloud Storage's client raises: no permission, no network
@@ -178,21 +183,6 @@ def _read_files(source: str) -> pa.Table:
         f"--data: expected CSV or Parquet files, {BIGQUERY_SCHEME}project.dataset.table or {SYNTHETIC}, "
         f"got {source!r}, and there is no such file"
     )
-
-
-def _read_file(path: str) -> pa.Table:
-    from pyarrow import parquet
-
-    from common import csv_files, file_kinds, files
-
-    kind = files.kind_by_name(path) or file_kinds.kind(files.head(path))
-    if kind == "csv":
-        return csv_files.read_table(path)
-    if kind == "parquet":
-        # As a file: a directory reader fails on a column that is there twice.
-        with files.open_raw(path) as file:
-            return parquet.ParquetFile(file).read()
-    raise DataError(f"--data: expected CSV or Parquet with the columns of a transaction, got {path!r}")
 
 
 def check_enough(dataset: Dataset) -> None:

@@ -17,10 +17,18 @@ import pyarrow.compute as pc
 
 from common.command import CommandError
 from features import roles
-from features.arrow import count_missing
-from features.columns import ColumnEncoder, ColumnError, find_column, timestamps
+from features.arrow import count_missing, plain
+from features.columns import (
+    ColumnEncoder,
+    ColumnError,
+    category_texts,
+    find_column,
+    required_column,
+    timestamps,
+)
 from features.declaration import FeatureSpec
 from features.default import ULB
+from features.history.columns import add_history
 from features.kinds import REJECT
 from features.learning import learn
 from features.learnt import NOTHING, Learnt
@@ -46,8 +54,10 @@ class Dataset:
       provenance: description of the source, for the manifest.
       spec: of the features.
       learnt: the parameters by which the features are encoded.
-      columns: of the spec's fields; none where `features` are these columns, and there is nothing to learn.
+      columns: of the spec's fields and its history; none where `features` are these columns, and there is
+        nothing to learn.
       times: what orders the rows in time, [n]; None where the source has no times.
+      kinds: texts [n] that name the kind of each fraud; None where no column does.
     """
 
     features: npt.NDArray[np.float32]
@@ -57,6 +67,7 @@ class Dataset:
     learnt: Learnt = NOTHING
     columns: Mapping[str, pa.Array] = field(default_factory=dict)
     times: npt.NDArray[Any] | None = None
+    kinds: npt.NDArray[Any] | None = None
 
     @property
     def is_normal(self) -> npt.NDArray[np.bool_]:
@@ -113,7 +124,11 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def from_arrow(
-    table: pa.Table, source: str, label_column: str | None = None, spec: FeatureSpec = ULB
+    table: pa.Table,
+    source: str,
+    label_column: str | None = None,
+    spec: FeatureSpec = ULB,
+    kind_column: str | None = None,
 ) -> Dataset:
     """Makes a dataset of a table with the columns of a spec, and a label where there is one.
 
@@ -126,12 +141,13 @@ def from_arrow(
       label_column: holds the labels; empty for none, and None for the one that the spec names. The table need
         not have that of the spec, any other that is named here it must have.
       spec: of the features.
+      kind_column: names the kind of each fraud, for figures by kind.
 
     Raises:
       DataError: a column is missing, there twice, or of a wrong type, a label is not 0 or 1, too many rows
         are refused; there is no label column, and another column is called as one.
     """
-    used = used_columns(table.column_names, source, label_column, spec)
+    used = used_columns(table.column_names, source, label_column, spec, kind_column)
     provenance: dict[str, Any] = {"source": source, "rows": table.num_rows}
     others = (spec.roles.transaction_id, spec.roles.account_id, *spec.roles.pass_through)
     known = {*used, *(_column_of(name, table.column_names) for name in others)}
@@ -140,21 +156,38 @@ def from_arrow(
     labels = None
     label = spec.roles.label if label_column is None else label_column
     label_values = _field(table, label) if label else None
+    try:
+        # A row without a label is no row to learn from; it is a part of the history of the others.
+        columns = add_history(spec, table, _message_columns(table, spec))
+    except ColumnError as error:
+        raise DataError(f"{source}: {error}") from error
     if label and label_values is not None:
         labels, is_known = _labels(label_values, label, source)
         if not is_known.all():
-            table = table.filter(pa.array(is_known))
+            table, columns = table.filter(pa.array(is_known)), _taken(columns, is_known)
             provenance["rows_without_label"] = int((~is_known).sum())
     try:
-        return _encoded(table, labels, provenance, spec)
+        kinds = None
+        if kind_column:
+            kinds, _ = category_texts(plain(required_column(table, kind_column)), kind_column)
+        return _encoded(table, columns, labels, provenance, spec, kinds)
     except ColumnError as error:
         raise DataError(f"{source}: {error}") from error
 
 
+def _message_columns(table: pa.Table, spec: FeatureSpec) -> dict[str, pa.Array]:
+    values = {field: _field(table, field) for field in spec.message_fields}
+    return {field: column for field, column in values.items() if column is not None}
+
+
 def _encoded(
-    table: pa.Table, labels: npt.NDArray[np.int8] | None, provenance: dict[str, Any], spec: FeatureSpec
+    table: pa.Table,
+    columns: dict[str, pa.Array],
+    labels: npt.NDArray[np.int8] | None,
+    provenance: dict[str, Any],
+    spec: FeatureSpec,
+    kinds: pa.Array | None,
 ) -> Dataset:
-    columns = {field: values for field in spec.fields if (values := _field(table, field)) is not None}
     normal = columns if labels is None else _taken(columns, labels == 0)
     learnt = learn(spec, normal)
     features, reasons = ColumnEncoder(spec, learnt).encode(columns)
@@ -167,9 +200,12 @@ def _encoded(
         features, columns = features[is_kept], _taken(columns, is_kept)
         labels = None if labels is None else labels[is_kept]
         times = None if times is None else times[is_kept]
+        kinds = None if kinds is None else kinds.filter(pa.array(is_kept))
     if labels is not None:
         provenance["frauds"] = int(labels.sum())
-    return Dataset(features, labels, provenance, spec, learnt, {} if spec.is_numeric else columns, times)
+    names = None if kinds is None else np.array(kinds.fill_null("").to_pylist(), object)
+    columns = {} if spec.is_numeric else columns
+    return Dataset(features, labels, provenance, spec, learnt, columns, times, names)
 
 
 def _check_refused(reasons: Mapping[int, str], n: int, source: str) -> None:
@@ -209,7 +245,11 @@ def _ranks(column: pa.Array) -> npt.NDArray[np.float64]:
 
 
 def used_columns(
-    names: Sequence[str], source: str, label_column: str | None = None, spec: FeatureSpec = ULB
+    names: Sequence[str],
+    source: str,
+    label_column: str | None = None,
+    spec: FeatureSpec = ULB,
+    kind_column: str | None = None,
 ) -> Sequence[str]:
     """Chooses the columns of a table that are read: of the features, of the times and of the label.
 
@@ -217,17 +257,25 @@ def used_columns(
       DataError: a column is missing or there twice, or another column is called as a label; see `from_arrow`.
     """
     try:
-        missing = [name for name in spec.fields if _column_of(name, names) is None]
+        missing = [name for name in spec.message_fields if _column_of(name, names) is None]
     except ValueError as error:
         raise DataError(f"{source}: {error}") from error
     if missing:
-        wanted = ", ".join(spec.fields) if len(spec.fields) < 20 else f"the {len(spec.fields)} of the spec"
+        fields = spec.message_fields
+        wanted = ", ".join(fields) if len(fields) < 20 else f"the {len(fields)} of the spec"
         raise DataError(f"{source}: column(s) missing: {', '.join(missing)}; needed are {wanted}")
     optional = [spec.roles.event_time]
     label = spec.roles.label if label_column is None else label_column
     if label and _has_label(names, label_column, label, source):
         optional.append(label)
-    columns = [_column_of(name, names) for name in (*spec.fields, *optional)]
+    optional += [spec.roles.account_id] if spec.history else []
+    if kind_column and _column_of(kind_column, names) is None:
+        raise DataError(
+            f"{source}: --kind_column: there is no column {kind_column!r}; the last are "
+            f"{', '.join(names[-8:])}"
+        )
+    optional += [kind_column] if kind_column else []
+    columns = [_column_of(name, names) for name in (*spec.message_fields, *optional)]
     used = list(dict.fromkeys(name for name in columns if name is not None))
     twice = [name for name in used if names.count(name) > 1]
     if twice:

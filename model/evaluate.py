@@ -79,6 +79,7 @@ class Rows:
       labels: int8 [m].
       description: the same as text.
       chooser: labelled rows that choose the settings of the baselines; None where none are free for it.
+      kinds: texts [m] that name the kind of each fraud; None where no column does.
     """
 
     fit: npt.NDArray[np.float32]
@@ -86,6 +87,7 @@ class Rows:
     labels: npt.NDArray[np.int8]
     description: str
     chooser: baselines.Labelled | None = None
+    kinds: npt.NDArray[Any] | None = None
 
 
 def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -> Rows:
@@ -114,6 +116,7 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
             labels[parts.test],
             f"test part ({by} split, seed {split_seed}) of the data that the model was trained on",
             _chooser(dataset, parts),
+            _kinds(dataset, parts.test),
         )
     n_normal = int((labels == 0).sum())
     if n_normal < MIN_NORMALS:
@@ -130,6 +133,7 @@ def choose_rows(dataset: data.Dataset, manifest: artifact.Manifest, seed: int) -
         labels[judged],
         "data not recognised as the training data (rows of it may be among them): half of its normals "
         "and all its frauds",
+        kinds=_kinds(dataset, judged),
     )
 
 
@@ -164,6 +168,7 @@ def evaluate_model(
         seed,
         rows.chooser,
         judged.manifest.spec,
+        rows.kinds,
     )
     report = {"model_version": judged.manifest.model_version, "evaluated_on": rows.description, **report}
     if png:
@@ -187,11 +192,13 @@ def evaluate_repeatedly(
     reports = []
     for seed in track(range(repeats), "models"):
         source = train_data or dataset
-        parts = data.split(source, seed)
+        parts = data.split(source, seed, fitting.usual_split(source.spec))
         normal = source.is_normal
         source = source.learning_from(parts.train[normal[parts.train]])
         fit, validation = (source.features[part[normal[part]]] for part in (parts.train, parts.validation))
-        options = fitting.TrainingOptions(seed=seed, **(training or {})).suited_to(source.labels is not None)
+        options = fitting.TrainingOptions(seed=seed, **(training or {})).suited_to(
+            source.labels is not None, source.spec
+        )
         network = fitting.fit(fit, validation, options, progress=False, spec=source.spec).network
         module = torchscript.trace(network)
         judged = np.arange(len(dataset.features)) if train_data else parts.test
@@ -199,18 +206,32 @@ def evaluate_repeatedly(
         labels = required_labels(dataset)[judged]
         chooser = _chooser(source, parts)
         report, scores = evaluation.compare(
-            module, fit, rows, labels, baselines.available(), prevalence, seed, chooser, source.spec
+            module,
+            fit,
+            rows,
+            labels,
+            baselines.available(),
+            prevalence,
+            seed,
+            chooser,
+            source.spec,
+            _kinds(dataset, judged),
         )
         reports.append(report)
         if png and seed == 0:
             quantiles = ScoreQuantiles.of(evaluation.anomaly_scores(module, validation))
             _draw(png, scores, labels, calibrate(quantiles), report)
-    where = "all rows of --data" if train_data else "the test part of --data, split by each seed"
+    by = "time" if dataset.spec.history else "each seed"
+    where = "all rows of --data" if train_data else f"the test part of --data, split by {by}"
     return {
         "evaluated_on": f"{where}; {repeats} seeds of training and split",
         **evaluation.summary(reports),
         "by_seed": reports,
     }
+
+
+def _kinds(dataset: data.Dataset, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any] | None:
+    return None if dataset.kinds is None else dataset.kinds[rows]
 
 
 def _chooser(source: data.Dataset, parts: data.Split) -> baselines.Labelled | None:
@@ -261,11 +282,17 @@ def _evaluate(options: EvaluateOptions, source: data.DataOptions) -> dict[str, A
     judged = artifact.read(options.model) if options.model else None
     spec = judged.manifest.spec if judged else source.spec
     label = source.label_column
-    dataset = data.load(source.data, source.rows, source.seed, label, spec)
+    dataset = data.load(source.data, source.rows, source.seed, label, spec, source.kind_column)
     prevalence = options.prevalence or metrics.usual_prevalence(spec, required_labels(dataset))
     if judged:
         dataset = dataset.encoded_by(judged.manifest.learnt)
         return evaluate_model(judged, dataset, prevalence, source.seed, options.png)
+    if options.train_data and spec.history:
+        # The history of --data would begin anew, where that of an account goes on.
+        raise OptionError(
+            "--train_data: expected none for features with a history, which the rows to judge continue: pass "
+            "--data alone, which is split by time"
+        )
     train_data = (
         data.load(options.train_data, source.rows, label_column=label, spec=spec)
         if options.train_data
@@ -300,4 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name} cannot run on this data and is left out: {reason}")
         rows = evaluation.with_deviations(rows)
     print_rows(rows, args.format)
+    if args.format == "table" and (kinds := evaluation.kind_rows(report["by_kind"])):
+        print("\nBy kind of fraud, against all normals\n")
+        print_rows(kinds)
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -12,13 +12,21 @@ import torch
 
 from features.declaration import FeatureSpec
 from features.default import ULB
-from model import baselines, inference, metrics
+from features.kinds import HISTORY
+from model import baselines, fitting, inference, metrics, torchscript
 from model.outputs import ANOMALY_SCORE
+from model.thresholds import ALERT_BUDGETS
 
 Scores = npt.NDArray[np.float64]
 
 OWN_SCORES: Final = (ANOMALY_SCORE, "normalized_MAE", "denormalized_MAE")
 """The outputs of the model that are judged: its score, and the two errors that are usually taken for one."""
+
+
+WITHOUT_HISTORY: Final = "anomaly_score_without_history"
+KIND_BUDGET: Final = ALERT_BUDGETS["medium"]
+"""Share of the normals that alert, for the recall of each kind of fraud."""
+HELD_OUT: Final = 6
 
 
 def anomaly_scores(module: torch.jit.ScriptModule, features: npt.NDArray[np.float32]) -> Scores:
@@ -42,6 +50,7 @@ def compare(
     seed: int = 0,
     chooser: baselines.Labelled | None = None,
     spec: FeatureSpec = ULB,
+    kinds: npt.NDArray[Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Scores]]:
     """Judges the model and the baselines on the same rows.
 
@@ -55,14 +64,21 @@ def compare(
       seed: of the baselines.
       chooser: labelled rows, neither fitted nor judged, that choose the settings of the baselines.
       spec: of the inputs.
+      kinds: texts [m] that name the kind of each fraud.
 
     Returns:
       report: rows, prevalence, per score the figures of `model.metrics.figures`, the chosen settings of the
-        baselines, and why one is left out.
+        baselines, and why one is left out; `by_kind`. Where features have a history, WITHOUT_HISTORY is the
+        score of a network that is fitted without them.
       scores: per score its values [m].
     """
     fitted = baselines.scores(fit_rows, rows, detectors, seed, chooser, spec)
     scores = own_scores(module, rows) | fitted.scores
+    if (plain := without_history(spec, fit_rows, rows, seed)) is not None:
+        scores[WITHOUT_HISTORY] = plain
+    of_network: dict[str, Scores] = {
+        name: scores[name] for name in (ANOMALY_SCORE, WITHOUT_HISTORY) if name in scores
+    }
     report = {
         "rows": {
             "normals": int((labels == 0).sum()),
@@ -73,8 +89,76 @@ def compare(
         "scores": {name: metrics.figures(values, labels, prevalence) for name, values in scores.items()},
         "chosen": fitted.chosen,
         "left_out": fitted.left_out,
+        "by_kind": by_kind(of_network, labels, kinds) if kinds is not None else {},
     }
     return report, scores
+
+
+def without_history(
+    spec: FeatureSpec, fit_rows: npt.NDArray[np.float32], rows: npt.NDArray[np.float32], seed: int
+) -> Scores | None:
+    """Scores rows by a network that is fitted to the features without a history; None where all or none have.
+
+    Args:
+      spec: of the inputs.
+      fit_rows: normal transactions [n, k], of which one in HELD_OUT stops the training.
+      rows: to be scored, [m, k].
+      seed: of the weights.
+    """
+    plain = FeatureSpec(tuple(feature for feature in spec.features if feature.kind != HISTORY), spec.roles)
+    if plain.features == spec.features or not any(plain.is_scored):
+        return None
+    kept = [i for i, group in enumerate(spec.groups) if spec.features[group].kind != HISTORY]
+    fit_rows, rows = fit_rows[:, kept], rows[:, kept]
+    is_held_out = np.arange(len(fit_rows)) % HELD_OUT == 0
+    options = fitting.TrainingOptions(seed=seed)
+    fitted = fitting.fit(fit_rows[~is_held_out], fit_rows[is_held_out], options, progress=False, spec=plain)
+    return anomaly_scores(torchscript.trace(fitted.network), rows)
+
+
+def by_kind(
+    scores: Mapping[str, Scores],
+    labels: npt.NDArray[np.int8],
+    kinds: npt.NDArray[Any],
+    budget: float = KIND_BUDGET,
+) -> dict[str, dict[str, Any]]:
+    """Judges scores on each kind of fraud against all normals.
+
+    >>> scores, labels = {"score": np.array([0.1, 0.2, 0.9, 0.15])}, np.array([0, 0, 1, 1], np.int8)
+    >>> by_kind(scores, labels, np.array(["", "", "spike", "burst"]))["spike"]
+    {'frauds': 1, 'score': {'average_precision': 1.0, 'recall_at_0.005': 1.0}}
+
+    Args:
+      scores: each [n].
+      labels: [n], 1 for a fraud.
+      kinds: texts [n].
+      budget: share of the normals that the alerts of the recall may have.
+    """
+    from sklearn.metrics import average_precision_score
+
+    is_normal = labels == 0
+    result: dict[str, dict[str, Any]] = {}
+    for kind in sorted(set(kinds[~is_normal].tolist())):
+        is_kind = ~is_normal & (kinds == kind)
+        result[kind] = {"frauds": int(is_kind.sum())}
+        rows = is_normal | is_kind
+        for name, values in scores.items():
+            threshold = np.quantile(values[is_normal], 1 - budget)
+            result[kind][name] = {
+                "average_precision": float(average_precision_score(is_kind[rows], values[rows])),
+                f"recall_at_{budget:g}": float((values[is_kind] > threshold).mean()),
+            }
+    return result
+
+
+def kind_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Makes a row a kind and score of the figures of `by_kind`."""
+    return [
+        {"kind": kind or "(none)", "frauds": int(figures["frauds"]), "score": name} | figures[name]
+        for kind, figures in report.items()
+        for name in figures
+        if name != "frauds"
+    ]
 
 
 def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -98,6 +182,11 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         else {},
         "chosen": {name: _choices(name, reports) for name in first["chosen"] if name in names},
         "left_out": left_out,
+        "by_kind": {
+            kind: _over_seeds([report["by_kind"][kind] for report in reports], np.mean)
+            for kind in first.get("by_kind", {})
+            if all(kind in report["by_kind"] for report in reports)
+        },
     }
 
 

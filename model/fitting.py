@@ -40,7 +40,7 @@ class TrainingOptions:
       seed: of the initial weights and the order of rows.
       trim: share of the rows that are left out after a first fit, the ones that it scores highest; the
         network is then fitted again. For data without labels, whose frauds would otherwise be learnt.
-      split: how rows come into the three parts, see `model.data.split`.
+      split: how rows come into the three parts, see `model.data.split`; None for what suits the features.
       medium_budget, high_budget: shares of normals that may reach each severity.
     """
 
@@ -55,10 +55,10 @@ class TrainingOptions:
     learning_rate: float = 3e-3
     seed: int = 0
     trim: float = 0.0
-    split: SplitBy = option(
-        "random",
+    split: SplitBy | None = option(
+        None,
         help="how rows come into the training, validation and test parts: time trains on the earliest rows "
-        "and tests on the latest (default: %(default)s)",
+        "and tests on the latest (default: time for features with a history, otherwise random)",
     )
     medium_budget: float = option(
         ALERT_BUDGETS["medium"],
@@ -85,9 +85,19 @@ class TrainingOptions:
         """The alert budget of each severity."""
         return {"medium": self.medium_budget, "high": self.high_budget}
 
-    def suited_to(self, labelled: bool) -> TrainingOptions:
-        """Adds a share to trim where no label marks the frauds."""
-        return self if labelled or self.trim else replace(self, trim=UNLABELLED_TRIM)
+    def suited_to(self, labelled: bool, spec: FeatureSpec = ULB) -> TrainingOptions:
+        """Adds a share to trim where no label marks the frauds, and the split that suits the features.
+
+        A history of the test part continues that of the training part: a random split would put rows into
+        the training part whose history has rows of the test part.
+        """
+        trim = self.trim if labelled or self.trim else UNLABELLED_TRIM
+        return replace(self, trim=trim, split=self.split or usual_split(spec))
+
+
+def usual_split(spec: FeatureSpec) -> SplitBy:
+    """Returns how rows are split unless an option says it."""
+    return "time" if spec.history else "random"
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,9 @@ def print_report(written: artifact.Artifact) -> None:
             f"{100 * figures['prevalence']:.3f} % fraud\n"
         )
         print_rows(evaluation.figure_rows(dict(figures)))
+        if kinds := evaluation.kind_rows(figures.get("by_kind", {})):
+            print("\nBy kind of fraud, against all normals\n")
+            print_rows(kinds)
     print("\nThe features among normals: quantiles of their inputs, and their shares of the score\n")
     print_rows(_feature_rows(manifest))
     for name, reason in figures.get("left_out", {}).items():

@@ -25,6 +25,8 @@ OPERATORS: Final = frozenset(
     for name in [
         "abs",
         "add",
+        "addcmul",
+        "addmm",
         "clamp",
         "clamp_min",
         "div",
@@ -32,6 +34,8 @@ OPERATORS: Final = frozenset(
         "log1p",
         "matmul",
         "mul",
+        "narrow",
+        "neg",
         "numpy_T",
         "relu",
         "select",
@@ -40,10 +44,12 @@ OPERATORS: Final = frozenset(
         "square",
         "sub",
         "sum",
+        "t",
         "unsqueeze",
     ]
 )
-"""The operators of the network. TorchScript has others that read files, such as aten::from_file."""
+"""The operators of the network, and of its earlier versions. TorchScript has others that read files, such as
+aten::from_file."""
 
 
 @contextlib.contextmanager

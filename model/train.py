@@ -92,8 +92,8 @@ def train(
       ArtifactError: the output cannot be written as an artifact.
     """
     started = time.monotonic()
-    options = (options or fitting.TrainingOptions()).suited_to(labelled=dataset.labels is not None)
-    parts = data.split(dataset, options.seed, options.split)
+    options = (options or fitting.TrainingOptions()).suited_to(dataset.labels is not None, dataset.spec)
+    parts = data.split(dataset, options.seed, options.split or "random")
     # What encodes the features is learnt as the network is: from normals of the training part alone.
     dataset = dataset.learning_from(parts.train[dataset.is_normal[parts.train]])
     spec, learnt = dataset.spec, dataset.learnt
@@ -165,7 +165,11 @@ def _figures(
     if is_normal.all() or not is_normal.any():
         return {**figures, "note": "the test part has no labelled frauds to judge the score on"}
     assert dataset.labels is not None
-    test, chooser = (_judged(dataset, part, seed) for part in (parts.test, parts.validation))
+    judged = _judged(dataset, parts.test, seed)
+    test, chooser = (
+        baselines.Labelled(dataset.features[part], (~dataset.is_normal[part]).astype(np.int8))
+        for part in (judged, _judged(dataset, parts.validation, seed))
+    )
     report, _ = evaluation.compare(
         module,
         fit_rows[:: len(fit_rows) // JUDGED_NORMALS + 1],
@@ -176,17 +180,18 @@ def _figures(
         seed,
         chooser,
         dataset.spec,
+        None if dataset.kinds is None else dataset.kinds[judged],
     )
     return {**figures, **report}
 
 
-def _judged(dataset: data.Dataset, part: npt.NDArray[np.intp], seed: int) -> baselines.Labelled:
+def _judged(dataset: data.Dataset, part: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
     """Takes the frauds of a part, and at most JUDGED_NORMALS of its normals."""
     normals = part[dataset.is_normal[part]]
     if len(normals) > JUDGED_NORMALS:
         normals = np.random.default_rng(seed).choice(normals, JUDGED_NORMALS, replace=False)
         part = np.sort(np.concatenate([normals, part[~dataset.is_normal[part]]]))
-    return baselines.Labelled(dataset.features[part], (~dataset.is_normal[part]).astype(np.int8))
+    return part
 
 
 def versions() -> dict[str, str]:
@@ -212,7 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = read_options(fitting.TrainingOptions, args, seed=source.seed)
     try:
         # Data that cannot be split is refused before the output directory is made.
-        dataset = data.load(source.data, source.rows, source.seed, source.label_column, source.spec)
+        dataset = data.load(
+            source.data, source.rows, source.seed, source.label_column, source.spec, source.kind_column
+        )
         data.check_enough(dataset)
         artifact.check_writable(target.output)
         written = train(dataset, target.output, options, target.model_version, prevalence=target.prevalence)

@@ -63,6 +63,9 @@ PICTURES: Final = {
         ("transactions", "medium", "high", "score_p50", "score_p99", "latency_p99_ms"),
         series="model_version",
     ),
+    "shadow_agreement": Picture(
+        "day", ("alerts", "shadow_alerts", "gained", "lost", "agreement_percent"), series="shadow_version"
+    ),
 }
 """The queries that can be drawn; the others list single rows."""
 

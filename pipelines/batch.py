@@ -6,12 +6,13 @@ import datetime as dt
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
+from common.clients import EndpointOptions
 from common.command import CommandError, Parser, command
 from common.file_kinds import Kind
 from common.files import kind_by_name
@@ -20,7 +21,7 @@ from common.options import OptionError, add_options, group, option
 from common.values import SHARE, location
 from model.artifact import Manifest
 from pipelines import failures, lookups, wiring
-from pipelines.options import TableOptions, parse_options
+from pipelines.options import MessageOptions, TableOptions, parse_options
 from pipelines.processes import RUNNER, ProcessOptions
 from transforms import metrics
 from transforms.bigquery import ReadBatches
@@ -183,7 +184,7 @@ def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) ->
     """source -> detect -> tables, files. Returns the sink of the files, where there is one."""
     # Fixed here, at launch, so that a bundle that is run again gives the same rows.
     launched = dt.datetime.now(dt.UTC)
-    source, parse_rows = _source(options, manifest, launched)
+    source, parse_rows = source_of(options, manifest, launched)
     detected = (
         pipeline
         | "Read" >> source
@@ -198,9 +199,32 @@ def build(pipeline: beam.Pipeline, options: BatchOptions, manifest: Manifest) ->
     return files
 
 
-def _source(
-    options: BatchOptions, manifest: Manifest, launched: dt.datetime
+class SourceOptions(Protocol):
+    """The options that say which rows a job reads, and how."""
+
+    @property
+    def source(self) -> BatchSource:
+        """The rows."""
+
+    @property
+    def messages(self) -> MessageOptions:
+        """The rules that they have to keep."""
+
+    @property
+    def endpoints(self) -> EndpointOptions:
+        """Where BigQuery answers."""
+
+
+def source_of(
+    options: SourceOptions, manifest: Manifest, launched: dt.datetime
 ) -> tuple[beam.PTransform, Parse | ParseColumns | ParseCsv]:
+    """Makes the transform that reads rows, and the one that makes transactions of them.
+
+    Args:
+      options: of the job.
+      manifest: of the model.
+      launched: the time of rows that have none.
+    """
     source = options.source
     rules = options.messages.rules(manifest, default_time=launched)
     parse_rows = ParseColumns(launched, rules)

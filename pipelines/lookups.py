@@ -28,7 +28,8 @@ from common.google import ERRORS, explain, remedy
 from common.options import OptionError
 from common.pubsub import EMULATOR_VARIABLE, publisher_client, subscriber_client
 from common.retry import LOOK_SECONDS
-from features.roles import unused_columns
+from features.history.plan import plans
+from features.roles import OPTIONS, unused_columns
 from transforms.bigquery.source import arrow_schema
 from transforms.columnar import SourceColumnsError, check_columns, source_columns
 from transforms.csv_source import csv_schema
@@ -39,6 +40,7 @@ from transforms.shares import FileColumnsError
 from transforms.sinks import FILE_SETS
 
 _ONCE: Final = Retry(predicate=lambda error: False)
+_ROLES: Final = {"account_id": "account", "event_time": "time"}
 _MOST_SAID: Final = 3
 """Files of different columns of which a launch says which are not used."""
 _T = TypeVar("_T")
@@ -131,12 +133,43 @@ def check_files(pattern: str, found: Sequence[SourceFile], rules: MessageRules |
                 check_columns(schema, rules)
             except SourceColumnsError as error:
                 raise OptionError(f"--input={pattern}: {file.path}: {error}") from error
+        _check_history(f"--input={pattern}: {file.path}", names, rules, file.schema is None)
         key = frozenset(names)
         if names and key not in said and len(said) < _MOST_SAID:
             said.add(key)
             where = "" if len(found) == 1 else f": {file.path}"
             what = "" if file.schema is not None else ", first line"
             _say_unused(f"--input={pattern}{where}{what}", names, rules)
+
+
+def _check_history(
+    flag: str, names: Sequence[str], rules: MessageRules, is_first_message: bool = False
+) -> None:
+    """Checks that rows of a model with history features name their account and their time.
+
+    Args:
+      flag: begins the text.
+      names: of columns, or of the keys of a first message, which others need not be like.
+      rules: of the job.
+      is_first_message: warn only.
+
+    Raises:
+      OptionError: a column is missing.
+    """
+    there = {name.lower() for name in names}
+    by = {plan.key for plan in plans(rules.encoding.spec)}
+    for role in (*(["account_id"] if None in by else []), *(["event_time"] if by else [])):
+        name = getattr(rules.roles, role)
+        outer = {name.lower(), name.partition(".")[0].lower(), role}
+        if not names or there & outer:
+            continue
+        text = (
+            f"{flag}: the model has history features, which need the {_ROLES[role]} of each transaction; "
+            f"expected {name}, got {', '.join(names)}: pass {OPTIONS[role]}"
+        )
+        if not is_first_message:
+            raise OptionError(text)
+        logging.warning("%s", text)
 
 
 def _say_unused(flag: str, names: Sequence[str], rules: MessageRules) -> None:
@@ -240,6 +273,7 @@ def check_table(
         rules = rules or MessageRules()
         schema = arrow_schema(table.schema)
         check_columns(schema, rules)
+        _check_history(flag, schema.names, rules)
         _say_unused(flag, schema.names, rules)
     except SourceColumnsError as error:
         raise OptionError(f"{flag}: {error}; --input_query can rename and convert columns") from error

@@ -192,6 +192,7 @@ def model_handler(
             seconds,
             Encoding(manifest.spec, manifest.learnt),
             profile_every,
+            detection.shadow_model,
         )
     shared: dict[str, Any] = {
         "thresholds": dict(manifest.thresholds),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import signal
 import sys
@@ -19,7 +18,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 from common.command import Parser, command
 from common.names import SUBSCRIPTION, TOPIC
 from common.options import OptionError, add_options, group, option
-from common.values import at_least, duration
+from common.values import at_least, duration, pause
 from model.artifact import Manifest
 from pipelines import lookups, progress, record, wiring
 from pipelines.options import RequiredTableOptions, StreamDetectionOptions, parse_options
@@ -49,17 +48,6 @@ Flags that are not listed here go to Beam: --runner, --project, --region, --temp
 
 exit status: 0 ended in good order; 1 failed; 2 wrong options; 130 ended by Ctrl-C, 143 by SIGTERM
 """
-
-
-def _duration_text(text: str) -> str:
-    """Reads a duration as it stands: the job's record keeps the options as they were passed.
-
-    Raises:
-      argparse.ArgumentTypeError: the text is no duration, or none above 0.
-    """
-    if not duration(text):
-        raise argparse.ArgumentTypeError(f"expected a duration above 0, got {text!r}")
-    return text
 
 
 @dataclass(frozen=True)
@@ -129,7 +117,7 @@ class StreamingOptions(wiring.JobOptions):
     )
     alert_cooldown: str | None = option(
         None,
-        type=_duration_text,
+        type=pause,
         metavar="DURATION",
         help="after a message about an account, publish none about it for so long, unless the severity is "
         "higher; the next message says how many alerts were suppressed. The table has all. Example: 10m",

@@ -24,6 +24,7 @@ from common.google import ERRORS, explain, grant_on_dataset, grant_on_project, r
 from common.options import OptionError, group
 from model.artifact import Manifest
 from model.outputs import ANOMALY_SCORE
+from pipelines.history_options import HistoryOptions
 from pipelines.options import DetectionOptions, MessageOptions, TableOptions
 from pipelines.scorers import ScorerOptions, model_handler
 from transforms import tables
@@ -51,6 +52,7 @@ class JobOptions:
       messages: the rules of messages.
       detection: the model and the alerting rule.
       scorer: the place where the model is.
+      history: the histories of accounts that the job begins with.
       tables: the tables to write, if any.
       endpoints: where BigQuery answers.
 
@@ -62,6 +64,7 @@ class JobOptions:
     messages: MessageOptions = group("messages")
     detection: DetectionOptions = group("model")
     scorer: ScorerOptions = group("scorer")
+    history: HistoryOptions = group("history")
     tables: TableOptions = group("sinks")
     endpoints: EndpointOptions = group()
 
@@ -70,6 +73,10 @@ class JobOptions:
             raise OptionError(
                 "--model_refresh_seconds goes with --scorer=pytorch, and the scorer is "
                 f"{self.scorer.scorer}: roll the model out at the server"
+            )
+        if self.detection.shadow_model and self.scorer.scorer != "pytorch":
+            raise OptionError(
+                f"--shadow_model goes with --scorer=pytorch, and the scorer is {self.scorer.scorer}"
             )
         given = (self.detection.medium_threshold, self.detection.high_threshold)
         if self.scorer.score_field != ANOMALY_SCORE and None in given:
@@ -85,13 +92,18 @@ _Job = TypeVar("_Job", bound=JobOptions)
 def detect(
     parse: Parse | ParseColumns | ParseCsv, options: JobOptions, manifest: Manifest, streaming: bool
 ) -> Detect:
-    """Makes the detection that the options describe."""
+    """Makes the detection that the options describe.
+
+    Raises:
+      OptionError: --history does not fit the model.
+    """
     # The bins of the score are those of the model's own score.
     has_score = options.scorer.score_field == ANOMALY_SCORE
     every = options.tables.profile_every if options.tables.output_dataset and has_score else 0
     handler = model_handler(options.scorer, options.detection, manifest, every)
     profiles = CollectProfiles(streaming, options.tables.profile_seconds) if every else None
-    return Detect(parse, Score(handler, profiles), Alert(options.detection.min_severity))
+    history = options.history.transform(manifest.spec, streaming)
+    return Detect(parse, Score(handler, profiles), Alert(options.detection.min_severity), history)
 
 
 def write_tables(detected: Detected, options: JobOptions, streaming: bool) -> None:

@@ -20,7 +20,7 @@ import jsonschema
 from common.command import CommandError, Parser, command
 from common.names import SUBSCRIPTION, TOPIC, Name
 from common.options import SwitchAction
-from common.values import Number
+from common.values import PAUSE_REGEX, Number, pause
 from pipelines import batch, streaming
 from transforms.bigquery.methods import METHODS, NEEDS
 
@@ -127,6 +127,8 @@ def param_type(action: argparse.Action) -> str:
 def _regexes(action: argparse.Action, kind: str) -> list[str]:
     if isinstance(action.type, Name):
         return [f"^{regex}$" for regex in action.type.regexes]
+    if action.type is pause:
+        return [f"^{PAUSE_REGEX}$"]
     if kind.startswith("GCS_"):
         return [_GCS_REGEX]
     if kind == "NUMBER":

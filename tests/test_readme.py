@@ -25,9 +25,10 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
     ROOT / "benchmarks" / "RESULTS.md",
+    ROOT / "examples" / "cards" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 RUN = "<!-- these commands are run by tests/test_readme.py -->\n"
 BLOCK = re.compile(r"^ *```(?:bash|sh)\b[^\n]*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -105,7 +106,7 @@ def test_files_and_modules_exist():
 
 def test_links_lead_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", TEXTS[page.name]):
+        for target in re.findall(r"\]\(([^)#]+)\)", TEXTS[str(page.relative_to(ROOT))]):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 

@@ -9,6 +9,7 @@ import apache_beam as beam
 
 from transforms.alert import Alert
 from transforms.csv_source import ParseCsv
+from transforms.history import History
 from transforms.parse import Parse, ParseColumns
 from transforms.score import Score
 
@@ -26,24 +27,29 @@ class Detected(NamedTuple):
 class Detect(beam.PTransform):
     """Detects anomalous transactions.
 
-    messages | columnar batches  --parse-->  transactions  --score-->  scores  --alert-->  alerts
-                                    |                         |
-                                    +------ dead letters -----+
+    messages | columnar batches  --parse-->  transactions  --history, score-->  scores  --alert-->  alerts
+                                    |                              |
+                                    +--------- dead letters -------+
 
     Attributes:
       parse: reads the source's elements: Parse for lists of messages, ParseColumns for columnar batches.
       score: the scorer.
       alert: the alerting rule.
+      history: fills the history features, where the model has any.
     """
 
     parse: Parse | ParseColumns | ParseCsv
     score: Score
     alert: Alert
+    history: History | None = None
 
     def expand(self, elements: beam.PCollection) -> Detected:
         """The source's elements to scores, alerts and dead letters."""
         parsed = elements | "Parse" >> self.parse
-        scored = parsed.transactions | "Score" >> self.score
+        transactions = parsed.transactions
+        if self.history is not None:
+            transactions = transactions | "History" >> self.history
+        scored = transactions | "Score" >> self.score
         alerts = scored.scores | "Alert" >> self.alert
         rejected = (parsed.dead_letters, scored.dead_letters) | "Rejected" >> beam.Flatten()
         return Detected(scored.scores, alerts, rejected, scored.profiles)

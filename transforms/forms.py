@@ -97,7 +97,9 @@ class ObjectForm:
     def __init__(self, spec: FeatureSpec, learnt: Learnt) -> None:
         self.spec = spec
         self.fields = raw_fields(spec)
-        self.kind = pa.struct([pa.field(name, TYPES[value]) for name, value in self.fields.items()])
+        # History features are no fields of a message: `transforms.history` fills them.
+        carried = self.fields | {feature.name: "number" for feature in spec.history}
+        self.kind = pa.struct([pa.field(name, TYPES[value]) for name, value in carried.items()])
         self.schema = transactions_schema(len(spec.inputs), self.kind)
         self._encoder = ColumnEncoder(spec, learnt)
 
@@ -108,13 +110,17 @@ class ObjectForm:
     def assemble(self, rows: Sequence[Transaction], times: pa.Array) -> Assembled:
         """Makes columns of decoded rows and their event times."""
         columns = zip(*(row.features for row in rows), strict=True) if rows else [()] * len(self.fields)
-        arrays = [_array(values, kind.type) for values, kind in zip(columns, self.kind, strict=True)]
-        return self.encode(dict(zip(self.fields, arrays, strict=True)), times)
+        arrays = {
+            name: _array(values, TYPES[self.fields[name]])
+            for name, values in zip(self.fields, columns, strict=True)
+        }
+        return self.encode(arrays, times)
 
     def encode(self, columns: Columns, times: pa.Array) -> Assembled:
         """Encodes raw columns by field, and event times."""
         encoded = self._encoder.encode({**columns, self.spec.roles.event_time: times})
-        arrays = [columns[name] for name in self.fields]
+        empty = pa.nulls(len(times), TYPES["number"])
+        arrays = [columns[field.name] if field.name in self.fields else empty for field in self.kind]
         inputs = pa.StructArray.from_arrays(arrays, fields=list(self.kind)) if arrays else _empty(len(times))
         return Assembled(encoded.inputs, encoded.reasons, inputs)
 
@@ -150,12 +156,12 @@ class Encoding:
 
 
 def raw_fields(spec: FeatureSpec) -> dict[str, str]:
-    """Returns the fields whose values a transaction carries, and their types: features, and the amount.
+    """Returns the fields of a message that a transaction carries, and their types: features, and the amount.
 
     >>> raw_fields(ULB)["Amount"]
     'number'
     """
-    fields = {name: value for name, value in spec.field_values.items() if value != "time"}
+    fields = {name: value for name, value in spec.message_values.items() if value != "time"}
     amount = spec.roles.amount
     return fields if amount is None or amount in fields else {**fields, amount: "number"}
 

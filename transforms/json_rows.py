@@ -70,8 +70,23 @@ def row_messages(
             message |= dict(zip(names, map(_number, values), strict=True))
         else:
             message["features"] = [_number(value) for value in values]
-        messages.append(message_text(message, transactions.column(PASSED)[i].as_py()))
+        messages.append(message_text(message, without_list(transactions.column(PASSED)[i].as_py())))
     return messages
+
+
+def without_list(passed: str | None) -> str | None:
+    """Leaves out a list `features` that passed through: a parser would take it before named features.
+
+    >>> without_list('{"features":[1,2],"n":1.50}'), without_list('{"features":"x"}')
+    ('{"n":1.50}', '{"features":"x"}')
+    """
+    if passed is None or '"features"' not in passed:
+        return passed
+    texts = {key: bytes(raw) for key, raw in decode_object(passed.encode()).items()}
+    if not texts.get("features", b"").startswith(b"["):
+        return passed
+    kept = {key: orjson.Fragment(text) for key, text in texts.items() if key != "features"}
+    return orjson.dumps(kept).decode() if kept else None
 
 
 def object_messages(

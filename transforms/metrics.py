@@ -33,6 +33,9 @@ MODEL_REFRESHES: Final = "model_refreshes"
 MODEL_REFUSALS: Final = "model_refusals"
 """Artifacts that a worker process did not take over: damaged, for other features, or out of reach."""
 
+SHADOW_UNSCORED: Final = "shadow_rows_unscored"
+"""Rows that have no score of --shadow_model, because it could not be loaded or failed."""
+
 
 def counter(name: str) -> Metrics.DelegatingCounter:
     """Makes the counter of this name in the project's namespace."""

@@ -202,9 +202,13 @@ class RemoteHandler(ModelHandler[pa.RecordBatch, Scored, RemoteModel]):
     limits: Limits = field(default_factory=Limits)
     score_field: str = ANOMALY_SCORE
     any_shape: bool = False
-    ranges: FeatureRanges = field(default_factory=FeatureRanges)
-    spec: FeatureSpec = ULB
-    bins: Bins | None = None
+    ranges: FeatureRanges = field(default_factory=FeatureRanges, repr=False)
+    spec: FeatureSpec = field(default=ULB, repr=False)
+    bins: Bins | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        """The handler in ASCII: Beam writes it into the graph, and fails for other characters."""
+        return ascii(self)
 
     @abstractmethod
     def connect(self) -> Connection:

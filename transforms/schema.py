@@ -50,6 +50,13 @@ TRACE_FIELDS: Final = (
 )
 """The columns by which a row is traced; see transforms.trace."""
 
+SHADOW_FIELDS: Final = (
+    _field("shadow_score", pa.float64(), "Score of --shadow_model, which raises no alert"),
+    _field("shadow_severity", pa.string(), "Severity by the thresholds of --shadow_model"),
+    _field("shadow_version", pa.string(), "Version of --shadow_model"),
+)
+"""The columns of a second model that scores beside the first; see transforms.shadow."""
+
 
 def transactions_schema(n_inputs: int, inputs: pa.DataType | None = None) -> pa.Schema:
     """Makes the schema of a parsed batch.
@@ -97,6 +104,7 @@ SCORES: Final = pa.schema(
         _VERSION_FIELD,
         _SCORED_AT_FIELD,
         *TRACE_FIELDS,
+        *SHADOW_FIELDS,
         _field("stored_at", _TIMESTAMP, "When the row was sent to the table; null in files"),
     ]
 )

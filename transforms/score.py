@@ -33,6 +33,7 @@ from transforms.scores import (
     assemble_scores,
     feature_matrix,
 )
+from transforms.shadow import Shadow
 
 _COUNTERS: Final[Mapping[Event, str]] = {
     "refreshed": metrics.MODEL_REFRESHES,
@@ -101,8 +102,14 @@ class LoadedModel:
         return ANSWER_FIELDS if self.rules.detail == "full" else SCORE_FIELDS
 
 
+class WorkerModel(Live[LoadedModel]):
+    """The model of a worker process, and the one that scores beside it, if there is one."""
+
+    shadow: Shadow | None = None
+
+
 @dataclass
-class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, Live[LoadedModel]]):
+class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, WorkerModel]):
     """The model in the worker: a verified artifact, as frozen TorchScript, on one thread.
 
     The element is a batch already, so RunInference's own batching is skipped, and its metrics count rows.
@@ -116,6 +123,7 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, Live[LoadedModel]]):
       encoding: the one by which batches were parsed. A model of other features is refused, and one that
         learnt other numbers of them encodes again. None takes any.
       profile_every: each so-manieth row is taken for the profile of the features; 0 takes none.
+      shadow: directory of an artifact that scores beside the first, for comparison.
     """
 
     model: str
@@ -123,10 +131,15 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, Live[LoadedModel]]):
     thresholds: dict[str, float] = field(default_factory=dict)
     digest: str = ""
     refresh_seconds: float = 0
-    encoding: Encoding | None = None
+    encoding: Encoding | None = field(default=None, repr=False)
     profile_every: int = 0
+    shadow: str | None = None
 
-    def load_model(self) -> Live[LoadedModel]:
+    def __str__(self) -> str:
+        """The handler in ASCII: Beam writes it into the graph, and fails for other characters."""
+        return ascii(self)
+
+    def load_model(self) -> WorkerModel:
         """Reads and verifies the artifact, and runs it a few times, since the first calls compile.
 
         Raises:
@@ -134,7 +147,9 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, Live[LoadedModel]]):
           model.artifact.ArtifactError: the artifact is incomplete or altered, or for other features.
         """
         found = artifact.read(self.model, self.digest)
-        live = Live(self._load(found))
+        live = WorkerModel(self._load(found))
+        if self.shadow:
+            live.shadow = Shadow(self.shadow, self._load, self.refresh_seconds)
         # Modules and model live as long as the worker. Without this the garbage collector, which the many
         # short-lived objects of parsing set going, would look through all of them again and again.
         gc.collect()
@@ -166,7 +181,7 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, Live[LoadedModel]]):
     def run_inference(
         self,
         batch: pa.RecordBatch | Sequence[pa.RecordBatch],
-        model: Live[LoadedModel],
+        model: WorkerModel,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[Scored]:
         """Scores one TRANSACTIONS batch by the model that is the current one at its begin."""
@@ -176,7 +191,8 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, Live[LoadedModel]]):
         metrics.add({metrics.VALUES_OUT_OF_RANGE: loaded.watch.look(features)})
         metrics.add({_COUNTERS[event]: n for event, n in model.take_events().items()})
         outputs = loaded.outputs(features)
-        return [assemble_scores(batch, outputs, loaded.rules, time.time_ns() // 1000, features)]
+        shadow = model.shadow.columns(batch) if model.shadow else None
+        return [assemble_scores(batch, outputs, loaded.rules, time.time_ns() // 1000, features, shadow)]
 
     def get_num_bytes(self, batch: pa.RecordBatch | Sequence[pa.RecordBatch]) -> int:
         """Bytes of the batch; the default would pickle it to find out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal, NamedTuple
@@ -19,9 +19,9 @@ from model.explain import top_features
 from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
 from model.thresholds import SEVERITIES, severity_codes
 from transforms.dead_letter import dead_letters
-from transforms.json_rows import untraced
+from transforms.json_rows import PASSED, untraced, without_list
 from transforms.readable import amounts, by_feature, value_texts
-from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, TOP_FEATURES, TRACE_FIELDS
+from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, SHADOW_FIELDS, TOP_FEATURES, TRACE_FIELDS
 from transforms.thresholds import with_thresholds
 
 OutputDetail = Literal["compact", "full"]
@@ -81,6 +81,7 @@ def assemble_scores(
     rules: ScoreRules,
     scored_at: int,
     features: npt.NDArray[np.float32] | None = None,
+    shadow: Sequence[pa.Array] | None = None,
 ) -> Scored:
     """Joins transactions with the outputs of the model.
 
@@ -100,6 +101,7 @@ def assemble_scores(
       rules: thresholds, version and detail.
       scored_at: microseconds since the epoch.
       features: the inputs of the model; those of the batch when None.
+      shadow: the columns of SHADOW_FIELDS, if a second model has scored.
     """
     score = np.asarray(outputs[ANOMALY_SCORE], np.float64)
     finite = np.isfinite(score)
@@ -109,7 +111,8 @@ def assemble_scores(
         reasons = [f"anomaly_score: the model gave {value}" for value in score[~finite]]
         kept = {name: values[finite] for name, values in outputs.items()}
         rest = None if features is None else features[finite]
-        scored = assemble_scores(transactions.filter(mask), kept, rules, scored_at, rest)
+        beside = shadow and [column.filter(mask) for column in shadow]
+        scored = assemble_scores(transactions.filter(mask), kept, rules, scored_at, rest, beside)
         return scored._replace(dead_letters=unscored(bad, reasons, rules.spec))
     n = len(score)
     codes = severity_codes(score, rules.thresholds)
@@ -123,6 +126,7 @@ def assemble_scores(
         pa.repeat(rules.model_version, n),
         pa.array(np.full(n, scored_at, np.int64)).cast(SCORES.field("scored_at").type),
         *(transactions.column(field.name) for field in TRACE_FIELDS),
+        *(shadow or (pa.nulls(n, field.type) for field in SHADOW_FIELDS)),
         pa.nulls(n, SCORES.field("stored_at").type),
     ]
     if rules.detail == "full":
@@ -172,9 +176,13 @@ def transaction_messages(transactions: pa.RecordBatch, spec: FeatureSpec = ULB) 
     Features go by name: a model with other features, or in another order, must not take them for its own.
     """
     messages = []
+    computed = {feature.name for feature in spec.history}
     for row in transactions.to_pylist():
         features, raw = row.pop("features"), row.pop("inputs", None)
         values = dict(zip(spec.fields, features, strict=True)) if raw is None else raw
+        values = {name: value for name, value in values.items() if name not in computed}
+        if raw is None:
+            row[PASSED] = without_list(row.get(PASSED))
         messages.append(untraced(row, values))
     return messages
 

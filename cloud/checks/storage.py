@@ -18,15 +18,19 @@ def _local(subject: str, remedy: str = "pass gs://BUCKET/PATH") -> Finding:
     return Finding(subject, "failed", "is on this machine, where no worker finds it", remedy)
 
 
-def check_model(project: str, command: PipelineCommand, bucket: str) -> list[Finding]:
+def check_model(
+    project: str, command: PipelineCommand, bucket: str, shadow: str | None = None
+) -> list[Finding]:
     """Checks that workers can reach the model, and its manifest, files, sha256 and order of features.
 
     Args:
       project: of the launch.
       command: of the pipeline; its thresholds are compared with the model's.
       bucket: gs://BUCKET of the installation, for a model that has to be copied.
+      shadow: --shadow_model, which is checked in place of --model.
     """
-    uri, subject = command.model, f"model {command.model}"
+    uri = shadow or command.model
+    subject = f"shadow model {uri}" if shadow else f"model {uri}"
     if not artifact.is_gcs(uri):
         return [_local(subject, f"gcloud storage cp -r {uri.rstrip('/')}/* {bucket}/model/")]
     train = f"anomaly train --output {uri}"

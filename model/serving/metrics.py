@@ -1,11 +1,13 @@
 """Prometheus metrics of the server, summed over its worker processes.
 
 prometheus-client keeps the values of each process in files of one directory. It reads the name from the
-environment when it is imported, so `directory` must have made it before.
+environment when it is imported, so `directory` must have made it before. It needs several microseconds to
+count one thing, so the answers of a moment are counted together.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import tempfile
@@ -23,6 +25,10 @@ SCORE_QUANTILES: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 """The score's buckets end at these quantiles of normal transactions, at the thresholds and beyond."""
 BEYOND: Final = (2, 5, 10, 100)
 """Multiples of the highest threshold."""
+
+
+FLUSH_SECONDS: Final = 0.25
+"""Time until an answer shows in the metrics that another process of the server is asked for."""
 
 
 @contextlib.contextmanager
@@ -70,9 +76,9 @@ class Metrics:
         )
         self._refreshes = counter("model_refreshes", "Artifacts taken over or refused.", "result")
         self._served: tuple[str, str] | None = None
-        self._ok: dict[str, Any] = {}
         self._scores: Any = None
-        self._bounds: npt.NDArray[np.float64] = np.empty(0)
+        self._score_ends: npt.NDArray[np.float64] = np.empty(0)
+        self._answers: list[tuple[str, float, npt.NDArray[np.float32]]] = []
 
     def loaded(self, manifest: Manifest) -> None:
         """Names the model, and prepares the histogram of its scores."""
@@ -82,7 +88,7 @@ class Metrics:
         quantiles = manifest.quantiles
         steps = sorted(manifest.thresholds.values())
         ends = [*np.interp(SCORE_QUANTILES, quantiles.probabilities, quantiles.scores), *steps]
-        self._bounds = np.unique([*ends, *(steps[-1] * times for times in BEYOND)])
+        self._score_ends = np.unique([*ends, *(steps[-1] * times for times in BEYOND)])
         if self._served:
             self._model.labels(*self._served).set(0)
         self._model.labels(*names).set(1)
@@ -91,7 +97,7 @@ class Metrics:
             "anomaly_server_score",
             "Anomaly scores; buckets end at quantiles of normal transactions and at the thresholds.",
             ["model_version"],
-            buckets=self._bounds.tolist(),
+            buckets=self._score_ends.tolist(),
             registry=None,
         ).labels(manifest.model_version)
 
@@ -100,33 +106,32 @@ class Metrics:
         self._refreshes.labels(result).inc()
 
     def answered(self, route: str, seconds: float, scores: npt.NDArray[np.float32]) -> None:
-        """Counts a request with status 200."""
-        ok = self._ok.get(route)
-        if ok is None:
-            ok = self._ok[route] = self._requests.labels(route, "200")
-        ok.inc()
-        self._rows.inc(len(scores))
-        self._seconds.observe(seconds)
-        self._observe(scores)
+        """Notes a request with status 200; `flush` counts it soon."""
+        if not self._answers:
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        self._answers.append((route, seconds, scores))
+
+    def flush(self) -> None:
+        """Counts the requests that are noted."""
+        if not self._answers:
+            return
+        routes, seconds, scores = zip(*self._answers, strict=True)
+        self._answers = []
+        for route in set(routes):
+            self._requests.labels(route, "200").inc(routes.count(route))
+        rows = np.concatenate(scores)
+        self._rows.inc(len(rows))
+        _observe(self._seconds, LATENCIES, np.array(seconds))
+        _observe(self._scores, self._score_ends, rows)
 
     def refused(self, route: str, code: int, reason: str) -> None:
         """Counts a request with another status."""
         self._requests.labels(route, str(code)).inc()
         self._rejected.labels(reason).inc()
 
-    def _observe(self, scores: npt.NDArray[np.float32]) -> None:
-        if len(scores) == 1:
-            self._scores.observe(float(scores[0]))
-            return
-        # As `observe` for each row, which would cost more than the model.
-        counts = np.bincount(np.searchsorted(self._bounds, scores), minlength=len(self._bounds) + 1)
-        for position in np.flatnonzero(counts):
-            self._scores._buckets[position].inc(int(counts[position]))
-        self._scores._sum.inc(float(scores.sum(dtype=np.float64)))
-
-    @staticmethod
-    def text() -> tuple[bytes, str]:
+    def text(self) -> tuple[bytes, str]:
         """The metrics of all processes in the format of Prometheus, and its content type."""
+        self.flush()
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
         from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
@@ -139,6 +144,14 @@ class Metrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path)
         return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+def _observe(histogram: Any, ends: npt.ArrayLike, values: npt.NDArray[np.floating[Any]]) -> None:
+    """Does what `observe` of a histogram does, for many values in one step."""
+    counts = np.bincount(np.searchsorted(ends, values))
+    for position in np.flatnonzero(counts):
+        histogram._buckets[position].inc(int(counts[position]))
+    histogram._sum.inc(float(values.sum(dtype=np.float64)))
 
 
 def _is_alive(process: int) -> bool:

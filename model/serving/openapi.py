@@ -180,12 +180,18 @@ def _schemas(predictor: Predictor) -> Json:
                 "model_name": _STRING,
                 "model_version": _STRING,
                 "features": {"type": "array", "items": _STRING},
+                "history": {
+                    "type": "object",
+                    "additionalProperties": _STRING,
+                    "description": "Features over earlier transactions: numbers that a request has to hold",
+                },
                 "inputs": {"type": "array", "items": _STRING},
                 "instance_schema": {"type": "object", "additionalProperties": True},
                 "fields": {"type": "array", "items": _STRING},
                 THRESHOLDS: thresholds,
                 "limits": _schema("Limits"),
-            }
+            },
+            "history",
         ),
     }
 

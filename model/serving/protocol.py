@@ -19,6 +19,42 @@ ARRIVAL: Final = "arrival"
 """The key of the connection in the `state` of an ASGI scope."""
 
 
+class _JoinedWrites:
+    """The transport of a connection, which sends the head of an answer and its body at once.
+
+    uvicorn writes one after the other, and uvloop makes a call of the kernel of each write.
+    """
+
+    def __init__(self, transport: asyncio.Transport, protocol: HttpToolsProtocol) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Keeps the head of an answer until its body comes; sends everything else."""
+        cycle = self._protocol.cycle
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines([head, data])
+        elif cycle and cycle.response_started and not cycle.response_complete and data.startswith(b"HTTP/"):
+            self._head = data
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Sends a head without a body, as that of an answer to HEAD."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Closes the transport after what is kept is sent."""
+        self.flush()
+        self._transport.close()
+
+
 class _Patience:
     """Cuts clients that send or read too slowly, and leaves idle connections alone."""
 
@@ -84,6 +120,17 @@ class PatientProtocol(_Patience, HttpToolsProtocol):
     _in_headers = False
     _header_bytes = 0
 
+    def connection_made(self, transport: Any) -> None:
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        self._raw_transport = transport
+        self.transport: Any = _JoinedWrites(transport, self)
+
+    def on_response_complete(self) -> None:
+        """Ends an answer."""
+        self.transport.flush()
+        super().on_response_complete()
+
     def on_message_begin(self) -> None:
         """Begins a request; httptools calls this with its first byte."""
         super().on_message_begin()
@@ -138,7 +185,7 @@ class PatientProtocol(_Patience, HttpToolsProtocol):
         for name, value in self.headers:
             head += [name, b": ", value, b"\r\n"]
         protocol = PatientH11Protocol(self.config, self.server_state, self.app_state, self.loop)
-        protocol.connection_made(self.transport)
+        protocol.connection_made(self._raw_transport)
         self.transport.set_protocol(protocol)
         protocol.data_received(b"".join([*head, b"\r\n", rest]))
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from features.values import number
 from model.outputs import ANSWER_FIELDS, DEFAULT_FIELDS
+from model.serving.numbers import NumberDecoder, NumberRows
 
 SEVERITY: Final = "severity"
 """The field with a row's severity by the thresholds of the model."""
@@ -66,12 +67,8 @@ class _Parameters(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     fields: list[str] | None = None
 
 
-class _Rows(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    instances: list[list[float]]
-    parameters: _Parameters | None = None
-
-
-_decode_rows: Final = msgspec.json.Decoder(_Rows).decode
+_MEMBERS: Final = ("instances", "parameters")
+_decode_parameters: Final = msgspec.json.Decoder(_Parameters | None).decode
 _decode_any: Final = msgspec.json.Decoder().decode
 
 
@@ -82,6 +79,7 @@ class RequestParser:
         """Makes the parser for a model with these features."""
         self._features = tuple(features)
         self._keys = frozenset(name.partition(".")[0] for name in features)
+        self._numbers = NumberDecoder(len(self._features))
         # Numbered, since a feature's name may be no identifier of Python.
         renamed = {f"f{i}": name for i, name in enumerate(features)}
         members = [(name, float) for name in renamed]
@@ -89,7 +87,7 @@ class RequestParser:
         self._named = named
         rows = msgspec.defstruct(
             "_NamedRows",
-            [("instances", list[named]), ("parameters", _Parameters | None, None)],
+            [("instances", list[named]), ("parameters", msgspec.Raw, msgspec.Raw())],
             gc=False,
             forbid_unknown_fields=True,
         )
@@ -105,17 +103,19 @@ class RequestParser:
         Raises:
           BadRequestError: the body is not JSON, or breaks a rule; it names the instance and the field.
         """
-        for decode, is_named in ((_decode_rows, False), (self._decode_named, True)):
-            try:
-                request: Any = decode(body)
-                rows = request.instances
-                features = self._matrix(list(map(msgspec.structs.astuple, rows)) if is_named else rows)
-            except (msgspec.MsgspecError, ValueError, UnicodeDecodeError, RecursionError):
-                continue
-            if np.isfinite(features).all():
-                return PredictRequest(features, _fields(request.parameters and request.parameters.fields))
-            break
-        return self._parse_mixed(body)
+        try:
+            usual = self._numbers.decode(body) or self._by_name(body)
+            parameters = _decode_parameters(usual.parameters) if usual.parameters else None
+        except (msgspec.MsgspecError, ValueError, UnicodeDecodeError, RecursionError):
+            return self._parse_mixed(body)
+        if not np.isfinite(usual.features).all():
+            return self._parse_mixed(body)
+        return PredictRequest(usual.features, _fields(parameters and parameters.fields))
+
+    def _by_name(self, body: bytes) -> NumberRows:
+        request: Any = self._decode_named(body)
+        rows = list(map(msgspec.structs.astuple, request.instances))
+        return NumberRows(self._matrix(rows), bytes(request.parameters))
 
     def _matrix(self, rows: Sequence[Sequence[float]]) -> npt.NDArray[np.float32]:
         width = len(self._features)
@@ -130,7 +130,7 @@ class RequestParser:
         request = _decode_json(body)
         if not isinstance(request, dict):
             raise BadRequestError('the body must be a JSON object such as {"instances": [[...]]}')
-        unknown = sorted(set(request) - set(_Rows.__struct_fields__))
+        unknown = sorted(set(request) - set(_MEMBERS))
         if unknown:
             # A misspelt member would otherwise be answered as if it were not there.
             raise BadRequestError(f"unknown member {unknown[0]!r:.60}; known are instances and parameters")

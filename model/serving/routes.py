@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from features.schema import DIALECT, instance_schema
+from features.words import meaning
 from model.inference import use_one_thread
 from model.serving import inference_protocol, openapi
 from model.serving.loader import Loader
@@ -113,10 +114,11 @@ def create_app(options: ServerOptions | None = None) -> ASGIApp:
         loader.start()
         yield
         loader.stop()
+        metrics.flush()
 
     app = Application(lifespan=lifespan)
     _add_scores(app, options, loader, Limits(options), metrics)
-    _add_descriptions(app, options, loader)
+    _add_descriptions(app, options, loader, metrics)
     _add_protocol(app, loader)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected_error)
@@ -145,7 +147,7 @@ def _add_scores(
         app.add_endpoint(f"{route}/infer", by_tensors)
 
 
-def _add_descriptions(app: Application, options: ServerOptions, loader: Loader) -> None:
+def _add_descriptions(app: Application, options: ServerOptions, loader: Loader, metrics: Metrics) -> None:
     def health() -> Response:
         if draining.is_set():
             return error_response(503, "ending")
@@ -164,10 +166,12 @@ def _add_descriptions(app: Application, options: ServerOptions, loader: Loader) 
 
     def model(predictor: Predictor) -> dict[str, Any]:
         manifest = predictor.manifest
+        history = {feature.name: meaning(feature) for feature in manifest.spec.history}
         return {
             "model_name": manifest.model_name,
             "model_version": manifest.model_version,
             "features": manifest.features,
+            **({"history": history} if history else {}),
             "inputs": manifest.spec.inputs,
             "instance_schema": {"$schema": DIALECT, **instance_schema(manifest.spec)},
             "fields": REQUEST_FIELDS,
@@ -179,15 +183,15 @@ def _add_descriptions(app: Application, options: ServerOptions, loader: Loader) 
             },
         }
 
-    def metrics() -> Response:
-        text, content_type = Metrics.text()
+    def counted() -> Response:
+        text, content_type = metrics.text()
         return Response(text, headers={"content-type": content_type})
 
     for route in dict.fromkeys((options.health_route, VERTEX_ROUTE)):
         app.add_get(route, health)
     app.add_get("/metadata", about(model))
     app.add_get("/openapi.json", about(lambda predictor: openapi.document(options, predictor)))
-    app.add_get("/metrics", metrics)
+    app.add_get("/metrics", counted)
 
 
 def _add_protocol(app: Application, loader: Loader) -> None:

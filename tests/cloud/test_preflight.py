@@ -92,6 +92,11 @@ def test_a_sound_model_is_named_with_its_version(google: Google, model_dir: Path
     finding = check_model(f"gs://{BUCKET}/model")
     assert finding == Finding(f"model gs://{BUCKET}/model, version test-1")
 
+    command = job("batch", "--input=gs://b-1/x.parquet", "--model=m", f"--shadow_model=gs://{BUCKET}/model")
+    shadow = command.pipeline.shadow_model
+    finding = only(storage.check_model("local-project", command.pipeline, f"gs://{BUCKET}", shadow))
+    assert finding == Finding(f"shadow model gs://{BUCKET}/model, version test-1")
+
     google.storage.put(BUCKET, f"model/{artifact.MODEL_FILE}", b"other")
     finding = check_model(f"gs://{BUCKET}/model")
     assert finding.status == "failed"
@@ -111,7 +116,7 @@ def test_a_model_that_no_worker_can_reach_or_that_is_not_there(google: Google, m
     )
     google.storage.buckets[BUCKET] = {"name": BUCKET}
     finding = check_model(f"gs://{BUCKET}/model")
-    assert "manifest.json is missing" in finding.problem
+    assert f"No manifest.json in gs://{BUCKET}/model" in finding.problem
     assert finding.remedy == f"anomaly train --output gs://{BUCKET}/model"
 
 

@@ -71,7 +71,7 @@ def test_no_and_a_date_are_texts():
             "keep: 30",
             "kep: 30",
             13,
-            "features[2].kep: expected one of the keys: name, kind, use, from, keep,",
+            "features[2].kep: expected one of the keys: name, kind, use, by, from, half_life,",
         ),
         ("kind: boolean", "kind: bool", 15, "features[3].kind: expected one of number, boolean, category,"),
         ("scale: log", "scale: ln", 8, "features[0].scale: expected one of linear, log, got 'ln'"),
@@ -137,7 +137,7 @@ def test_a_mistake_is_refused_with_line_key_and_what_to_write(old, new, line, re
         ("- a", "line 1: expected keys with values (transaction_id"),
         ("amount: x", "line 1: features: expected a list of features, got nothing"),
         ("features: []", "line 1: features: expected a list of features, got []"),
-        ("features: [1]", "line 1: features[0]: expected keys with values (name, kind, use, from,"),
+        ("features: [1]", "line 1: features[0]: expected keys with values (name, kind, use, by, from,"),
         (
             "features:\n- {name: a, kind: number, use: reconstruction}",
             "line 1: features: no feature is used in the",

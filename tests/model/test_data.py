@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import itertools
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -215,6 +216,21 @@ def test_a_split_by_time_tests_on_the_latest_rows():
     assert times[parts.validation].max() < times[parts.test].min()
     assert len(parts.test) == 2_000
     assert parts.copies == 5_000
+
+
+@pytest.mark.parametrize(
+    ("label", "got"),
+    [
+        (pa.array([" True ", "nein"] * 25), "got 'nein'"),
+        (pa.array([None, "ja"] * 25), "got 'ja'"),
+        (pa.array([1] * 50, pa.date32()), "got date32[day]"),
+    ],
+)
+def test_a_label_that_is_none_is_quoted_with_what_to_write(label, got, tmp_path):
+    parquet.write_table(table(label=False).append_column(LABEL, label), tmp_path / "rows.parquet")
+    reason = f"column Class: expected 0 or 1, true or false, {got}; write 1 for"
+    with pytest.raises(DataError, match=re.escape(reason)):
+        data.load(str(tmp_path / "rows.parquet"))
 
 
 def test_equal_rows_are_refused():

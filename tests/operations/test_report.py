@@ -127,8 +127,8 @@ def test_a_page_that_scans_too_much_is_refused_before_anything_runs(filled, monk
     dataset, endpoint = filled
     monkeypatch.setattr(query, "scanned_bytes", lambda *_: 200)
     monkeypatch.setattr(query, "run", lambda *_: pytest.fail("it ran"))
-    assert report.main([f"--dataset={dataset}", endpoint, "--max_bytes=1599"]) == 1
-    assert "would scan 1,600 bytes, over --max_bytes=1599: pass a later --since" in capsys.readouterr().err
+    assert report.main([f"--dataset={dataset}", endpoint, "--max_bytes=1799"]) == 1
+    assert "would scan 1,800 bytes, over --max_bytes=1799: pass a later --since" in capsys.readouterr().err
 
 
 @pytest.mark.integration

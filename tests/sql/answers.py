@@ -219,6 +219,32 @@ def score_drift(scores: Rows, limit: int) -> Rows:
     return _last(shown, limit, "day", "model_version")
 
 
+def shadow_agreement(scores: Rows, limit: int) -> Rows:
+    """The latest score of each transaction that a shadow model scored as well, by day and versions."""
+    names = ("day", "model_version", "shadow_version")
+    known = [
+        {**row, "day": row["event_time"].replace(hour=0, minute=0, second=0, microsecond=0)}
+        for row in _latest(scores)
+        if row["shadow_version"] is not None and row["shadow_score"] is not None
+    ]
+    shown = []
+    for key, found in _groups(known, lambda row: tuple(row[name] for name in names)).items():
+        pairs = [(row["severity"] in ALERTING, row["shadow_severity"] in ALERTING) for row in found]
+        either = sum(map(any, pairs))
+        shown.append(
+            {
+                **dict(zip(names, key, strict=True)),
+                "transactions": len(found),
+                "alerts": sum(first for first, _ in pairs),
+                "shadow_alerts": sum(second for _, second in pairs),
+                "gained": pairs.count((False, True)),
+                "lost": pairs.count((True, False)),
+                "agreement_percent": _about(100 * sum(map(all, pairs)) / either if either else None, 1),
+            }
+        )
+    return _last(shown, limit, *names)
+
+
 def score_windows(windows: Rows, limit: int) -> Rows:
     """The last state of each window; what several runs counted in it is added up, bin by bin."""
     last = [
@@ -379,6 +405,7 @@ _QUERIES: Final[dict[str, tuple[Callable[[Rows, int], Rows], str, str, int]]] = 
     "latency": (latency, "scores", "event_time", 1000),
     "score_drift": (score_drift, "scores", "event_time", 1000),
     "score_quantiles": (score_quantiles, "scores", "event_time", 1000),
+    "shadow_agreement": (shadow_agreement, "scores", "event_time", 1000),
     "score_windows": (score_windows, "score_windows", "window_start", 1000),
     "top_anomalies": (top_anomalies, "scores", "event_time", 20),
 }

@@ -98,6 +98,8 @@ POOLS: Final[dict[str, Sequence[Any]]] = {
     "model_version": ("v1", "v2", "it's v3"),
     "run_id": ("first", "second"),
     "severity": SEVERITIES,
+    "shadow_severity": SEVERITIES,
+    "shadow_version": ("v1", "v2"),
     "stage": ("parse", "score", "sink"),
 }
 """Columns with few values; others take any of their type."""

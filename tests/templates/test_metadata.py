@@ -68,6 +68,8 @@ def test_a_value_that_the_form_takes_the_command_line_takes_and_none_else(pipeli
         "12",
         "-1",
         "1.5",
+        "10m",
+        "0s",
     ]
     parameters = {p["name"]: p for p in metadata.metadata(pipeline)["parameters"]}
     compared = 0

@@ -20,6 +20,7 @@ from transforms.detect import Detect
 from transforms.gather import BatchMessages
 from transforms.message import MessageRules
 from transforms.parse import Parse
+from transforms.remote import TorchServeHandler
 from transforms.schema import ALERTS, SCORES
 from transforms.score import PytorchHandler, Score
 from transforms.thresholds import with_thresholds
@@ -218,3 +219,10 @@ def test_a_slice_crosses_the_coder_alone():
     assert coder.decode(encoded).equals(batch.slice(0, 1))
     assert len(encoded) < 5_000
     assert isinstance(beam.coders.registry.get_coder(pa.RecordBatch), RecordBatchCoder)
+
+
+def test_a_model_under_any_path_makes_a_graph():
+    """Beam writes the text of the handler into the graph, as ASCII."""
+    p = beam.Pipeline("FnApiRunner")
+    for i, handler in enumerate((PytorchHandler("/Modèle/日本"), TorchServeHandler({}, "v1", name="Modèle"))):
+        _ = p | f"Rows {i}" >> beam.Create([]) | f"Score {i}" >> Score(handler)

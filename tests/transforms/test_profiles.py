@@ -31,12 +31,8 @@ def messages(n, first=0, offset=0.0):
     return [message(f"t{first + i}", row.tolist()) for i, row in enumerate(rows)]
 
 
-def features_of(rows):
-    return {row["feature"] for row in rows}
-
-
 def summed(rows):
-    """What the test compares: rows counted by feature, and the sum of their bins."""
+    """Adds up the rows that were counted, and their bins, by feature."""
     sums = {}
     for row in rows:
         one = sums.setdefault(row["feature"], [0, 0])

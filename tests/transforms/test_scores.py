@@ -47,7 +47,8 @@ def test_literal_rows():
     scored = assemble_scores(transactions(2), outputs([9.5, 20.0]), RULES, SCORED_AT)
     assert scored.scores.schema.remove_metadata().equals(SCORES, check_metadata=True)
     assert scored.dead_letters.num_rows == 0
-    untraced = dict.fromkeys(("message_id", "publish_time", "read_at", "pass_through", "stored_at"))
+    shadow = ("shadow_score", "shadow_severity", "shadow_version")
+    untraced = dict.fromkeys(("message_id", "publish_time", "read_at", "pass_through", *shadow, "stored_at"))
 
     def top(value):
         features = [("V5", 3.0), ("Amount", 2.0), ("V1", 1.0)]

@@ -106,6 +106,22 @@ def test_a_row_that_cannot_be_scored_is_a_message_with_its_fields_again():
     assert parsed(payload).column("pass_through").equals(parsed(message(more)).column("pass_through"))
 
 
+@pytest.mark.parametrize("names", [("features",), ("features", "load_id")])
+def test_a_list_of_features_that_passed_through_is_not_in_a_dead_letter_beside_the_named_ones(names):
+    rules = MessageRules(TIME, pass_through=names)
+    batch = parsed(message(b',"load_id":1.50'), rules=rules)
+    assert json.loads(batch["pass_through"][0].as_py())["features"] == [1] * 30
+    (again,) = transaction_messages(batch)
+    assert "features" not in json.loads(again)
+    assert (b"1.50" in again) == ("load_id" in names)
+    assert {name: json.loads(again)[name] for name in FEATURES} == dict.fromkeys(FEATURES, 1)
+    columns = pa.record_batch({"features": [[1.0] * 30], "event_time": ["never"], "load_id": [1.5]})
+    (letter,) = to_transactions(columns, TIME, rules).dead_letters.to_pylist()
+    payload = json.loads(letter["payloadString"])
+    assert "features" not in payload
+    assert payload["V1"] == 1
+
+
 def test_a_row_wins_over_a_field_of_its_name():
     rules = MessageRules(TIME, pass_through=("features", "transaction_id"))
     batch = parsed(message(), rules=rules)

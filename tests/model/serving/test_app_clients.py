@@ -76,6 +76,24 @@ def test_a_client_that_offers_http_2_is_answered(custom_container):
             assert len(orjson.loads(answer.partition(b"\r\n\r\n")[2])["predictions"]) == 2
 
 
+def test_an_answer_is_sent_at_once_and_one_without_a_body_as_well(custom_container):
+    """Two calls of the kernel for head and body cost as much as half of the model."""
+    content = body(1)
+    with connect(custom_container.url) as connection:
+        connection.sendall(request_head(len(content)) + content)
+        head, _, rest = connection.recv(65_536).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert "predictions" in orjson.loads(rest)
+        connection.sendall(b"HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert connection.recv(65_536).endswith(b"\r\n\r\n")
+        # Pipelined: each answer is whole, in the order of the requests.
+        connection.sendall((request_head(len(content)) + content) * 3)
+        received = b""
+        while received.count(b"}") < 6 and (chunk := connection.recv(65_536)):
+            received += chunk
+        assert received.count(b"HTTP/1.1 200") == received.count(b'"predictions"') == 3
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_an_offer_of_http_2_may_come_in_parts(custom_container, chunked):
     content = body(2)

@@ -81,6 +81,8 @@ def test_workers_are_counted_together_also_after_one_has_died(served_artifact):
         # A connection each, so that both workers get some.
         for _ in range(40):
             assert requests.post(f"{served.url}/predict", body(2), timeout=60).ok
+        # The other worker counts its latest answers a moment later.
+        process.wait_until(lambda: value(served.url, "rows_total") >= 80, 30)
         assert value(served.url, "rows_total") == 80
         victim = next(
             child
@@ -90,6 +92,7 @@ def test_workers_are_counted_together_also_after_one_has_died(served_artifact):
         victim.send_signal(signal.SIGKILL)
         process.wait_until(lambda: process.log_text().count("serving ") == 3, 90)
         assert requests.post(f"{served.url}/predict", body(2), timeout=60).ok
+        process.wait_until(lambda: value(served.url, "rows_total") >= 82, 30)
         assert value(served.url, "rows_total") == 82
         alive = [key for key in samples(served.url) if key[0] == "anomaly_server_model_info"]
         assert len(alive) == 1

@@ -1,0 +1,58 @@
+"""Files with a table, CSV or Parquet: a whole one for training, the first rows for a look at its columns."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from common import csv_files, file_kinds, files
+from common.command import CommandError
+
+
+class TableFileError(CommandError, ValueError):
+    """A file is neither CSV nor Parquet; the text names it."""
+
+
+def read_table(path: str, rows: int | None = None) -> pa.Table:
+    """Reads a file, and the keys of its directories as columns of text.
+
+    Args:
+      path: local or of any scheme that Beam knows.
+      rows: at most so many of the first rows; None for all.
+
+    Raises:
+      TableFileError: it is of another kind.
+      CsvError: it cannot be read as CSV.
+      OSError: it cannot be opened.
+    """
+    kind = files.kind_by_name(path) or file_kinds.kind(files.head(path))
+    if kind == "csv":
+        table = csv_files.read_table(path) if rows is None else csv_files.read_first(path, rows)
+    elif kind == "parquet":
+        # As a file: a directory reader fails on a column that is there twice.
+        with files.open_raw(path) as file:
+            table = _parquet(parquet.ParquetFile(file), rows)
+    else:
+        raise TableFileError(f"expected CSV or Parquet with the columns of a transaction, got {path!r}")
+    for name, value in files.partition_keys(path).items():
+        if name not in table.column_names:
+            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+    return table
+
+
+def join(tables: list[pa.Table]) -> pa.Table:
+    """Joins the tables of several files."""
+    # A single one as it is: joining fails on a column that is there twice.
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+
+
+def _parquet(file: parquet.ParquetFile, rows: int | None) -> pa.Table:
+    if rows is None:
+        return file.read()
+    taken: list[pa.RecordBatch] = []
+    for batch in file.iter_batches():
+        taken.append(batch.slice(0, rows))
+        rows -= taken[-1].num_rows
+        if rows <= 0:
+            break
+    return pa.Table.from_batches(taken, file.schema_arrow)

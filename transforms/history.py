@@ -1,0 +1,338 @@
+"""Account history: fills the history features of TRANSACTIONS batches, from the events before each of them.
+
+A state cell an account would cost hundreds of times more: a batch is divided by a stable hash of the key into
+a few buckets, and the histories of a bucket are one log in keyed state. A batch job has all events, so that
+it groups and sorts them instead, and needs no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.coders import BytesCoder
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.shared import Shared
+
+import transforms.coder  # noqa: F401  registers the coder of record batches
+from common.limits import MAX_BATCH_BYTES
+from features.declaration import FeatureSpec
+from features.history.hashing import bucket_of
+from features.history.plan import Plan, plans
+from features.history.rows import Rows, inputs_of
+from features.history.table import Table
+from transforms import metrics
+from transforms.history_state import NEVER, Bucket, Start, Tables, apply
+from transforms.rebatch import BATCH_ROWS, join
+from transforms.scores import feature_matrix
+
+BUCKETS: Final = 16
+"""Parts of the keys of a stream, each with one log. A job keeps this number for ever."""
+GROUPS_A_BUCKET: Final = 16
+"""Groups of a batch job for each bucket: all events of a group are in memory at once."""
+KEYS: Final = "history_keys"
+"""Counts keys, accounts for example, that had no history before."""
+LATE: Final = "history_rows_late"
+"""Counts rows that are older than the last event of their key."""
+KNOWN: Final = "history_rows_known"
+"""Counts rows up to the time that --history records: they are scored, and not counted again."""
+WRITTEN: Final = "history_bytes_written"
+"""Counts the bytes that went into the state."""
+_KEY, _NUMBER, _CATEGORY, _VALUE = "history_key", "history_number_", "history_category_", "history_value_"
+"""Columns that a batch has between the steps."""
+SPLIT_BYTES: Final = 8 * MAX_BATCH_BYTES
+"""Bytes that a batch job divides at once: more of them make fewer and longer pieces."""
+
+
+@dataclass
+class History(beam.PTransform):
+    """Fills the history features of transactions.
+
+    TRANSACTIONS batch, in the global window  ->  TRANSACTIONS batch
+
+    Rows of a batch may come out in another order, and in other batches. Without history features nothing
+    happens.
+
+    Attributes:
+      spec: the features of the model.
+      streaming: keeps the histories in state and takes events as they come; otherwise all events of a key
+        are taken in the order of their times.
+      buckets: into which the keys are divided.
+      start: the histories that the job begins with, if any.
+    """
+
+    spec: FeatureSpec
+    streaming: bool = False
+    buckets: int = BUCKETS
+    start: Start | None = None
+
+    def expand(self, transactions: beam.PCollection) -> beam.PCollection:
+        """One keyed step for each key of the spec, one after the other."""
+        if not transactions.windowing.is_default():
+            name = type(transactions.windowing.windowfn).__name__
+            raise ValueError(f"History: expected the global window, got {name}")
+        for plan in plans(self.spec):
+            # A runner refuses an update that loses a step with state: that of another layout is another step.
+            label = f"By {plan.key or 'account'} in {self.buckets} buckets, layout {plan.version[:8]}"
+            transactions = transactions | label >> (
+                self._stateful(plan) if self.streaming else self._sorted(plan)
+            )
+        return transactions
+
+    def _stateful(self, plan: Plan) -> beam.PTransform:
+        bucket = Bucket(plan, self.buckets, self.start)
+        return _Chain(
+            ("Split", SplitFn(plan, self.buckets), tuple[int, pa.RecordBatch]),
+            ("State", _StateFn(bucket), pa.RecordBatch),
+            ("Join", _JoinFn(plan), pa.RecordBatch),
+        )
+
+    def _sorted(self, plan: Plan) -> beam.PTransform:
+        groups = self.buckets * GROUPS_A_BUCKET
+        return _Chain(
+            ("Split", SplitFn(plan, groups, SPLIT_BYTES), tuple[int, pa.RecordBatch]),
+            ("Group", beam.GroupByKey(), None),
+            ("Sort", _SortedFn(plan, self.buckets, groups, self.start), pa.RecordBatch),
+            ("Join", _JoinFn(plan), pa.RecordBatch),
+        )
+
+
+class _Chain(beam.PTransform):
+    """Steps one after the other: their label, their DoFn or transform, the type that it makes."""
+
+    def __init__(self, *steps: tuple[str, Any, Any]) -> None:
+        super().__init__()
+        self._steps = steps
+
+    def expand(self, elements: beam.PCollection) -> beam.PCollection:
+        for label, step, kind in self._steps:
+            transform = step if kind is None else beam.ParDo(step).with_output_types(kind)
+            elements = elements | label >> transform
+        return elements
+
+
+def with_rows(plan: Plan, transactions: pa.RecordBatch) -> tuple[pa.RecordBatch, Rows]:
+    """Adds what a plan needs to a TRANSACTIONS batch, as columns behind the others.
+
+    It is read once for a whole batch: for each of its parts again it would cost more than the update.
+    """
+    inputs = transactions.column("inputs")
+    columns = dict(zip([field.name for field in inputs.type], inputs.flatten(), strict=True))
+    rows = inputs_of(plan, transactions.column("account_id"), transactions.column("event_time"), columns)
+    added = {_KEY: pa.array(rows.keys)}
+    added |= {_NUMBER + str(i): pa.array(column) for i, column in enumerate(rows.numbers.T)}
+    added |= {_CATEGORY + str(i): pa.array(column) for i, column in enumerate(rows.categories.T)}
+    return _added(transactions, added), rows
+
+
+def rows_of(plan: Plan, batch: pa.RecordBatch) -> Rows:
+    """Returns the rows of a batch that `with_rows` made."""
+    first = batch.schema.get_field_index(_KEY)
+    columns = [batch.column(i).to_numpy() for i in range(first, batch.num_columns)]
+    n, numbers = len(columns[0]), len(plan.numbers)
+    return Rows(
+        columns[0],
+        batch.column("event_time").cast(pa.int64()).to_numpy(),
+        np.stack(columns[1 : numbers + 1], 1) if numbers else np.zeros((n, 0)),
+        np.stack(columns[numbers + 1 :], 1) if plan.categories else np.zeros((n, 0), np.uint64),
+    )
+
+
+def with_values(batch: pa.RecordBatch, values: npt.NDArray[np.float64]) -> pa.RecordBatch:
+    """Replaces the columns that `with_rows` added by the values of the history features."""
+    first = batch.schema.get_field_index(_KEY)
+    plain = batch.select(batch.schema.names[:first])
+    return _added(plain, {_VALUE + str(i): pa.array(column) for i, column in enumerate(values.T)})
+
+
+def with_history(plan: Plan, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Makes a TRANSACTIONS batch of one with values: inputs of the model and raw values are filled."""
+    first = batch.num_columns - len(plan.names)
+    values = batch.columns[first:]
+    transactions = batch.select(batch.schema.names[:first])
+    matrix = feature_matrix(transactions).copy()
+    matrix[:, list(plan.columns)] = np.stack([column.to_numpy() for column in values], 1)
+    inputs = transactions.column("inputs")
+    raw = dict(zip([field.name for field in inputs.type], inputs.flatten(), strict=True))
+    raw |= dict(zip(plan.names, values, strict=True))
+    schema = transactions.schema
+    columns = dict(zip(schema.names, transactions.columns, strict=True))
+    columns["features"] = pa.FixedSizeListArray.from_arrays(
+        pa.array(matrix.reshape(-1)), type=schema.field("features").type
+    )
+    columns["inputs"] = pa.StructArray.from_arrays(list(raw.values()), fields=list(inputs.type))
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+
+
+def divided(
+    plan: Plan, transactions: pa.RecordBatch, parts: int, columns: Sequence[str] | None = None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Divides a TRANSACTIONS batch by the hash of the plan's key; rows without a key go to any part.
+
+    Args:
+      plan: has the key.
+      transactions: the batch.
+      parts: how many there are.
+      columns: those of the batch to keep, before those that `with_rows` adds; all when None.
+    """
+    batch, rows = with_rows(plan, transactions)
+    if columns is not None:
+        batch = batch.select([*columns, *batch.schema.names[transactions.num_columns :]])
+    numbers = np.where(rows.keys == 0, np.arange(len(rows.keys)) % parts, bucket_of(rows.keys, parts))
+    order = np.argsort(numbers.astype(np.uint16), kind="stable")
+    ordered = batch.take(pa.array(order))
+    counts = np.bincount(numbers, minlength=parts)
+    starts = np.cumsum(counts) - counts
+    for part in np.flatnonzero(counts).tolist():
+        yield part, ordered.slice(starts[part], counts[part])
+
+
+def _added(batch: pa.RecordBatch, columns: dict[str, pa.Array]) -> pa.RecordBatch:
+    fields = [*batch.schema, *(pa.field(name, column.type) for name, column in columns.items())]
+    return pa.RecordBatch.from_arrays([*batch.columns, *columns.values()], schema=pa.schema(fields))
+
+
+class _HoldingFn(beam.DoFn):
+    """Gathers the batches of a bundle, as far as rows and bytes allow."""
+
+    def __init__(self, most_rows: int, most_bytes: int) -> None:
+        self._most_rows = most_rows
+        self._most_bytes = most_bytes
+
+    def start_bundle(self) -> None:
+        """Drops the rows of a failed bundle."""
+        self._held: list[pa.RecordBatch] = []
+        self._rows = self._bytes = 0
+
+    def process(self, batch: pa.RecordBatch) -> Iterable[Any]:
+        """Holds a batch, and lets all go where the batch does not fit."""
+        full = self._held and (
+            self._rows + batch.num_rows > self._most_rows or self._bytes + batch.nbytes > self._most_bytes
+        )
+        gone = list(self._take()) if full else []
+        self._held.append(batch)
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+        return gone
+
+    def finish_bundle(self) -> Iterable[Any]:
+        """Lets the rest go."""
+        return [GlobalWindows.windowed_value_at_end_of_window(element) for element in self._take()]
+
+    def _take(self) -> Iterator[Any]:
+        if not self._held:
+            return
+        batch = join(self._held)
+        self._held, self._rows, self._bytes = [], 0, 0
+        yield from self._elements(batch)
+
+    def _elements(self, batch: pa.RecordBatch) -> Iterable[Any]:
+        raise NotImplementedError
+
+
+class SplitFn(_HoldingFn):
+    """TRANSACTIONS batches in, their parts by bucket out.
+
+    Args:
+      plan: has the key.
+      parts: how many there are.
+      most_bytes: of batches that are divided at once.
+      columns: those of the batches to keep; all when None.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        parts: int,
+        most_bytes: int = MAX_BATCH_BYTES,
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(BATCH_ROWS * most_bytes // MAX_BATCH_BYTES, most_bytes)
+        self._plan = plan
+        self._parts = parts
+        self._columns = columns
+
+    def _elements(self, batch: pa.RecordBatch) -> Iterable[tuple[int, pa.RecordBatch]]:
+        return divided(self._plan, batch, self._parts, self._columns)
+
+
+class _JoinFn(_HoldingFn):
+    """The parts of a bundle with values in, TRANSACTIONS batches out."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(BATCH_ROWS, MAX_BATCH_BYTES)
+        self._plan = plan
+
+    def _elements(self, batch: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
+        return [with_history(self._plan, batch)]
+
+
+_LOG_PARAM: Final[Any] = beam.DoFn.StateParam(BagStateSpec("log", BytesCoder()))
+_HEAD_PARAM: Final[Any] = beam.DoFn.StateParam(ReadModifyWriteStateSpec("head", BytesCoder()))
+
+
+class _StateFn(beam.DoFn):
+    """Parts of batches by bucket in, the same with values out."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._shared = Shared()
+
+    def setup(self) -> None:
+        """Finds the tables of the process: any of its threads may get any bucket."""
+        self._tables = self._shared.acquire(Tables)
+
+    def process(
+        self, element: tuple[int, pa.RecordBatch], log: Any = _LOG_PARAM, head: Any = _HEAD_PARAM
+    ) -> Iterable[pa.RecordBatch]:
+        """Reads the history, and adds the rows to it."""
+        number, batch = element
+        plan = self._bucket.plan
+        updated = self._bucket.update(number, rows_of(plan, batch), log, head, self._tables)
+        metrics.add(
+            {KEYS: updated.new_keys, LATE: updated.late, KNOWN: updated.known, WRITTEN: updated.written}
+        )
+        yield with_values(batch, updated.values)
+
+
+class _SortedFn(beam.DoFn):
+    """All rows of a group in, the same in the order of their times and with values out."""
+
+    def __init__(self, plan: Plan, buckets: int, groups: int, start: Start | None) -> None:
+        self._plan = plan
+        self._buckets = buckets
+        self._groups = groups
+        self._start = start
+
+    def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterable[pa.RecordBatch]:
+        """Reads the history."""
+        group, parts = element
+        table = first_table(self._plan, group, self._buckets, self._groups, self._start)
+        until = NEVER if self._start is None else self._start.until
+        for batch in in_order([*parts]):
+            applied = apply(self._plan, table, rows_of(self._plan, batch), until)
+            metrics.add({KEYS: applied.new_keys, KNOWN: applied.known})
+            yield with_values(batch, applied.values)
+
+
+def first_table(plan: Plan, group: int, buckets: int, groups: int, start: Start | None) -> Table:
+    """Makes the table of a group of a batch job, with the histories of the start that belong to it."""
+    if start is None:
+        return Table(plan)
+    block = start.load(plan, group % buckets)
+    return Table(plan, block.take(bucket_of(block.keys, groups) == group))
+
+
+def in_order(parts: Sequence[pa.RecordBatch], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of parts in the order of their times, and of their ids where times are equal."""
+    whole = join(parts)
+    order = pc.sort_indices(whole, sort_keys=[("event_time", "ascending"), ("transaction_id", "ascending")])
+    for start in range(0, whole.num_rows, rows):
+        yield whole.take(order.slice(start, rows))

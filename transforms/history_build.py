@@ -1,0 +1,179 @@
+"""Builds the histories of all keys from past transactions, and writes them as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+
+from features.declaration import FeatureSpec
+from features.history.plan import Plan, plans
+from features.history.state import compact, from_bytes, to_bytes
+from transforms import metrics
+from transforms.history import (
+    BUCKETS,
+    GROUPS_A_BUCKET,
+    KEYS,
+    SPLIT_BYTES,
+    SplitFn,
+    first_table,
+    in_order,
+    rows_of,
+)
+from transforms.history_files import HistoryFiles, HistoryFilesError, Keys, by, write_bucket
+from transforms.history_state import NEVER, Start, apply
+
+COUNTED = "history_rows_counted"
+"""Counts the rows of which the histories are made, once for each kind of key."""
+_COLUMNS = ("transaction_id", "event_time")
+
+
+class _Group(NamedTuple):
+    """The histories of a group of keys, the last time and the number of the rows in them."""
+
+    state: bytes
+    until: int
+    rows: int
+
+
+class _Written(NamedTuple):
+    """A file: the position of its plan, its bucket, and counts."""
+
+    plan: int
+    bucket: int
+    keys: int
+    until: int
+    rows: int
+
+
+@dataclass
+class BuildHistory(beam.PTransform):
+    """Writes the histories of all keys.
+
+    TRANSACTIONS batch  ->  HistoryFiles, one element once all is written
+
+    Attributes:
+      spec: the features of the model.
+      output: the directory.
+      buckets: into which the keys are divided.
+      until: rows after this time, in microseconds, are left out; None for all rows.
+      start: earlier histories, which are continued.
+    """
+
+    spec: FeatureSpec
+    output: str
+    buckets: int = BUCKETS
+    until: int | None = None
+    start: Start | None = None
+
+    def expand(self, transactions: beam.PCollection) -> beam.PCollection:
+        """For each kind of key its groups, then its buckets; then the index."""
+        found = tuple(plans(self.spec))
+        groups = self.buckets * GROUPS_A_BUCKET
+        written = []
+        for number, plan in enumerate(found):
+            label, counted = by(plan), _CountFn(plan, self.buckets, groups, self.until, self.start)
+            written.append(
+                transactions
+                | f"Split by {label}"
+                >> beam.ParDo(SplitFn(plan, groups, SPLIT_BYTES, _COLUMNS)).with_output_types(
+                    tuple[int, pa.RecordBatch]
+                )
+                | f"Group by {label}" >> beam.GroupByKey()
+                | f"Count by {label}" >> beam.ParDo(counted).with_output_types(tuple[int, _Group])
+                | f"Buckets by {label}" >> beam.GroupByKey()
+                | f"Write by {label}" >> beam.ParDo(_WriteFn(number, plan, self.output, self.buckets))
+            )
+        gathered = written | beam.Flatten() | "Gather" >> beam.combiners.ToList()
+        index = _Index(found, self.output, self.buckets, self.start)
+        return gathered | "Index" >> beam.Map(index.write)
+
+
+class _CountFn(beam.DoFn):
+    """All rows of a group in; its bucket and its histories out."""
+
+    def __init__(self, plan: Plan, buckets: int, groups: int, until: int | None, start: Start | None) -> None:
+        self._plan = plan
+        self._buckets = buckets
+        self._groups = groups
+        self._until = until
+        self._start = start
+
+    def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterable[tuple[int, _Group]]:
+        """Counts the rows in the order of their times."""
+        group, parts = element
+        table = first_table(self._plan, group, self._buckets, self._groups, self._start)
+        since = NEVER if self._start is None else self._start.until
+        latest, count, new = since, 0, 0
+        for batch in in_order([*parts]):
+            rows = rows_of(self._plan, batch)
+            if self._until is not None:
+                rows = rows.take(rows.times <= self._until)
+            if not len(rows.keys):
+                continue
+            applied = apply(self._plan, table, rows, since)
+            latest = max(latest, int(rows.times.max()))
+            count += len(rows.keys) - applied.known
+            new += applied.new_keys
+        metrics.add({KEYS: new, COUNTED: count})
+        state = to_bytes(self._plan, table.block(), self._buckets)
+        yield group % self._buckets, _Group(state, latest, count)
+
+
+class _WriteFn(beam.DoFn):
+    """The groups of a bucket in; its file written, and what it holds out."""
+
+    def __init__(self, number: int, plan: Plan, output: str, buckets: int) -> None:
+        self._number = number
+        self._plan = plan
+        self._output = output
+        self._buckets = buckets
+
+    def process(self, element: tuple[int, Iterable[_Group]]) -> Iterable[_Written]:
+        """Joins the groups, which have no key in common."""
+        bucket, found = element
+        groups = [*found]
+        block = compact(self._plan, [from_bytes(self._plan, each.state, self._buckets) for each in groups])
+        write_bucket(self._output, directory(self._number), self._plan, block, bucket, self._buckets)
+        until, rows = max(each.until for each in groups), sum(each.rows for each in groups)
+        yield _Written(self._number, bucket, len(block.keys), until, rows)
+
+
+def directory(number: int) -> str:
+    """Returns the directory of a plan by its position in the spec."""
+    return f"by-{number}"
+
+
+@dataclass
+class _Index:
+    """Writes the index of the files."""
+
+    plans: tuple[Plan, ...]
+    output: str
+    buckets: int
+    start: Any
+
+    def write(self, written: list[_Written]) -> HistoryFiles:
+        """Writes it, and returns its content.
+
+        Raises:
+          HistoryFilesError: there is no row at all.
+        """
+        keys = []
+        for number, plan in enumerate(self.plans):
+            own = [each for each in written if each.plan == number]
+            numbers = tuple(sorted(each.bucket for each in own))
+            keys.append(
+                Keys(by(plan), plan.version, directory(number), sum(each.keys for each in own), numbers)
+            )
+        earlier = NEVER if self.start is None else self.start.until
+        until = max((each.until for each in written), default=earlier)
+        if until == NEVER:
+            raise HistoryFilesError("expected transactions to build a history of, got none")
+        rows = sum(each.rows for each in written if each.plan == 0)
+        files = HistoryFiles(self.output, self.buckets, until, rows, tuple(keys))
+        files.write()
+        return files

@@ -1,0 +1,87 @@
+"""A second model that scores beside the first, for comparison alone: its failures cost no row."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from model import artifact, inference
+from model.artifact import Artifact, ArtifactError
+from model.live import Follower, Live
+from model.outputs import ANOMALY_SCORE
+from model.thresholds import SEVERITIES, severity_codes
+from transforms import metrics
+from transforms.scores import ScoreRules
+
+_LOG: Final = logging.getLogger(__name__)
+_SEVERITIES: Final = pa.array(SEVERITIES, pa.string())
+
+
+class Model(Protocol):
+    """A loaded model of the same features as the first."""
+
+    module: torch.jit.ScriptModule
+    rules: ScoreRules
+
+    def inputs(self, batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
+        """The inputs of the model for a TRANSACTIONS batch."""
+
+
+class Shadow:
+    """The second model of a worker.
+
+    Args:
+      uri: of its artifact.
+      load: makes the model of an artifact.
+      refresh_seconds: between two looks for a new one; 0 keeps the first.
+    """
+
+    def __init__(self, uri: str, load: Callable[[Artifact], Any], refresh_seconds: float) -> None:
+        self._uri = uri
+        self._failures = 0
+        model, digest = None, ""
+        try:
+            found = artifact.read(uri)
+            model, digest = load(found), found.manifest.digest
+        except Exception as error:
+            self._fail(error)
+        self._live: Live[Model | None] = Live(model)
+        if refresh_seconds:
+            self._live.follow(Follower(uri, load, digest), refresh_seconds)
+
+    def columns(self, batch: pa.RecordBatch) -> list[pa.Array] | None:
+        """Scores a TRANSACTIONS batch into the columns of SHADOW_FIELDS; None where that fails."""
+        model = self._live.current
+        if model is None:
+            metrics.add({metrics.SHADOW_UNSCORED: batch.num_rows})
+            return None
+        try:
+            return _columns(model, batch)
+        except Exception as error:
+            self._fail(error)
+            metrics.add({metrics.SHADOW_UNSCORED: batch.num_rows})
+            return None
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failures:  # the counter tells of the others
+            problem = str(error) if isinstance(error, ArtifactError) else repr(error)
+            _LOG.error("--shadow_model=%s does not score: %s", self._uri, problem)
+        self._failures += 1
+
+
+def _columns(model: Model, batch: pa.RecordBatch) -> list[pa.Array]:
+    scores = inference.outputs(model.module, model.inputs(batch), [ANOMALY_SCORE])[ANOMALY_SCORE]
+    finite = np.isfinite(scores)
+    mask = None if finite.all() else ~finite
+    codes = severity_codes(scores, model.rules.thresholds)
+    return [
+        pa.array(scores.astype(np.float64), mask=mask),
+        _SEVERITIES.take(pa.array(codes, mask=mask)),
+        pa.repeat(model.rules.model_version, len(scores)),
+    ]
