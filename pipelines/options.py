@@ -21,11 +21,8 @@ from common.options import OptionError, option, read_options
 from common.values import Number, at_least
 from features.roles import OPTIONS, RoleError, Roles
 from model import artifact
-<<<<<<< HEAD
-from model.manifest import MANIFEST_FILE
-=======
 from model.live import ForeignError, check_spec
->>>>>>> main
+from model.manifest import MANIFEST_FILE
 from model.thresholds import SEVERITIES
 from transforms.bigquery.methods import METHODS, Method
 from transforms.forms import Encoding
@@ -162,7 +159,6 @@ class DetectionOptions:
         "there at launch; its workers refuse one that was written into the same directory since. "
         "Example: gs://my-bucket/model",
     )
-<<<<<<< HEAD
     model_sha256: str | None = option(
         None,
         type=SHA256,
@@ -170,14 +166,12 @@ class DetectionOptions:
         help="sha256 of the manifest.json that must be in --model, which lists those of its files; launch "
         "and workers refuse another model. sha256sum manifest.json shows it where the model is released. "
         "Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
-=======
     shadow_model: str | None = option(
         None,
         metavar="DIR",
         help="artifact directory of a second model with the same feature spec, local or gs://. It scores "
         "beside the first into the columns shadow_score, shadow_severity and shadow_version, and raises no "
         "alert; anomaly query shadow_agreement compares the two. Example: gs://my-bucket/candidate",
->>>>>>> main
     )
     output_detail: Literal["compact", "full"] = option(
         "compact",
@@ -250,27 +244,18 @@ class DetectionOptions:
           OptionError: the model or its shadow cannot be read, they have different features, or the thresholds
             do not fit those of the options.
         """
-<<<<<<< HEAD
-        try:
-            manifest = artifact.verify(self.model)
-        except artifact.ArtifactError as error:
-            raise OptionError(f"--model: {error}") from error
-        except Exception as error:  # whatever Cloud Storage's client raises: no permission, no network
-            raise OptionError(f"--model: cannot read {self.model}: {error}") from error
+        manifest = _verified("--model", self.model).manifest
         if self.model_sha256 not in (None, manifest.digest):
             raise OptionError(
                 f"--model_sha256: expected {self.model_sha256} of {MANIFEST_FILE} in {self.model}, got "
                 f"{manifest.digest}: put the released model there, or pass the sha256 of this one"
             )
-=======
-        manifest = _verified("--model", self.model).manifest
         if self.shadow_model:
             shadow = _verified("--shadow_model", self.shadow_model)
             try:
                 check_spec(shadow, manifest.spec, "--model; train it with the same one")
             except ForeignError as error:
                 raise OptionError(f"--shadow_model: {error}") from error
->>>>>>> main
         return dataclasses.replace(manifest, thresholds=self.thresholds(manifest.thresholds))
 
 
