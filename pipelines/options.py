@@ -166,6 +166,7 @@ class DetectionOptions:
         help="sha256 of the manifest.json that must be in --model, which lists those of its files; launch "
         "and workers refuse another model. sha256sum manifest.json shows it where the model is released. "
         "Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+    )
     shadow_model: str | None = option(
         None,
         metavar="DIR",
