@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -101,6 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if not _STACK.issuperset(words[:1]) and not {"-h", "--help"} & set(words):
         _warn_of_stale_variables()
+    # One try of 3 s at Google's metadata server, in place of three: a firewall may hide it. google-auth knows
+    # a machine of Google by the name of its product where the server answers late.
+    os.environ.setdefault("GCE_METADATA_DETECT_RETRIES", "1")
     module = importlib.import_module(entries[words[0]].module)
     return int(module.main(words[1:]) or 0)
 

@@ -156,22 +156,26 @@ def remedy(problem: GoogleProblem, project: str, *, create: str = "", grant: str
     }.get(problem.kind, "")
 
 
-def use_quota_project(project: str) -> None:
+def use_quota_project(project: str) -> GoogleAuthError | None:
     """Has a person's requests use the quota of a project, where the sign-in names none.
 
     Otherwise they use that of Google's own project, in which some APIs are not enabled. A variable of the
     environment reaches the clients that Beam makes as well. A service account has a project of its own.
+
+    Returns:
+      The reason why there are no credentials; None where there are some, or where the variable is set.
     """
     if os.environ.get(GOOGLE_CLOUD_QUOTA_PROJECT):
-        return
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about just this
             credentials = google.auth.default()[0]
-    except GoogleAuthError:
-        return  # the first request says so
+    except GoogleAuthError as error:
+        return error  # the first request says so as well
     if isinstance(credentials, PersonalCredentials) and not credentials.quota_project_id:
         os.environ[GOOGLE_CLOUD_QUOTA_PROJECT] = project
+    return None
 
 
 def grant_on_project(project: str, role: str, member: str) -> str:

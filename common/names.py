@@ -334,6 +334,12 @@ IMAGE: Final = Name(
 LABEL: Final = Name(["KEY=VALUE"], {"KEY": Rule(1, 63, _LABEL, first=_LOWER), "VALUE": Rule(0, 63, _LABEL)})
 MODEL: Final = Name(["NAME"], {"NAME": Rule(1, 63, _TAG, first=_LETTER_DIGIT)}, "pytorch_autoencoder")
 """The name or the version of a model, which becomes part of the names of files."""
+SHA256: Final = Name(
+    ["DIGEST"],
+    {"DIGEST": Rule(64, 64, Characters("0-9a-f", ("digit", "letter from a to f")))},
+    "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+)
+"""As sha256sum prints it."""
 STACK: Final = Name(["NAME"], {"NAME": Rule(1, 63, _TAG, first=_LETTER_DIGIT)}, "default")
 """The name of a local stack, which becomes the name of files."""
 

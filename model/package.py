@@ -126,9 +126,9 @@ def write_archive(
         environment = {**os.environ, "TMPDIR": str(temporary)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise PackagingError(
-            f"{directory / artifact.ARCHIVE_FILE}: torch-model-archiver failed: {done.stderr.strip()}"
-        )
+        # Before its last line, the error, comes the traceback.
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise PackagingError(f"{directory / artifact.ARCHIVE_FILE}: torch-model-archiver failed: {reason}")
     return directory / artifact.ARCHIVE_FILE
 
 

@@ -16,12 +16,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from common.command import Parser
 from common.limits import MAX_EVENT_AGE_DAYS, MAX_MESSAGE_BYTES
-from common.names import DATASET
+from common.names import DATASET, SHA256
 from common.options import OptionError, option, read_options
 from common.values import Number, at_least
 from features.roles import OPTIONS, RoleError, Roles
 from model import artifact
 from model.live import ForeignError, check_spec
+from model.manifest import MANIFEST_FILE
 from model.thresholds import SEVERITIES
 from transforms.bigquery.methods import METHODS, Method
 from transforms.forms import Encoding
@@ -158,6 +159,14 @@ class DetectionOptions:
         "there at launch; its workers refuse one that was written into the same directory since. "
         "Example: gs://my-bucket/model",
     )
+    model_sha256: str | None = option(
+        None,
+        type=SHA256,
+        metavar="DIGEST",
+        help="sha256 of the manifest.json that must be in --model, which lists those of its files; launch "
+        "and workers refuse another model. sha256sum manifest.json shows it where the model is released. "
+        "Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+    )
     shadow_model: str | None = option(
         None,
         metavar="DIR",
@@ -237,6 +246,11 @@ class DetectionOptions:
             do not fit those of the options.
         """
         manifest = _verified("--model", self.model).manifest
+        if self.model_sha256 not in (None, manifest.digest):
+            raise OptionError(
+                f"--model_sha256: expected {self.model_sha256} of {MANIFEST_FILE} in {self.model}, got "
+                f"{manifest.digest}: put the released model there, or pass the sha256 of this one"
+            )
         if self.shadow_model:
             shadow = _verified("--shadow_model", self.shadow_model)
             try:
@@ -267,6 +281,14 @@ class StreamDetectionOptions(DetectionOptions):
         "have the same feature spec, and anomaly model promote puts it there. 0 keeps the model of the "
         "launch. Example: 60 (default: %(default)s)",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model_sha256 and self.model_refresh_seconds:
+            raise OptionError(
+                "--model_sha256: it holds the job to one model, and --model_refresh_seconds takes others; "
+                "pass one of them"
+            )
 
     @property
     def refresh_seconds(self) -> int:

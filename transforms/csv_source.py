@@ -153,7 +153,10 @@ def _typed(batch: pa.RecordBatch, numbers: frozenset[str], decimal_point: str) -
             column = pc.replace_substring(column, decimal_point, ".")
         try:
             text = column.cast(pa.string())
-            columns.append((pc.utf8_trim_whitespace(text) if is_number else text).cast(field_.type))
+            text = pc.utf8_trim_whitespace(text) if is_number else text
+            # Arrow takes +1, which no other way into the pipelines does.
+            has_plus = is_number and pc.any(pc.starts_with(text, "+")).as_py()
+            columns.append(column if has_plus else text.cast(field_.type))
         except pa.ArrowInvalid:
             columns.append(column)
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)

@@ -20,7 +20,7 @@ from cloud.resources.monitoring import NotificationChannel
 from cloud.resources.storage import Bucket
 from common.clients import BigQueryEndpoints, EndpointOptions
 from common.command import CommandError, Parser, command, confirm
-from common.google import use_quota_project
+from common.google import explain, remedy, use_quota_project
 from common.names import KMS_KEY
 from common.options import OptionError, add_options, group, option, read_options
 from common.output import Format, add_format, print_rows
@@ -217,8 +217,12 @@ def _declared(names: Names, on_emulators: bool) -> list[Resource]:
 
 def run(action: str, options: ResourceOptions, form: Format) -> int:
     """Runs "create", "status" or "delete"; returns the exit status."""
-    if not options.emulators:
-        use_quota_project(options.project)
+    signed_out = None if options.emulators else use_quota_project(options.project)
+    if action == "status" and signed_out:
+        # Each resource would look again: 12 s where a firewall drops what goes to the metadata server.
+        problem = explain(signed_out)
+        step = remedy(problem, options.project)
+        raise CommandError(f"no resource can be looked at: {str(problem).rstrip('.')}. To fix it: {step}")
     clients = Clients(
         options.project, options.endpoints, Gcloud(print_only=options.print_gcloud), options.emulators
     )

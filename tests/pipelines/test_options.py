@@ -1,6 +1,7 @@
 """Options are checked before anything runs, and the message says what to do."""
 
 import copy
+import hashlib
 
 import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
@@ -167,6 +168,21 @@ def test_thresholds_given_replace_the_manifests(model_dir, lines):
     manifest = options.detection.manifest()
     assert manifest.thresholds["high"] == 1e9
     assert manifest.thresholds["medium"] < 1e9
+
+
+def test_a_model_of_another_sha256_than_the_one_given_is_refused(model_dir, lines, capsys):
+    digest = hashlib.sha256((model_dir / "manifest.json").read_bytes()).hexdigest()
+    argv = ["--input=x.jsonl", f"--model={model_dir}", "--output=o"]
+    options, _ = batch.parse([*argv, f"--model_sha256={digest}"])
+    assert options.detection.manifest().digest == digest
+    other = f"{int(digest, 16) ^ 1:064x}"
+    expected = (
+        f"--model_sha256: expected {other} of manifest.json in {model_dir}, got {digest}: put the released"
+    )
+    assert expected in refused(batch, [*argv, f"--model_sha256={other}"], capsys)
+    assert "argument --model_sha256: " in refused(batch, [*argv, "--model_sha256=abc"], capsys)
+    follow = [SUBSCRIPTION, "--model=m", DATASET, f"--model_sha256={digest}", "--model_refresh_seconds=60"]
+    assert "--model_sha256: it holds the job to one model" in refused(streaming, follow, capsys)
 
 
 def test_flags_of_beam_reach_beam_and_runners_are_named():

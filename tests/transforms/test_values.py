@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import decimal
 import json
@@ -21,9 +22,11 @@ from model import data, handler
 from model.serving.request import BadRequestError, RequestParser
 from operations.dead_letters import Letter, message
 from transforms.columnar import SourceColumnsError, check_columns, to_transactions
+from transforms.csv_source import read_rows
 from transforms.files import RowGroups, read_row_groups
 from transforms.message import MessageColumns, MessageRules, Parsed, parse_messages
 from transforms.scores import transaction_messages
+from transforms.shares import Range
 
 NOW = dt.datetime(2026, 11, 26, tzinfo=dt.UTC)
 RULES = MessageRules(default_time=NOW)
@@ -151,6 +154,27 @@ def test_a_value_is_read_the_same_way_whatever_brings_it(case, tmp_path):
     else:
         assert value == case.expected
         assert (result.ids_derived, result.times_defaulted) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.kind == "string" and case.value not in (None, "")], ids=name_of
+)
+def test_a_text_in_csv_is_read_as_one_in_a_column_of_text(case, tmp_path):
+    path = tmp_path / "rows.csv"
+    row = json_row(case)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([row, row.values()])
+    (read,) = read_rows(Range(str(path), 0, None), list(row), frozenset(FEATURES))
+    from_csv = to_transactions(read.batch, NOW)
+    from_column = parsed(case, tmp_path / "rows.parquet")
+    assert from_csv.transactions.equals(from_column.transactions)
+    # The reasons differ: a number of CSV is no text.
+    fields = [
+        [reason.partition(" is ")[0] for reason in result.dead_letters.column("errorMessage").to_pylist()]
+        for result in (from_csv, from_column)
+    ]
+    assert fields[0] == fields[1]
+    assert len(fields[0]) == (case.expected is NOTHING)
 
 
 @pytest.mark.parametrize("case", VALID, ids=name_of)
