@@ -43,6 +43,7 @@ _PUBSUB: Final[dict[Any, str]] = {
 # of a BIGQUERY_TABLE, and the pipelines take PROJECT.DATASET.TABLE, as SQL writes it.
 _PATHS: Final = {
     "model": "GCS_READ_FOLDER",
+    "history": "GCS_READ_FOLDER",
     "shadow_model": "GCS_READ_FOLDER",
     "output": "GCS_WRITE_FOLDER",
     "input": "GCS_READ_FILE",
