@@ -212,7 +212,7 @@ def bare(one: FeatureSpec, buckets: int, size: int, accounts: int, rows: int) ->
 
 
 def model(directory: Path, one: FeatureSpec, table: pa.Table) -> str:
-    """Trains a model on some of the rows that it scores, so that each model alerts on the same share of them."""
+    """Trains a model on some of the rows that it scores: each model then alerts on the same share of them."""
     dataset = from_arrow(table, "", "", one)
     some = np.random.default_rng(0).choice(len(dataset.features), 6_000, replace=False)
     path = str(directory / f"model-{len(one.inputs)}-{one.is_numeric}")
