@@ -50,7 +50,6 @@ SPECS: Final = {
         PLAIN[0],
         history("amount_level", "deviation", "90d"),
         history("amount_level_fortnight", "deviation", "15d"),
-        history("usual_amount", "mean", "90d"),
     ],
     "without history": PLAIN,
 }
