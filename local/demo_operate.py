@@ -134,7 +134,7 @@ def operate(endpoints: Endpoints, model: Path, following: Path, live: Path, seed
     run_until_drained(result, lambda: scored() >= summary.published, timeout=PATIENCE_SECONDS)
     client = BigQueryEndpoints(endpoints.bigquery, endpoints.bigquery_storage).client(endpoints.project)
     summary.versions = query.run(client, query.sql("score_drift", dataset))
-    asked = ["--dataset", dataset, "--format", "json", "--bigquery_endpoint", endpoints.bigquery]
+    asked = ["--dataset", dataset, "--format", "json", f"--bigquery_endpoint={endpoints.bigquery}"]
     found = orjson.loads(called(watch.main, "watch", *asked, fine=(0, 1)))
     summary.over = [each for each in found if each["status"] == "over"]
     summary.seconds = time.monotonic() - began

@@ -82,7 +82,11 @@ def test_the_demo(server, bigquery_emulator, capsys, model_dir, card_model, next
     assert rows.keys() == {artifact.read(model_dir).manifest.model_version, "next"}
     assert sum(rows.values()) == operated["published"]
     # The shift is named, and not in the fair feed before it. The test's first model saw few rows of its own.
-    amount = {each["model_version"] for each in operated["over"] if each["name"] == "Amount"}
+    amount = {
+        each["model_version"]
+        for each in operated["over"]
+        if (each["check"], each["name"]) == ("psi", "Amount")
+    }
     assert amount == {"next"}
     assert (tmp_path / "demo" / "mine.txt").read_text() == "mine"
 
@@ -144,7 +148,7 @@ def test_the_report_for_people(bigquery_emulator, capsys, model_dir, card_model,
     assert demo.main([*argv, "--card_model", str(card_model), "--pubsub=embedded"]) == 0
     out = capsys.readouterr().out
     for text in (
-        "Top anomalies",
+        "top anomalies",
         "Latency from the event to its score",
         "Alerts by planted kind",
         "Dead letters by reason",
