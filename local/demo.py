@@ -1,7 +1,8 @@
 """Runs the whole product on this machine: train, publish, stream, batch, alert, store, query.
 
-Twice: with the 30 numbers of the ULB table, and with raw card payments by a feature spec. Everything but the
-endpoints is what runs on Google Cloud. Python is all it needs.
+Twice: with the 30 numbers of the ULB table, and with raw card payments by a feature spec. Then another model
+takes over while a stream runs, and a shifted feed is noticed. Everything but the endpoints is what runs on
+Google Cloud. Python is all it needs.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from common.values import at_least
 from features import reading
 from local.demo_commands import DemoError, ran, say
 from local.demo_feed import Feed, FeedRun
+from local.demo_operate import operate
 from local.demo_report import DemoReport, print_report
 from local.process import LocalStackError
 from local.pubsub import PubSubKind
@@ -50,6 +52,8 @@ CARD_SPEC: Final = Path(__file__).resolve().parents[1] / "examples" / "cards" / 
 TRAINING_PAYMENTS: Final = 40_000
 TRAINING_SEED: Final = 1
 TRAINING_START: Final = "2026-01-01T00:00:00Z"
+NEXT_TRAINING: Final = ("--rows", "8000", "--epochs", "20", "--seed", "7")
+"""Of the model that takes over: a short training, which is enough to be another model."""
 PAYMENTS_A_DAY: Final = 3_000
 """Fewer than the publisher's accounts make: simulated time must reach the last payment before the present."""
 
@@ -93,6 +97,13 @@ class DemoOptions:
         metavar="FILE",
         help="feature spec of card payments (default: examples/cards/features.yaml)",
     )
+    next_model: Path = option(
+        Path("out/demo-next"),
+        type=Path,
+        metavar="DIR",
+        help="artifact of the ULB table that takes over from --model, trained where there is none "
+        "(default: %(default)s)",
+    )
     output: Path = option(Path("out/demo"), type=Path, metavar="DIR", help="default: %(default)s")
     serve: bool = option(
         False, help="serve the pages while the messages stream, slowly, and from then on until Ctrl-C"
@@ -102,7 +113,8 @@ class DemoOptions:
     )
 
     def __post_init__(self) -> None:
-        places = {"--model": self.model, "--card_model": self.card_model, "--output": self.output}
+        places = {"--model": self.model, "--card_model": self.card_model, "--next_model": self.next_model}
+        places["--output"] = self.output
         for flag, path in places.items():
             nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
             if not nearest.is_dir():
@@ -119,11 +131,11 @@ class DemoOptions:
         return self.rate or (SERVED_RATE if self.serve else RATE)
 
 
-def ensure_model(path: Path) -> artifact.Manifest:
-    """Reads the model at a path; trains it on synthetic data first where there is none."""
+def ensure_model(path: Path, *flags: str) -> artifact.Manifest:
+    """Reads the model at a path; trains it on synthetic data first where there is none, by these flags."""
     if not (path / artifact.MANIFEST_FILE).is_file():
         say("Train a model on synthetic transactions")
-        print(ran("train", "--output", str(path)), file=sys.stderr)
+        print(ran("train", "--output", str(path), *flags), file=sys.stderr)
     return _verified(path)
 
 
@@ -209,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         ulb, cards = feeds(options)
+        ensure_model(options.next_model, *NEXT_TRAINING)
         ulb.clear()
         cards.clear()
         say("Start Pub/Sub and BigQuery")
@@ -222,7 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             numbers, payments = (
                 FeedRun(feed, endpoints, options.serve, pages).run(QUERIES) for feed in (ulb, cards)
             )
-            summary = DemoReport(endpoints.pubsub_kind, numbers, payments, time.monotonic() - started)
+            live = options.output / "live"
+            operated = operate(endpoints, options.model, options.next_model, live, options.seed)
+            took = time.monotonic() - started
+            summary = DemoReport(endpoints.pubsub_kind, numbers, payments, operated, took)
             if namespace.format == "table":
                 print_report(summary)
             else:
