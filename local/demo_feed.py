@@ -129,11 +129,11 @@ class Feed:
         """Starts to publish the transactions; `confirmed` waits for the end."""
         sink = ("--topic", topic, "--tee", str(self.lines), "--rate", str(self.rate))
         which = ("--spec", self.kind, "--count", str(self.count), "--seed", str(self.seed))
-        which += ("--skip", str(self.skip)) if self.skip else ()
+        skip = ("--skip", str(self.skip)) if self.skip else ()
         times = ("--start_time", self.start.isoformat()) if self.start else ()
         shares = ("--fraud_share", str(self.fraud_share), "--malformed_share", str(MALFORMED_SHARE))
         form = ("--labels", str(self.labels), "--format", "json")
-        return started("publish", *sink, *which, *times, *shares, *form)
+        return started("publish", *sink, *which, *skip, *times, *shares, *form)
 
     def report_options(self, dataset: str) -> ReportOptions:
         """The options of the page about the streamed tables."""
@@ -331,14 +331,14 @@ def check_same(streamed: pa.Table, batched: pa.Table, late: int = 0) -> None:
       DemoError: they differ, or there are none.
     """
     first, second = (table.sort_by("transaction_id") for table in (streamed, batched))
-    are_same = first.column("transaction_id").equals(second.column("transaction_id"))
+    are_same = bool(first.num_rows) and first["transaction_id"].equals(second["transaction_id"])
     if are_same:
-        scores = [table.column("anomaly_score").to_numpy() for table in (first, second)]
-        differs = ~np.isclose(*scores, rtol=SAME, atol=0)
+        one, other = (table["anomaly_score"].to_numpy() for table in (first, second))
+        differs = ~np.isclose(one, other, rtol=SAME, atol=0)
         are_same = not differs.any()
         if not are_same and late:
             are_same = len(pc.unique(first.column("account_id").filter(pa.array(differs)))) <= late
-    if not first.num_rows or not are_same:
+    if not are_same:
         raise DemoError(
             f"batch and streaming disagree: {first.num_rows} and {second.num_rows} scores of transactions"
         )
