@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from common.command import command
 from common.output import print_rows
 from features.declaration import FeatureSpec
 from model import evaluation, fitting, torchscript
@@ -54,6 +55,7 @@ SPECS: Final = {
 }
 
 
+@command
 def main() -> None:
     """Prints a table of figures, the mean and the standard deviation over the seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)

@@ -29,7 +29,7 @@ from model.artifact import Artifact
 from tests.model.serving.artifacts import build_artifact, transactions
 from transforms.remote import Limits, RemoteHandler
 from transforms.remote_http import Connection, HttpConnection
-from transforms.schema import TRACE_FIELDS, TRANSACTIONS
+from transforms.schema import CARRIED_FIELDS, TRANSACTIONS
 from transforms.score import PytorchHandler
 
 IN_WORKER = "in the worker"
@@ -68,7 +68,7 @@ def _batch(features: np.ndarray) -> pa.RecordBatch:
         pa.array([dt.datetime(2026, 3, 1, tzinfo=dt.UTC)] * n, time_type),
         pa.repeat(False, n),
         pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1]),
-        *(pa.nulls(n, field.type) for field in TRACE_FIELDS),
+        *(pa.nulls(n, field.type) for field in CARRIED_FIELDS),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS)
 

@@ -1,7 +1,8 @@
 """Runs the whole product on this machine: train, publish, stream, batch, alert, store, query.
 
-Twice: with the 30 numbers of the ULB table, and with raw card payments by a feature spec. Everything but the
-endpoints is what runs on Google Cloud. Python is all it needs.
+Twice: with the 30 numbers of the ULB table, and with raw card payments by a feature spec. Then another model
+takes over while a stream runs, and a shifted feed is noticed. Everything but the endpoints is what runs on
+Google Cloud. Python is all it needs.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from common.values import at_least
 from features import reading
 from local.demo_commands import DemoError, ran, say
 from local.demo_feed import Feed, FeedRun
+from local.demo_operate import operate
 from local.demo_report import DemoReport, print_report
 from local.process import LocalStackError
 from local.pubsub import PubSubKind
@@ -47,9 +49,10 @@ RATE: Final = 800
 SERVED_RATE: Final = 100
 """A rate at which a page is worth watching."""
 CARD_SPEC: Final = Path(__file__).resolve().parents[1] / "examples" / "cards" / "features.yaml"
-TRAINING_PAYMENTS: Final = 40_000
-TRAINING_SEED: Final = 1
-TRAINING_START: Final = "2026-01-01T00:00:00Z"
+NEXT_TRAINING: Final = ("--rows", "8000", "--epochs", "20", "--seed", "7")
+"""Of the model that takes over: a short training, which is enough to be another model."""
+PAST_PAYMENTS: Final = 40_000
+"""Of the same accounts, before those that are published: to train on, and to build the histories of."""
 PAYMENTS_A_DAY: Final = 3_000
 """Fewer than the publisher's accounts make: simulated time must reach the last payment before the present."""
 
@@ -93,6 +96,13 @@ class DemoOptions:
         metavar="FILE",
         help="feature spec of card payments (default: examples/cards/features.yaml)",
     )
+    next_model: Path = option(
+        Path("out/demo-next"),
+        type=Path,
+        metavar="DIR",
+        help="artifact of the ULB table that takes over from --model, trained where there is none "
+        "(default: %(default)s)",
+    )
     output: Path = option(Path("out/demo"), type=Path, metavar="DIR", help="default: %(default)s")
     serve: bool = option(
         False, help="serve the pages while the messages stream, slowly, and from then on until Ctrl-C"
@@ -102,7 +112,8 @@ class DemoOptions:
     )
 
     def __post_init__(self) -> None:
-        places = {"--model": self.model, "--card_model": self.card_model, "--output": self.output}
+        places = {"--model": self.model, "--card_model": self.card_model, "--next_model": self.next_model}
+        places["--output"] = self.output
         for flag, path in places.items():
             nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
             if not nearest.is_dir():
@@ -119,30 +130,35 @@ class DemoOptions:
         return self.rate or (SERVED_RATE if self.serve else RATE)
 
 
-def ensure_model(path: Path) -> artifact.Manifest:
-    """Reads the model at a path; trains it on synthetic data first where there is none."""
+def ensure_model(path: Path, *flags: str) -> artifact.Manifest:
+    """Reads the model at a path; trains it on synthetic data first where there is none, by these flags."""
     if not (path / artifact.MANIFEST_FILE).is_file():
         say("Train a model on synthetic transactions")
-        print(ran("train", "--output", str(path)), file=sys.stderr)
+        print(ran("train", "--output", str(path), *flags), file=sys.stderr)
     return _verified(path)
 
 
+def publish_past(path: Path, seed: int, start: dt.datetime) -> None:
+    """Writes the past payments of the accounts as a labelled CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = ("--count", str(PAST_PAYMENTS), "--seed", str(seed), "--fraud_share", str(CARD_FRAUD_SHARE))
+    times = ("--start_time", start.isoformat(), "--quiet")
+    ran("publish", "--spec", "card", "--csv", str(path), "--labelled", *flags, *times)
+
+
 def ensure_card_model(path: Path, features: Path, payments: Path) -> artifact.Manifest:
-    """Reads the model of card payments; trains it on payments of the publisher first where there is none.
+    """Reads the model of card payments; trains it on past payments first where there is none.
 
     Args:
       path: of the artifact.
       features: the feature spec.
-      payments: CSV file that is written for the training.
+      payments: CSV file that `publish_past` has written.
 
     Raises:
       DemoError: the model is of other features.
     """
     if not (path / artifact.MANIFEST_FILE).is_file():
         say("Train a model on card payments")
-        flags = ("--count", str(TRAINING_PAYMENTS), "--seed", str(TRAINING_SEED), "--quiet")
-        start = ("--start_time", TRAINING_START)
-        ran("publish", "--spec", "card", "--csv", str(payments), "--labelled", *flags, *start)
         data = ("--data", str(payments), "--features", str(features))
         print(ran("train", *data, "--output", str(path)), file=sys.stderr)
     manifest = _verified(path)
@@ -165,9 +181,11 @@ def feeds(options: DemoOptions) -> tuple[Feed, Feed]:
     """Makes both kinds of transactions, with their models: the ULB table, and card payments."""
     cards, count = options.output / "cards", options.count // 2
     ulb_model = ensure_model(options.model)
-    cards.mkdir(parents=True, exist_ok=True)
-    card_model = ensure_card_model(options.card_model, options.card_features, cards / "payments.csv")
-    start = default_start_time() - dt.timedelta(days=count // PAYMENTS_A_DAY)
+    start = default_start_time() - dt.timedelta(days=(PAST_PAYMENTS + count) // PAYMENTS_A_DAY)
+    say(f"{PAST_PAYMENTS:,} past payments of the accounts")
+    payments = cards / "payments.csv"
+    publish_past(payments, options.seed, start)
+    card_model = ensure_card_model(options.card_model, options.card_features, payments)
     ulb = Feed(
         kind="ulb",
         model=options.model,
@@ -192,6 +210,8 @@ def feeds(options: DemoOptions) -> tuple[Feed, Feed]:
         seed=options.seed,
         fraud_share=CARD_FRAUD_SHARE,
         start=start,
+        skip=PAST_PAYMENTS,
+        past=payments if card_model.spec.history else None,
     )
 
 
@@ -209,6 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         ulb, cards = feeds(options)
+        ensure_model(options.next_model, *NEXT_TRAINING)
         ulb.clear()
         cards.clear()
         say("Start Pub/Sub and BigQuery")
@@ -222,7 +243,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             numbers, payments = (
                 FeedRun(feed, endpoints, options.serve, pages).run(QUERIES) for feed in (ulb, cards)
             )
-            summary = DemoReport(endpoints.pubsub_kind, numbers, payments, time.monotonic() - started)
+            live = options.output / "live"
+            operated = operate(endpoints, options.model, options.next_model, live, options.seed)
+            took = time.monotonic() - started
+            summary = DemoReport(endpoints.pubsub_kind, numbers, payments, operated, took)
             if namespace.format == "table":
                 print_report(summary)
             else:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.output import print_rows
+from local.demo_operate import OperatedReport, print_operated
 from model.thresholds import SEVERITIES
 from operations.reasons import reasons
 from transforms import tables
@@ -75,12 +76,14 @@ class DemoReport:
       pubsub: the server of Pub/Sub, "embedded" or "gcloud".
       ulb: of the transactions with the 30 numbers of the ULB table.
       cards: of the raw card payments.
+      operated: of the stream whose model was replaced.
       seconds: that the demo took.
     """
 
     pubsub: str
     ulb: FeedReport
     cards: FeedReport
+    operated: OperatedReport
     seconds: float
 
 
@@ -147,10 +150,11 @@ def print_report(report: DemoReport) -> None:
     print("\nCard payments, by the feature spec of examples/cards: alerts by planted kind")
     print_rows(cards.alerts_by_kind)
     print(
-        "A kind with few alerts looks ordinary by itself: each transaction is scored alone, without the "
-        "history of its account."
+        "amount_level, payments_burst and new_country compare a payment with the past of its account. "
+        "A kind with few alerts looks usual all the same."
     )
     _print_figures(cards)
+    print_operated(report.operated)
     print(f"\nPub/Sub        {report.pubsub}")
     print(f"Took           {report.seconds:.0f} s")
 

@@ -91,7 +91,8 @@ class MessageOptions:
     trace_messages: bool = option(
         False,
         help="message id and publish time travel into scores, alerts and their messages, so that rows can be "
-        "joined to what was published, and latency is known step by step; parsing takes a tenth longer "
+        "joined to what was published, and latency is known step by step; attributes travel into the dead "
+        "letters of rows that cannot be scored; parsing takes a tenth longer "
         "(default: no)",
     )
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from model.thresholds import SEVERITIES
 from transforms import metrics
+from transforms.observations import alert_counters
 from transforms.schema import ALERTS, MESSAGE_FIELDS
 from transforms.thresholds import thresholds_of
 
@@ -73,4 +74,5 @@ class _AlertFn(beam.DoFn):
         batch = alerts(element, self._min_severity)
         if batch.num_rows:
             self._alerts.inc(batch.num_rows)
+            metrics.add(alert_counters(batch))
             yield batch

@@ -17,6 +17,7 @@ from common.files import partition_keys
 from transforms import metrics
 from transforms.dead_letter import dead_letters
 from transforms.message import MessageRules
+from transforms.observations import letter_counters
 from transforms.parse import ParseColumns, ParseOutput
 from transforms.rebatch import BATCH_ROWS, rebatch
 from transforms.schema import empty
@@ -94,7 +95,11 @@ class _BrokenFn(beam.DoFn):
         if rows.broken:
             self._rows_in.inc(len(rows.broken))
             self._dead.inc(len(rows.broken))
-            yield dead_letters([line for _, line in rows.broken], [why for why, _ in rows.broken], "parse")
+            letters = dead_letters(
+                [line for _, line in rows.broken], [why for why, _ in rows.broken], "parse"
+            )
+            metrics.add(letter_counters(letters))
+            yield letters
 
 
 def read_rows(

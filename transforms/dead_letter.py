@@ -121,6 +121,17 @@ def attempt(attributes: Mapping[str, str]) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
+def traceable(attributes: Mapping[str, str], message_id: str) -> Mapping[str, str]:
+    """Returns the attributes of a message with the id that Pub/Sub gave it, where it has one.
+
+    >>> traceable({"message_id": "the publisher's"}, "17")
+    {'message_id': "the publisher's", 'goog_message_id': '17'}
+    """
+    if not message_id:
+        return attributes
+    return {**attributes, (PUBSUB_MESSAGE_ID if MESSAGE_ID in attributes else MESSAGE_ID): message_id}
+
+
 def given_message_id(attributes: Mapping[str, str]) -> str | None:
     """Returns the id that Pub/Sub gave the message of a dead letter; None where it came from no topic.
 

@@ -11,11 +11,11 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from transforms.schema import TRACE_FIELDS
+from transforms.schema import CARRIED_FIELDS
 
 PASSED: Final = "pass_through"
 """The column with what passes through from a message or row, as JSON."""
-_TRACE: Final = frozenset(field.name for field in TRACE_FIELDS)
+_TRACE: Final = frozenset(field.name for field in CARRIED_FIELDS)
 
 decode_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 """Decodes the keys of a JSON object, each to the bytes of its value."""

@@ -20,11 +20,11 @@ import pyarrow as pa
 from common.limits import MAX_BATCH_BYTES, MAX_MESSAGE_BYTES
 from features import roles
 from features.roles import Roles
-from transforms.dead_letter import MESSAGE_ID, PUBSUB_MESSAGE_ID, dead_letters
+from transforms.dead_letter import dead_letters, traceable
 from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction
 from transforms.forms import Encoding, default_encoding
 from transforms.schema import TRANSACTIONS
-from transforms.trace import message_trace, passed_values
+from transforms.trace import message_trace, passed_values, source_column
 
 _DECODE_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _ELEMENT_ROWS: Final = 1024
@@ -211,7 +211,7 @@ def _parse(
             [messages.payloads[i] for i in rejected],
             [reasons[i] for i in rejected],
             "parse",
-            [_traceable(attributes[i], message_ids[i]) for i in rejected],
+            [traceable(attributes[i], message_ids[i]) for i in rejected],
         ),
         len(set(unnamed) - reasons.keys()) if unnamed else 0,
         len(set(untimed) - reasons.keys()) if untimed else 0,
@@ -262,23 +262,20 @@ def _attribute_time(name: str, attributes: Mapping[str, str]) -> dt.datetime | N
         raise RejectedError(f"attribute {name}: {error}") from None
 
 
-def _traceable(attributes: Mapping[str, str], message_id: str) -> Mapping[str, str]:
-    if not message_id:
-        return attributes
-    return {**attributes, (PUBSUB_MESSAGE_ID if MESSAGE_ID in attributes else MESSAGE_ID): message_id}
-
-
 def _trace(messages: MessageColumns, positions: Sequence[int], rules: MessageRules) -> list[pa.Array]:
-    """The columns of TRACE_FIELDS for the messages at these positions."""
-    ids, times = (messages.message_ids, messages.publish_times) if rules.trace_messages else (None, None)
+    """The columns of CARRIED_FIELDS for the messages at these positions."""
+    ids = messages.message_ids and [messages.message_ids[i] for i in positions]
+    attributes = messages.attributes and [messages.attributes[i] for i in positions]
+    times = messages.publish_times if rules.trace_messages else None
     passed = rules.pass_through and passed_values(
         [messages.payloads[i] for i in positions], rules.pass_through
     )
     return message_trace(
-        ids and [ids[i] for i in positions],
+        ids if rules.trace_messages else None,
         times and [times[i] for i in positions],
         passed or None,
         len(positions),
+        source_column(ids or None, attributes or None, rules.trace_messages),
     )
 
 

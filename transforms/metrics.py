@@ -36,10 +36,24 @@ MODEL_REFUSALS: Final = "model_refusals"
 SHADOW_UNSCORED: Final = "shadow_rows_unscored"
 """Rows that have no score of --shadow_model, because it could not be loaded or failed."""
 
+EVENT_TO_SCORED: Final = "event_to_scored_ms"
+"""Distribution of the time from an event to its score; see `transforms.observations`."""
+FRESHNESS: Final = "freshness_ms"
+"""Distribution of the age of the newest event of each batch when it was scored."""
+SCORE_MILLI: Final = "anomaly_score_milli"
+"""Distribution of the anomaly score in thousandths: Beam's distributions are of whole numbers."""
+MODEL_AGE: Final = "model_age_seconds"
+"""Distribution of the time for which a worker process has had its model, at each batch."""
+
 
 def counter(name: str) -> Metrics.DelegatingCounter:
     """Makes the counter of this name in the project's namespace."""
     return Metrics.counter(NAMESPACE, name)
+
+
+def distribution(name: str) -> Metrics.DelegatingDistribution:
+    """Makes the distribution of this name in the project's namespace."""
+    return Metrics.distribution(NAMESPACE, name)
 
 
 def add(amounts: Mapping[str, float]) -> None:

@@ -16,6 +16,7 @@ import transforms.coder  # noqa: F401  registers the coder of record batches
 from transforms import metrics
 from transforms.columnar import to_transactions
 from transforms.message import MessageColumns, MessageRules, Parsed, parse_parts
+from transforms.observations import letter_counters
 from transforms.trace import READ_AT, stamped
 
 DEAD_LETTER_TAG: Final = "dead_letters"
@@ -109,6 +110,7 @@ class _CountingFn(beam.DoFn):
             yield stamped(parsed.transactions, READ_AT, began)
         if parsed.dead_letters.num_rows:
             self._dead.inc(parsed.dead_letters.num_rows)
+            metrics.add(letter_counters(parsed.dead_letters))
             yield beam.pvalue.TaggedOutput(DEAD_LETTER_TAG, parsed.dead_letters)
 
 

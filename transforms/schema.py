@@ -50,6 +50,14 @@ TRACE_FIELDS: Final = (
 )
 """The columns by which a row is traced; see transforms.trace."""
 
+SOURCE_FIELD: Final = _field(
+    "source",
+    pa.struct([pa.field("message_id", pa.string()), pa.field("attributes", pa.string())]),
+    "Id of the Pub/Sub message and its attributes, a JSON object, for a dead letter; null without any",
+)
+CARRIED_FIELDS: Final = (*TRACE_FIELDS, SOURCE_FIELD)
+"""The columns of a parsed batch that come with the message, behind the others."""
+
 SHADOW_FIELDS: Final = (
     _field("shadow_score", pa.float64(), "Score of --shadow_model, which raises no alert"),
     _field("shadow_severity", pa.string(), "Severity by the thresholds of --shadow_model"),
@@ -67,7 +75,7 @@ def transactions_schema(n_inputs: int, inputs: pa.DataType | None = None) -> pa.
     """
     features = _field("features", pa.list_(pa.float32(), n_inputs), "Inputs of the model", False)
     raw = [] if inputs is None else [_field("inputs", inputs, "Raw values", False)]
-    return pa.schema([*KEY_FIELDS, features, *raw, *TRACE_FIELDS])
+    return pa.schema([*KEY_FIELDS, features, *raw, *CARRIED_FIELDS])
 
 
 TRANSACTIONS: Final = transactions_schema(len(ULB.inputs))

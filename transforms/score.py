@@ -24,6 +24,7 @@ from model.thresholds import check_thresholds
 from transforms import metrics
 from transforms.forms import Encoding
 from transforms.learnt_inputs import LearntInputs
+from transforms.observations import Observer, letter_counters
 from transforms.parse import DEAD_LETTER_TAG, two_outputs
 from transforms.profiles import CollectProfiles
 from transforms.scores import (
@@ -39,6 +40,7 @@ _COUNTERS: Final[Mapping[Event, str]] = {
     "refreshed": metrics.MODEL_REFRESHES,
     "refused": metrics.MODEL_REFUSALS,
 }
+_MODEL_AGE: Final = metrics.distribution(metrics.MODEL_AGE)
 
 
 class ScoreOutput(NamedTuple):
@@ -80,12 +82,14 @@ class LoadedModel:
       rules: thresholds, version and detail.
       watch: over the inputs.
       encode: makes the inputs, where this model learnt other numbers of the features than that of the launch.
+      since: seconds of a steady clock at which this process had it.
     """
 
     module: torch.jit.ScriptModule
     rules: ScoreRules
     watch: FeatureWatch
     encode: LearntInputs | None = None
+    since: float = field(default_factory=time.monotonic)
 
     def inputs(self, batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
         """The inputs of the model for a TRANSACTIONS batch."""
@@ -190,6 +194,7 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, WorkerModel]):
         features = loaded.inputs(batch)
         metrics.add({metrics.VALUES_OUT_OF_RANGE: loaded.watch.look(features)})
         metrics.add({_COUNTERS[event]: n for event, n in model.take_events().items()})
+        _MODEL_AGE.update(int(time.monotonic() - loaded.since))
         outputs = loaded.outputs(features)
         shadow = model.shadow.columns(batch) if model.shadow else None
         return [assemble_scores(batch, outputs, loaded.rules, time.time_ns() // 1000, features, shadow)]
@@ -212,11 +217,14 @@ class _SplitFn(beam.DoFn):
     def __init__(self) -> None:
         self._scored = metrics.counter(metrics.ROWS_SCORED)
         self._dead = metrics.counter(metrics.DEAD_LETTERS)
+        self._observer = Observer()
 
     def process(self, element: Scored) -> Iterable[pa.RecordBatch]:
         self._scored.inc(element.scores.num_rows)
+        self._observer.add(element.scores)
         if element.scores.num_rows:
             yield element.scores
         if element.dead_letters.num_rows:
             self._dead.inc(element.dead_letters.num_rows)
+            metrics.add(letter_counters(element.dead_letters))
             yield beam.pvalue.TaggedOutput(DEAD_LETTER_TAG, element.dead_letters)

@@ -23,6 +23,7 @@ from transforms.json_rows import PASSED, untraced, without_list
 from transforms.readable import amounts, by_feature, value_texts
 from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, SHADOW_FIELDS, TOP_FEATURES, TRACE_FIELDS
 from transforms.thresholds import with_thresholds
+from transforms.trace import source_attributes
 
 OutputDetail = Literal["compact", "full"]
 
@@ -166,7 +167,7 @@ def sampled(
 
 def unscored(transactions: pa.RecordBatch, reasons: list[str], spec: FeatureSpec = ULB) -> pa.RecordBatch:
     """Makes dead letters of transactions that could not be scored; their payloads can be replayed."""
-    attributes = [{"message_id": text} if text else {} for text in transactions["message_id"].to_pylist()]
+    attributes = [source_attributes(source) for source in transactions["source"].to_pylist()]
     return dead_letters(transaction_messages(transactions, spec), reasons, "score", attributes)
 
 

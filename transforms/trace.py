@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,12 +18,13 @@ import orjson
 import pyarrow as pa
 
 from features.columns import find_column
+from transforms.dead_letter import ATTEMPT_ATTRIBUTE, traceable
 from transforms.json_rows import PASSED, decode_object, row_dicts
-from transforms.schema import TRACE_FIELDS
+from transforms.schema import CARRIED_FIELDS, SOURCE_FIELD
 
 READ_AT: Final = "read_at"
 STORED_AT: Final = "stored_at"
-_TYPES: Final = {field.name: field.type for field in TRACE_FIELDS}
+_TYPES: Final = {field.name: field.type for field in CARRIED_FIELDS}
 
 
 def stamped(batch: pa.RecordBatch, name: str, micros: int) -> pa.RecordBatch:
@@ -49,14 +50,16 @@ def message_trace(
     publish_times: Sequence[dt.datetime | None] | None,
     passed: pa.Array | None,
     rows: int,
+    source: pa.Array | None = None,
 ) -> list[pa.Array]:
-    """Makes the columns of TRACE_FIELDS for rows of messages; None stands for a column of nulls.
+    """Makes the columns of CARRIED_FIELDS for rows of messages; None stands for a column of nulls.
 
     Args:
       message_ids: those of the rows; "" for none.
       publish_times: those of the rows.
       passed: see `passed_values`.
       rows: how many they are.
+      source: see `source_column`.
     """
     columns: dict[str, pa.Array] = {}
     if message_ids is not None:
@@ -65,7 +68,47 @@ def message_trace(
         columns["publish_time"] = pa.array(publish_times, _TYPES["publish_time"])
     if passed is not None:
         columns[PASSED] = passed
+    if source is not None:
+        columns[SOURCE_FIELD.name] = source
     return [columns[name] if name in columns else pa.nulls(rows, kind) for name, kind in _TYPES.items()]
+
+
+def source_column(
+    message_ids: Sequence[str] | None,
+    attributes: Sequence[Mapping[str, str]] | None,
+    with_attributes: bool,
+) -> pa.Array | None:
+    """Makes the column of ids and attributes that dead letters take; None where no row has any.
+
+    Attributes cost four times as much as ids, so that they are asked for. Those of a message that was
+    replayed are always taken, for they say how often.
+
+    >>> rows = source_column(["7", "8"], [{"k": "v"}, {"dead_letter_attempt": "1"}], False).to_pylist()
+    >>> [row["attributes"] for row in rows]
+    [None, '{"dead_letter_attempt":"1"}']
+    """
+    if message_ids is None:
+        return None
+    ids = pa.array([each or None for each in message_ids], pa.string())
+    texts = [
+        orjson.dumps(each) if (each and with_attributes) or ATTEMPT_ATTRIBUTE in each else None
+        for each in attributes or ()
+    ]
+    found = any(texts)
+    column = pa.array(texts, pa.binary()).cast(pa.string()) if found else pa.nulls(len(ids), pa.string())
+    return pa.StructArray.from_arrays([ids, column], fields=list(SOURCE_FIELD.type))
+
+
+def source_attributes(source: Mapping[str, str | None] | None) -> dict[str, str]:
+    """Returns the attributes of the dead letter of a row, the message id among them.
+
+    >>> source_attributes({"message_id": "7", "attributes": '{"k":"v"}'}), source_attributes(None)
+    ({'k': 'v', 'message_id': '7'}, {})
+    """
+    if source is None:
+        return {}
+    attributes = orjson.loads(source["attributes"]) if source["attributes"] else {}
+    return dict(traceable(attributes, source["message_id"] or ""))
 
 
 def outer_names(names: Iterable[str]) -> tuple[str, ...]:

@@ -76,9 +76,9 @@ class Metrics:
         )
         self._refreshes = counter("model_refreshes", "Artifacts taken over or refused.", "result")
         self._served: tuple[str, str] | None = None
-        self._scores: Any = None
-        self._score_ends: npt.NDArray[np.float64] = np.empty(0)
-        self._answers: list[tuple[str, float, npt.NDArray[np.float32]]] = []
+        # The histogram of each model version, and the ends of its buckets.
+        self._scores: dict[str, tuple[Any, npt.NDArray[np.float64]]] = {}
+        self._answers: list[tuple[str, float, npt.NDArray[np.float32], str]] = []
 
     def loaded(self, manifest: Manifest) -> None:
         """Names the model, and prepares the histogram of its scores."""
@@ -88,41 +88,48 @@ class Metrics:
         quantiles = manifest.quantiles
         steps = sorted(manifest.thresholds.values())
         ends = [*np.interp(SCORE_QUANTILES, quantiles.probabilities, quantiles.scores), *steps]
-        self._score_ends = np.unique([*ends, *(steps[-1] * times for times in BEYOND)])
+        score_ends = np.unique([*ends, *(steps[-1] * times for times in BEYOND)])
         if self._served:
             self._model.labels(*self._served).set(0)
         self._model.labels(*names).set(1)
         self._served = names
-        self._scores = Histogram(
+        histogram = Histogram(
             "anomaly_server_score",
             "Anomaly scores; buckets end at quantiles of normal transactions and at the thresholds.",
             ["model_version"],
-            buckets=self._score_ends.tolist(),
+            buckets=score_ends.tolist(),
             registry=None,
         ).labels(manifest.model_version)
+        # The event loop flushes while the thread that looks for models is here: one step for it.
+        self._scores[manifest.model_version] = histogram, score_ends
 
     def refreshed(self, result: str) -> None:
         """Counts an artifact that came after the first: "refreshed" or "refused"."""
         self._refreshes.labels(result).inc()
 
-    def answered(self, route: str, seconds: float, scores: npt.NDArray[np.float32]) -> None:
-        """Notes a request with status 200; `flush` counts it soon."""
+    def answered(self, route: str, seconds: float, scores: npt.NDArray[np.float32], version: str) -> None:
+        """Notes a request with status 200, and the model version of its scores; `flush` counts it soon.
+
+        A new model may be loaded until then, and must not get the scores of the one before.
+        """
         if not self._answers:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-        self._answers.append((route, seconds, scores))
+        self._answers.append((route, seconds, scores, version))
 
     def flush(self) -> None:
         """Counts the requests that are noted."""
         if not self._answers:
             return
-        routes, seconds, scores = zip(*self._answers, strict=True)
+        routes, seconds, scores, versions = zip(*self._answers, strict=True)
         self._answers = []
         for route in set(routes):
             self._requests.labels(route, "200").inc(routes.count(route))
-        rows = np.concatenate(scores)
-        self._rows.inc(len(rows))
+        self._rows.inc(sum(map(len, scores)))
         _observe(self._seconds, LATENCIES, np.array(seconds))
-        _observe(self._scores, self._score_ends, rows)
+        for version in set(versions):
+            histogram, ends = self._scores[version]
+            rows = [each for each, scored_by in zip(scores, versions, strict=True) if scored_by == version]
+            _observe(histogram, ends, np.concatenate(rows))
 
     def refused(self, route: str, code: int, reason: str) -> None:
         """Counts a request with another status."""

@@ -202,7 +202,9 @@ class Endpoint:
         except Exception as error:
             _LOG.exception("a request failed")
             return self._refuse(500, "failed", f"{type(error).__name__}: {error}")
-        self._metrics.answered(self._route, self._limits.scored_at - arrived, scores)
+        self._metrics.answered(
+            self._route, self._limits.scored_at - arrived, scores, predictor.manifest.model_version
+        )
         return _ScoresResponse(answer)
 
     def _refuse(self, code: int, label: str, message: str, **details: Any) -> Response:

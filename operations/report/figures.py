@@ -21,6 +21,8 @@ REASONS: Final = 1000
 """Enough that their sum is the number of all dead letters."""
 FEATURES: Final = 200
 """Rows of the drift, one a feature and model."""
+SHADOWS: Final = 60
+"""Rows of the shadow agreement, one a day and pair of versions."""
 _AT_ONCE: Final = 4
 """Queries that run at the same time."""
 
@@ -63,6 +65,8 @@ def statements(dataset: str, since: dt.datetime, scored_step: int, event_step: i
         "dead_letters": query.sql("dead_letters", dataset, since, REASONS),
         "feature_drift": query.sql("feature_drift", dataset, since, FEATURES),
         "model_versions": queries.model_versions(dataset, since),
+        "versions_over_time": queries.versions_over_time(dataset, since, scored_step),
+        "shadow_agreement": query.sql("shadow_agreement", dataset, since, SHADOWS),
     }
 
 

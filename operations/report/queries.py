@@ -149,6 +149,24 @@ GROUP BY model_version
 ORDER BY last_scored DESC, model_version"""  # noqa: S608
 
 
+def versions_over_time(dataset: str, since: dt.datetime, step: int) -> str:
+    """Makes the query of transactions by model version and time of the score; `step` is seconds."""
+    return f"""\
+WITH latest AS (
+  SELECT model_version, scored_at
+  FROM `{dataset}.scores`
+  WHERE event_time >= {_moment(since)}
+  {_LATEST_BY_MODEL}
+)
+SELECT
+  {_start("scored_at", step)} AS time,
+  model_version,
+  COUNT(*) AS transactions
+FROM latest
+GROUP BY time, model_version
+ORDER BY time, model_version"""  # noqa: S608
+
+
 def _moment(since: dt.datetime) -> str:
     return f"TIMESTAMP '{query.timestamp(since)}'"
 

@@ -18,6 +18,10 @@ MOST_REASONS: Final = 8
 """Reasons of dead letters that are drawn."""
 MOST_FEATURES: Final = 10
 """Features with drift that are drawn, those with the most."""
+MOST_SHADOWS: Final = 14
+"""Days and pairs of versions whose shadow agreement is drawn, the last ones."""
+MOST_VERSIONS: Final = 3
+"""Model versions with a colour of their own, those that scored last."""
 LIMITS: Final = Limits()
 _ALERTING: Final = {name: f"{name} alerts" for name in SEVERITIES[1:]}
 
@@ -140,6 +144,34 @@ def _drift(figures: Figures) -> list[Bar]:
     return bars
 
 
+def _versions(figures: Figures) -> charts.Chart:
+    """The transactions by version, older versions together."""
+    names = [row["model_version"] for row in figures.rows["model_versions"]][:MOST_VERSIONS]
+    kinds = {name: f"version{i}" for i, name in enumerate(names, 1)}
+    counts: dict[Any, Counter[str]] = defaultdict(Counter)
+    for row in figures.rows["versions_over_time"]:
+        counts[row["time"]][kinds.get(row["model_version"], "older")] += row["transactions"]
+    labels = {kind: name for name, kind in kinds.items()}
+    if any(each["older"] for each in counts.values()):
+        labels["older"] = "older ones"
+    values = {kind: [each[kind] for each in counts.values()] for kind in labels}
+    return charts.stacked(list(counts), values, figures.scored_step, labels)
+
+
+def _shadow(figures: Figures) -> list[Bar]:
+    bars = []
+    for row in figures.rows["shadow_agreement"][-MOST_SHADOWS:]:
+        # None where neither model raises an alert: they agree.
+        share = 100.0 if row["agreement_percent"] is None else row["agreement_percent"]
+        label = f"{row['day']:%Y-%m-%d} {row['shadow_version']} beside {row['model_version']}"
+        aside = (
+            f"{row['gained']:,} gained, {row['lost']:,} lost, of {row['alerts']:,} alerts "
+            f"in {row['transactions']:,} transactions"
+        )
+        bars.append(Bar(label, aside, f"{share:g} %", share))
+    return bars
+
+
 def _times(rows: Rows) -> list[Any]:
     return [row["time"] for row in rows]
 
@@ -185,7 +217,21 @@ SECTIONS: Final = (
         _drift,
         "No profiles in this time.",
     ),
+    Section(
+        "versions_over_time",
+        "Models over time",
+        "Transactions by the version that scored them and the time of the score, where a new one takes over.",
+        _versions,
+    ),
     Section("model_versions", "Model versions", "The transactions that each version has scored."),
+    Section(
+        "shadow_agreement",
+        "Shadow agreement",
+        "Alerts of both models as a share of the alerts of either, by day. Gained alerts are those of the "
+        "shadow model alone, lost ones those of the model in use alone.",
+        _shadow,
+        "No shadow model has scored in this time.",
+    ),
     Section(
         "last_alerts",
         "Last alerts",

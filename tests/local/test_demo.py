@@ -1,5 +1,6 @@
 """The demo, whole, and its checks."""
 
+import dataclasses
 import datetime as dt
 import functools
 import json
@@ -15,28 +16,39 @@ import pyarrow as pa
 import pytest
 from google.cloud import pubsub_v1
 
-from local import demo, demo_feed, pubsub
+from local import demo, demo_feed, demo_operate, pubsub
 from local.demo_commands import DemoError
+from local.demo_operate import OperatedReport
 from local.demo_report import FeedReport, Pace, alert_latency, alerts_by_kind
+from model import artifact
 
 pytestmark = pytest.mark.integration
 
 
-def run(capsys, model_dir, card_model, tmp_path, *args):
+@pytest.fixture(scope="module")
+def next_model(model_dir, tmp_path_factory):
+    """Another version of the model, which takes over."""
+    path, first = tmp_path_factory.mktemp("next"), artifact.read(model_dir)
+    manifest = dataclasses.replace(first.manifest, model_version="next")
+    artifact.write(path, manifest, [first.local_dir / name for name in first.manifest.files])
+    return path
+
+
+def run(capsys, model_dir, card_model, next_model, tmp_path, *args):
     argv = ["--model", str(model_dir), "--output", str(tmp_path / "demo"), "--count", "2000"]
-    cards = ["--card_model", str(card_model)]
+    cards = ["--card_model", str(card_model), "--next_model", str(next_model)]
     assert demo.main([*argv, *cards, "--format", "json", *args]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("server", ["embedded", "gcloud"])
-def test_the_demo(server, bigquery_emulator, capsys, model_dir, card_model, tmp_path):
+def test_the_demo(server, bigquery_emulator, capsys, model_dir, card_model, next_model, tmp_path):
     if server == "gcloud" and pubsub.missing():
         pytest.skip(" ".join(pubsub.missing()))
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.txt").write_text("mine")
     started = time.monotonic()
-    summary = run(capsys, model_dir, card_model, tmp_path, f"--pubsub={server}", "--rate=1000")
+    summary = run(capsys, model_dir, card_model, next_model, tmp_path, f"--pubsub={server}", "--rate=1000")
     took = time.monotonic() - started
     assert summary["pubsub"] == server
     for name, published in (("ulb", 2000), ("cards", 1000)):
@@ -61,15 +73,38 @@ def test_the_demo(server, bigquery_emulator, capsys, model_dir, card_model, tmp_
         assert f"<dd>{rows['scores']:,}</dd>" in page
         assert f"<dd>{rows['error_records']:,}</dd>" in page
     assert 0 < summary["ulb"]["alert_latency_ms"]["p50"] <= summary["ulb"]["alert_latency_ms"]["p99"]
-    (spike,) = [row for row in summary["cards"]["alerts_by_kind"] if row["planted_kind"] == "amount_spike"]
-    assert spike["high"] > 0
-    # The amount is a reason by itself, with the value that the payment had.
-    assert f"amount {spike['amount_of_the_highest']:g} (+" in spike["reasons_of_the_highest"]
+    kinds = {row["planted_kind"]: row for row in summary["cards"]["alerts_by_kind"]}
+    # By the past of the account, of which the alert speaks in words.
+    spike = kinds["amount_spike"]
+    assert spike["alerted_percent"] == 100
+    assert "amount_level: amount is " in spike["reasons_of_the_highest"]
+    assert "deviations over this account's 30-day level (+" in spike["reasons_of_the_highest"]
+    assert kinds["(normal)"]["alerted_percent"] < 2
+    operated = summary["operated"]
+    rows = {row["model_version"]: row["transactions"] for row in operated["versions"]}
+    assert rows.keys() == {artifact.read(model_dir).manifest.model_version, "next"}
+    assert sum(rows.values()) == operated["published"]
+    # The shift is named, and not in the fair feed before it. The test's first model saw few rows of its own.
+    amount = {
+        each["model_version"]
+        for each in operated["over"]
+        if (each["check"], each["name"]) == ("psi", "Amount")
+    }
+    assert amount == {"next"}
     assert (tmp_path / "demo" / "mine.txt").read_text() == "mine"
 
 
-def test_the_pages_are_served_until_the_demo_is_ended(model_dir, card_model, tmp_path):
-    argv = ["--model", str(model_dir), "--card_model", str(card_model), "--output", str(tmp_path / "demo")]
+def test_the_pages_are_served_until_the_demo_is_ended(model_dir, card_model, next_model, tmp_path):
+    argv = [
+        "--next_model",
+        str(next_model),
+        "--model",
+        str(model_dir),
+        "--card_model",
+        str(card_model),
+        "--output",
+        str(tmp_path / "demo"),
+    ]
     command = [sys.executable, "-m", "local.demo", *argv, "--count=400", "--rate=400", "--serve"]
     with subprocess.Popen(
         [*command, "--pubsub=embedded"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -102,12 +137,21 @@ def test_a_model_that_was_altered_is_an_error_without_a_traceback(capsys, model_
     assert "copy or train it again" in capsys.readouterr().err
 
 
-def test_the_report_for_people(bigquery_emulator, capsys, model_dir, card_model, tmp_path):
-    argv = ["--model", str(model_dir), "--output", str(tmp_path / "demo"), "--count", "500"]
+def test_the_report_for_people(bigquery_emulator, capsys, model_dir, card_model, next_model, tmp_path):
+    argv = [
+        "--next_model",
+        str(next_model),
+        "--model",
+        str(model_dir),
+        "--output",
+        str(tmp_path / "demo"),
+        "--count",
+        "500",
+    ]
     assert demo.main([*argv, "--card_model", str(card_model), "--pubsub=embedded"]) == 0
     out = capsys.readouterr().out
     for text in (
-        "Top anomalies",
+        "top anomalies",
         "Latency from the event to its score",
         "Alerts by planted kind",
         "Dead letters by reason",
@@ -119,6 +163,8 @@ def test_the_report_for_people(bigquery_emulator, capsys, model_dir, card_model,
         "Card payments, by the feature spec of examples/cards",
         "Conservation   250 messages",
         f"Page           {tmp_path / 'demo' / 'cards' / 'report.html'}",
+        "Another model, promoted while the stream ran: ",
+        "Then amounts came in cents",
     ):
         assert text in out
 
@@ -165,6 +211,11 @@ def test_scores_that_differ_are_an_error_and_two_empty_tables_are_no_proof():
         pa.table({"transaction_id": ["a"], "anomaly_score": [score]}) for score in (1.000009, 1.00002)
     )
     demo_feed.check_same(stored("a"), close)
+    moved = {"transaction_id": ["a", "b"], "account_id": ["1", "2"]}
+    first, second = (pa.table(moved | {"anomaly_score": scores}) for scores in ([1.0, 1.0], [2.0, 2.0]))
+    demo_feed.check_same(first, second, late=2)
+    with pytest.raises(DemoError, match="batch and streaming disagree"):
+        demo_feed.check_same(first, second, late=1)
     for first, second in ((stored("a"), other), (stored("a"), stored("b")), (stored(), stored())):
         with pytest.raises(DemoError, match="batch and streaming disagree"):
             demo_feed.check_same(first, second)
@@ -192,6 +243,19 @@ def test_a_message_without_a_row_is_an_error():
         demo_feed.check_stored(FeedReport(published=3, rows=rows))
 
 
+def test_an_operated_stream_must_lose_no_row_use_both_models_and_name_the_shift():
+    both = [{"model_version": version, "transactions": n} for version, n in (("a", 2), ("b", 3), ("b", 1))]
+    over = [{"name": "anomaly_score"}, {"name": "Amount"}]
+    demo_operate.check(OperatedReport(6, both, over))
+    for published, versions, named, reason in (
+        (7, both, over, "7 messages were published for two models, scored: {'a': 2, 'b': 4}"),
+        (2, both[:1], over, "2 messages were published for two models, scored: {'a': 2}"),
+        (6, both, over[:1], "amounts came in cents, and anomaly watch does not name Amount"),
+    ):
+        with pytest.raises(DemoError, match=re.escape(reason)):
+            demo_operate.check(OperatedReport(published, versions, named))
+
+
 def test_a_model_of_other_features_is_an_error(model_dir, tmp_path):
     with pytest.raises(DemoError, match=r"expected a model of the features in .*features\.yaml, got"):
         demo.ensure_card_model(model_dir, demo.CARD_SPEC, tmp_path / "payments.csv")
@@ -215,7 +279,7 @@ def test_the_alerts_of_a_kind_and_the_reasons_of_its_highest():
         "high": 1,
         "alerted_percent": 66.67,
         "amount_of_the_highest": 50.0,
-        "reasons_of_the_highest": "country NZ (+8.00)",
+        "reasons_of_the_highest": "country: NZ (+8.00)",
     }
     assert (normal["planted_kind"], normal["reasons_of_the_highest"]) == ("(normal)", None)
 

@@ -111,6 +111,25 @@ def figures(texts: tuple[str, ...] = ("tx-1", "tx-2")) -> Figures:
             }
             for text in texts
         ],
+        "versions_over_time": [
+            {"time": time, "model_version": text, "transactions": 300}
+            for i, time in enumerate(hours)
+            for text in (texts[:1] if i < 4 else texts)
+        ],
+        "shadow_agreement": [
+            {
+                "day": NOON.replace(hour=0),
+                "model_version": text,
+                "shadow_version": text,
+                "transactions": 9000,
+                "alerts": 43,
+                "shadow_alerts": 41,
+                "gained": 3,
+                "lost": 5,
+                "agreement_percent": 82.6,
+            }
+            for text in texts
+        ],
     }
     extent = {"first_scored": NOON, "last_scored": hours[-1], "first_event": NOON, "last_event": hours[-1]}
     made_at = hours[-1] + dt.timedelta(minutes=1)

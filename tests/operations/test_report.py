@@ -34,6 +34,7 @@ def filled(bigquery_emulator):
         score_row(3, 15.0, "medium", NOON)
         | {"amount": 4312.5, "top_features": [{"feature": "city", "contribution": 7.5, "value": RED}]},
     ]
+    scores[1] |= {"shadow_score": 40.0, "shadow_severity": "high", "shadow_version": HOSTILE[0]}
     scores.append(scores[2])
     alerts = [
         {key: value for key, value in row.items() if key != "encoded"}
@@ -93,11 +94,17 @@ def test_the_figures_and_the_page_of_a_dataset(filled, tmp_path, capsys):
         "v1": 3,
         HOSTILE[0]: 1,
     }
+    assert {row["model_version"]: row["transactions"] for row in rows["versions_over_time"]} == {
+        "v1": 3,
+        HOSTILE[0]: 1,
+    }
+    (shadow,) = rows["shadow_agreement"]
+    assert (shadow["shadow_version"], shadow["gained"], shadow["lost"]) == (HOSTILE[0], 1, 0)
     text = path.read_text(encoding="utf-8")
     assert "<script" not in text
     assert "&lt;script&gt;" in text
     assert "<dt>Amount</dt><dd>4,312.5</dd>" in text
-    assert r"city \x1b[31mNZ (+7.50)" in text
+    assert r"city: \x1b[31mNZ (+7.50)" in text
     assert r"<bdi>city</bdi> <small><bdi>\x1b[31mNZ</bdi></small>" in text
 
 
@@ -110,7 +117,7 @@ def test_the_figures_for_people(filled, capsys):
     assert "payload: not JSON" in out
     (alert,) = [line for line in out.splitlines() if "tx-3" in line]
     assert "4,312.5 " in alert
-    assert r"city \x1b[31mNZ (+7.50)" in alert
+    assert r"city: \x1b[31mNZ (+7.50)" in alert
     assert "\x1b" not in out
 
 
@@ -127,8 +134,8 @@ def test_a_page_that_scans_too_much_is_refused_before_anything_runs(filled, monk
     dataset, endpoint = filled
     monkeypatch.setattr(query, "scanned_bytes", lambda *_: 200)
     monkeypatch.setattr(query, "run", lambda *_: pytest.fail("it ran"))
-    assert report.main([f"--dataset={dataset}", endpoint, "--max_bytes=1799"]) == 1
-    assert "would scan 1,800 bytes, over --max_bytes=1799: pass a later --since" in capsys.readouterr().err
+    assert report.main([f"--dataset={dataset}", endpoint, "--max_bytes=2199"]) == 1
+    assert "would scan 2,200 bytes, over --max_bytes=2199: pass a later --since" in capsys.readouterr().err
 
 
 @pytest.mark.integration

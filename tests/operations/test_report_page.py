@@ -29,7 +29,7 @@ def outline(*args, **kwargs):
 
 
 def test_text_of_messages_changes_no_element_and_no_attribute():
-    letters = tuple("a" if text else "" for text in HOSTILE)
+    letters = tuple(f"{i}" if text else "" for i, text in enumerate(HOSTILE))
     plain, hostile = outline(figures(letters)), outline(figures(HOSTILE))
     assert [tag for tag, _ in plain] == [tag for tag, _ in hostile]
     assert plain == hostile
@@ -71,7 +71,7 @@ def test_every_section_has_a_heading_and_its_figures_as_text():
     assert headings == named
     assert len(headings) == len(sections.SECTIONS)
     images = [each for tag, each in elements if tag == "svg" and each.get("role") == "img"]
-    assert len(images) == 4
+    assert len(images) == 5
     assert all(each["aria-label"] for each in images)
     assert sum(tag == "summary" for tag, _ in elements) == len(sections.SECTIONS) - 1
 
@@ -97,6 +97,29 @@ def test_the_drift_is_drawn_for_the_features_with_the_most_of_it():
     bars = sections._drift(some)
     assert (bars[0].percent, bars[1].percent) == (100.0, 2.5)
     assert bars[1].aside == "v2: 0.5 % outside the training"
+
+
+def test_the_versions_that_scored_last_have_a_colour_and_the_older_ones_share_one():
+    some = figures(tuple(f"v{i}" for i in range(9, 4, -1)))
+    drawn = sections._versions(some)
+    assert drawn.series == {"version1": "v9", "version2": "v8", "version3": "v7", "older": "older ones"}
+    first = [mark.kind for mark in drawn.bars if mark.points[0][0] == charts.LEFT]
+    assert first == ["version1"]
+    assert {mark.kind for mark in drawn.bars} == set(drawn.series)
+    (last,) = {mark.points[1][0] for mark in drawn.bars if mark.points[1][0] >= charts.RIGHT - 1}
+    heights = {
+        mark.kind: mark.points[1][1] - mark.points[0][1] for mark in drawn.bars if mark.points[1][0] == last
+    }
+    assert heights["older"] == pytest.approx(2 * heights["version1"], abs=0.1)
+
+
+def test_the_shadow_agreement_is_the_share_of_alerts_that_both_raise():
+    some = figures(("v1", "v2"))
+    some.rows["shadow_agreement"][1] |= {"alerts": 0, "gained": 0, "lost": 0, "agreement_percent": None}
+    first, second = sections._shadow(some)
+    assert (first.label, first.value, first.percent) == ("2026-03-08 v1 beside v1", "82.6 %", 82.6)
+    assert first.aside == "3 gained, 5 lost, of 43 alerts in 9,000 transactions"
+    assert second.value == "100 %"  # neither raised one
 
 
 def test_the_value_of_a_feature_is_shown_where_the_table_has_it():

@@ -14,7 +14,7 @@ from common.retry import Patience
 from tests.model.serving.artifacts import transactions
 from tests.transforms.remote_server import ENDPOINT, JSON, FaultServer, Reply, Reset, status
 from transforms.remote import Limits, TorchServeHandler, VertexHandler
-from transforms.schema import TRACE_FIELDS, TRANSACTIONS
+from transforms.schema import CARRIED_FIELDS, TRANSACTIONS
 from transforms.score import PytorchHandler
 
 TIME = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
@@ -88,7 +88,7 @@ def batch_of(features: np.ndarray, first: int = 0) -> pa.RecordBatch:
         pa.array([TIME] * n, TRANSACTIONS.field("event_time").type),
         pa.repeat(False, n),
         pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), 30),
-        *(pa.nulls(n, field.type) for field in TRACE_FIELDS),
+        *(pa.nulls(n, field.type) for field in CARRIED_FIELDS),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TRANSACTIONS)
 

@@ -47,7 +47,7 @@ class TestToTransactions:
         )
         assert parsed.transactions.schema == TRANSACTIONS
         assert parsed.transactions.to_pylist() == [
-            dict(zip(TRANSACTIONS.names, (*row, None, None, None, None), strict=True))
+            dict(zip(TRANSACTIONS.names, (*row, None, None, None, None, None), strict=True))
             for row in (
                 ("a", "x", EARLIER, False, features(0)),
                 ("b", None, NOW, True, features(1)),

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 from apache_beam.io.gcp.pubsub import PubsubMessage
+from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.testing.util import assert_that, equal_to
 
 from model import artifact
@@ -89,7 +90,28 @@ def test_conservation_over_many_messages(detect):
         metrics.ROWS_SCORED: 900,
         metrics.TIMES_DEFAULTED: 900,
         metrics.DEAD_LETTERS: 100,
+        f"{metrics.DEAD_LETTERS}.parse.payload": 100,
     }
+
+
+def test_lateness_scores_and_the_age_of_the_model_are_distributions(detect):
+    hour_ago = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
+    late = [PubsubMessage(payload(f"t-{i}", NORMAL), {}, str(i), hour_ago) for i in range(20)]
+    p = pipeline()
+    _ = p | beam.Create([late, [message("b", STRANGE)]]) | detect
+    result = p.run()
+    result.wait_until_finish()
+    totals = metrics.totals(result)
+    assert (totals["alerts_high"], totals[metrics.ALERTS]) == (1, 1)
+    found = result.metrics().query(MetricsFilter().with_namespace(metrics.NAMESPACE))["distributions"]
+    spread = {each.key.metric.name: each.result for each in found}
+    # Seven of twenty rows stand for their batch, the one of the other for itself.
+    assert spread[metrics.EVENT_TO_SCORED].count == spread[metrics.SCORE_MILLI].count == 8
+    assert spread[metrics.EVENT_TO_SCORED].max > 3_600_000
+    assert spread[metrics.FRESHNESS].count == spread[metrics.MODEL_AGE].count == 2
+    assert spread[metrics.FRESHNESS].max >= 3_600_000
+    assert spread[metrics.SCORE_MILLI].max >= 20_000
+    assert 0 <= spread[metrics.MODEL_AGE].max < 3600
 
 
 def test_values_out_of_the_range_of_the_training_are_counted(detect):

@@ -66,6 +66,7 @@ def test_a_message_becomes_a_row():
         "publish_time": None,
         "read_at": None,
         "pass_through": None,
+        "source": None,
     }
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
+import multiprocessing
 import signal
+from concurrent.futures import ProcessPoolExecutor
 
+import numpy as np
 import orjson
 import psutil
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from model import artifact
+from model.serving.metrics import ENV_DIRECTORY, Metrics
 from tests.model.serving.artifacts import VERSION, transactions
 from tests.model.serving.servers import container
 
@@ -102,3 +109,35 @@ def served_by(process: psutil.Process, url: str) -> bool:
     with contextlib.suppress(psutil.Error):
         return process.environ().get("AIP_HTTP_PORT") == url.rpartition(":")[2]
     return False
+
+
+def swapped(uri: str) -> str:
+    """The metrics of a process in which a new model came between an answer and its count."""
+    metrics, first = Metrics(), artifact.read(uri).manifest
+    second = dataclasses.replace(first, model_version="next", thresholds={"medium": 400.0, "high": 900.0})
+
+    async def answer() -> None:
+        metrics.loaded(first)
+        metrics.answered("predict", 0.001, np.float32([500.0, 600.0]), first.model_version)
+        metrics.loaded(second)
+        metrics.answered("predict", 0.001, np.float32([500.0]), second.model_version)
+        metrics.flush()
+
+    asyncio.run(answer())
+    return metrics.text()[0].decode()
+
+
+def test_scores_are_counted_under_the_version_that_gave_them_by_its_buckets(
+    served_artifact, monkeypatch, tmp_path
+):
+    # prometheus-client decides at its import where values are kept: a process of its own.
+    monkeypatch.setenv(ENV_DIRECTORY, str(tmp_path))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        text = pool.submit(swapped, served_artifact.uri).result(timeout=120)
+    lines = text.splitlines()
+    assert f'anomaly_server_score_count{{model_version="{VERSION}"}} 2.0' in lines
+    assert f'anomaly_server_score_sum{{model_version="{VERSION}"}} 1100.0' in lines
+    assert 'anomaly_server_score_count{model_version="next"} 1.0' in lines
+    assert 'anomaly_server_score_bucket{le="400.0",model_version="next"} 0.0' in lines
+    assert 'anomaly_server_score_bucket{le="900.0",model_version="next"} 1.0' in lines
+    assert "anomaly_server_rows_total 3.0" in lines
