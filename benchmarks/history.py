@@ -42,7 +42,7 @@ from features.history.update import update
 from features.learnt import NOTHING
 from features.ulb import FEATURES
 from model import artifact, train
-from model.dataset import Dataset
+from model.dataset import Dataset, from_arrow
 from model.fitting import TrainingOptions
 from transforms.alert import Alert
 from transforms.coder import RecordBatchCoder
@@ -211,12 +211,13 @@ def bare(one: FeatureSpec, buckets: int, size: int, accounts: int, rows: int) ->
     return Sizes(written / rows, held / len(keys), tables.nbytes / len(keys), rows / took)
 
 
-def model(directory: Path, one: FeatureSpec) -> str:
-    """Trains a model on noise: its speed is that of any other."""
-    inputs = np.random.default_rng(0).lognormal(1, 0.5, (6_000, len(one.inputs))).astype(np.float32)
+def model(directory: Path, one: FeatureSpec, table: pa.Table) -> str:
+    """Trains a model on some of the rows that it scores: each model then alerts on the same share of them."""
+    dataset = from_arrow(table, "", "", one)
+    some = np.random.default_rng(0).choice(len(dataset.features), 6_000, replace=False)
     path = str(directory / f"model-{len(one.inputs)}-{one.is_numeric}")
     options = TrainingOptions(epochs=1, split="random")
-    train.train(Dataset(inputs, None, {}, one), path, options, "1", progress=False)
+    train.train(Dataset(dataset.features[some], None, {}, one), path, options, "1", progress=False)
     return path
 
 
@@ -231,40 +232,57 @@ def pipeline(lines: str, path: str, output: Path, history: History | None) -> fl
     return time.process_time() - began
 
 
+def payments(rows: int, accounts: int) -> pa.Table:
+    """Makes payments of 30 numbers, a millisecond apart, of accounts drawn at random."""
+    rng = np.random.default_rng(0)
+    columns = dict(zip(FEATURES, rng.lognormal(1, 0.5, (len(FEATURES), rows)).round(6), strict=True))
+    keys = {
+        "transaction_id": pa.array(np.arange(rows)).cast(pa.string()),
+        "account_id": pa.array(rng.integers(accounts, size=rows)).cast(pa.string()),
+        "event_time": pa.array(START + np.arange(rows) * 1_000).cast(pa.timestamp("us", tz="UTC")),
+    }
+    return pa.table(keys | columns)
+
+
 def on_top(rows: int, runs: int, accounts: int) -> None:
-    """Prints the cost of history in the whole pipeline."""
+    """Prints the cost of history in the whole pipeline: start-up, and by row the rest."""
     numbers, own = spec(FEATURES), spec(FEATURES, _HISTORY)
     content = numbers.to_json()
     content["features"][-1]["missing"] = 0.0
     # A model with history reads objects of own features, which is slower than 30 numbers that must be there.
     objects = FeatureSpec.from_json(content)
-    rng = np.random.default_rng(0)
+    table = payments(rows, accounts)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        with (directory / "lines.jsonl").open("wb") as file:
-            for i, values in enumerate(rng.lognormal(1, 0.5, (rows, len(FEATURES))).round(6).tolist()):
-                key = {"transaction_id": f"t-{i}", "account_id": f"a-{rng.integers(accounts)}"}
-                moment = {"event_time": f"2026-01-01T00:00:00.{i % 1_000_000:06d}Z"}
-                file.write(orjson.dumps(key | moment | dict(zip(FEATURES, values, strict=True))) + b"\n")
-        models = {one: model(directory, one) for one in (numbers, objects, own)}
+        lines = [orjson.dumps(row) + b"\n" for row in table.to_pylist()]
+        sizes = (rows // 5, rows)
+        for size in sizes:
+            (directory / f"{size}.jsonl").write_bytes(b"".join(lines[:size]))
+        models = {one: model(directory, one, table) for one in (numbers, objects, own)}
         ways = {
             "numbers alone, as (b)": (numbers, None),
             "own features, without history": (objects, None),
             "with history, state in 16 buckets": (own, History(own, streaming=True)),
             "with history, sorted": (own, History(own)),
         }
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        seconds: dict[tuple[str, int], list[float]] = {}
         for number in range(runs + 1):
-            for way, (one, history) in ways.items():
-                took = pipeline(str(directory / "lines.jsonl"), models[one], directory / "out", history)
-                if number:  # the first round warms up
-                    seconds[way].append(took)
-    print(f"\nJSON lines of 30 numbers to Parquet, {rows:,} rows, {accounts:,} accounts:\n")
-    print("| | rows by CPU second | time beside own features without history |\n|---|---:|---:|")
-    for way, took in seconds.items():
-        base = seconds["own features, without history"]
-        more = statistics.median(a / b - 1 for a, b in zip(took, base, strict=True))
-        print(f"| {way} | {rows / statistics.median(took):,.0f} | {more:+.0%} |")
+            for size in sizes:
+                for way, (one, history) in ways.items():
+                    lines_of = str(directory / f"{size}.jsonl")
+                    took = pipeline(lines_of, models[one], directory / "out", history)
+                    if number:  # the first round warms up
+                        seconds.setdefault((way, size), []).append(took)
+    print(f"\nJSON lines of 30 numbers to Parquet, {sizes[0]:,} and {rows:,} rows, {accounts:,} accounts:\n")
+    print("| | start-up, s | a row, microseconds | a row, beside own features | all, beside own features |")
+    print("|---|---:|---:|---:|---:|")
+    few, many = ({way: statistics.median(seconds[way, size]) for way in ways} for size in sizes)
+    by_row = {way: (many[way] - few[way]) / (sizes[1] - sizes[0]) for way in ways}
+    base = "own features, without history"
+    for way, each in by_row.items():
+        more, all_more = each / by_row[base] - 1, many[way] / many[base] - 1
+        start = many[way] - each * rows
+        print(f"| {way} | {start:.2f} | {1e6 * each:.1f} | {more:+.0%} | {all_more:+.0%} |")
 
 
 @command

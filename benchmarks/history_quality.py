@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from common.command import command
 from common.output import print_rows
 from features.declaration import FeatureSpec
 from model import evaluation, fitting, torchscript
@@ -49,12 +50,12 @@ SPECS: Final = {
         PLAIN[0],
         history("amount_level", "deviation", "90d"),
         history("amount_level_fortnight", "deviation", "15d"),
-        history("usual_amount", "mean", "90d"),
     ],
     "without history": PLAIN,
 }
 
 
+@command
 def main() -> None:
     """Prints a table of figures, the mean and the standard deviation over the seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)

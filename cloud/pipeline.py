@@ -80,6 +80,7 @@ class PipelineCommand:
     scores_topic: str | None = None
     input: str | None = None
     shadow_model: str | None = None
+    history: str | None = None
     input_table: str | None = None
     input_query: str | None = None
     scorer: str | None = None

@@ -53,6 +53,8 @@ def plan_checks(request: JobRequest, clients: Clients) -> Iterator[Check]:
     if command.shadow_model:
         shadow = command.shadow_model
         yield partial(storage.check_model, project, command, request.names.bucket_url, shadow)
+    if command.history:
+        yield partial(storage.check_history, clients, command, command.history)
     if command.subscription:
         topic = request.names.topic("transactions")
         yield partial(services.check_subscription, clients, command.subscription, topic)

@@ -49,11 +49,10 @@ RATE: Final = 800
 SERVED_RATE: Final = 100
 """A rate at which a page is worth watching."""
 CARD_SPEC: Final = Path(__file__).resolve().parents[1] / "examples" / "cards" / "features.yaml"
-TRAINING_PAYMENTS: Final = 40_000
-TRAINING_SEED: Final = 1
-TRAINING_START: Final = "2026-01-01T00:00:00Z"
 NEXT_TRAINING: Final = ("--rows", "8000", "--epochs", "20", "--seed", "7")
 """Of the model that takes over: a short training, which is enough to be another model."""
+PAST_PAYMENTS: Final = 40_000
+"""Of the same accounts, before those that are published: to train on, and to build the histories of."""
 PAYMENTS_A_DAY: Final = 3_000
 """Fewer than the publisher's accounts make: simulated time must reach the last payment before the present."""
 
@@ -139,22 +138,27 @@ def ensure_model(path: Path, *flags: str) -> artifact.Manifest:
     return _verified(path)
 
 
+def publish_past(path: Path, seed: int, start: dt.datetime) -> None:
+    """Writes the past payments of the accounts as a labelled CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = ("--count", str(PAST_PAYMENTS), "--seed", str(seed), "--fraud_share", str(CARD_FRAUD_SHARE))
+    times = ("--start_time", start.isoformat(), "--quiet")
+    ran("publish", "--spec", "card", "--csv", str(path), "--labelled", *flags, *times)
+
+
 def ensure_card_model(path: Path, features: Path, payments: Path) -> artifact.Manifest:
-    """Reads the model of card payments; trains it on payments of the publisher first where there is none.
+    """Reads the model of card payments; trains it on past payments first where there is none.
 
     Args:
       path: of the artifact.
       features: the feature spec.
-      payments: CSV file that is written for the training.
+      payments: CSV file that `publish_past` has written.
 
     Raises:
       DemoError: the model is of other features.
     """
     if not (path / artifact.MANIFEST_FILE).is_file():
         say("Train a model on card payments")
-        flags = ("--count", str(TRAINING_PAYMENTS), "--seed", str(TRAINING_SEED), "--quiet")
-        start = ("--start_time", TRAINING_START)
-        ran("publish", "--spec", "card", "--csv", str(payments), "--labelled", *flags, *start)
         data = ("--data", str(payments), "--features", str(features))
         print(ran("train", *data, "--output", str(path)), file=sys.stderr)
     manifest = _verified(path)
@@ -177,9 +181,11 @@ def feeds(options: DemoOptions) -> tuple[Feed, Feed]:
     """Makes both kinds of transactions, with their models: the ULB table, and card payments."""
     cards, count = options.output / "cards", options.count // 2
     ulb_model = ensure_model(options.model)
-    cards.mkdir(parents=True, exist_ok=True)
-    card_model = ensure_card_model(options.card_model, options.card_features, cards / "payments.csv")
-    start = default_start_time() - dt.timedelta(days=count // PAYMENTS_A_DAY)
+    start = default_start_time() - dt.timedelta(days=(PAST_PAYMENTS + count) // PAYMENTS_A_DAY)
+    say(f"{PAST_PAYMENTS:,} past payments of the accounts")
+    payments = cards / "payments.csv"
+    publish_past(payments, options.seed, start)
+    card_model = ensure_card_model(options.card_model, options.card_features, payments)
     ulb = Feed(
         kind="ulb",
         model=options.model,
@@ -204,6 +210,8 @@ def feeds(options: DemoOptions) -> tuple[Feed, Feed]:
         seed=options.seed,
         fraud_share=CARD_FRAUD_SHARE,
         start=start,
+        skip=PAST_PAYMENTS,
+        past=payments if card_model.spec.history else None,
     )
 
 

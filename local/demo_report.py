@@ -150,8 +150,8 @@ def print_report(report: DemoReport) -> None:
     print("\nCard payments, by the feature spec of examples/cards: alerts by planted kind")
     print_rows(cards.alerts_by_kind)
     print(
-        "A kind with few alerts looks ordinary by itself: each transaction is scored alone, without the "
-        "history of its account."
+        "amount_level, payments_burst and new_country compare a payment with the past of its account. "
+        "A kind with few alerts looks usual all the same."
     )
     _print_figures(cards)
     print_operated(report.operated)

@@ -133,10 +133,17 @@ class Manifest:
 
     @property
     def ranges(self) -> FeatureRanges:
-        """The ranges of the inputs that are in the score; the others may take any value.
+        """The ranges of the inputs by which a feed in other units is known.
 
         Times of the day and of the week have none: a feed has its hours, and is no other one for that.
+        History has none: a stream may begin with new accounts alone.
         """
+        computed = {feature.name for feature in self.spec.history}
+        quantiles = {name: values for name, values in self._profiled().items() if name not in computed}
+        return FeatureRanges(self.spec.inputs, quantiles)
+
+    def _profiled(self) -> Quantiles:
+        """The quantiles of the inputs that are in the score; the others may take any value."""
         constant = self.training.get("constant_features", ())
         watched = {
             name
@@ -145,12 +152,11 @@ class Manifest:
             )
             if is_scored and name not in constant and self.spec.features[group].rules.value != "time"
         }
-        quantiles = {name: values for name, values in self.feature_quantiles.items() if name in watched}
-        return FeatureRanges(self.spec.inputs, quantiles)
+        return {name: values for name, values in self.feature_quantiles.items() if name in watched}
 
     def bins(self, every: int) -> Bins:
         """Makes the bins by which each `every`-th row is counted: of the watched inputs, and of the score."""
-        quantiles = self.ranges.quantiles
+        quantiles = self._profiled()
         names = [name for name in self.spec.inputs if name in quantiles]
         scores = np.interp(PROBABILITIES, self.quantiles.probabilities, self.quantiles.scores).tolist()
         shares = [self.feature_shares.get(name) or nominal_shares(quantiles[name]) for name in names]

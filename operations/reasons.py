@@ -13,19 +13,21 @@ def reasons(top_features: Iterable[Mapping[str, Any]]) -> str:
     Values are text of strangers: whoever shows the line escapes it.
 
     >>> reasons([{"feature": "country", "contribution": 7.5, "value": "NZ"}])
-    'country NZ (+7.50)'
+    'country: NZ (+7.50)'
+    >>> level = "amount is 6.1 deviations over this account's 30-day level"
+    >>> reasons([{"feature": "amount_level", "contribution": 6.0, "value": level}])
+    "amount_level: amount is 6.1 deviations over this account's 30-day level (+6.00)"
 
     Args:
-      top_features: of a row of scores or alerts; `value` is null below severity medium, and in old rows.
+      top_features: of a row of scores or alerts; `value` is null below severity medium, and in old rows. Of
+        a history feature it is a clause, made where the row was scored: a table does not know the spec.
     """
-    return ", ".join(
-        " ".join(
-            part
-            for part in (str(each["feature"]), value_text(each.get("value")), _share(each["contribution"]))
-            if part
-        )
-        for each in top_features
-    )
+    return "; ".join(_reason(each) for each in top_features)
+
+
+def _reason(each: Mapping[str, Any]) -> str:
+    name, value, share = str(each["feature"]), value_text(each.get("value")), _share(each["contribution"])
+    return " ".join(part for part in (f"{name}: {value}" if value else name, share) if part)
 
 
 def value_text(value: Any) -> str:

@@ -171,8 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] != [_ACTION]:
         if words[:1] in (["-h"], ["--help"]):
-            parser().print_help()
-            return 0
+            parser().parse_args(words)  # prints the help, and ends
         raise OptionError(f"expected `anomaly history {_ACTION}`, got {words[0] if words else 'nothing'!r}")
     try:
         options, result = run(words[1:])

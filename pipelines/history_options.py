@@ -51,11 +51,19 @@ class HistoryOptions:
         """
         if self.history is None:
             return None
-        if not spec.history:
-            raise OptionError("--history: the model of --model has no history features; leave --history out")
         try:
             files = HistoryFiles.read(self.history)
-            files.check(plans(spec), self.history_buckets)
+            self.check(files, spec)
         except HistoryFilesError as error:
             raise OptionError(f"--history: {error}") from error
         return files
+
+    def check(self, files: HistoryFiles, spec: FeatureSpec) -> None:
+        """Checks that histories fit a model.
+
+        Raises:
+          HistoryFilesError: the model has no history features, or the histories are those of others.
+        """
+        if not spec.history:
+            raise HistoryFilesError("the model of --model has no history features; leave --history out")
+        files.check(plans(spec), self.history_buckets)

@@ -25,6 +25,7 @@ from publisher.ulb import ULB
 
 _UNKNOWN_DAYS: Final = 365
 """Days of simulated time before today of a stream of card payments without an end."""
+_SKIPPED_AT_ONCE: Final = 10_000
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -60,6 +61,13 @@ class ContentOptions:
         "merchant, category, country, channel, amount and time (default: %(default)s)",
     )
     seed: int = option(0, type=at_least(0), metavar="N", help="default: %(default)s")
+    skip: int = option(
+        0,
+        type=at_least(0),
+        metavar="N",
+        help="leave out the first N transactions, made by a run with the same options and --count N: "
+        "accounts have a past (default: %(default)s)",
+    )
     fraud_share: float | None = option(
         None,
         type=Number(0, 0.9, whole=False),
@@ -139,10 +147,14 @@ class ContentOptions:
         generator: CardGenerator | TransactionGenerator
         if is_card:
             generator = self._card_generator()
-            start = self.start_time or _start_time(generator, expected)
+            start = self.start_time or _start_time(
+                generator, None if expected is None else expected + self.skip
+            )
         else:
             generator = self._ulb_generator(count)
             start = self.start_time or default_start_time()
+        for first in range(0, self.skip, _SKIPPED_AT_ONCE):
+            generator.transactions(min(_SKIPPED_AT_ONCE, self.skip - first))
         return MessageSource(
             generator,
             malformed_share=self.malformed_share,

@@ -47,6 +47,8 @@ WRITTEN: Final = "history_bytes_written"
 """Counts the bytes that went into the state."""
 _KEY, _NUMBER, _CATEGORY, _VALUE = "history_key", "history_number_", "history_category_", "history_value_"
 """Columns that a batch has between the steps."""
+SORTED_BY: Final = ("event_time", "transaction_id")
+"""Columns by which a batch job sorts the rows of a group."""
 SPLIT_BYTES: Final = 8 * MAX_BATCH_BYTES
 """Bytes that a batch job divides at once: more of them make fewer and longer pieces."""
 
@@ -312,14 +314,20 @@ class _SortedFn(beam.DoFn):
         self._start = start
 
     def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterable[pa.RecordBatch]:
-        """Reads the history."""
-        group, parts = element
+        """Reads the history. The parts stay as they came: to sort all their columns would cost more."""
+        group, parts = element[0], [*element[1]]
         table = first_table(self._plan, group, self._buckets, self._groups, self._start)
         until = NEVER if self._start is None else self._start.until
-        for batch in in_order([*parts]):
-            applied = apply(self._plan, table, rows_of(self._plan, batch), until)
+        rows, order = in_order(self._plan, parts)
+        values = np.empty((len(order), len(self._plan.names)))
+        for start in range(0, len(order), BATCH_ROWS):
+            index = order[start : start + BATCH_ROWS]
+            applied = apply(self._plan, table, rows.take(index), until)
             metrics.add({KEYS: applied.new_keys, KNOWN: applied.known})
-            yield with_values(batch, applied.values)
+            values[index] = applied.values
+        for part in parts:
+            yield with_values(part, values[: part.num_rows])
+            values = values[part.num_rows :]
 
 
 def first_table(plan: Plan, group: int, buckets: int, groups: int, start: Start | None) -> Table:
@@ -330,9 +338,10 @@ def first_table(plan: Plan, group: int, buckets: int, groups: int, start: Start 
     return Table(plan, block.take(bucket_of(block.keys, groups) == group))
 
 
-def in_order(parts: Sequence[pa.RecordBatch], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of parts in the order of their times, and of their ids where times are equal."""
-    whole = join(parts)
-    order = pc.sort_indices(whole, sort_keys=[("event_time", "ascending"), ("transaction_id", "ascending")])
-    for start in range(0, whole.num_rows, rows):
-        yield whole.take(order.slice(start, rows))
+def in_order(plan: Plan, parts: Sequence[pa.RecordBatch]) -> tuple[Rows, npt.NDArray[np.intp]]:
+    """Returns the rows of parts, and their order by time, and by id where times are equal."""
+    schema = parts[0].schema
+    used = [*SORTED_BY, *schema.names[schema.get_field_index(_KEY) :]]
+    whole = join([part.select(used) for part in parts])
+    order = pc.sort_indices(whole, sort_keys=[(name, "ascending") for name in SORTED_BY])
+    return rows_of(plan, whole), order.to_numpy()

@@ -17,18 +17,18 @@ from transforms.history import (
     BUCKETS,
     GROUPS_A_BUCKET,
     KEYS,
+    SORTED_BY,
     SPLIT_BYTES,
     SplitFn,
     first_table,
     in_order,
-    rows_of,
 )
 from transforms.history_files import HistoryFiles, HistoryFilesError, Keys, by, write_bucket
 from transforms.history_state import NEVER, Start, apply
+from transforms.rebatch import BATCH_ROWS
 
 COUNTED = "history_rows_counted"
 """Counts the rows of which the histories are made, once for each kind of key."""
-_COLUMNS = ("transaction_id", "event_time")
 
 
 class _Group(NamedTuple):
@@ -79,7 +79,7 @@ class BuildHistory(beam.PTransform):
             written.append(
                 transactions
                 | f"Split by {label}"
-                >> beam.ParDo(SplitFn(plan, groups, SPLIT_BYTES, _COLUMNS)).with_output_types(
+                >> beam.ParDo(SplitFn(plan, groups, SPLIT_BYTES, SORTED_BY)).with_output_types(
                     tuple[int, pa.RecordBatch]
                 )
                 | f"Group by {label}" >> beam.GroupByKey()
@@ -108,8 +108,9 @@ class _CountFn(beam.DoFn):
         table = first_table(self._plan, group, self._buckets, self._groups, self._start)
         since = NEVER if self._start is None else self._start.until
         latest, count, new = since, 0, 0
-        for batch in in_order([*parts]):
-            rows = rows_of(self._plan, batch)
+        whole, order = in_order(self._plan, [*parts])
+        for start in range(0, len(order), BATCH_ROWS):
+            rows = whole.take(order[start : start + BATCH_ROWS])
             if self._until is not None:
                 rows = rows.take(rows.times <= self._until)
             if not len(rows.keys):

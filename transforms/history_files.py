@@ -81,6 +81,16 @@ class HistoryFiles:
                 "expected a directory that `anomaly history build` has completed, cannot read "
                 f"{path}: {error}"
             ) from error
+        return cls.of(directory, content)
+
+    @classmethod
+    def of(cls, directory: str, content: dict[str, Any]) -> HistoryFiles:
+        """Makes the history of a directory from the content of its index.
+
+        Raises:
+          HistoryFilesError: the index is of another version.
+        """
+        path = _join(directory, INDEX)
         if content.get("format") != FORMAT:
             raise HistoryFilesError(f"{path}: expected format {FORMAT}, got {content.get('format')}")
         keys = tuple(Keys(**{**one, "buckets": tuple(one["buckets"])}) for one in content["keys"])

@@ -260,11 +260,19 @@ def apply(plan: Plan, table: Table, rows: Rows, until: int = NEVER) -> Applied:
       rows: all of one bucket.
       until: rows up to this time read their values, and do not count again.
     """
-    histories = table.find(np.unique(rows.keys))
+    histories = table.find(_each_once(rows.keys))
     counted = rows.times > until
     values, changed = update(plan, histories, rows, counted)
     late = _late(histories, rows)
     return Applied(values, changed, table.put(changed), late, int(len(counted) - counted.sum()))
+
+
+def _each_once(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Sorts keys and drops repetitions; for the few keys of a part `np.unique` takes four times as long."""
+    keys = np.sort(keys)
+    is_first = np.ones(len(keys), bool)
+    is_first[1:] = keys[1:] != keys[:-1]
+    return keys[is_first]
 
 
 def _late(histories: Block, rows: Rows) -> int:

@@ -11,7 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from features.declaration import Feature, FeatureSpec
+from features.kinds import HISTORY
 from features.values import shown
+from features.words import explain
 
 MAX_CHARACTERS: Final = 100
 """Longer values are cut."""
@@ -55,6 +57,8 @@ def value_texts(
     spec: FeatureSpec,
 ) -> pa.Array:
     """Writes the values that rows had in their top features, row by row, for a reviewer.
+
+    Of a history feature a clause says what the number means.
 
     Rows that nobody reviews have nulls: a text for each of them would cost as much as their score.
 
@@ -120,13 +124,20 @@ def _text(feature: Feature, value: Any) -> str:
     if isinstance(value, dt.datetime):
         local = value.astimezone(ZoneInfo(feature.timezone))
         return local.strftime("%H:%M") if feature.kind == "time_of_day" else _DAYS[local.weekday()]
+    if feature.kind == HISTORY:
+        # Who reads the table has no spec, and a bare number does not tell whose level it is or how old.
+        return _cut(explain(feature, value))
     if value is None:
         return "missing"
     if isinstance(value, str):
-        return value if len(value) <= MAX_CHARACTERS else f"{value[:MAX_CHARACTERS]}..."
+        return _cut(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return shown(value)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
 
 
 def _decimal(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -10,6 +10,7 @@ from cloud.pipeline import PipelineCommand
 from cloud.resources.base import Clients
 from common import files, google
 from model import artifact
+from transforms.history_files import INDEX, HistoryFiles
 
 READER = "roles/storage.objectViewer"
 
@@ -49,6 +50,31 @@ def check_model(
     if conflict:
         return [Finding(subject, "failed", conflict, "pass thresholds that ascend, or none")]
     return [Finding(f"{subject}, version {manifest.model_version}")]
+
+
+def check_history(clients: Clients, command: PipelineCommand, uri: str) -> list[Finding]:
+    """Checks that the histories that a job begins with are complete, and fit the model and the buckets.
+
+    Args:
+      clients: Google's clients.
+      command: of the pipeline.
+      uri: gs://BUCKET/PATH of the histories.
+    """
+    subject, build = f"--history={uri}", f"anomaly history build --model {command.model} --output {uri}"
+    if not uri.startswith("gs://"):
+        return [_local(subject, build.replace(uri, "gs://BUCKET/PATH"))]
+    lookup = Lookup(subject, build, "storage.objects.get", READER, clients.project, bucket_of(uri))
+    text, failed = lookup.run(lambda: _read(clients, f"{uri.rstrip('/')}/{INDEX}"))
+    if failed or text is None:
+        return left_to_the_workers(failed)
+    try:
+        histories = HistoryFiles.of(uri, json.loads(text))
+        command.options.history.check(histories, artifact.peek(command.model).spec)
+    except (artifact.ArtifactError, *google.ERRORS):  # another check says what is wrong with the model
+        return [Finding(subject, "note", "not compared with the model, which cannot be read")]
+    except (ValueError, KeyError, TypeError) as error:
+        return [Finding(subject, "failed", str(error), build)]
+    return [Finding(f"{subject}, {histories.rows:,} transactions")]
 
 
 def check_location(clients: Clients, uri: str, flag: str, region: str = "us-central1") -> list[Finding]:

@@ -81,7 +81,7 @@ def needed_roles(request: JobRequest, image: str = "") -> list[Role]:
     for uri in (request.temp_location, request.staging_location, command.output or ""):
         if uri.startswith("gs://"):
             need("storage.objectAdmin", "bucket", bucket_of(uri))
-    for uri in (command.model, command.shadow_model or "", command.input or ""):
+    for uri in (command.model, command.shadow_model or "", command.history or "", command.input or ""):
         if uri.startswith("gs://") and ("storage.objectAdmin", "bucket", bucket_of(uri)) not in roles:
             need("storage.objectViewer", "bucket", bucket_of(uri))
     if command.input_table or command.input_query:

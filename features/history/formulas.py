@@ -44,6 +44,11 @@ def bounded(values: Floats) -> Floats:
     return np.clip(values, -MOST, MOST)
 
 
+def zero_for_nan(values: Floats) -> Floats:
+    """Puts 0 for NaN; `np.nan_to_num` would look for infinities as well."""
+    return np.where(np.isnan(values), 0.0, values)
+
+
 def mean(n: Floats, total: Floats) -> Floats:
     """total / N; 0 for a new key."""
     return np.divide(total, n, out=np.zeros_like(total), where=n > 0)
@@ -65,9 +70,8 @@ def deviation(x: Floats, level: Floats, scale: Floats, n: Floats) -> Floats:
     Level l and spread s are robust, so that a key's own frauds do not hide the next ones: what is farther
     than BOUND spreads from the plain mean of the key counts for both as if it were so far.
     """
-    difference = np.nan_to_num(x - level)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratio = np.nan_to_num(difference / scale, nan=0.0, posinf=MOST_DEVIATIONS, neginf=-MOST_DEVIATIONS)
+        ratio = zero_for_nan((x - level) / scale)
     return np.clip(ratio, -MOST_DEVIATIONS, MOST_DEVIATIONS) * shrunk(n)
 
 

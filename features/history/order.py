@@ -8,6 +8,7 @@ all rows at once, however many of them have the same key.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,15 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Positions = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
+
+
+class _Decays(NamedTuple):
+    """The decays of a half-life: of late rows, from the state to the first row, by hop, from row to row."""
+
+    weight: Floats | float
+    age: Floats
+    hops: list[Floats]
+    gap: Floats
 
 
 class Order:
@@ -69,6 +79,7 @@ class Order:
         self.rest = np.flatnonzero(self.rank)
         self._gap = self.times[self.rest] - self.times[self.rest - 1]
         self._hops = list(hops(self.rank, self.times))
+        self._decays: dict[int, _Decays] = {}
 
     def _load(self, block: Block, rows: Rows, horizon: int) -> None:
         """Takes the state of the keys from the block."""
@@ -109,9 +120,10 @@ class Order:
           added: [n]; it is changed.
           half: the half-life in microseconds.
         """
+        decays = self._decays_by(half)
         state = self.state[column]
-        state *= self._decay_of_age(half)
-        added *= self.weight(half)
+        state *= decays.age
+        added *= decays.weight
         if self.is_single:
             before = state.copy()
             state += added
@@ -119,14 +131,20 @@ class Order:
         before = np.zeros(len(added))
         before[self.first] = state
         added[self.first] += state
-        for step, index, micros in self._hops:
-            added[index] += decay(micros, half) * added[index - step]
-        before[self.rest] = decay(self._gap, half) * added[self.rest - 1]
+        for (step, index, _), decayed in zip(self._hops, decays.hops, strict=True):
+            added[index] += decayed * added[index - step]
+        before[self.rest] = decays.gap * added[self.rest - 1]
         self.state[column] = added[self.ends]
         return before
 
-    def _decay_of_age(self, half: int) -> Floats:
-        return decay(self.age, half)
+    def _decays_by(self, half: int) -> _Decays:
+        """The decays of a half-life, which all its sums have in common."""
+        known = self._decays.get(half)
+        if known is None:
+            of_hops = [decay(micros, half) for _, _, micros in self._hops]
+            known = _Decays(self.weight(half), decay(self.age, half), of_hops, decay(self._gap, half))
+            self._decays[half] = known
+        return known
 
     def since_last(self) -> Ints:
         """Microseconds since the row before, of the same key; -1 where there is none."""

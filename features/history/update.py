@@ -95,7 +95,8 @@ class _Call:
             return np.ones(len(self._rows.keys))
         if decayed.of in self._plan.numbers:
             x = self._numbers(decayed.of)
-            return (~np.isnan(x)).astype(np.float64) if decayed.what == "present" else np.nan_to_num(x)
+            is_present = decayed.what == "present"
+            return (~np.isnan(x)).astype(np.float64) if is_present else formulas.zero_for_nan(x)
         return (self._categories(decayed.of) != NO_KEY).astype(np.float64)
 
     def _numbers(self, field: str) -> Floats:

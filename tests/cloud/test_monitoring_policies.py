@@ -158,8 +158,7 @@ def test_a_text_says_what_to_do_with_commands_that_exist(name):
 
 
 def test_the_runbook_has_a_section_for_each_policy_and_names_each_panel():
-    assert re.findall(r"^### (.+)$", RUNBOOK, re.M) == [
-        policy.title.capitalize() for policy in POLICIES.values()
-    ]
+    titles = [policy.title.capitalize() for policy in POLICIES.values()]
+    assert [title for title in re.findall(r"^### (.+)$", RUNBOOK, re.M) if title in titles] == titles
     for panel in panels(SCOPE, LIMITS, "US"):
         assert f"| {panel.title} |" in RUNBOOK

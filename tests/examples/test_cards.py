@@ -24,8 +24,8 @@ def script() -> str:
     for language, block in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
         parts.append(block if language == "bash" else f"python - <<'END'\n{block}END\n")
     text = "".join(parts)
-    assert text.count("--count 200000") == 1
-    return text.replace("--count 200000", "--count 20000")
+    assert (text.count("--count 200000"), text.count("--skip 200000")) == (1, 1)
+    return text.replace("--count 200000", "--count 20000").replace("--skip 200000", "--skip 20000")
 
 
 @pytest.mark.timeout(900)
@@ -50,6 +50,9 @@ def test_from_payments_to_alerts(tmp_path):
     assert "category: 18 values have a rarity" in done.stdout
     assert "value_1" in done.stdout
     assert "<dt>Amount</dt>" in (tmp_path / "out" / "cards.html").read_text(encoding="utf-8")
+    found = [pq.read_table(path).to_pylist() for path in (tmp_path / "out" / "alerts").glob("alerts-*")]
+    clauses = {top["value"] for rows in found for row in rows for top in row["top_features"]}
+    assert any("over this account's 30-day level" in clause for clause in clauses), clauses
     scores, alerts, dead = (
         pq.read_table(next((tmp_path / "out" / "ten").glob(f"{name}-*"))).to_pylist()
         for name in ("scores", "alerts", "error_records")
@@ -65,7 +68,10 @@ def test_from_payments_to_alerts(tmp_path):
     assert "amount" in letter["errorMessage"]
 
 
-def test_the_new_payments_are_none_of_those_that_were_trained_on():
+def test_the_new_payments_are_those_after_the_ones_that_were_trained_on():
     text = PAGE.read_text(encoding="utf-8")
-    seeds = re.findall(r"anomaly publish .*--seed (\d+)", text)
-    assert len(set(seeds)) == len(seeds) == 2
+    lines = re.findall(r"anomaly publish .*", text)
+    past, new = (dict(re.findall(r"--(seed|start_time|count|skip) (\S+)", line)) for line in lines)
+    assert past["seed"] == new["seed"]
+    assert past["start_time"] == new["start_time"]
+    assert past["count"] == new["skip"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import pytest
 from google.cloud import bigquery
 
 from local import demo
+from publisher.messages import default_start_time
 from tests.local.bigquery_cases import FIELDS
 from tests.local.runner_cases import CALLS, GATE, SEEN
 
@@ -38,6 +40,8 @@ def table(bigquery_client, dataset):
 def card_model(tmp_path_factory):
     """The artifact of card payments that the demo trains."""
     directory = tmp_path_factory.mktemp("cards")
+    start = default_start_time() - dt.timedelta(days=demo.PAST_PAYMENTS // demo.PAYMENTS_A_DAY)
+    demo.publish_past(directory / "payments.csv", 1, start)
     demo.ensure_card_model(directory / "model", demo.CARD_SPEC, directory / "payments.csv")
     return directory / "model"
 

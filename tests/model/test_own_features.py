@@ -304,7 +304,7 @@ def test_a_manifest_whose_parts_do_not_fit_is_refused(own, changes, text):
 
 def test_a_manifest_of_before_feature_specs_is_that_of_ulb(trained):
     content = json.loads(trained.manifest.to_json()) | {"format": 1}
-    for name in ("spec", "learnt", "feature_quantiles"):
+    for name in ("spec", "learnt", "feature_quantiles", "feature_shares", "missing_shares"):
         del content[name]
     old = artifact.Manifest.from_json(json.dumps(content))
     assert old.spec == trained.manifest.spec

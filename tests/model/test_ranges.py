@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pickle
 
 import numpy as np
 import pytest
 
+from features.learnt import NOTHING
 from features.ranges import FeatureRanges, FeatureWatch, check_quantiles, feature_quantiles
 from features.ulb import AMOUNT_INDEX, COMPONENTS, FEATURES, TIME_INDEX
+from tests.model.serving.artifacts import build_own_artifact
+from tests.transforms.history_cases import SPEC
 
 
 @pytest.fixture
@@ -129,3 +133,12 @@ def test_a_watch_travels(ranges, normals):
 def test_quantiles_that_do_not_fit_are_refused(quantiles, reason):
     with pytest.raises(ValueError, match=reason):
         check_quantiles(("a", "b"), quantiles)
+
+
+def test_history_is_profiled_and_makes_no_other_feed(tmp_path):
+    """A stream without a start has new accounts alone: that is no feed in other units."""
+    manifest = build_own_artifact(tmp_path / "model", SPEC, NOTHING).manifest
+    quantiles = {name: tuple(range(21)) for name in SPEC.inputs}
+    manifest = dataclasses.replace(manifest, feature_quantiles=quantiles)
+    assert set(manifest.ranges.quantiles) == {"amount"}
+    assert manifest.bins(10).names == (*SPEC.inputs, "anomaly_score")

@@ -157,7 +157,8 @@ def filled(bigquery_emulator):
         score_row(2, 30.0, "high", NOW),
         score_row(3, 15.0, "medium", NOW + dt.timedelta(hours=2))
         | {"amount": 4312.5, "top_features": CASINO},
-        score_row(4, 3.0, "normal", NOW + dt.timedelta(days=1), "v2"),
+        score_row(4, 3.0, "normal", NOW + dt.timedelta(days=1), "v2")
+        | {"shadow_score": 12.0, "shadow_severity": "medium", "shadow_version": "v3"},
     ]
     scores.append(scores[2])
     alerts = [
@@ -198,7 +199,27 @@ def filled(bigquery_emulator):
             "score_bins": [],
         }
     ]
-    stored = {"scores": scores, "alerts": alerts, "error_records": errors, "score_windows": windows}
+    profiles = [
+        {
+            "profiled_at": NOW.isoformat(),
+            "model_version": "v1",
+            "feature": name,
+            "profile_id": "p",
+            "transactions": 5,
+            "every": 1,
+            "outside": 1,
+            "missing": 0,
+            "bins": [{"place": 1, "transactions": 5, "share": 0.9}],
+        }
+        for name in ("Amount", "anomaly_score")
+    ]
+    stored = {
+        "scores": scores,
+        "alerts": alerts,
+        "error_records": errors,
+        "score_windows": windows,
+        "feature_profiles": profiles,
+    }
     for name, rows in stored.items():
         assert client.insert_rows_json(f"{dataset}.{name}", rows) == []
     return client, dataset

@@ -104,7 +104,7 @@ def test_the_figures_and_the_page_of_a_dataset(filled, tmp_path, capsys):
     assert "<script" not in text
     assert "&lt;script&gt;" in text
     assert "<dt>Amount</dt><dd>4,312.5</dd>" in text
-    assert r"city \x1b[31mNZ (+7.50)" in text
+    assert r"city: \x1b[31mNZ (+7.50)" in text
     assert r"<bdi>city</bdi> <small><bdi>\x1b[31mNZ</bdi></small>" in text
 
 
@@ -117,7 +117,7 @@ def test_the_figures_for_people(filled, capsys):
     assert "payload: not JSON" in out
     (alert,) = [line for line in out.splitlines() if "tx-3" in line]
     assert "4,312.5 " in alert
-    assert r"city \x1b[31mNZ (+7.50)" in alert
+    assert r"city: \x1b[31mNZ (+7.50)" in alert
     assert "\x1b" not in out
 
 

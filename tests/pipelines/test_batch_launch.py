@@ -137,7 +137,7 @@ def test_a_column_that_is_no_part_of_a_transaction_is_not_read_from_bigquery(
     table = make_table(ulb(account_id=["a"] * 5, notes=["a note"] * 5, Class=[0] * 5))
     argv = [source.format(table), "--model=m", "--output=o", *bigquery_flags]
     options, _ = batch.parse(argv)
-    read, _ = batch._source(options, artifact.verify(model_dir), dt.datetime.now(dt.UTC))
+    read, _ = batch.source_of(options, artifact.verify(model_dir), dt.datetime.now(dt.UTC))
     read.project, read.max_streams = bigquery_client.project, 1
     (stream,) = create_streams(read)
     names = pa.ipc.read_schema(pa.py_buffer(stream.schema)).names

@@ -1,5 +1,6 @@
 """The command line, in a process of its own where signals matter."""
 
+import datetime as dt
 import json
 import os
 import signal
@@ -69,6 +70,25 @@ def test_the_same_options_write_the_same_file(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "sent            2,000" in text
     assert "ended by        all messages of --count" in text
+
+
+@pytest.mark.parametrize("spec", ["ulb", "card"])
+def test_a_run_that_skips_continues_another(tmp_path, spec):
+    runs = {"whole": ["--count=1500"], "rest": ["--skip=1000", "--count=500"]}
+    for name, flags in runs.items():
+        shares = ["--fraud_share=0.05", "--malformed_share=0.05"]
+        cycle = ["--cycle=1500"] if spec == "ulb" else []
+        arguments = [f"--spec={spec}", f"--jsonl={tmp_path / name}", f"--start_time={START}", *shares, *cycle]
+        assert main([*arguments, *flags]) == 0
+    whole, rest = ((tmp_path / name).read_bytes().splitlines() for name in runs)
+    assert whole[1000:] == rest
+
+
+def test_a_run_that_skips_ends_before_today(tmp_path):
+    arguments = ["--spec=card", "--accounts=20", f"--jsonl={tmp_path / 'm'}", "--fraud_share=0"]
+    assert main([*arguments, "--skip=2000", "--count=500"]) == 0
+    last = json.loads((tmp_path / "m").read_bytes().splitlines()[-1])["event_time"]
+    assert dt.datetime.fromisoformat(last) < dt.datetime.now(dt.UTC)
 
 
 def test_json_summary_and_labels(tmp_path, capsys):

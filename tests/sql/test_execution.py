@@ -168,7 +168,7 @@ def test_letters_that_were_sent_are_not_read_again(world_of):
 
 
 def test_either_of_two_latest_rows_is_the_latest(world_of):
-    setting = Setting(4, 200)
+    setting = Setting(9, 300)
     world = world_of("ambiguous", setting, ambiguous=True)
     for spec in setting.specs:
         stored: dict[str, list[Any]] = defaultdict(list)

@@ -256,6 +256,8 @@ class TestWriteParquet:
             "publish_time": dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
             "read_at": None,
             "pass_through": '{"load_id":1}',
+            "suppressed": False,
+            "suppressed_before": 2,
         }
         with pipeline() as p:
             alerts = p | beam.Create([pa.RecordBatch.from_pylist([row], ALERTS)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pytest
 from apache_beam.io.gcp.pubsub import ReadFromPubSub
@@ -31,7 +32,7 @@ from tests.transforms.history_cases import (
 from transforms import history as step
 from transforms import metrics
 from transforms.gather import BatchMessages
-from transforms.history import KEYS, LATE, History, rows_of, with_values
+from transforms.history import KEYS, LATE, History, divided, rows_of, with_history, with_values
 from transforms.history_state import apply
 from transforms.parse import Parse
 from transforms.scores import feature_matrix
@@ -50,6 +51,23 @@ def pieces(rows: list, seed: int = 0) -> list[pa.RecordBatch]:
 @pytest.fixture(autouse=True)
 def no_records():
     SEEN.clear()
+
+
+def test_a_batch_job_counts_by_time_and_id_and_leaves_the_rows_where_they_are():
+    rows = payments(60, accounts=2)
+    for i in range(0, 60, 3):  # three of one time, whose ids decide
+        rows[i + 1]["time"] = rows[i + 2]["time"] = rows[i]["time"]
+    plan = plans(SPEC)[0]
+    mixed = random.Random(2).sample(rows, 60)
+    parts = [part for lot in (mixed[:25], mixed[25:]) for _, part in divided(plan, transactions(lot), 1)]
+    filled = [*step._SortedFn(plan, 1, 1, None).process((0, parts))]
+    ids = [part["transaction_id"] for part in parts]
+    assert [part["transaction_id"] for part in filled] == ids
+    wanted = expected(rows)
+    for part in filled:
+        done = with_history(plan, part)
+        inputs = np.array([wanted[key] for key in done["transaction_id"].to_pylist()])
+        np.testing.assert_allclose(feature_matrix(done)[:, list(plan.columns)], inputs[:, list(plan.columns)])
 
 
 @pytest.mark.parametrize("streaming", [True, False])

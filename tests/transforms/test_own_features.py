@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.declaration import FeatureSpec
+from features.history.plan import plans
 from features.learning import learn
 from features.learnt import Learnt, Rarity
 from features.rows import RowEncoder
@@ -19,6 +20,7 @@ from tests.features.cases import rows, specs
 from transforms.alert import alerts
 from transforms.columnar import to_transactions
 from transforms.forms import Encoding
+from transforms.history import with_history, with_rows, with_values
 from transforms.instances import instances, plain_instances
 from transforms.message import MessageColumns, MessageRules, Parsed, parse_messages
 from transforms.scores import ScoreRules, assemble_scores, feature_matrix, transaction_messages
@@ -113,10 +115,40 @@ def test_a_reviewer_reads_the_values_of_rows_above_the_lowest_severity_in_tables
     ]
     assert [item["value"] for item in normal["top_features"]] == [None] * 3
     assert normal["amount"] == 7.0
-    (alert,) = row_messages(alerts(scored, rules.thresholds))
+    (alert,) = row_messages(alerts(scored))
     sent = orjson.loads(alert.data)
     assert (sent["severity"], sent["amount"]) == ("high", 4312.5)
     assert sent["top_features"] == high["top_features"]
+
+
+def test_a_reviewer_reads_what_a_history_feature_means():
+    history = {"kind": "history", "by": "account"}
+    spec = FeatureSpec.from_json(
+        {
+            "features": [
+                {"name": "amount", "kind": "number"},
+                {"name": "level", "statistic": "deviation", "of": "amount", "half_life": "30d"} | history,
+                {"name": "burst", "statistic": "count", "half_life": "1h"} | history,
+            ],
+        }
+    )
+    parsed = parse_messages(MessageColumns([b'{"amount": 900}']), rules_of(spec, Learnt({})))
+    (plan,) = plans(spec)
+    with_sums, _ = with_rows(plan, parsed.transactions)
+    batch = with_history(plan, with_values(with_sums, np.array([[6.14, 0.0]])))
+    shares = np.array([[1.0, 6.0, 3.0]], np.float32)
+    outputs = {"anomaly_score": np.array([10.0]), "encoded": np.zeros((1, 2)), "contributions": shares}
+    rules = ScoreRules({"medium": 5.0, "high": 20.0}, "v1", spec=spec)
+    scores = assemble_scores(batch, outputs, rules, 0).scores
+    clause = "amount is 6.1 deviations over this account's 30-day level"
+    (row,) = scores.to_pylist()
+    assert [top["value"] for top in row["top_features"]] == [
+        clause,
+        "this account has 0 earlier transactions, at a half-life of 1 hour",
+        "900",
+    ]
+    (alert,) = row_messages(alerts(scores))
+    assert orjson.loads(alert.data)["top_features"][0]["value"] == clause
 
 
 def test_a_server_of_the_spec_takes_the_plain_instance():

@@ -19,7 +19,8 @@ from features.learnt import NOTHING
 from model import artifact
 from model.live import Follower, ForeignError
 from model.manifest import MODEL_FILE
-from tests.model.serving.artifacts import build_artifact, transactions
+from tests.model.serving.artifacts import build_artifact, build_own_artifact, transactions
+from tests.transforms.history_cases import SPEC as HISTORY_SPEC
 from transforms import metrics
 from transforms.alert import alerts
 from transforms.coder import RecordBatchCoder
@@ -130,6 +131,27 @@ def test_a_model_of_other_features_is_refused_at_start_and_later(live):
     handler = dataclasses.replace(handler, encoding=Encoding(other))
     with pytest.raises(ForeignError, match=r"another feature spec .* than the running job; launch it again"):
         handler.load_model()
+
+
+@pytest.mark.parametrize("change", [{"half_life": "31d"}, {"statistic": "mean"}, {"by": "shop.name"}])
+def test_a_model_of_another_history_does_not_take_over(tmp_path, caplog, change):
+    """The values of the running job are those of its own plan: another model would read them wrongly."""
+    build_own_artifact(tmp_path / "live", HISTORY_SPEC, NOTHING)
+    handler = PytorchHandler(str(tmp_path / "live"), encoding=Encoding(HISTORY_SPEC, NOTHING))
+    model = handler.load_model()
+    before = model.current
+    follower = Follower(handler.model, handler._load, artifact.peek(handler.model).digest)
+    content = HISTORY_SPEC.to_json()
+    (level,) = [one for one in content["features"] if one["name"] == "level"]
+    level |= change
+    build_own_artifact(tmp_path / "live", FeatureSpec.from_json(content), NOTHING)
+    model.take(follower.look())
+    assert model.current is before
+    assert dict(model.take_events()) == {"refused": 1}
+    assert "has another feature spec (feature level) than the running job; launch it again" in caplog.text
+    build_own_artifact(tmp_path / "live", HISTORY_SPEC, NOTHING, seed=8)
+    model.take(follower.look())
+    assert model.current is not before
 
 
 def test_old_modules_are_freed(live):

@@ -52,10 +52,12 @@ def build_artifact(directory: Path, version: str = VERSION, seed: int = 7) -> ar
         return artifact.write(directory, manifest, files)
 
 
-def build_own_artifact(directory: Path, spec: FeatureSpec, learnt: Learnt) -> artifact.Artifact:
+def build_own_artifact(
+    directory: Path, spec: FeatureSpec, learnt: Learnt, seed: int = 7
+) -> artifact.Artifact:
     """Writes an artifact of own features into `directory`, without an archive."""
     with torch.random.fork_rng():
-        torch.manual_seed(7)
+        torch.manual_seed(seed)
         network = TransactionAutoencoder(spec)
         n = len(spec.inputs)
         network.set_normalisation(torch.zeros(n), torch.ones(n))

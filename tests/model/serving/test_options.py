@@ -26,6 +26,7 @@ def test_every_variable_is_obeyed_and_written_back():
         "MAX_WAIT_MILLIS": "500",
         "ACCESS_LOG": "1",
         "REQUEST_ID": "0",
+        "MODEL_REFRESH_SECONDS": "60",
     }
     options = ServerOptions.from_env(env)
     assert options.to_env() == env
