@@ -84,13 +84,9 @@ def test_the_demo(server, bigquery_emulator, capsys, model_dir, card_model, next
     rows = {row["model_version"]: row["transactions"] for row in operated["versions"]}
     assert rows.keys() == {artifact.read(model_dir).manifest.model_version, "next"}
     assert sum(rows.values()) == operated["published"]
-    # The shift is named, and not in the fair feed before it. The test's first model saw few rows of its own.
-    amount = {
-        each["model_version"]
-        for each in operated["over"]
-        if (each["check"], each["name"]) == ("psi", "Amount")
-    }
-    assert amount == {"next"}
+    # The worst first. The test's first model saw few rows in its training, and is over some limits as well.
+    amounts = [each["model_version"] for each in operated["over"] if each["name"] == "Amount"]
+    assert amounts[0] == "next"
     assert (tmp_path / "demo" / "mine.txt").read_text() == "mine"
 
 
