@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Final
 
 from common.writing import writing
 from features.schema import openapi_3_0
+from model import places
 from model.manifest import MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest
 from model.places import ArtifactUnavailableError, CloudPlace, Place, is_gcs, place
 
@@ -259,7 +260,10 @@ def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifac
 def copy(source: Artifact, uri: str | Path) -> Artifact:
     """Copies an artifact to another place as it stands, under the same digest; see `write`."""
     paths = {name: source.local_dir / name for name in source.manifest.files}
-    return _store(place(uri), paths, (source.local_dir / MANIFEST_FILE).read_bytes())
+    text = (source.local_dir / MANIFEST_FILE).read_bytes()
+    if Manifest.from_json(text).digest != source.manifest.digest:
+        raise ArtifactError(f"{source.uri} was replaced while it was copied: try again")
+    return _store(place(uri), paths, text)
 
 
 def _store(target: Place, files: Mapping[str, Path | bytes], text: bytes) -> Artifact:
@@ -299,15 +303,19 @@ def keep_previous(target: Place, digest: str) -> None:
     """Copies the artifact at a place into its `previous/`, unless it is the one of `digest`."""
     try:
         old = read(target.uri)
+    except ArtifactUnavailableError as error:
+        if not places.is_refused(error):
+            raise
+        return  # this account may write there, and not read
     except ArtifactError:  # there is none, or none that could be put back
         return
     previous = target.child(PREVIOUS)
-    if old.manifest.digest == digest or _holds(previous, old.manifest.digest):
+    if old.manifest.digest == digest or holds(previous, old.manifest.digest):
         return
     _put(previous, old.local_dir, old.manifest)
 
 
-def _holds(target: Place, digest: str) -> bool:
+def holds(target: Place, digest: str) -> bool:
     """Tells whether a whole artifact of this digest is at a place, as after a writer that was killed."""
     try:
         return read(target.uri, digest).manifest.digest == digest

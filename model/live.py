@@ -115,6 +115,7 @@ class Follower(Generic[T]):
         try:
             stamp = self._place.stamp(MANIFEST_FILE)
             if stamp and stamp == self._stamp:
+                self._problem = ""  # what comes after this is another outage
                 return look
             found = artifact.read(self._uri)
             if found.manifest.digest != self._digest:

@@ -24,6 +24,13 @@ class ArtifactUnavailableError(ArtifactError):
     """Cloud Storage refuses or does not answer, or credentials are missing; this may pass."""
 
 
+def is_refused(error: ArtifactUnavailableError) -> bool:
+    """Tells whether Cloud Storage refuses for want of a right, which no later attempt would have."""
+    from google.api_core.exceptions import Forbidden
+
+    return isinstance(error.__cause__, Forbidden)
+
+
 def is_gcs(uri: str) -> bool:
     """Tells whether `uri` names an object or directory on Cloud Storage."""
     return uri.startswith("gs://")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model import artifact
-from model.artifact import PREVIOUS, Artifact, ArtifactError
+from model.artifact import PREVIOUS, Artifact, ArtifactError, ArtifactUnavailableError
 from model.live import check_spec
 from model.manifest import MANIFEST_FILE, Manifest
 from model.places import place
@@ -71,14 +71,28 @@ def go_back(to: str) -> Change:
 
 
 def _replace(found: Artifact, to: str) -> Change:
-    before = artifact.peek(to) if place(to).stamp(MANIFEST_FILE) else None
-    change = Change(before, found.manifest)
+    before = _manifest(to)
     if before is not None:
         advice = "train with that, or promote to a new directory and launch the jobs with it"
         check_spec(found, before.spec, f"version {before.model_version} at {to}: {advice}")
-    if not change.is_none:
-        artifact.copy(found, to)
-    return change
+    if before is not None and before.digest == found.manifest.digest:
+        if artifact.holds(place(to), before.digest):
+            return Change(before, found.manifest)
+        before = None  # its manifest alone, beside files of another: as after a copy that was cut off
+    artifact.copy(found, to)
+    return Change(before, found.manifest)
+
+
+def _manifest(uri: str) -> Manifest | None:
+    """Reads the manifest at a place; None where there is none, or one that nobody can read."""
+    if not place(uri).stamp(MANIFEST_FILE):
+        return None
+    try:
+        return artifact.peek(uri)
+    except ArtifactUnavailableError:
+        raise
+    except ArtifactError:
+        return None
 
 
 def list_models(uri: str) -> Iterator[Listed]:

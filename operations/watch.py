@@ -177,6 +177,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_rows([asdict(each) for each in found], namespace.format)
     over = sum(each.status == "over" for each in found)
     print(f"{over} of {len(found)} checks are over their limit.", file=sys.stderr)
+    if all(each.status == "too few rows" for each in found):
+        raise CommandError(
+            f"{options.dataset}: expected rows enough to judge, got too few for each check: "
+            "pass an earlier --since, or a smaller --min_rows"
+        )
     return 1 if over else 0
 
 

@@ -6,6 +6,7 @@ when it is alerted: a bundle that is run again decides the same.
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass, field
@@ -287,7 +288,8 @@ class _CoolFn(beam.DoFn):
         if not self._cooldown:
             yield 0, _marked(alerts, [Decision(False, True, 0)] * alerts.num_rows)
             return
-        state: dict[str, Account] = accounts.read() or {}
+        # Beam may hold what it has read, and give it again after a bundle that failed.
+        state: dict[str, Account] = copy.deepcopy(accounts.read()) or {}
         marked = cool(alerts, state, self._cooldown)
         accounts.write(state)
         _count(marked)
@@ -302,7 +304,7 @@ class _LimitFn(beam.DoFn):
 
     def process(self, element: tuple[int, pa.RecordBatch], minute: Any = _MINUTE_PARAM) -> Iterable[Any]:
         """Marks a batch."""
-        state = minute.read() or Minute()
+        state = copy.deepcopy(minute.read()) or Minute()
         key, alerts = element
         marked, summaries = limit(alerts, state, self._most)
         minute.write(state)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
 
 from features.declaration import FeatureSpec
 from features.history.plan import Plan, plans
+from features.history.rows import Rows
 from features.history.state import compact, from_bytes, to_bytes
 from transforms import metrics
 from transforms.history import (
@@ -26,6 +27,9 @@ from transforms.history import (
 from transforms.history_files import HistoryFiles, HistoryFilesError, Keys, by, write_bucket
 from transforms.history_state import NEVER, Start, apply
 from transforms.rebatch import BATCH_ROWS
+
+_ROWS: Final = "rows"
+_CONTINUED: Final = "continued"
 
 COUNTED = "history_rows_counted"
 """Counts the rows of which the histories are made, once for each kind of key."""
@@ -76,13 +80,16 @@ class BuildHistory(beam.PTransform):
         written = []
         for number, plan in enumerate(found):
             label, counted = by(plan), _CountFn(plan, self.buckets, groups, self.until, self.start)
+            rows = transactions | f"Split by {label}" >> beam.ParDo(
+                SplitFn(plan, groups, SPLIT_BYTES, SORTED_BY)
+            ).with_output_types(tuple[int, pa.RecordBatch])
+            # A group without a new row has earlier histories all the same.
+            continued = transactions.pipeline | f"Groups by {label}" >> beam.Create(
+                [(group, 0) for group in range(groups)] if self.start else []
+            ).with_output_types(tuple[int, int])
             written.append(
-                transactions
-                | f"Split by {label}"
-                >> beam.ParDo(SplitFn(plan, groups, SPLIT_BYTES, SORTED_BY)).with_output_types(
-                    tuple[int, pa.RecordBatch]
-                )
-                | f"Group by {label}" >> beam.GroupByKey()
+                {_ROWS: rows, _CONTINUED: continued}
+                | f"Group by {label}" >> beam.CoGroupByKey()
                 | f"Count by {label}" >> beam.ParDo(counted).with_output_types(tuple[int, _Group])
                 | f"Buckets by {label}" >> beam.GroupByKey()
                 | f"Write by {label}" >> beam.ParDo(_WriteFn(number, plan, self.output, self.buckets))
@@ -102,15 +109,13 @@ class _CountFn(beam.DoFn):
         self._until = until
         self._start = start
 
-    def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterable[tuple[int, _Group]]:
+    def process(self, element: tuple[int, dict[str, Iterable[Any]]]) -> Iterable[tuple[int, _Group]]:
         """Counts the rows in the order of their times."""
-        group, parts = element
+        group, parts = element[0], [*element[1][_ROWS]]
         table = first_table(self._plan, group, self._buckets, self._groups, self._start)
         since = NEVER if self._start is None else self._start.until
         latest, count, new = since, 0, 0
-        whole, order = in_order(self._plan, [*parts])
-        for start in range(0, len(order), BATCH_ROWS):
-            rows = whole.take(order[start : start + BATCH_ROWS])
+        for rows in _batches(self._plan, parts):
             if self._until is not None:
                 rows = rows.take(rows.times <= self._until)
             if not len(rows.keys):
@@ -122,6 +127,14 @@ class _CountFn(beam.DoFn):
         metrics.add({KEYS: new, COUNTED: count})
         state = to_bytes(self._plan, table.block(), self._buckets)
         yield group % self._buckets, _Group(state, latest, count)
+
+
+def _batches(plan: Plan, parts: list[pa.RecordBatch]) -> Iterable[Rows]:
+    """Yields the rows of parts in the order of their times."""
+    if parts:
+        whole, order = in_order(plan, parts)
+        for start in range(0, len(order), BATCH_ROWS):
+            yield whole.take(order[start : start + BATCH_ROWS])
 
 
 class _WriteFn(beam.DoFn):

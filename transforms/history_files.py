@@ -125,7 +125,9 @@ class HistoryFiles:
             return Block.empty(plan)
         with open_raw(_path(self.directory, keys.directory, bucket)) as file:
             table = pq.read_table(file).combine_chunks()
-        return from_batch(plan, table.to_batches()[0], self.buckets)
+        # A table without rows has no batches.
+        batch = next(iter(table.to_batches()), pa.RecordBatch.from_pylist([], table.schema))
+        return from_batch(plan, batch, self.buckets)
 
     def _keys(self, plan: Plan) -> Keys:
         known = next((keys for keys in self.keys if keys.version == plan.version), None)

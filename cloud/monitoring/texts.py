@@ -40,8 +40,8 @@ anomaly launch streaming {place} {installation} --job_name={job} --update --max_
 
 **Look.** Dashboard, panels "Freshness", "Latency by stage" and "BigQuery appends". The stage with the
 largest latency holds the rows. With appends that fail, BigQuery is the cause. Otherwise the job's messages
-name the error that a bundle repeats. "another model" in it: somebody replaced the files of the running
-job's model. Put them back, or launch again.
+name the error that a bundle repeats. "expected the model that was there at launch" in it: somebody
+replaced the files of the running job's model. Put them back, or launch again.
 
 **Do.**
 

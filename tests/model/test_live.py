@@ -12,7 +12,7 @@ import pytest
 
 from features.declaration import FeatureSpec
 from model import artifact
-from model.artifact import Artifact
+from model.artifact import Artifact, ArtifactUnavailableError
 from model.live import Follower, ForeignError, Live, check_spec
 from model.manifest import MANIFEST_FILE, MODEL_FILE
 from tests.cloud.google_server import google_server
@@ -190,3 +190,20 @@ def test_another_feature_spec_is_named(trained, other, text):
         f"{trained.uri}: version test-1 has another feature spec ({text}) than the running job"
     )
     check_spec(found, other, "the running job")
+
+
+def test_the_same_outage_is_told_again_when_it_comes_again(live, follower, monkeypatch, caplog):
+    live.take(follower.look())
+    place, down = follower._place, ArtifactUnavailableError("Cloud Storage does not answer")
+
+    def refuse(name: str) -> str:
+        raise down
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, "stamp", refuse)
+            live.take(follower.look())
+            live.take(follower.look())
+        live.take(follower.look())
+    told = [each for each in caplog.messages if "Cloud Storage does not answer" in each]
+    assert len(told) == 2

@@ -149,3 +149,32 @@ def test_cloud_storage_that_refuses_is_an_error(models, monkeypatch, capsys):
         artifact.write("gs://bucket/live", artifact.verify(models / "a"), [models / "a" / MODEL_FILE])
         assert main(["promote", str(models / "b"), "--to", "gs://bucket/live"]) == 1
     assert "gs://bucket/live: Cloud Storage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [MODEL_FILE, MANIFEST_FILE])
+def test_a_copy_that_was_cut_off_is_repaired_by_the_same_promotion(models, tmp_path, capsys, name):
+    live = tmp_path / "live"
+    for version in "ab":
+        assert main(["promote", str(models / version), "--to", str(live)]) == 0
+    (live / name).write_bytes((live / name).read_bytes()[:100])
+    capsys.readouterr()
+    assert main(["promote", str(models / "b"), "--to", str(live)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"{live}: version b"
+    assert artifact.read(live).manifest.model_version == "b"
+    assert artifact.read(live / PREVIOUS).manifest.model_version == "a"
+
+
+def test_a_model_that_cannot_be_read_now_is_not_written_over(models, tmp_path, monkeypatch, capsys):
+    live = str(tmp_path / "live")
+    assert main(["promote", str(models / "a"), "--to", live]) == 0
+    read = artifact.read
+
+    def refuse(uri: str, *args: str) -> artifact.Artifact:
+        if str(uri) == live:
+            raise artifact.ArtifactUnavailableError(f"{uri}: a 503")
+        return read(uri, *args)
+
+    monkeypatch.setattr(artifact, "read", refuse)
+    assert main(["promote", str(models / "b"), "--to", live]) == 1
+    assert "a 503" in capsys.readouterr().err
+    assert read(live).manifest.model_version == "a"

@@ -14,6 +14,7 @@ from google.cloud import pubsub_v1
 
 from common.options import OptionError
 from features.declaration import FeatureSpec
+from features.history.plan import plans
 from features.learnt import NOTHING
 from local.runner import LocalStreamingRunner, run_until_drained
 from model import artifact, evaluation, train
@@ -128,6 +129,28 @@ def test_histories_that_are_built_in_steps_are_those_of_one_step(history_model, 
                 other[name].combine_chunks().flatten().to_numpy(zero_copy_only=False),
                 rtol=1e-9,
             )
+
+
+def test_a_history_goes_on_for_keys_without_new_rows(history_model, story, past, tmp_path):
+    last = story[PAST] | {"card": {"account": None}}
+    data = write_lines(tmp_path / "next.jsonl", [last])
+    common = ["build", f"--data={data}", f"--model={history_model}", f"--history={past}"]
+    assert history.main([*common, f"--output={tmp_path}/next"]) == 0
+    before, after = HistoryFiles.read(str(past)), HistoryFiles.read(str(tmp_path / "next"))
+    by_account, by_shop = zip(before.keys, after.keys, strict=True)
+    assert by_account[0].count == by_account[1].count
+    assert by_shop[0].count <= by_shop[1].count <= by_shop[0].count + 1
+    for plan in plans(SPEC):  # also of buckets without any row
+        for bucket in range(after.buckets):
+            assert len(after.load(plan, bucket).keys) >= len(before.load(plan, bucket).keys)
+
+
+def test_rows_without_an_account_alone_make_a_history_that_can_be_read(history_model, story, tmp_path):
+    data = write_lines(tmp_path / "data.jsonl", [row | {"card": {"account": None}} for row in story[:60]])
+    common = ["build", f"--data={data}", f"--model={history_model}"]
+    assert history.main([*common, f"--output={tmp_path}/out"]) == 0
+    files = HistoryFiles.read(str(tmp_path / "out"))
+    assert [len(files.load(plans(SPEC)[0], bucket).keys) for bucket in range(files.buckets)] == [0] * 16
 
 
 @pytest.mark.integration
