@@ -300,15 +300,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: runs the job to its end."""
     wiring.configure_logging()
     limit = parse(argv)[0].limits.max_dead_letter_share
-    try:
+    with failures.told():
         result = run(argv)
         result.wait_until_finish()
-    except OptionError:
-        raise
-    except Exception as error:
-        if text := failures.sentence(error):
-            raise CommandError(text) from error
-        raise
     totals = metrics.totals(result)
     names = (
         *(metrics.ROWS_IN, metrics.ROWS_SCORED, metrics.DEAD_LETTERS, metrics.ALERTS),

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
+from collections.abc import Iterator
 from typing import Final
 
 from common.command import CommandError
+from common.options import OptionError
 
 _LAST_LINE: Final = re.compile(r"(?P<module>\w+(?:\.\w+)*)\.(?P<name>\w+): (?P<text>.*)")
 """The end of a traceback."""
 
 _STEP: Final = re.compile(r" \[while running '[^']*'\]$")
 """Words that Beam adds."""
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Makes errors of a job that are written for people a CommandError; others keep their traceback.
+
+    Raises:
+      CommandError: a step has failed with words of its own.
+      OptionError: the options of the job are wrong.
+    """
+    try:
+        yield
+    except OptionError:
+        raise
+    except Exception as error:
+        if text := sentence(error):
+            raise CommandError(text) from error
+        raise
 
 
 def sentence(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.runners.runner import PipelineResult
 
 from common.clients import EndpointOptions
-from common.command import CommandError, Parser, command
+from common.command import Parser, command
 from common.names import TABLE
 from common.options import OptionError, add_options, group, option
 from common.values import location, moment
@@ -173,15 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[:1] in (["-h"], ["--help"]):
             parser().parse_args(words)  # prints the help, and ends
         raise OptionError(f"expected `anomaly history {_ACTION}`, got {words[0] if words else 'nothing'!r}")
-    try:
+    with failures.told():
         options, result = run(words[1:])
         result.wait_until_finish()
-    except OptionError:
-        raise
-    except Exception as error:
-        if text := failures.sentence(error):
-            raise CommandError(text) from error
-        raise
     totals = metrics.totals(result)
     names = (metrics.ROWS_IN, metrics.DEAD_LETTERS, metrics.TIMES_DEFAULTED, COUNTED, KEYS)
     print(", ".join(f"{name.replace('_', ' ')}: {totals.get(name, 0):,}" for name in names))

@@ -7,17 +7,15 @@ import functools
 import importlib
 import importlib.util
 import io
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common import anomaly
+from tests.pages import run_commands
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -122,22 +120,8 @@ def test_the_marked_commands_run_as_written(local_stack, tmp_path):
     assert script.count("sleep 10\n") == 1
     script = script.replace("sleep 10\n", wait)
     # A process that stays in the background would keep the output open, and this test waiting.
-    trap = "trap 'kill $(jobs -p) 2>/dev/null || true; anomaly local down' EXIT"
-    (runtime := tmp_path / "runtime").mkdir(mode=0o700)
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "XDG_RUNTIME_DIR": str(runtime),  # or `down` would stop a stack that somebody works with
-    }
-    done = subprocess.run(
-        ["bash", "-c", f"set -euo pipefail\n{trap}\n{script}"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    end = "kill $(jobs -p) 2>/dev/null || true; anomaly local down"
+    done = run_commands(script, tmp_path, end)
     assert list((tmp_path / "out" / "scored").glob("scores-*.parquet"))
     assert "contribution_1" in done.stdout, done.stdout
     assert "Traceback" not in done.stderr, done.stderr

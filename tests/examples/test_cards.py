@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+
+from tests.pages import run_commands
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "examples" / "cards" / "README.md"
@@ -31,21 +30,7 @@ def script() -> str:
 @pytest.mark.timeout(900)
 def test_from_payments_to_alerts(tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    (runtime := tmp_path / "runtime").mkdir(mode=0o700)
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "XDG_RUNTIME_DIR": str(runtime),  # or `down` would stop a stack that somebody works with
-    }
-    done = subprocess.run(
-        ["bash", "-c", f"set -euo pipefail\ntrap 'anomaly local down' EXIT\n{script()}"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_commands(script(), tmp_path)
     assert "merchant.category" in done.stdout
     assert "category: 18 values have a rarity" in done.stdout
     assert "value_1" in done.stdout
