@@ -27,9 +27,11 @@ from features.declaration import FeatureSpec
 from features.history.hashing import bucket_of
 from features.history.plan import Plan, plans
 from features.history.rows import Rows, inputs_of
+from features.history.state import MOST_LEAD
 from features.history.table import Table
 from transforms import metrics
-from transforms.history_state import NEVER, Bucket, Start, Tables, apply
+from transforms.history_state import FORMAT, NEVER, Bucket, Start, apply
+from transforms.history_tables import Tables
 from transforms.rebatch import BATCH_ROWS, join
 from transforms.scores import feature_matrix
 
@@ -68,12 +70,16 @@ class History(beam.PTransform):
         are taken in the order of their times.
       buckets: into which the keys are divided.
       start: the histories that the job begins with, if any.
+      batch_rows: the most rows of a batch that comes out.
+      lead: how far the time of an event may lie ahead of its arrival, in microseconds.
     """
 
     spec: FeatureSpec
     streaming: bool = False
     buckets: int = BUCKETS
     start: Start | None = None
+    batch_rows: int = BATCH_ROWS
+    lead: int = MOST_LEAD
 
     def expand(self, transactions: beam.PCollection) -> beam.PCollection:
         """One keyed step for each key of the spec, one after the other."""
@@ -82,18 +88,19 @@ class History(beam.PTransform):
             raise ValueError(f"History: expected the global window, got {name}")
         for plan in plans(self.spec):
             # A runner refuses an update that loses a step with state: that of another layout is another step.
-            label = f"By {plan.key or 'account'} in {self.buckets} buckets, layout {plan.version[:8]}"
+            layout = f"layout {plan.version[:8]}, log {FORMAT}"
+            label = f"By {plan.key or 'account'} in {self.buckets} buckets, {layout}"
             transactions = transactions | label >> (
                 self._stateful(plan) if self.streaming else self._sorted(plan)
             )
         return transactions
 
     def _stateful(self, plan: Plan) -> beam.PTransform:
-        bucket = Bucket(plan, self.buckets, self.start)
+        bucket = Bucket(plan, self.buckets, self.start, self.lead)
         return _Chain(
             ("Split", SplitFn(plan, self.buckets), tuple[int, pa.RecordBatch]),
             ("State", _StateFn(bucket), pa.RecordBatch),
-            ("Join", _JoinFn(plan), pa.RecordBatch),
+            ("Join", _JoinFn(plan, self.batch_rows), pa.RecordBatch),
         )
 
     def _sorted(self, plan: Plan) -> beam.PTransform:
@@ -102,7 +109,7 @@ class History(beam.PTransform):
             ("Split", SplitFn(plan, groups, SPLIT_BYTES), tuple[int, pa.RecordBatch]),
             ("Group", beam.GroupByKey(), None),
             ("Sort", _SortedFn(plan, self.buckets, groups, self.start), pa.RecordBatch),
-            ("Join", _JoinFn(plan), pa.RecordBatch),
+            ("Join", _JoinFn(plan, self.batch_rows), pa.RecordBatch),
         )
 
 
@@ -266,14 +273,16 @@ class SplitFn(_HoldingFn):
 
 
 class _JoinFn(_HoldingFn):
-    """The parts of a bundle with values in, TRANSACTIONS batches out."""
+    """The parts of a bundle with values in, TRANSACTIONS batches of at most so many rows out."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(BATCH_ROWS, MAX_BATCH_BYTES)
+    def __init__(self, plan: Plan, most_rows: int) -> None:
+        super().__init__(most_rows, MAX_BATCH_BYTES)
         self._plan = plan
 
     def _elements(self, batch: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        return [with_history(self._plan, batch)]
+        # A part may have more rows: batches of a bundle are joined before they are divided.
+        for start in range(0, batch.num_rows, self._most_rows):
+            yield with_history(self._plan, batch.slice(start, self._most_rows))
 
 
 _LOG_PARAM: Final[Any] = beam.DoFn.StateParam(BagStateSpec("log", BytesCoder()))

@@ -126,7 +126,8 @@ class _Call:
     def _deviation(self, feature: Feature) -> Floats:
         x, n = self._numbers(feature.of or ""), self._sum(feature, "present")
         sketch, half = _sketch(self._plan.deviations, feature), half_life(feature)
-        is_first, is_missing, first_away = n == 0, np.isnan(x), formulas.first_away(x)
+        is_first, is_missing = n <= formulas.LEAST_COUNT, np.isnan(x)
+        first_away = formulas.first_away(x)
 
         def before(added: Floats, column: int) -> Floats:
             return self._order.add(sketch.start + column, np.where(is_missing, 0.0, added), half)
