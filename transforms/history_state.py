@@ -273,7 +273,7 @@ def _each_once(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def _late(histories: Block, keys: npt.NDArray[np.uint64], times: npt.NDArray[np.int64]) -> int:
-    if not len(histories.keys):
+    if not len(histories.keys) or not len(keys) or times.min() >= histories.last.max():
         return 0
     places = np.minimum(np.searchsorted(histories.keys, keys), len(histories.keys) - 1)
     is_known = histories.keys[places] == keys
