@@ -16,7 +16,7 @@ Path = tuple[Any, ...]
 SCALES = ("linear", "log")
 USES = ("score", "reconstruction")
 TIME_FORMATS = ("any", "rfc3339", "seconds", "milliseconds")
-"""Of an event time; any reads times as `features.roles.event_time` does."""
+"""Of an event time, beside patterns; any reads times as `features.roles.event_time` does."""
 ACCOUNT = "account"
 """The word for the account in `by` of a history feature."""
 KEEP = 200
