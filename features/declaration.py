@@ -171,6 +171,11 @@ class FeatureSpec:
                 values.setdefault(feature.by, "category")
         return values
 
+    @property
+    def categories(self) -> frozenset[str]:
+        """The fields of `message_fields` that hold categories."""
+        return frozenset(name for name, value in self.message_values.items() if value == "category")
+
     def to_json(self) -> dict[str, Any]:
         """The spec as plain data, in the form of its YAML file; what has its default is left out."""
         roles = self.roles

@@ -213,7 +213,8 @@ def _feature(look: Look, name: str, is_amount: bool) -> str:
     if look.is_boolean:
         missing = {"missing": "median"} if look.missing else {}
         return _entry({"name": name, "kind": "boolean"} | source | missing, _shares(look) + is_missing)
-    if look.is_text or (look.is_whole and not is_amount and (look.n_values <= FEW or _is_code(look))):
+    is_few = look.n_values <= FEW and pa.types.is_integer(look.values.type)  # 10.0 is rather a measure
+    if look.is_text or (look.is_whole and not is_amount and (is_few or _is_code(look))):
         missing = {"missing": "own"} if look.missing else {}
         keep = {"keep": KEEP} if look.n_values > KEEP else {}
         why = f"{look.n_values:,} values: {_shares(look)}"

@@ -104,7 +104,9 @@ class TransactionHandler:
         rows: list[list[float]] = []
         requests: list[dict[str, Any]] = []
         for i, item in enumerate(data):
-            request = {"fields": (), "describe": True} if _asks_what(context, i) else self._parse(item)
+            request: dict[str, Any] = {"fields": (), "describe": True}
+            if not _asks_what(context, i):
+                request = self._parse(item)
             request["start"] = len(rows)
             rows += request.pop("rows", [])
             request["stop"] = len(rows)
