@@ -28,8 +28,8 @@ def add_history(
 ) -> dict[str, pa.Array]:
     """Adds the history features to the columns of a table, in the order of the event times.
 
-    Rows of one time go by their ids, as in a batch job; where the table has no ids, as they stand. A row that the
-    spec refuses would be a dead letter: it has no history, and is in none.
+    Rows of one time go by their ids, as in a batch job; where the table has no ids, as they stand. A row that
+    the spec refuses would be a dead letter: it has no history, and is in none.
 
     >>> count = {"kind": "history", "statistic": "count", "by": "account", "half_life": "1d"}
     >>> spec = FeatureSpec.from_json({"features": [{"name": "payments", **count}]})
