@@ -115,6 +115,9 @@ class Start(Protocol):
     def load(self, plan: Plan, bucket: int) -> Block:
         """Reads the histories of a bucket."""
 
+    def load_group(self, plan: Plan, group: int) -> Block:
+        """Reads the histories of a group of a batch job."""
+
 
 class Tables:
     """The decoded logs of a worker process, for all of its threads.
