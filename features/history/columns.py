@@ -6,9 +6,19 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from features.columns import ColumnEncoder, ColumnError, find_column, timestamps
+from features import arrow
+from features.columns import (
+    ColumnEncoder,
+    ColumnError,
+    category_texts,
+    find_column,
+    numbers,
+    one_column,
+    timestamps,
+)
 from features.declaration import FeatureSpec
 from features.history.hashing import NO_KEY
 from features.history.plan import plans
@@ -60,10 +70,7 @@ def add_history(
             f"{spec.history[0].name!r} needs: write event_time: with the column in the feature spec"
         )
     times, _ = timestamps(moments, roles.time_format, roles.event_time)
-    is_refused = np.zeros(table.num_rows, bool)
-    if columns:
-        encoder = ColumnEncoder(spec, learn(spec, columns))
-        is_refused[list(encoder.encode(columns).reasons)] = True
+    is_refused = _refused(spec, table, columns)
     for plan in plans(spec):
         rows = inputs_of(plan, accounts, times, columns)
         rows = rows._replace(keys=np.where(is_refused, np.uint64(NO_KEY), rows.keys))
@@ -76,3 +83,29 @@ def add_history(
             block = merge(block, changed)
         added |= {name: pa.array(column) for name, column in zip(plan.names, values.T, strict=True)}
     return added
+
+
+def _refused(
+    spec: FeatureSpec, table: pa.Table | pa.RecordBatch, columns: Mapping[str, pa.Array]
+) -> npt.NDArray[np.bool_]:
+    """Marks the rows that are dead letters in a pipeline."""
+    is_refused = np.zeros(table.num_rows, bool)
+    for name in (spec.roles.transaction_id, spec.roles.account_id):
+        is_refused[_refused_ids(find_column(table, name), name)] = True
+    if columns:
+        encoder = ColumnEncoder(spec, learn(spec, columns))
+        is_refused[list(encoder.encode(columns).reasons)] = True
+    for name, kind in spec.message_values.items():
+        if name in columns and name not in spec.fields:  # the history alone is made of it
+            read = category_texts if kind == "category" else numbers
+            is_refused |= read(arrow.plain(one_column(columns[name])), name)[1]
+    return is_refused
+
+
+def _refused_ids(column: pa.Array | None, name: str) -> list[int]:
+    if column is None:
+        return []
+    try:
+        return [*arrow.identifiers(arrow.plain(column), name).reasons]
+    except arrow.ColumnTypeError:  # a job refuses the whole column
+        return []
