@@ -48,7 +48,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """What a job took: seconds by the clock and of all its processes' CPU, and its peak in MB."""
+    """The cost of a job: seconds by the clock and of all its processes' CPU, and its peak in MB."""
 
     seconds: float
     cpu_seconds: float

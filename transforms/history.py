@@ -182,9 +182,7 @@ def with_history(plan: Plan, batch: pa.RecordBatch) -> pa.RecordBatch:
     for name, column in zip(plan.names, values.T, strict=True):
         raw[inputs.type.get_field_index(name)] = pa.array(np.ascontiguousarray(column))
     features, content = schema.get_field_index("features"), schema.get_field_index("inputs")
-    lists = pa.FixedSizeListArray.from_arrays(
-        pa.array(matrix.reshape(-1)), type=schema.field(features).type
-    )
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=schema.field(features).type)
     whole = pa.StructArray.from_arrays(raw, fields=list(inputs.type))
     return transactions.set_column(features, schema.field(features), lists).set_column(
         content, schema.field(content), whole
