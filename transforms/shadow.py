@@ -9,20 +9,20 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from model import inference
 from model.artifact import Artifact
 from model.live import Follower, Live
 from model.outputs import ANOMALY_SCORE
-from model.thresholds import SEVERITIES, severity_codes
+from model.thresholds import codes_of
 from transforms import metrics
-from transforms.scores import ScoreRules
+from transforms.scores import ScoreRules, severities
 
 _LOG: Final = logging.getLogger(__name__)
 RETRY_SECONDS: Final = 60
 """Between two looks for a shadow that could not be loaded, without refresh: an outage at the start passes."""
-_SEVERITIES: Final = pa.array(SEVERITIES, pa.string())
 
 
 class Model(Protocol):
@@ -74,11 +74,9 @@ class Shadow:
 
 def _columns(model: Model, batch: pa.RecordBatch) -> list[pa.Array]:
     scores = inference.outputs(model.module, model.inputs(batch), [ANOMALY_SCORE])[ANOMALY_SCORE]
-    finite = np.isfinite(scores)
-    mask = None if finite.all() else ~finite
-    codes = severity_codes(scores, model.rules.thresholds)
-    return [
-        pa.array(scores.astype(np.float64), mask=mask),
-        _SEVERITIES.take(pa.array(codes, mask=mask)),
-        pa.repeat(model.rules.model_version, len(scores)),
-    ]
+    rules, n = model.rules, len(scores)
+    codes, finite = codes_of(scores, rules.steps), np.isfinite(scores)
+    columns = [pa.array(scores.astype(np.float64)), severities(codes), pa.repeat(rules.version, n)]
+    if not finite.all():
+        columns[:2] = [pc.if_else(pa.array(finite), column, None) for column in columns[:2]]
+    return columns
