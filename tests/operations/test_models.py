@@ -267,7 +267,7 @@ def test_a_full_disk_leaves_both_models_and_no_rest(models, tmp_path, small_disk
         artifact.write(tmp_path / version, manifest, [own.model_path])
         assert main(["promote", str(tmp_path / version), "--to", str(live)]) == 0
     room = shutil.disk_usage(small_disk).free
-    (small_disk / "filler").write_bytes(bytes(room - 20_000))
+    (small_disk / "filler").write_bytes(bytes(room - 45_000))
     before = shutil.disk_usage(small_disk).free
     assert main(["promote", "--back", "--to", str(live)]) == 1
     assert "No space left on device; make room there" in capsys.readouterr().err
