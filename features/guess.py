@@ -191,11 +191,12 @@ def _is_rare_flag(look: Look) -> bool:
 
 
 def _tells(look: Look, label: Look) -> bool:
-    """Finds whether each of a few values has one label only, where labels differ."""
-    if not 2 <= look.n_values <= FEW or label.n_values != 2 or look.missing or label.missing:
+    """Finds whether each of a few values, or of them and none, has one label only, where labels differ."""
+    groups = look.n_values + bool(look.missing)
+    if not 2 <= groups <= FEW or label.n_values != 2 or label.missing:
         return False
     pairs = pa.table({"value": look.values, "label": label.values}).group_by(["value", "label"]).aggregate([])
-    return pairs.num_rows == look.n_values
+    return pairs.num_rows == groups
 
 
 def _is_code(look: Look) -> bool:

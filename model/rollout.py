@@ -24,10 +24,12 @@ class Change:
     Attributes:
       before: the manifest that was there, if any.
       after: the manifest that is there now.
+      back: the manifest that `go_back` would put there; None where there is no other model to go back to.
     """
 
     before: Manifest | None
     after: Manifest
+    back: Manifest | None = None
 
     @property
     def is_none(self) -> bool:
@@ -113,7 +115,10 @@ def _replace(found: Artifact, to: str) -> Change:
     spare = _spare(to)
     if kept := _manifest(spare.uri):
         _empty(spare, kept)
-    return Change(before, found.manifest)
+    back = _manifest(place(to).child(PREVIOUS).uri)
+    if back is not None and back.digest == found.manifest.digest:
+        back = None
+    return Change(before, found.manifest, back)
 
 
 def _empty(spare: Place, manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -106,10 +107,11 @@ def explain(
     problem = google.explain(error)
     project, _, name = dataset.rpartition(".")
     if problem.kind == "unreachable":
-        url = endpoint or "https://bigquery.googleapis.com"
+        variable = None if endpoint else os.environ.get(clients.REST_VARIABLE)  # Google's client reads it
+        url = endpoint or variable or "https://bigquery.googleapis.com"
         return (
             f"expected an answer at {url} within {LOOK_SECONDS:g} s, got none ({problem.text}). "
-            f"Check {clients.REST_FLAG} and the network"
+            f"Check {clients.REST_VARIABLE if variable else clients.REST_FLAG} and the network"
         )
     step = google.remedy(
         problem,

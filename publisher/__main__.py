@@ -85,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     except OSError as error:
         raise CommandError(str(error)) from error
-    output.print_record(describe(summary) if options.format == "table" else summary.to_dict(), options.format)
+    is_file = isinstance(source, FileSource)
+    record = describe(summary, is_file) if options.format == "table" else summary.to_dict()
+    output.print_record(record, options.format)
     if isinstance(source, FileSource) and source.blank_lines:
         print(f"blank lines, which are no messages: {source.blank_lines:,}", file=sys.stderr)
     for reason, number in summary.errors.items():
@@ -95,12 +97,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 128 + stop.number if stop.number is not None else 0
 
 
-def describe(summary: Summary) -> dict[str, str]:
-    """The summary for people, by name of the line."""
+def describe(summary: Summary, is_file: bool = False) -> dict[str, str]:
+    """The summary for people, by name of the line; without the kinds for a file, which does not tell them."""
     ends = {
         "count": "all messages of --count",
         "duration": "the time of --duration",
-        "source": "the last line of --input, or the present, which simulated time has reached",
+        "source": "the last line of --input" if is_file else "the present, which simulated time has reached",
         "signal": "stopped",
         "failures": "given up after failures",
     }
@@ -110,10 +112,11 @@ def describe(summary: Summary) -> dict[str, str]:
         "sent": f"{summary.sent:,}",
         "confirmed": f"{summary.confirmed:,} in {summary.seconds:.1f} s, {summary.rate:,.0f} a second",
         "bytes": f"{summary.bytes:,}",
-        "normal": f"{summary.normal:,}",
-        "planted frauds": _counts(summary.planted),
-        "malformed": _counts(summary.malformed),
     }
+    if not is_file:
+        rows["normal"] = f"{summary.normal:,}"
+        rows["planted frauds"] = _counts(summary.planted)
+        rows["malformed"] = _counts(summary.malformed)
     if summary.first_event_time:
         rows["event times"] = f"{summary.first_event_time} to {summary.last_event_time}"
     if summary.left_out:

@@ -96,8 +96,12 @@ def _promote(options: PromoteOptions) -> None:
     before = f" instead of {change.before.model_version}" if change.before else ""
     print(safe_text(f"{to}: version {version}{before}"))
     print("Streams and servers with --model_refresh_seconds take it; others keep theirs.")
-    if change.before:
-        print(safe_text(f"To go back: anomaly model promote --back --to {to}"))
+    back = change.back
+    if change.before and (back is None or back.digest != change.before.digest):
+        print(safe_text(f"Version {change.before.model_version} could not be read whole, and is not kept."))
+    if back:
+        way = f"anomaly model promote --back --to {to}"
+        print(safe_text(f"To go back to version {back.model_version}: {way}"))
 
 
 def _row(listed: rollout.Listed) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def histogram(
     return Chart(
         tuple(bars),
         (),
-        tuple(Tick(x(each), f"{10.0**each:g}") for each in decades_shown),
+        tuple(Tick(x(each), short(10.0**each)) for each in decades_shown),
         tuple(Tick(y(value), short(value)) for value in powers(1, y.high)),
         tuple(Tick(x(math.log10(value)), label) for label, value in rules.items()),
         names,
@@ -220,11 +220,11 @@ def powers(low: float, high: float) -> list[float]:
 def short(value: float) -> str:
     """A number in few characters.
 
-    >>> [short(value) for value in (0, 7, 1500, 2_000_000)]
-    ['0', '7', '1.5k', '2M']
+    >>> [short(value) for value in (0, 7, 1500, 2_000_000, 1e15)]
+    ['0', '7', '1.5k', '2M', '1e+15']
     """
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
+        if size <= abs(value) < 1e12:
             return f"{value / size:.4g}{unit}"
     return f"{value:.4g}"
 

@@ -77,7 +77,7 @@ def tiles(figures: Figures) -> list[tuple[str, str]]:
     alerts = sum(row["medium"] + row["high"] for row in counts)
     letters = sum(row["messages"] for row in figures.rows["dead_letters"])
     last = figures.extent["last_scored"]
-    share = f" ({100 * alerts / transactions:.2g} %)" if transactions else ""
+    share = f" ({100 * alerts / transactions:.3g}\N{NO-BREAK SPACE}%)" if transactions else ""
     age = charts.duration(max(0.0, (figures.made_at - last).total_seconds()) * 1000) if last else "-"
     return [
         ("Transactions", f"{transactions:,}"),

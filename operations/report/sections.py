@@ -136,11 +136,12 @@ def _drift(figures: Figures) -> list[Bar]:
     most = max(rows[0]["psi"], LIMITS.max_psi)
     bars = []
     for row in rows[:MOST_FEATURES]:
-        notes = [f"{row['model_version']}:"] if len(versions) > 1 else []
-        notes += [f"{row['outside_percent']:g} % outside the training"] if row["outside_percent"] else []
+        notes = [f"{row['outside_percent']:g} % outside the training"] if row["outside_percent"] else []
         notes += [f"{row['missing_percent']:g} % missing"] if row["missing_percent"] else []
+        aside = [row["model_version"]] if len(versions) > 1 else []
+        aside += [", ".join(notes)] if notes else []
         share = max(0.0, 100 * row["psi"] / most)
-        bars.append(Bar(row["feature"], " ".join(notes), f"{row['psi']:.2f}", round(share, 1)))
+        bars.append(Bar(row["feature"], ": ".join(aside), f"{row['psi']:.2f}", round(share, 1)))
     return bars
 
 

@@ -20,9 +20,9 @@ from tests.model.serving.artifacts import build_artifact
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
-    """A directory with the models a and b."""
+    """A directory with the models a, b and c."""
     root = tmp_path_factory.mktemp("models")
-    for seed, version in enumerate("ab"):
+    for seed, version in enumerate("abc"):
         build_artifact(root / version, version, seed=seed)
     return root
 
@@ -39,7 +39,7 @@ def test_promote_and_back(models, to, capsys):
     out = capsys.readouterr().out.splitlines()
     assert (out[0], out[-1]) == (
         f"{to}: version b instead of a",
-        f"To go back: anomaly model promote --back --to {to}",
+        f"To go back to version a: anomaly model promote --back --to {to}",
     )
     # The same model, by its digest: a job that is pinned to it goes on.
     assert artifact.verify(to).digest == artifact.verify(models / "b").digest
@@ -92,6 +92,23 @@ def test_a_place_with_a_damaged_model_is_repaired(models, to, tmp_path):
     artifact.place(to).put(MODEL_FILE, tmp_path / "half")
     assert main(["promote", str(models / "b"), "--to", to]) == 0
     assert artifact.verify(to).model_version == "b"
+
+
+@pytest.mark.parametrize("before", ["", "a", "b"])
+def test_a_way_back_is_named_only_where_there_is_one(models, to, tmp_path, capsys, before):
+    for version in (before, "c") if before else ("c",):
+        assert main(["promote", str(models / version), "--to", to]) == 0
+    (tmp_path / "half").write_text("half a network")
+    artifact.place(to).put(MODEL_FILE, tmp_path / "half")
+    capsys.readouterr()
+    assert main(["promote", str(models / "b"), "--to", to]) == 0
+    back = f"To go back to version a: anomaly model promote --back --to {to}"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{to}: version b instead of c",
+        "Streams and servers with --model_refresh_seconds take it; others keep theirs.",
+        "Version c could not be read whole, and is not kept.",
+        *([back] if before == "a" else []),
+    ]
 
 
 def test_list(models, to, capsys):

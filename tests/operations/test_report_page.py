@@ -97,6 +97,9 @@ def test_the_drift_is_drawn_for_the_features_with_the_most_of_it():
     bars = sections._drift(some)
     assert (bars[0].percent, bars[1].percent) == (100.0, 2.5)
     assert bars[1].aside == "v2: 0.5 % outside the training"
+    rows[1]["missing_percent"], rows[2]["outside_percent"] = 2.0, 0.0
+    bars = sections._drift(some)
+    assert (bars[1].aside, bars[2].aside) == ("v2: 0.5 % outside the training, 2 % missing", "v1")
 
 
 def test_the_versions_that_scored_last_have_a_colour_and_the_older_ones_share_one():
@@ -146,10 +149,22 @@ def test_scores_without_alerts_have_no_thresholds_and_are_drawn():
 def test_the_tiles_count_what_is_stored():
     assert dict(page.tiles(figures())) == {
         "Transactions": "6,600",
-        "Alerts": "25 (0.38 %)",
+        "Alerts": "25 (0.379\N{NO-BREAK SPACE}%)",
         "Dead letters": "59",
         "Since the last score": "1 min",
     }
+
+
+def test_a_share_of_all_transactions_is_a_hundred_percent():
+    some = figures()
+    for row in some.rows["alerts_over_time"]:
+        row["transactions"] = row["medium"] + row["high"]
+    assert dict(page.tiles(some))["Alerts"] == "25 (100\N{NO-BREAK SPACE}%)"
+
+
+def test_scores_of_millions_are_read_at_the_axis():
+    drawn = charts.histogram({-10: {"normal": 5}, 70: {"high": 1}}, 10, {}, {})
+    assert [tick.label for tick in drawn.x_ticks][-3:] == ["1k", "100k", "10M"]
 
 
 def test_a_problem_is_shown_and_escaped():

@@ -16,7 +16,8 @@ import pytest
 from model.synthetic import frauds
 from model.synthetic.cards import frauds as card_frauds
 from publisher import malformed
-from publisher.__main__ import main
+from publisher.__main__ import describe, main
+from publisher.publish import Summary
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,6 +101,16 @@ def test_json_summary_and_labels(tmp_path, capsys):
     assert pq.read_metadata(tmp_path / "t.parquet").num_rows == summary["confirmed"]
     assert pq.read_metadata(tmp_path / "l.parquet").num_rows == summary["confirmed"]
     assert {"rate", "bytes", "planted", "malformed", "failed", "stopped_by"} <= set(summary)
+
+
+def test_kinds_are_shown_of_made_messages_alone():
+    kinds = ["normal", "planted frauds", "malformed"]
+    for is_file, shown, end in (
+        (False, kinds, "the present, which simulated time has reached"),
+        (True, [], "the last line of --input"),
+    ):
+        rows = describe(Summary("topic", stopped_by="source", confirmed=3, normal=3), is_file)
+        assert ([name for name in kinds if name in rows], rows["ended by"]) == (shown, end)
 
 
 def test_a_short_run_shows_the_whole_rhythm(tmp_path):
