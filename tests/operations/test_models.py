@@ -122,6 +122,7 @@ def test_list(models, to, capsys):
         (f"{to}/{PREVIOUS}", "a", None),
         (f"{models}/a", "a", None),
         (f"{models}/b", "b", None),
+        (f"{models}/c", "c", None),
     ]
     manifest = artifact.verify(models / "b")
     assert rows[0]["medium"] == manifest.thresholds["medium"]
