@@ -52,7 +52,12 @@ class MessageColumns(NamedTuple):
         """Returns the messages at these positions."""
         if len(positions) == len(self.payloads):
             return self
-        return MessageColumns(*(column and [column[i] for i in positions] for column in self))
+        return MessageColumns(
+            [self.payloads[i] for i in positions],
+            self.attributes and [self.attributes[i] for i in positions],
+            self.message_ids and [self.message_ids[i] for i in positions],
+            self.publish_times and [self.publish_times[i] for i in positions],
+        )
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ def _parse(
         pa.array([row.event_time_derived is True for row in rows], pa.bool_()),
     ]
     # A message that cannot be read says so, whatever its time.
-    refused = assembled.reasons | timed.reasons | assembled.unread
+    refused = {**assembled.reasons, **timed.reasons, **assembled.unread}
     if refused:
         rejected |= {positions[k]: reason for k, reason in refused.items()}
         kept = [k not in refused for k in range(len(rows))]
