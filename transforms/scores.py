@@ -157,7 +157,7 @@ def assemble_scores(
         severities(codes, n),
         _lists(outputs.get(ENCODED), n),
         _top(transactions, matrix, outputs.get(CONTRIBUTIONS), codes, rules),
-        _repeated(rules.version, n),
+        repeated(rules.version, n),
         pa.array(np.full(n, scored_at, np.int64)).view(_TIME),
         *map(transactions.column, range(traced, traced + len(TRACE_FIELDS))),
         *(shadow or _unset(n)[:-1]),
@@ -177,7 +177,7 @@ def severities(codes: npt.NDArray[np.int8] | None, n: int) -> pa.Array:
     >>> severities(np.array([0, 2], np.int8), 2).to_pylist(), severities(None, 1).to_pylist()
     (['normal', 'high'], ['normal'])
     """
-    return _repeated(_NORMAL, n) if codes is None else _SEVERITY_NAMES.take(pa.array(codes))
+    return repeated(_NORMAL, n) if codes is None else _SEVERITY_NAMES.take(pa.array(codes))
 
 
 def sampled(
@@ -268,7 +268,8 @@ def _lists(matrix: npt.NDArray[np.floating] | None, n: int) -> pa.Array:
 
 
 @functools.lru_cache(maxsize=32)
-def _repeated(text: pa.Scalar, n: int) -> pa.Array:
+def repeated(text: pa.Scalar, n: int) -> pa.Array:
+    """Makes a column of one text; those of the last numbers of rows are kept."""
     return pa.repeat(text, n)
 
 
