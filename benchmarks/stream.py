@@ -256,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--bound",
         type=float,
-        default=1.0,
+        default=0.5,
         metavar="SECONDS",
         help="the longest latency of 99 of 100 rows at a sustained rate (default: %(default)s)",
     )
