@@ -315,6 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_format(parser)
     args = parser.parse_args(argv)
     options = read_options(PackageOptions, args)
-    paths = package(artifact.read(options.model), options.output, options.formats)
+    packed = artifact.read(options.model, copied=True)
+    paths = package(packed, options.output, options.formats)
     print_rows([{"file": str(path), "bytes": path.stat().st_size} for path in paths], args.format)
     return 0

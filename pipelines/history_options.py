@@ -34,14 +34,25 @@ class HistoryOptions:
         "compute histories at once. A stream keeps the number for ever (default: %(default)s)",
     )
 
-    def transform(self, spec: FeatureSpec, streaming: bool) -> History | None:
+    def transform(
+        self, spec: FeatureSpec, streaming: bool, batch_rows: int, lead_seconds: int
+    ) -> History | None:
         """Makes the step of the pipeline; None where the model has no history features.
+
+        Args:
+          spec: the features of the model.
+          streaming: as in `History`.
+          batch_rows: the most rows that are scored at once.
+          lead_seconds: how far the time of an event may lie ahead.
 
         Raises:
           OptionError: --history does not fit the model.
         """
         start = self.start(spec)
-        return History(spec, streaming, self.history_buckets, start) if spec.history else None
+        if not spec.history:
+            return None
+        lead = lead_seconds * 1_000_000
+        return History(spec, streaming, self.history_buckets, start, batch_rows, lead)
 
     def start(self, spec: FeatureSpec) -> HistoryFiles | None:
         """Reads the index of --history, if it is given, and checks that it fits the model.

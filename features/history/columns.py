@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from features.columns import ColumnEncoder, ColumnError, find_column, timestamps
+from features.arrow import is_text, plain
+from features.columns import ColumnEncoder, ColumnError, find_column, one_column, timestamps
 from features.declaration import FeatureSpec
 from features.history.hashing import NO_KEY
 from features.history.plan import plans
@@ -25,7 +28,8 @@ def add_history(
 ) -> dict[str, pa.Array]:
     """Adds the history features to the columns of a table, in the order of the event times.
 
-    A row that the spec refuses would be a dead letter: it has no history, and is in none.
+    Rows of one time go by their ids, as in a batch job; where the table has no ids, as they stand. A row that
+    the spec refuses would be a dead letter: it has no history, and is in none.
 
     >>> count = {"kind": "history", "statistic": "count", "by": "account", "half_life": "1d"}
     >>> spec = FeatureSpec.from_json({"features": [{"name": "payments", **count}]})
@@ -35,7 +39,7 @@ def add_history(
 
     Args:
       spec: the features.
-      table: with the columns of the account and the event time.
+      table: with the columns of the account and the event time, and of the id where there is one.
       columns: of `FeatureSpec.message_fields`.
 
     Raises:
@@ -64,10 +68,10 @@ def add_history(
     if columns:
         encoder = ColumnEncoder(spec, learn(spec, columns))
         is_refused[list(encoder.encode(columns).reasons)] = True
+    order = _in_order(times, find_column(table, roles.transaction_id))
     for plan in plans(spec):
         rows = inputs_of(plan, accounts, times, columns)
         rows = rows._replace(keys=np.where(is_refused, np.uint64(NO_KEY), rows.keys))
-        order = np.argsort(rows.times, kind="stable")
         values = np.empty((len(order), len(plan.names)))
         block = Block.empty(plan)
         for start in range(0, len(order), ROWS_AT_ONCE):
@@ -76,3 +80,16 @@ def add_history(
             block = merge(block, changed)
         added |= {name: pa.array(column) for name, column in zip(plan.names, values.T, strict=True)}
     return added
+
+
+def _in_order(times: pa.Array, ids: pa.Array | None) -> npt.NDArray[np.intp]:
+    """Returns the positions of rows by time, then by id; by time alone where ids are no texts or integers."""
+    keys = {"time": times}
+    if ids is not None:
+        texts = plain(one_column(ids))
+        if is_text(texts.type) or pa.types.is_integer(texts.type):
+            keys["id"] = texts if is_text(texts.type) else texts.cast(pa.string())
+    order: npt.NDArray[np.intp] = pc.sort_indices(
+        pa.table(keys), sort_keys=[(name, "ascending") for name in keys]
+    ).to_numpy()
+    return order
