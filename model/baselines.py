@@ -92,7 +92,8 @@ def _mcd(train: Scores, rows: Scores, seed: int, support_fraction: float) -> Sco
     return MinCovDet(support_fraction=support_fraction, random_state=seed).fit(train).mahalanobis(rows)
 
 
-def _gaussian_mixture(train: Scores, rows: Scores, seed: int, n_components: int) -> Scores:
+def gaussian_mixture(train: Scores, rows: Scores, seed: int, n_components: int) -> Scores:
+    """Scores by the negative log-likelihood under a mixture that is fitted to `train`."""
     from sklearn.mixture import GaussianMixture
 
     return -GaussianMixture(n_components, reg_covar=1e-4, random_state=seed).fit(train).score_samples(rows)
@@ -117,7 +118,7 @@ QUICK: tuple[tuple[str, Detector], ...] = (
 """The baselines of a training."""
 SLOW: tuple[tuple[str, Detector], ...] = (
     ("Mahalanobis", _mahalanobis),
-    ("Gaussian mixture", Tuned("n_components", (20, 10, 40), _gaussian_mixture)),
+    ("Gaussian mixture", Tuned("n_components", (20, 10, 40), gaussian_mixture)),
     ("MCD", Tuned("support_fraction", (0.99, 0.9, 0.95, 0.98, 0.995), _mcd)),
 )
 PYOD: tuple[tuple[str, Detector], ...] = (("HBOS", Tuned("n_bins", (10, 50), _hbos)), ("ECOD", _ecod))
@@ -163,13 +164,7 @@ def scores(
       chooser: chooses the settings; without it, or where it has one class only, the first value is taken.
       spec: of the inputs.
     """
-    raw = _prepare(train, spec)
-    mean, std = raw.mean(axis=0), raw.std(axis=0)
-    std = np.where(std > 0, std, 1.0)
-
-    def standardised(part: Rows) -> Scores:
-        return (_prepare(part, spec) - mean) / std
-
+    standardised = standardiser(train, spec)
     fitted, prepared = standardised(train), standardised(rows)
     can_choose = chooser is not None and 0 < chooser.labels.sum() < len(chooser.labels)
     results = Baselines({}, {}, {})
@@ -187,6 +182,14 @@ def scores(
         except Exception as error:
             results.left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
     return results
+
+
+def standardiser(train: Rows, spec: FeatureSpec) -> Callable[[Rows], Scores]:
+    """Makes the function that prepares raw inputs [m, k]: those of the score, standardised as in `train`."""
+    raw = _prepare(train, spec)
+    mean, std = raw.mean(axis=0), raw.std(axis=0)
+    std = np.where(std > 0, std, 1.0)
+    return lambda part: (_prepare(part, spec) - mean) / std
 
 
 def _prepare(rows: Rows, spec: FeatureSpec) -> Scores:

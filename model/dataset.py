@@ -21,6 +21,7 @@ from features.arrow import count_missing, plain
 from features.columns import (
     ColumnEncoder,
     ColumnError,
+    booleans,
     category_texts,
     find_column,
     required_column,
@@ -34,6 +35,7 @@ from features.learning import learn
 from features.learnt import NOTHING, Learnt
 from features.roles import LABEL_NAMES, resembling
 from features.ulb import TIME
+from features.values import FALSE_WORDS, TRUE_WORDS
 
 MAX_REFUSED_SHARE: Final = 0.1
 """Share of the rows that the spec may refuse. With more, the spec or the table is the wrong one."""
@@ -58,6 +60,7 @@ class Dataset:
         nothing to learn.
       times: what orders the rows in time, [n]; None where the source has no times.
       kinds: texts [n] that name the kind of each fraud; None where no column does.
+      numbers: of the rows in the source, from 0 on, int [n]; None where all rows of the source are there.
     """
 
     features: npt.NDArray[np.float32]
@@ -68,6 +71,7 @@ class Dataset:
     columns: Mapping[str, pa.Array] = field(default_factory=dict)
     times: npt.NDArray[Any] | None = None
     kinds: npt.NDArray[Any] | None = None
+    numbers: npt.NDArray[np.intp] | None = None
 
     @property
     def is_normal(self) -> npt.NDArray[np.bool_]:
@@ -90,6 +94,22 @@ class Dataset:
         chosen = pa.array(rows)
         return self.encoded_by(
             learn(self.spec, {name: column.take(chosen) for name, column in self.columns.items()})
+        )
+
+    def taken(self, rows: npt.NDArray[np.intp]) -> Dataset:
+        """Takes rows by their positions; they keep the numbers that they have in the source."""
+
+        def part(values: npt.NDArray[Any] | None) -> npt.NDArray[Any] | None:
+            return None if values is None else values[rows]
+
+        return dataclasses.replace(
+            self,
+            features=self.features[rows],
+            labels=part(self.labels),
+            columns={name: column.take(pa.array(rows)) for name, column in self.columns.items()},
+            times=part(self.times),
+            kinds=part(self.kinds),
+            numbers=rows if self.numbers is None else self.numbers[rows],
         )
 
     def missing_shares(self, rows: npt.NDArray[np.intp]) -> dict[str, float]:
@@ -153,7 +173,7 @@ def from_arrow(
     known = {*used, *(_column_of(name, table.column_names) for name in others)}
     if unused := [name for name in table.column_names if name not in known]:
         provenance["columns_not_used"] = unused
-    labels = None
+    labels, numbers = None, None
     label = spec.roles.label if label_column is None else label_column
     label_values = _field(table, label) if label else None
     try:
@@ -165,12 +185,13 @@ def from_arrow(
         labels, is_known = _labels(label_values, label, source)
         if not is_known.all():
             table, columns = table.filter(pa.array(is_known)), _taken(columns, is_known)
+            numbers = np.flatnonzero(is_known)
             provenance["rows_without_label"] = int((~is_known).sum())
     try:
         kinds = None
         if kind_column:
             kinds, _ = category_texts(plain(required_column(table, kind_column)), kind_column)
-        return _encoded(table, columns, labels, provenance, spec, kinds)
+        return _encoded(table, columns, labels, provenance, spec, kinds, numbers)
     except ColumnError as error:
         raise DataError(f"{source}: {error}") from error
 
@@ -187,25 +208,22 @@ def _encoded(
     provenance: dict[str, Any],
     spec: FeatureSpec,
     kinds: pa.Array | None,
+    numbers: npt.NDArray[np.intp] | None,
 ) -> Dataset:
     normal = columns if labels is None else _taken(columns, labels == 0)
     learnt = learn(spec, normal)
     features, reasons = ColumnEncoder(spec, learnt).encode(columns)
     times = _times(table, spec, features)
+    names = None if kinds is None else np.array(kinds.fill_null("").to_pylist(), object)
+    columns = {} if spec.is_numeric else columns
+    dataset = Dataset(features, labels, provenance, spec, learnt, columns, times, names, numbers)
     if reasons:
         _check_refused(reasons, len(features), provenance["source"])
         provenance["rows_refused"] = dict(Counter(reason.partition(":")[0] for reason in reasons.values()))
-        is_kept = np.ones(len(features), bool)
-        is_kept[list(reasons)] = False
-        features, columns = features[is_kept], _taken(columns, is_kept)
-        labels = None if labels is None else labels[is_kept]
-        times = None if times is None else times[is_kept]
-        kinds = None if kinds is None else kinds.filter(pa.array(is_kept))
-    if labels is not None:
-        provenance["frauds"] = int(labels.sum())
-    names = None if kinds is None else np.array(kinds.fill_null("").to_pylist(), object)
-    columns = {} if spec.is_numeric else columns
-    return Dataset(features, labels, provenance, spec, learnt, columns, times, names)
+        dataset = dataset.taken(np.setdiff1d(np.arange(len(features)), list(reasons)))
+    if dataset.labels is not None:
+        provenance["frauds"] = int(dataset.labels.sum())
+    return dataset
 
 
 def _check_refused(reasons: Mapping[int, str], n: int, source: str) -> None:
@@ -322,7 +340,7 @@ def _first_other(column: pa.Array) -> str:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return str(column.type)
     words = pc.utf8_lower(pc.utf8_trim_whitespace(column.drop_null()))
-    others = words.filter(pc.invert(pc.is_in(words, pa.array(["0", "1", "true", "false"], words.type))))
+    others = words.filter(pc.invert(pc.is_in(words, pa.array([*TRUE_WORDS, *FALSE_WORDS], words.type))))
     return repr(others[0].as_py()) if len(others) else str(column.type)
 
 
@@ -332,8 +350,10 @@ def _labels(column: pa.Array, name: str, source: str) -> tuple[npt.NDArray[np.in
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            # Arrow reads "0", "1", "true" and "false", in any case.
-            column = pc.cast(pc.utf8_trim_whitespace(column), pa.bool_())
+            values, bad = booleans(column, name)
+            if bad.any():
+                raise pa.ArrowInvalid(f"{name}: words that are not true or false")
+            column = pa.array(values, from_pandas=True)
         values = pc.cast(column, pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
         raise DataError(

@@ -66,7 +66,9 @@ class Limits:
         3.0,
         type=Number(0, whole=False),
         metavar="TIMES",
-        help="alerts of a severity, as a multiple of the budget of its threshold (default: %(default)s)",
+        help="alerts of a severity, as a multiple of the budget that the model's threshold was calibrated "
+        "for; a job with --medium_threshold or --high_threshold has another, so pass its multiple "
+        "(default: %(default)s)",
     )
     min_rows: int = option(
         1000,

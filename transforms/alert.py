@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from model.thresholds import SEVERITIES
 from transforms import metrics
 from transforms.observations import alert_counters
-from transforms.schema import ALERTS, MESSAGE_FIELDS
+from transforms.schema import ALERTS, MESSAGE_FIELDS, empty
 from transforms.thresholds import thresholds_of
+
+_NONE: Final = empty(ALERTS)
 
 
 @dataclass
@@ -53,12 +56,15 @@ def alerts(scores: pa.RecordBatch, min_severity: str = "medium") -> pa.RecordBat
     """
     if min_severity not in SEVERITIES[1:]:
         raise ValueError(f"min_severity: expected one of {', '.join(SEVERITIES[1:])}, got {min_severity!r}")
-    wanted = SEVERITIES[SEVERITIES.index(min_severity) :]
+    thresholds = thresholds_of(scores)
+    # As `model.thresholds` defines a severity. Most batches of a stream have no alert, and end here.
+    reached = np.flatnonzero(scores.column("anomaly_score").to_numpy() >= thresholds[min_severity])
+    if not len(reached):
+        return _NONE
     # Few rows are alerts: to take them by number costs less than to filter the nested columns.
-    rows = scores.take(pc.indices_nonzero(pc.is_in(scores.column("severity"), pa.array(wanted))))
-    thresholds = thresholds_of(rows)
-    reached = [thresholds[severity] for severity in rows.column("severity").to_pylist()]
-    columns = {"threshold": pa.array(reached, pa.float64())}
+    rows = scores.take(pa.array(reached))
+    own = [thresholds[severity] for severity in rows.column("severity").to_pylist()]
+    columns = {"threshold": pa.array(own, pa.float64())}
     columns |= {field.name: pa.nulls(rows.num_rows, field.type) for field in MESSAGE_FIELDS}
     return pa.RecordBatch.from_arrays(
         [columns[name] if name in columns else rows.column(name) for name in ALERTS.names], schema=ALERTS

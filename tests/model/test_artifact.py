@@ -327,6 +327,7 @@ def test_a_failed_upload_keeps_the_artifact(trained, storage, monkeypatch, tmp_p
     with pytest.raises(artifact.ArtifactUnavailableError, match=r"403; the artifact is kept in ") as caught:
         artifact.write("gs://some-bucket/m", trained.manifest, [trained.model_path])
     kept = str(caught.value).split("kept in ")[1].split(":")[0]
+    assert str(caught.value).endswith(f"run anomaly model promote {kept} --to gs://some-bucket/m")
     assert artifact.verify(kept).model_version == trained.manifest.model_version
 
 
