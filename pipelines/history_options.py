@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 
 from common.options import OptionError, option
 from common.values import at_least, location
 from features.declaration import FeatureSpec
 from features.history.plan import plans
+from features.roles import EPOCH
 from transforms.history import BUCKETS, History
 from transforms.history_files import HistoryFiles, HistoryFilesError
 
@@ -70,11 +72,18 @@ class HistoryOptions:
         return files
 
     def check(self, files: HistoryFiles, spec: FeatureSpec) -> None:
-        """Checks that histories fit a model.
+        """Checks that histories fit a model, and end before now.
 
         Raises:
-          HistoryFilesError: the model has no history features, or the histories are those of others.
+          HistoryFilesError: the model has no history features, or the histories are those of others, or end
+            in the future: no event would count until then.
         """
         if not spec.history:
             raise HistoryFilesError("the model of --model has no history features; leave --history out")
         files.check(plans(spec), self.history_buckets)
+        until = EPOCH + dt.timedelta(microseconds=files.until)
+        if until > dt.datetime.now(dt.UTC):
+            raise HistoryFilesError(
+                f"{files.directory}: expected histories that end before now, got {until.isoformat()}, and no "
+                "event before it would count: build them anew with --until"
+            )

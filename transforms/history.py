@@ -30,6 +30,7 @@ from features.history.rows import Rows, inputs_of
 from features.history.state import MOST_LEAD
 from features.history.table import Table
 from transforms import metrics
+from transforms.history_files import GROUPS_A_BUCKET
 from transforms.history_state import FORMAT, NEVER, Bucket, Start, apply
 from transforms.history_tables import Tables
 from transforms.rebatch import BATCH_ROWS, join
@@ -37,8 +38,6 @@ from transforms.scores import feature_matrix
 
 BUCKETS: Final = 16
 """Parts of the keys of a stream, each with one log. A job keeps this number for ever."""
-GROUPS_A_BUCKET: Final = 16
-"""Groups of a batch job for each bucket: all events of a group are in memory at once."""
 KEYS: Final = "history_keys"
 """Counts keys, accounts for example, that had no history before."""
 LATE: Final = "history_rows_late"
@@ -110,7 +109,7 @@ class History(beam.PTransform):
         return _Chain(
             ("Split", SplitFn(plan, groups, SPLIT_BYTES), tuple[int, pa.RecordBatch]),
             ("Group", beam.GroupByKey(), None),
-            ("Sort", _SortedFn(plan, self.buckets, groups, self.start), pa.RecordBatch),
+            ("Sort", _SortedFn(plan, self.start), pa.RecordBatch),
             ("Join", _JoinFn(plan, self.batch_rows), pa.RecordBatch),
         )
 
@@ -321,16 +320,14 @@ class _StateFn(beam.DoFn):
 class _SortedFn(beam.DoFn):
     """All rows of a group in, the same in the order of their times and with values out."""
 
-    def __init__(self, plan: Plan, buckets: int, groups: int, start: Start | None) -> None:
+    def __init__(self, plan: Plan, start: Start | None) -> None:
         self._plan = plan
-        self._buckets = buckets
-        self._groups = groups
         self._start = start
 
     def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterable[pa.RecordBatch]:
         """Reads the history. The parts stay as they came: to sort all their columns would cost more."""
         group, parts = element[0], [*element[1]]
-        table = first_table(self._plan, group, self._buckets, self._groups, self._start)
+        table = first_table(self._plan, group, self._start)
         until = NEVER if self._start is None else self._start.until
         rows, order = in_order(self._plan, parts)
         values = np.empty((len(order), len(self._plan.names)))
@@ -344,12 +341,9 @@ class _SortedFn(beam.DoFn):
             values = values[part.num_rows :]
 
 
-def first_table(plan: Plan, group: int, buckets: int, groups: int, start: Start | None) -> Table:
+def first_table(plan: Plan, group: int, start: Start | None) -> Table:
     """Makes the table of a group of a batch job, with the histories of the start that belong to it."""
-    if start is None:
-        return Table(plan)
-    block = start.load(plan, group % buckets)
-    return Table(plan, block.take(bucket_of(block.keys, groups) == group))
+    return Table(plan, None if start is None else start.load_group(plan, group))
 
 
 def in_order(plan: Plan, parts: Sequence[pa.RecordBatch]) -> tuple[Rows, npt.NDArray[np.intp]]:

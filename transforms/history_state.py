@@ -119,6 +119,9 @@ class Start(Protocol):
     def load(self, plan: Plan, bucket: int) -> Block:
         """Reads the histories of a bucket."""
 
+    def load_group(self, plan: Plan, group: int) -> Block:
+        """Reads the histories of a group of a batch job."""
+
 
 class Updated(NamedTuple):
     """The outcome for the rows of a part of a batch.

@@ -10,8 +10,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.arrow import is_text, plain
-from features.columns import ColumnEncoder, ColumnError, find_column, one_column, timestamps
+from features.arrow import ColumnTypeError, identifiers, is_text, plain
+from features.columns import (
+    ColumnEncoder,
+    ColumnError,
+    category_texts,
+    find_column,
+    numbers,
+    one_column,
+    timestamps,
+)
 from features.declaration import FeatureSpec
 from features.history.hashing import NO_KEY
 from features.history.plan import plans
@@ -64,10 +72,7 @@ def add_history(
             f"{spec.history[0].name!r} needs: write event_time: with the column in the feature spec"
         )
     times, _ = timestamps(moments, roles.time_format, roles.event_time)
-    is_refused = np.zeros(table.num_rows, bool)
-    if columns:
-        encoder = ColumnEncoder(spec, learn(spec, columns))
-        is_refused[list(encoder.encode(columns).reasons)] = True
+    is_refused = _refused(spec, table, columns)
     order = _in_order(times, find_column(table, roles.transaction_id))
     for plan in plans(spec):
         rows = inputs_of(plan, accounts, times, columns)
@@ -93,3 +98,29 @@ def _in_order(times: pa.Array, ids: pa.Array | None) -> npt.NDArray[np.intp]:
         pa.table(keys), sort_keys=[(name, "ascending") for name in keys]
     ).to_numpy()
     return order
+
+
+def _refused(
+    spec: FeatureSpec, table: pa.Table | pa.RecordBatch, columns: Mapping[str, pa.Array]
+) -> npt.NDArray[np.bool_]:
+    """Marks the rows that are dead letters in a pipeline."""
+    is_refused = np.zeros(table.num_rows, bool)
+    for name in (spec.roles.transaction_id, spec.roles.account_id):
+        is_refused[_refused_ids(find_column(table, name), name)] = True
+    if columns:
+        encoder = ColumnEncoder(spec, learn(spec, columns))
+        is_refused[list(encoder.encode(columns).reasons)] = True
+    for name, kind in spec.message_values.items():
+        if name in columns and name not in spec.fields:  # the history alone is made of it
+            read = category_texts if kind == "category" else numbers
+            is_refused |= read(plain(one_column(columns[name])), name)[1]
+    return is_refused
+
+
+def _refused_ids(column: pa.Array | None, name: str) -> list[int]:
+    if column is None:
+        return []
+    try:
+        return [*identifiers(plain(column), name).reasons]
+    except ColumnTypeError:  # a job refuses the whole column
+        return []

@@ -60,7 +60,7 @@ def test_a_batch_job_counts_by_time_and_id_and_leaves_the_rows_where_they_are():
     plan = plans(SPEC)[0]
     mixed = random.Random(2).sample(rows, 60)
     parts = [part for lot in (mixed[:25], mixed[25:]) for _, part in divided(plan, transactions(lot), 1)]
-    filled = [*step._SortedFn(plan, 1, 1, None).process((0, parts))]
+    filled = [*step._SortedFn(plan, None).process((0, parts))]
     ids = [part["transaction_id"] for part in parts]
     assert [part["transaction_id"] for part in filled] == ids
     wanted = expected(rows)
