@@ -40,7 +40,21 @@ EXAMPLES: Final = """
 """
 ENCODER: Final = tuple(
     f"{name}.py"
-    for name in ("__init__", "checks", "declaration", "kinds", "learnt", "roles", "rows", "times", "values")
+    for name in (
+        *(
+            "__init__",
+            "checks",
+            "declaration",
+            "kinds",
+            "learnt",
+            "roles",
+            "rows",
+            "schema",
+            "times",
+            "values",
+        ),
+        "words",
+    )
 )
 """Modules of features/ that the archive of TorchServe carries; they need NumPy alone."""
 ONNX_FILE: Final = "model.onnx"

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from features import arrow
 from features.columns import (
@@ -35,7 +36,8 @@ def add_history(
 ) -> dict[str, pa.Array]:
     """Adds the history features to the columns of a table, in the order of the event times.
 
-    A row that the spec refuses would be a dead letter: it has no history, and is in none.
+    Rows of one time go by their ids, as in a batch job; where the table has no ids, as they stand. A row that
+    the spec refuses would be a dead letter: it has no history, and is in none.
 
     >>> count = {"kind": "history", "statistic": "count", "by": "account", "half_life": "1d"}
     >>> spec = FeatureSpec.from_json({"features": [{"name": "payments", **count}]})
@@ -45,7 +47,7 @@ def add_history(
 
     Args:
       spec: the features.
-      table: with the columns of the account and the event time.
+      table: with the columns of the account and the event time, and of the id where there is one.
       columns: of `FeatureSpec.message_fields`.
 
     Raises:
@@ -71,10 +73,10 @@ def add_history(
         )
     times, _ = timestamps(moments, roles.time_format, roles.event_time)
     is_refused = _refused(spec, table, columns)
+    order = _in_order(times, find_column(table, roles.transaction_id))
     for plan in plans(spec):
         rows = inputs_of(plan, accounts, times, columns)
         rows = rows._replace(keys=np.where(is_refused, np.uint64(NO_KEY), rows.keys))
-        order = np.argsort(rows.times, kind="stable")
         values = np.empty((len(order), len(plan.names)))
         block = Block.empty(plan)
         for start in range(0, len(order), ROWS_AT_ONCE):
@@ -109,3 +111,16 @@ def _refused_ids(column: pa.Array | None, name: str) -> list[int]:
         return [*arrow.identifiers(arrow.plain(column), name).reasons]
     except arrow.ColumnTypeError:  # a job refuses the whole column
         return []
+
+
+def _in_order(times: pa.Array, ids: pa.Array | None) -> npt.NDArray[np.intp]:
+    """Returns the positions of rows by time, then by id; by time alone where ids are no texts or integers."""
+    keys = {"time": times}
+    if ids is not None:
+        texts = arrow.plain(one_column(ids))
+        if arrow.is_text(texts.type) or pa.types.is_integer(texts.type):
+            keys["id"] = texts if arrow.is_text(texts.type) else texts.cast(pa.string())
+    order: npt.NDArray[np.intp] = pc.sort_indices(
+        pa.table(keys), sort_keys=[(name, "ascending") for name in keys]
+    ).to_numpy()
+    return order
