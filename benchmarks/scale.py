@@ -13,6 +13,7 @@ of each. "A row" is the difference of many and few rows, without the start-up.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import resource
@@ -21,8 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -48,26 +49,23 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """The cost of a job: seconds by the clock and of all its processes' CPU, and its peak in MB."""
+    """What a job took: seconds by the clock, of CPU of all processes and of the busiest; its peak in MB."""
 
     seconds: float
     cpu_seconds: float
+    busiest_seconds: float
     peak_mb: float
 
 
-def peaks(pid: int, known: dict[int, int]) -> None:
-    """Notes the peak memory (VmHWM, in kB) of a process and all below it, as long as they are there."""
-    try:
-        tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for process in tree:
-        try:
-            text = Path(f"/proc/{process.pid}/status").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if match := re.search(r"VmHWM:\s+(\d+)", text):
-            known[process.pid] = max(known.get(process.pid, 0), int(match[1]))
+def look(pid: int, peaks: dict[int, float], cpu: dict[int, float]) -> None:
+    """Notes peak memory (VmHWM, in MB) and CPU time of a process and all below it, while they are there."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess, OSError):
+                cpu[process.pid] = sum(process.cpu_times()[:2])
+                text = Path(f"/proc/{process.pid}/status").read_text()
+                if match := re.search(r"VmHWM:\s+(\d+)", text):
+                    peaks[process.pid] = int(match[1]) / 1_000
 
 
 def run(directory: Path, case: Case) -> Run:
@@ -80,19 +78,20 @@ def run(directory: Path, case: Case) -> Run:
         (place / f"{number}.{case.form}").hardlink_to(directory / f"rows.{case.form}")
     flags = [f"--input={place}", f"--model={directory}/model", f"--output={output}"]
     words = [sys.executable, "-m", "common.anomaly", "batch", *flags, f"--processes={case.processes}"]
-    known: dict[int, int] = {}
+    peaks: dict[int, float] = {}
+    cpu: dict[int, float] = {}
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as job:
         while job.poll() is None:
-            peaks(job.pid, known)
+            look(job.pid, peaks, cpu)
             time.sleep(_LOOK_SECONDS)
     seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     stored = sum(pq.read_metadata(path).num_rows for path in output.glob("scores-*.parquet"))
     assert (job.returncode, stored) == (0, case.rows), (job.returncode, stored, case)
     for folder in (place, output):
         shutil.rmtree(folder)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Run(seconds, cpu, sum(known.values()) / 1_000)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Run(seconds, used, max(cpu.values()), sum(peaks.values()))
 
 
 def best(runs: Sequence[Run]) -> Run:
@@ -100,39 +99,37 @@ def best(runs: Sequence[Run]) -> Run:
     return Run(
         min(each.seconds for each in runs),
         min(each.cpu_seconds for each in runs),
+        min(each.busiest_seconds for each in runs),
         max(each.peak_mb for each in runs),
     )
 
 
-def table(results: dict[Case, Run]) -> list[str]:
+def table(results: Mapping[Case, Run]) -> list[str]:
     """Writes the lines of the table; `results` has few and many rows of each form and number of processes."""
     lines = [
-        "| | processes | rows | s | CPU s | peak MB | rows/s | microseconds of CPU a row | bytes a row | "
-        "times one process |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| | processes | rows | s | CPU s | peak MB | rows/s | CPU us a row | bytes a row "
+        "| times one process | by CPU time |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for form, text in NAMES.items():
-        for processes in sorted({case.processes for case in results}):
-            cases = sorted(
-                (case for case in results if (case.form, case.processes) == (form, processes)),
-                key=lambda case: case.rows,
-            )
-            for case in cases:
-                few, many = results[cases[0]], results[case]
-                rows = case.rows - cases[0].rows
-                cells = ["", "", ""]
-                if rows:
-                    one = results[Case(form, cases[0].rows, 1)], results[Case(form, case.rows, 1)]
-                    times = (one[1].seconds - one[0].seconds) / (many.seconds - few.seconds)
-                    cells = [
-                        f"{(many.cpu_seconds - few.cpu_seconds) / rows * 1e6:.2f}",
-                        f"{(many.peak_mb - few.peak_mb) * 1e6 / rows:,.0f}",
-                        f"{times:.2f}",
-                    ]
-                measured = [f"{many.seconds:.1f}", f"{many.cpu_seconds:.1f}", f"{many.peak_mb:,.0f}"]
-                rate = f"{case.rows / many.seconds:,.0f}"
-                row = [text, str(processes), f"{case.rows:,}", *measured, rate, *cells]
-                lines.append(f"| {' | '.join(row)} |")
+    for case in sorted(results, key=lambda case: (list(NAMES).index(case.form), case.processes, case.rows)):
+        mine, few = results[case], min(each.rows for each in results)
+        measured = [f"{mine.seconds:.1f}", f"{mine.cpu_seconds:.1f}", f"{mine.peak_mb:,.0f}"]
+        cells = [NAMES[case.form], str(case.processes), f"{case.rows:,}", *measured]
+        cells.append(f"{case.rows / mine.seconds:,.0f}")
+        if rows := case.rows - few:
+            base = results[replace(case, rows=few)]
+            one, one_base = (results[Case(case.form, each, 1)] for each in (case.rows, few))
+            by_clock = (one.seconds - one_base.seconds) / (mine.seconds - base.seconds)
+            busiest = mine.busiest_seconds - base.busiest_seconds
+            cells += [
+                f"{(mine.cpu_seconds - base.cpu_seconds) / rows * 1e6:.2f}",
+                f"{(mine.peak_mb - base.peak_mb) * 1e6 / rows:,.0f}",
+                f"{by_clock:.2f}",
+                f"{(one.busiest_seconds - one_base.busiest_seconds) / busiest:.2f}",
+            ]
+        else:
+            cells += [""] * 4
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

@@ -93,7 +93,9 @@ def eager(module: torch.jit.ScriptModule, spec: FeatureSpec = ULB) -> Transactio
     state = dict(module.state_dict())
     if "is_amount" in state:  # a model of before feature specs
         state["logs"] = state.pop("is_amount")[None]
-    network.load_state_dict(state)
+    if "memory" in state:  # a model of before it has none
+        network.set_memory(state["memory"], float(state["gate"]))
+    network.load_state_dict({**network.state_dict(), **state})
     return network.eval()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from common.command import CommandError
 from model import artifact
 from model.artifact import PREVIOUS, Artifact, ArtifactError, ArtifactUnavailableError
 from model.live import check_spec
@@ -80,7 +81,11 @@ def go_back(to: str) -> Change:
         _check_fits(found, _manifest(to), to)
         # The model in place goes to where this one is: until it is done, this one would be whole nowhere.
         spare.remove(MANIFEST_FILE)
-        artifact.put(spare, found.local_dir, found.manifest)
+        try:
+            artifact.put(spare, found.local_dir, found.manifest)
+        except CommandError:
+            _empty(spare, found.manifest)  # where the disk is full, what could be written is in the way
+            raise
     return _replace(found, to)
 
 
@@ -107,9 +112,13 @@ def _replace(found: Artifact, to: str) -> Change:
     artifact.copy(found, to)
     spare = _spare(to)
     if kept := _manifest(spare.uri):
-        for name in (MANIFEST_FILE, *kept.files):
-            spare.remove(name)
+        _empty(spare, kept)
     return Change(before, found.manifest)
+
+
+def _empty(spare: Place, manifest: Manifest) -> None:
+    for name in (MANIFEST_FILE, *manifest.files):
+        spare.remove(name)
 
 
 def _check_fits(found: Artifact, before: Manifest | None, to: str) -> None:

@@ -148,7 +148,8 @@ def _of_alerts(budgets: Rows, limits: Limits) -> Iterator[Check]:
 
 
 def _check(check: str, name: str, row: dict[str, Any], value: float, limit: float, is_enough: bool) -> Check:
-    status: Status = "too few rows" if not is_enough else "over" if value > limit else "ok"
+    # Not "over if above": a number that is none, of a damaged profile, would be fine.
+    status: Status = "too few rows" if not is_enough else "ok" if value <= limit else "over"
     return Check(check, name, row["model_version"], row["transactions"], value, limit, status)
 
 

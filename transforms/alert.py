@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from model.thresholds import SEVERITIES
@@ -18,6 +18,7 @@ from transforms.schema import ALERTS, MESSAGE_FIELDS, empty
 from transforms.thresholds import thresholds_of
 
 _NONE: Final = empty(ALERTS)
+_LOWEST, _, _HIGHEST = (pa.scalar(name, pa.string()) for name in SEVERITIES)
 
 
 @dataclass
@@ -57,13 +58,15 @@ def alerts(scores: pa.RecordBatch, min_severity: str = "medium") -> pa.RecordBat
     if min_severity not in SEVERITIES[1:]:
         raise ValueError(f"min_severity: expected one of {', '.join(SEVERITIES[1:])}, got {min_severity!r}")
     thresholds = thresholds_of(scores)
-    # As `model.thresholds` defines a severity. Most batches of a stream have no alert, and end here.
-    reached = np.flatnonzero(scores.column("anomaly_score").to_numpy() >= thresholds[min_severity])
-    if not len(reached):
+    severity = scores.column("severity")
+    is_reached = (
+        pc.not_equal(severity, _LOWEST) if min_severity == SEVERITIES[1] else pc.equal(severity, _HIGHEST)
+    )
+    if not is_reached.true_count:  # as in most batches of a stream
         return _NONE
     # Few rows are alerts: to take them by number costs less than to filter the nested columns.
-    rows = scores.take(pa.array(reached))
-    own = [thresholds[severity] for severity in rows.column("severity").to_pylist()]
+    rows = scores.take(pc.indices_nonzero(is_reached))
+    own = [thresholds[name] for name in rows.column("severity").to_pylist()]
     columns = {"threshold": pa.array(own, pa.float64())}
     columns |= {field.name: pa.nulls(rows.num_rows, field.type) for field in MESSAGE_FIELDS}
     return pa.RecordBatch.from_arrays(

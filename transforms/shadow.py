@@ -73,10 +73,12 @@ class Shadow:
 
 
 def _columns(model: Model, batch: pa.RecordBatch) -> list[pa.Array]:
-    scores = inference.outputs(model.module, model.inputs(batch), [ANOMALY_SCORE])[ANOMALY_SCORE]
+    scores = inference.outputs(model.module, model.inputs(batch), [ANOMALY_SCORE])[ANOMALY_SCORE].astype(
+        np.float64
+    )
     rules, n = model.rules, len(scores)
     codes, finite = codes_of(scores, rules.steps), np.isfinite(scores)
-    columns = [pa.array(scores.astype(np.float64)), severities(codes), pa.repeat(rules.version, n)]
+    columns = [pa.array(scores), severities(codes), pa.repeat(rules.version, n)]
     if not finite.all():
         columns[:2] = [pc.if_else(pa.array(finite), column, None) for column in columns[:2]]
     return columns

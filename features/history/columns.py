@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features import arrow
+from features.arrow import ColumnTypeError, identifiers, is_text, plain
 from features.columns import (
     ColumnEncoder,
     ColumnError,
@@ -87,6 +87,19 @@ def add_history(
     return added
 
 
+def _in_order(times: pa.Array, ids: pa.Array | None) -> npt.NDArray[np.intp]:
+    """Returns the positions of rows by time, then by id; by time alone where ids are no texts or integers."""
+    keys = {"time": times}
+    if ids is not None:
+        texts = plain(one_column(ids))
+        if is_text(texts.type) or pa.types.is_integer(texts.type):
+            keys["id"] = texts if is_text(texts.type) else texts.cast(pa.string())
+    order: npt.NDArray[np.intp] = pc.sort_indices(
+        pa.table(keys), sort_keys=[(name, "ascending") for name in keys]
+    ).to_numpy()
+    return order
+
+
 def _refused(
     spec: FeatureSpec, table: pa.Table | pa.RecordBatch, columns: Mapping[str, pa.Array]
 ) -> npt.NDArray[np.bool_]:
@@ -100,7 +113,7 @@ def _refused(
     for name, kind in spec.message_values.items():
         if name in columns and name not in spec.fields:  # the history alone is made of it
             read = category_texts if kind == "category" else numbers
-            is_refused |= read(arrow.plain(one_column(columns[name])), name)[1]
+            is_refused |= read(plain(one_column(columns[name])), name)[1]
     return is_refused
 
 
@@ -108,19 +121,6 @@ def _refused_ids(column: pa.Array | None, name: str) -> list[int]:
     if column is None:
         return []
     try:
-        return [*arrow.identifiers(arrow.plain(column), name).reasons]
-    except arrow.ColumnTypeError:  # a job refuses the whole column
+        return [*identifiers(plain(column), name).reasons]
+    except ColumnTypeError:  # a job refuses the whole column
         return []
-
-
-def _in_order(times: pa.Array, ids: pa.Array | None) -> npt.NDArray[np.intp]:
-    """Returns the positions of rows by time, then by id; by time alone where ids are no texts or integers."""
-    keys = {"time": times}
-    if ids is not None:
-        texts = arrow.plain(one_column(ids))
-        if arrow.is_text(texts.type) or pa.types.is_integer(texts.type):
-            keys["id"] = texts if arrow.is_text(texts.type) else texts.cast(pa.string())
-    order: npt.NDArray[np.intp] = pc.sort_indices(
-        pa.table(keys), sort_keys=[(name, "ascending") for name in keys]
-    ).to_numpy()
-    return order

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Task:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """All that a task needs.
 
@@ -74,9 +75,6 @@ class Job:
         digest = self.split(task.kind, task.number).digest
         parts = [self.identity, digest, task.family, str(task.seed), *_code(task.family == SCORE)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-    def __hash__(self) -> int:
-        return id(self)
 
 
 @functools.cache
@@ -163,6 +161,9 @@ def _perform(task: Task) -> dict[str, Any]:
 @one_thread()
 def perform(job: Job, task: Task) -> dict[str, Any]:
     """Does one task; its result as JSON values: figures by detector, and of the score the highest normals."""
+    # scikit-learn is needed to judge, not to score.
+    from sklearn.exceptions import ConvergenceWarning
+
     judged_split = job.split(task.kind, task.number)
     dataset = job.dataset
     train = judged_split.train[dataset.is_normal[judged_split.train]]
@@ -177,7 +178,9 @@ def perform(job: Job, task: Task) -> dict[str, Any]:
     family, entries = detectors.FAMILIES[task.family], []
     try:
         prepared = prepare(dataset.features[train])
-        for name, setting, seed, scores in family(prepared, rows, judged_split.number):
+        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+            scored = list(family(prepared, rows, judged_split.number))
+        for name, setting, seed, scores in scored:
             if not np.isfinite(scores).all():
                 raise ValueError("its scores are not finite")
             entry = {"name": name, "setting": setting, "seed": seed, "validation": None}

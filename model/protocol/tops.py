@@ -43,11 +43,16 @@ def top_normals(
       frauds below it, the average precision that it costs, its leading features, and the share of frauds
       among the rows that are nearest to it in the whole data.
     """
+    # scikit-learn is needed to judge, not to score.
+    from sklearn.metrics import average_precision_score
+
     order = np.argsort(-scores, kind="stable")
     place = np.empty(len(order), np.intp)
     place[order] = np.arange(1, len(order) + 1)
     highest = order[labels[order] == 0][:TOP_NORMALS]
-    precision = metrics.figures(scores, labels, prevalence)["average_precision"]
+    # Without a normal, the others keep their weights: the difference is what this one costs.
+    weights = metrics.prevalence_weights(labels, prevalence)
+    precision = average_precision_score(labels, scores, sample_weight=weights)
     usual = np.quantile(dataset.features[train], USUAL, axis=0)
     prepared = baselines.standardiser(dataset.features[train], dataset.spec)(dataset.features)
     leading, values = top_features(contributions[highest], min(3, contributions.shape[1]))
@@ -55,7 +60,7 @@ def top_normals(
     described = []
     for i, features, shares in zip(highest, leading, values, strict=True):
         row, others = judged[i], np.arange(len(scores)) != i
-        without = metrics.figures(scores[others], labels[others], prevalence)["average_precision"]
+        without = average_precision_score(labels[others], scores[others], sample_weight=weights[others])
         distances = np.square(prepared - prepared[row]).sum(axis=1)
         distances[row] = np.inf
         nearest = np.argsort(distances, kind="stable")[:NEIGHBOURS]
@@ -65,7 +70,7 @@ def top_normals(
                 "place": int(place[i]),
                 "score": float(scores[i]),
                 "frauds_below": float((frauds < scores[i]).mean()),
-                "costs": without - precision,
+                "costs": float(without - precision),
                 "features": [
                     {
                         "name": dataset.spec.inputs[j],

@@ -168,7 +168,7 @@ def test_wrong_arguments_name_their_flag(arguments, capsys):
     except SystemExit as ended:
         status = ended.code
     assert status == 2
-    expected = arguments[-2] if arguments else "--model, --repeat: expected one of them"
+    expected = arguments[-2] if arguments else "--model, --repeat, --protocol: expected one of them"
     assert expected in capsys.readouterr().err.splitlines()[-1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -256,3 +257,23 @@ def test_another_model_of_the_same_version_is_refused(models, to, tmp_path, caps
     assert main(["promote", str(tmp_path / "again"), "--to", to]) == 1
     assert "expected another version than a, which another model there has" in capsys.readouterr().err
     assert artifact.verify(to).digest == artifact.verify(models / "a").digest
+
+
+def test_a_full_disk_leaves_both_models_and_no_rest(models, tmp_path, small_disk, capsys):
+    live = small_disk / "live"
+    own = artifact.read(models / "a")
+    for version in "ab":  # the network alone: an archive would not fit twice
+        manifest = dataclasses.replace(own.manifest, model_version=version)
+        artifact.write(tmp_path / version, manifest, [own.model_path])
+        assert main(["promote", str(tmp_path / version), "--to", str(live)]) == 0
+    room = shutil.disk_usage(small_disk).free
+    (small_disk / "filler").write_bytes(bytes(room - 45_000))
+    before = shutil.disk_usage(small_disk).free
+    assert main(["promote", "--back", "--to", str(live)]) == 1
+    assert "No space left on device; make room there" in capsys.readouterr().err
+    assert artifact.read(live).manifest.model_version == "b"
+    assert artifact.read(live / PREVIOUS).manifest.model_version == "a"
+    assert shutil.disk_usage(small_disk).free >= before - 4096  # a directory is made
+    (small_disk / "filler").unlink()
+    assert main(["promote", "--back", "--to", str(live)]) == 0
+    assert artifact.read(live).manifest.model_version == "a"

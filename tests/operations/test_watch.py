@@ -55,6 +55,11 @@ def test_a_feature_is_over_one_limit(values, check):
     assert over([feature("V2", **values)], limits=watch.Limits(9, 9, 9)) == set()
 
 
+def test_a_number_that_is_none_is_not_within_its_limit():
+    """As of a manifest whose share of missing values is NaN, which JSON of Python may have."""
+    assert over([feature(trained_missing_percent=float("nan"))]) == {("missing_percent", "V1")}
+
+
 def test_missing_values_that_the_training_had_as_well_are_no_drift():
     assert over([feature(missing_percent=30.0, trained_missing_percent=28.0)]) == set()
     assert over([feature(missing_percent=30.0, trained_missing_percent=20.0)]) == {("missing_percent", "V1")}
