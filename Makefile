@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-BENCHMARKS ?= pipeline processes sources_sinks publisher local_runner inference serving serving_overload scorers costs
+BENCHMARKS ?= pipeline processes sources_sinks publisher local_runner stream inference serving serving_overload scorers costs
 PYTHONS ?= python3.11 python3.12 python3.13
 
 # On Linux, PyPI's build of torch brings CUDA, 4 GB of it; PyTorch's own index has one without.

@@ -50,7 +50,8 @@ from transforms.detect import Detect
 from transforms.files import ReadJsonLines
 from transforms.forms import Encoding, ObjectForm
 from transforms.history import History, divided, rows_of, with_history, with_values
-from transforms.history_state import Bucket, Tables
+from transforms.history_state import Bucket
+from transforms.history_tables import Tables
 from transforms.message import MessageRules
 from transforms.parse import Parse
 from transforms.rebatch import join

@@ -32,7 +32,8 @@ def _scores(number: int) -> pa.RecordBatch:
     n = BATCH_ROWS
     names = pa.array(np.char.add("V", rng.integers(1, 29, TOP_FEATURES * n).astype(str)))
     pairs = pa.StructArray.from_arrays(
-        [names, pa.array(rng.normal(size=TOP_FEATURES * n))], ["feature", "contribution"]
+        [names, pa.array(rng.normal(size=TOP_FEATURES * n)), pa.nulls(TOP_FEATURES * n, pa.string())],
+        ["feature", "contribution", "value"],
     )
     columns = {
         "transaction_id": pa.array([f"transaction-{number * n + i:012d}" for i in range(n)]),
@@ -46,7 +47,8 @@ def _scores(number: int) -> pa.RecordBatch:
         "model_version": pa.array(["benchmark"] * n),
         "scored_at": pa.array([_NOW] * n, pa.timestamp("us", tz="UTC")),
     }
-    return pa.RecordBatch.from_arrays([columns[name] for name in SCORES.names], schema=SCORES)
+    arrays = [columns.get(field.name, pa.nulls(n, field.type)) for field in SCORES]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCORES)
 
 
 def _lists(values: pa.Array, size: int) -> pa.ListArray:

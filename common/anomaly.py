@@ -51,6 +51,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         "templates": Entry("templates.build", "build the image and the Flex templates"),
         "preflight": Entry("cloud.preflight", "check that everything a job needs is there"),
         "launch": Entry("cloud.launch", "launch, list, update, drain and cancel Dataflow jobs"),
+        "cost": Entry("cloud.cost", "estimate the bill of a million transactions, every figure a flag"),
     },
     "look": {
         "query": Entry("operations.query", "ask the tables: anomalies, alert rates, dead letters, latency"),

@@ -72,6 +72,14 @@ def confirm(question: str) -> bool:
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
+def _print_error(error: Exception) -> None:
+    # Deferred: it takes a library that draws tables.
+    from common.output import safe_text
+
+    # What a stranger wrote may be in it: the name of a field, a value, an answer.
+    print("error:", "\n".join(map(safe_text, str(error).split("\n"))), file=sys.stderr)
+
+
 def command(main: Callable[_P, int | None]) -> Callable[_P, int]:
     """Makes errors of a `main` one line and an exit status, as the module says.
 
@@ -85,10 +93,10 @@ def command(main: Callable[_P, int | None]) -> Callable[_P, int]:
         try:
             return main(*args, **kwargs) or 0
         except OptionError as error:
-            print(f"error: {error}", file=sys.stderr)
+            _print_error(error)
             return 2
         except CommandError as error:
-            print(f"error: {error}", file=sys.stderr)
+            _print_error(error)
             return 1
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):

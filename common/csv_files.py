@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv
 
 from common import file_kinds
@@ -83,25 +84,35 @@ def dialect_of(content: bytes, path: str) -> Dialect:
     return Dialect(tuple(names), delimiter, "," if has_commas else ".")
 
 
-def read_table(path: str) -> pa.Table:
+def read_table(path: str, categories: Collection[str] = ()) -> pa.Table:
     """Reads a whole file, each column in the type that fits all its values.
+
+    Args:
+      path: of the file.
+      categories: columns, without regard to case, that are read as `codes`: their values are names.
 
     Raises:
       CsvError: it cannot be read.
       OSError: it cannot be opened.
     """
     written = dialect(path)
-    convert = csv.ConvertOptions(decimal_point=written.decimal_point)
+    texts = _chosen(written, categories)
+    convert = csv.ConvertOptions(decimal_point=written.decimal_point, column_types=texts)
     with open_content(path) as file:
         try:
             table: pa.Table = csv.read_csv(file, _read_options(), _parse_options(written), convert)
         except pa.ArrowInvalid as error:
             raise CsvError(_unreadable(path, str(error))) from error
-    return table
+    return _with_codes(table, texts)
 
 
-def read_first(path: str, rows: int) -> pa.Table:
+def read_first(path: str, rows: int, categories: Collection[str] = ()) -> pa.Table:
     """Reads the first rows of a file, each column in the type that fits all values of these rows.
+
+    Args:
+      path: of the file.
+      rows: how many.
+      categories: see `read_table`.
 
     Raises:
       CsvError: it cannot be read.
@@ -121,14 +132,38 @@ def read_first(path: str, rows: int) -> pa.Table:
             stream = pa.BufferOutputStream()
             csv.write_csv(pa.Table.from_batches(taken, reader.schema), stream)
             content = stream.getvalue()
-            return csv.read_csv(
+            chosen = _chosen(written, categories)
+            table = csv.read_csv(
                 pa.BufferReader(content),
                 csv.ReadOptions(use_threads=False, block_size=max(BLOCK_BYTES, content.size)),
                 csv.ParseOptions(newlines_in_values=True),
-                csv.ConvertOptions(decimal_point=written.decimal_point),
+                csv.ConvertOptions(decimal_point=written.decimal_point, column_types=chosen),
             )
+            return _with_codes(table, chosen)
         except pa.ArrowInvalid as error:
             raise CsvError(_unreadable(path, str(error))) from error
+
+
+def codes(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Returns the texts of a category as JSON has them: a whole number has no fraction, and keeps its zeros.
+
+    >>> codes(pa.array(["5411.0", "10,0", "0742", "1.5"])).to_pylist()
+    ['5411', '10', '0742', '1.5']
+    """
+    return pc.replace_substring_regex(column, r"^(-?[0-9]{1,15})[.,]0+$", r"\1")
+
+
+def _chosen(written: Dialect, categories: Collection[str]) -> dict[str, pa.DataType]:
+    wanted = {name.casefold() for name in categories}
+    return {name: pa.string() for name in written.names if name.casefold() in wanted}
+
+
+def _with_codes(table: pa.Table, names: Iterable[str]) -> pa.Table:
+    for name in names:
+        at = table.schema.get_field_index(name)  # -1 for one that is there twice, which is refused later
+        if at >= 0:
+            table = table.set_column(at, name, codes(table.column(at)))
+    return table
 
 
 def read_texts(

@@ -17,6 +17,9 @@ MAX_STREAMS: Final = 10_000
 MAX_SHARES: Final = MAX_STREAMS // 3
 """Shares into which a source is divided. A share is one bundle at most, with a stream in each of 3 tables."""
 
+SPLIT_BYTES: Final = 32 * 1024 * 1024
+"""Bytes of a file that one worker reads in one go; more where there are more than MAX_SHARES of them."""
+
 MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 """Bytes that a step gathers into one element, whatever its number of rows. A larger row stands alone."""
 

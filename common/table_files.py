@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pyarrow as pa
 from pyarrow import parquet
 
@@ -13,12 +15,13 @@ class TableFileError(CommandError, ValueError):
     """A file is neither CSV nor Parquet; the text names it."""
 
 
-def read_table(path: str, rows: int | None = None) -> pa.Table:
+def read_table(path: str, rows: int | None = None, categories: Collection[str] = ()) -> pa.Table:
     """Reads a file, and the keys of its directories as columns of text.
 
     Args:
       path: local or of any scheme that Beam knows.
       rows: at most so many of the first rows; None for all.
+      categories: columns of a CSV file whose values are names; see `common.csv_files.read_table`.
 
     Raises:
       TableFileError: it is of another kind.
@@ -27,7 +30,10 @@ def read_table(path: str, rows: int | None = None) -> pa.Table:
     """
     kind = files.kind_by_name(path) or file_kinds.kind(files.head(path))
     if kind == "csv":
-        table = csv_files.read_table(path) if rows is None else csv_files.read_first(path, rows)
+        if rows is None:
+            table = csv_files.read_table(path, categories)
+        else:
+            table = csv_files.read_first(path, rows, categories)
     elif kind == "parquet":
         # As a file: a directory reader fails on a column that is there twice.
         with files.open_raw(path) as file:

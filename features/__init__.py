@@ -8,6 +8,6 @@ training adds to it. `columns` encodes Arrow columns and `rows` Python objects, 
 Below these, `roles` finds ids, accounts and times in messages and columns, `values` decides what is a number,
 and `ranges` counts values outside of those of training. `ulb` names the 30 numbers of the default spec.
 
-The archive for TorchServe takes `checks`, `declaration`, `kinds`, `learnt`, `roles`, `rows`, `times` and
-`values`: these run on Python 3.9, and need NumPy alone.
+The archive for TorchServe takes `checks`, `declaration`, `kinds`, `learnt`, `roles`, `rows`, `schema`,
+`times`, `values` and `words`: these run on Python 3.9, and need NumPy alone.
 """

@@ -91,7 +91,7 @@ def infer(source: str, options: InferOptions) -> None:
 def check(source: str, options: CheckOptions, form: Format) -> None:
     """Shows what becomes of each column."""
     spec = reading.read(options.features)
-    table = samples.read_sample(source)
+    table = samples.read_sample(source, categories=spec.categories)
     try:
         shown = preview(spec, table)
     except ColumnError as error:

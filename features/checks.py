@@ -19,6 +19,7 @@ from features.declaration import (
 )
 from features.kinds import HISTORY, KINDS, REJECT, STATISTICS
 from features.roles import RoleError, Roles
+from features.times import is_pattern, is_usable
 
 MAX_FEATURES = 256
 MAX_KEEP = 100_000
@@ -60,7 +61,7 @@ def _roles(content: Mapping[str, Any]) -> Roles:
     form = default.time_format
     if isinstance(time, Mapping):
         _check_keys(time, time_path, ("from", "format"))
-        form = _choice(time.get("format", form), (*time_path, "format"), TIME_FORMATS)
+        form = _time_format(time.get("format", form), (*time_path, "format"))
         time = time.get("from", default.event_time)
         time_path = (*time_path, "from")
     passed = content.get("pass_through", ())
@@ -274,6 +275,20 @@ def _field(value: Any, path: Path) -> str:
     if not isinstance(value, str) or not all(value.split(".")) or len(value) > 300:
         raise SpecError(path, f"expected the name of a field, such as merchant.category, got {_shown(value)}")
     return value
+
+
+def _time_format(value: Any, path: Path) -> str:
+    if isinstance(value, str) and is_pattern(value):
+        if is_usable(value):
+            return value
+        problem = "expected a pattern with day, month and year, such as %d.%m.%Y %H:%M"
+        raise SpecError(path, f"{problem}, got {_shown(value)}")
+    if value not in TIME_FORMATS:
+        choices = ", ".join(TIME_FORMATS)
+        raise SpecError(
+            path, f"expected one of {choices}, or a pattern such as %d.%m.%Y %H:%M, got {_shown(value)}"
+        )
+    return str(value)
 
 
 def _timezone(value: Any, path: Path) -> str:

@@ -18,8 +18,8 @@ from features.declaration import Feature, FeatureSpec
 from features.kinds import MEDIAN, OWN
 from features.learnt import NOTHING, Encoded, Learnt, Rarity
 from features.rows import EXPECTED, LARGEST_WHOLE, expected_of, is_missing
-from features.times import around, parse_time, time_text
-from features.values import BLANKS, shown
+from features.times import around, is_pattern, parse_time, time_text
+from features.values import BLANKS, FALSE_WORDS, TRUE_WORDS, shown
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 Columns = Mapping[str, pa.Array]
@@ -260,13 +260,14 @@ def booleans(column: pa.Array, name: str) -> tuple[Matrix, Bad]:
     if arrow.is_text(column.type):
         lower = pc.utf8_lower(pc.utf8_trim(column.cast(pa.string()), BLANKS))
         words = pc.index_in(lower, value_set=_BOOLEANS).cast(pa.float64())
-        values = words.to_numpy(zero_copy_only=False) % 2
+        values = words.to_numpy(zero_copy_only=False)
+        values = np.where(np.isnan(values), values, values < len(TRUE_WORDS))
         return values, np.isnan(values) & column.is_valid().to_numpy(zero_copy_only=False)
     values, _ = numbers(column, name, EXPECTED["boolean"])
     return values, ~((values == 0) | (values == 1) | np.isnan(values))
 
 
-_BOOLEANS: Final = pa.array(["false", "true", "0", "1"])
+_BOOLEANS: Final = pa.array([*TRUE_WORDS, *FALSE_WORDS])
 
 
 def category_texts(column: pa.Array, name: str) -> tuple[pa.Array, Bad]:
@@ -302,7 +303,7 @@ def timestamps(column: pa.Array, form: str, name: str) -> tuple[pa.Array, Bad]:
 
     Args:
       column: timestamps or dates; otherwise texts or numbers.
-      form: one of TIME_FORMATS, of texts and numbers.
+      form: one of TIME_FORMATS or a pattern, of texts and numbers.
       name: of the column.
 
     Raises:
@@ -314,7 +315,8 @@ def timestamps(column: pa.Array, form: str, name: str) -> tuple[pa.Array, Bad]:
     bad = np.zeros(len(column), bool)
     if form != "any" and not (pa.types.is_timestamp(column.type) or pa.types.is_null(column.type)):
         is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-        if not (arrow.is_text(column.type) if form == "rfc3339" else is_number):
+        is_written = form == "rfc3339" or is_pattern(form)
+        if not (arrow.is_text(column.type) if is_written else is_number):
             raise ColumnError(f"Column {name!r} is {column.type}, neither a timestamp nor {time_text(form)}")
         micros: list[int | None] = []
         for i, value in enumerate(column.to_pylist()):

@@ -16,7 +16,7 @@ Path = tuple[Any, ...]
 SCALES = ("linear", "log")
 USES = ("score", "reconstruction")
 TIME_FORMATS = ("any", "rfc3339", "seconds", "milliseconds")
-"""Of an event time; any reads times as `features.roles.event_time` does."""
+"""Of an event time, beside patterns; any reads times as `features.roles.event_time` does."""
 ACCOUNT = "account"
 """The word for the account in `by` of a history feature."""
 KEEP = 200
@@ -170,6 +170,11 @@ class FeatureSpec:
             if feature.by is not None:
                 values.setdefault(feature.by, "category")
         return values
+
+    @property
+    def categories(self) -> frozenset[str]:
+        """The fields of `message_fields` that hold categories."""
+        return frozenset(name for name, value in self.message_values.items() if value == "category")
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain data, in the form of its YAML file; what has its default is left out."""

@@ -77,10 +77,11 @@ def guess(table: pa.Table, source: str) -> str:
         f"# A first feature spec, guessed from {table.num_rows:,} rows of {safe_text(source)}. "
         "Read the comments, and change what you know",
         "# better. `anomaly features check` shows what becomes of each column.",
-        *(_line(f"{key}: {_scalar(column.field)}", why) for key, (column, why) in roles.items()),
+        *(_line(f"{key}: {_role(column, key)}", why) for key, (column, why) in roles.items()),
         "features:",
     ]
     left_out: list[str] = []
+    fields = {column.field for column in columns}
     taken = {column.field for key, (column, _) in roles.items() if key != "amount"}
     for i, column in enumerate(columns):
         if column.field in taken:
@@ -88,12 +89,15 @@ def guess(table: pa.Table, source: str) -> str:
         if why := _reason_against(column, roles):
             left_out.append(f"# {_scalar(column.field)}: {safe_text(why)}")
         else:
-            name = column.field if _NAME.fullmatch(column.field) else f"column {i + 1}"
+            name = re.sub(r"[^\w .\-]+", "", column.field).strip()
+            if not _NAME.fullmatch(name) or (name != column.field and name in fields):
+                name = f"column {i + 1}"
             lines.append(_feature(column, name, is_amount=roles.get("amount", (None,))[0] is column))
     if "event_time" in roles:
-        lines.append(
-            _line("- {name: time_of_day, kind: time_of_day, timezone: UTC}", "better the customers' zone")
-        )
+        why = "better the customers' zone"
+        if roles["event_time"][0].patterns:
+            why = "the times have no zone: by UTC their clock stays as it is"
+        lines.append(_line("- {name: time_of_day, kind: time_of_day, timezone: UTC}", why))
         lines.append(_line("- {name: day_of_week, kind: day_of_week, timezone: UTC}", "the same"))
     return "\n".join([*lines, *(["# Columns that are no features:", *left_out] if left_out else [])])
 
@@ -108,7 +112,7 @@ def _roles(columns: Sequence[Look]) -> dict[str, tuple[Look, str]]:
         ),
         "account": (
             ROLE_NAMES["account_id"],
-            lambda look: not look.is_unique,
+            lambda look: not (look.is_unique or look.is_boolean),
             "for a history of each account",
         ),
         "event_time": (ROLE_NAMES["event_time"], _is_event_time, "when the transaction took place"),
@@ -122,8 +126,18 @@ def _roles(columns: Sequence[Look]) -> dict[str, tuple[Look, str]]:
             named = [look for look in columns if look.is_time]
         if named:
             # The whole name before its last part: "id" before "merchant.id".
-            roles[key] = (min(named, key=lambda look: look.field.count(".")), why)
+            chosen = min(named, key=lambda look: look.field.count("."))
+            if key == "event_time" and chosen.patterns[1:]:
+                why += f"; or is its format {' or '.join(chosen.patterns[1:])}?"
+            roles[key] = (chosen, why)
     return roles
+
+
+def _role(look: Look, key: str) -> str:
+    """The value of a role: the field, and the pattern of a time that has one."""
+    if key == "event_time" and look.patterns:
+        return f"{{from: {_scalar(look.field)}, format: {json.dumps(look.patterns[0])}}}"
+    return _scalar(look.field)
 
 
 def _is_event_time(look: Look) -> bool:
@@ -147,8 +161,8 @@ def _reason_against(look: Look, roles: Mapping[str, tuple[Look, str]]) -> str:
         return "a second time; its distance from the event time may be worth a number"
     if look.is_text and look.top and all(_OTHER_TIME.match(text) for text, _ in look.top):
         return (
-            f"a time in a form that is not read, such as {_short(look.top[0][0])}; to use it, write it as "
-            "2026-12-31T23:59:59 and name it as event_time"
+            f"a time in a form that is not known, such as {_short(look.top[0][0])}; to use it, write "
+            f'event_time: {{from: {_scalar(look.field)}, format: "%d.%m.%Y"}} with its pattern'
         )
     if label is None and _is_rare_flag(look):
         return (
@@ -199,7 +213,8 @@ def _feature(look: Look, name: str, is_amount: bool) -> str:
     if look.is_boolean:
         missing = {"missing": "median"} if look.missing else {}
         return _entry({"name": name, "kind": "boolean"} | source | missing, _shares(look) + is_missing)
-    if look.is_text or (look.is_whole and not is_amount and (look.n_values <= FEW or _is_code(look))):
+    is_few = look.n_values <= FEW and pa.types.is_integer(look.values.type)  # 10.0 is rather a measure
+    if look.is_text or (look.is_whole and not is_amount and (is_few or _is_code(look))):
         missing = {"missing": "own"} if look.missing else {}
         keep = {"keep": KEEP} if look.n_values > KEEP else {}
         why = f"{look.n_values:,} values: {_shares(look)}"

@@ -15,10 +15,27 @@ import pyarrow.compute as pc
 
 from features.columns import one_column, required_column
 from features.roles import plain_name
+from features.times import parse_time
+from features.values import BLANKS, FALSE_WORDS, TRUE_WORDS
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 _TIME_ROWS: Final = 100
 _TOP: Final = 1_000
+_PATTERNS: Final = tuple(
+    day + clock
+    for day in (
+        "%d.%m.%Y",
+        "%d/%m/%Y",
+        "%m/%d/%Y",
+        "%d-%m-%Y",
+        "%m-%d-%Y",
+        "%Y/%m/%d",
+        "%Y.%m.%d",
+        "%d.%m.%y",
+    )
+    for clock in (" %H:%M:%S", " %H:%M", "")
+)
+"""Of times, as exports of spreadsheets and banks have them."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +84,12 @@ class Look:
 
     @property
     def is_boolean(self) -> bool:
-        """True for booleans, and for whole numbers that are 0 or 1."""
+        """True for booleans, for the words of them, and for whole numbers that are 0 or 1."""
         if pa.types.is_boolean(self.values.type):
             return True
+        if self.is_text:
+            words = {text.strip(BLANKS).lower() for text, _ in self.top}
+            return len(words) == 2 and not words.isdisjoint(TRUE_WORDS) and not words.isdisjoint(FALSE_WORDS)
         is_whole = bool(pa.types.is_integer(self.values.type))
         return is_whole and self.n_values == 2 and {value for value, _ in self.top} == {0, 1}
 
@@ -86,11 +106,17 @@ class Look:
 
     @cached_property
     def is_time(self) -> bool:
-        """True for timestamps, and for texts that begin as one."""
+        """True for timestamps, for texts that begin as one, and for texts that a usual pattern reads."""
         if pa.types.is_timestamp(self.values.type):
             return True
         some = self.values.drop_null().slice(0, _TIME_ROWS).to_pylist() if self.is_text else []
-        return bool(some) and all(_TIME.match(text) for text in some)
+        return bool(some) and (all(_TIME.match(text) for text in some) or bool(self.patterns))
+
+    @cached_property
+    def patterns(self) -> list[str]:
+        """The patterns by which all of the most frequent texts are times; the likelier one first."""
+        texts = [text for text, _ in self.top] if self.is_text else []
+        return [pattern for pattern in _PATTERNS if texts and all(_is_time(text, pattern) for text in texts)]
 
     @cached_property
     def numbers(self) -> npt.NDArray[np.float64]:
@@ -107,6 +133,15 @@ class Look:
     def is_growing(self) -> bool:
         """True for numbers that never become smaller from row to row."""
         return self.is_number and self.n_values > 1 and bool((np.diff(self.numbers) >= 0).all())
+
+
+def _is_time(text: str, pattern: str) -> bool:
+    try:
+        parse_time(text, pattern)
+    except ValueError:
+        return False
+    # A text with RFC 3339 is a time by any pattern.
+    return not _TIME.match(text)
 
 
 def looks(table: pa.Table) -> Iterator[Look]:

@@ -44,7 +44,8 @@ class Roles:
       transaction_id: identifies a transaction. A row without one gets an id that is derived from its content.
       account_id: the account that made the transaction; it may be missing.
       event_time: when the transaction took place.
-      time_format: how `event_time` is written: one of `features.declaration.TIME_FORMATS`.
+      time_format: how `event_time` is written: one of `features.declaration.TIME_FORMATS`, or a pattern, such
+        as "%d.%m.%Y %H:%M".
       amount: shown to a reviewer beside the score; None for no such field.
       label: 1 for a fraud, for training and evaluation. It is never an input of the model.
       pass_through: fields that are carried from the message to scores and alerts.
@@ -80,20 +81,36 @@ OPTIONS: Final = {
     "event_time": "--event_time_column",
 }
 """The flag that names the column of a role."""
-LABEL_NAMES: Final = frozenset({"class", "fraud", "isfraud", "label", "fraudlabel", "target", "isfraudulent"})
+LABEL_NAMES: Final = frozenset(
+    {
+        "class",
+        "fraud",
+        "isfraud",
+        "label",
+        "fraudlabel",
+        "target",
+        "isfraudulent",
+        "betrug",
+        "fraude",
+        "frode",
+    }
+)
 ROLE_NAMES: Final[Mapping[str, frozenset[str]]] = {
     "transaction_id": frozenset(
         {"transactionid", "txid", "txnid", "trxid", "transid", "transactionuuid", "transactionnumber", "id"}
         | {"uuid", "paymentid", "eventid", "reference", "transactionref", "transactionreference", "transnum"}
+        | {"belegnummer", "buchungsnummer", "transaktionsid", "transaktionsnummer", "umsatzid"}
     ),
     "account_id": frozenset(
         {"accountid", "account", "accountnumber", "accountno", "cardid", "card", "cardnumber", "ccnum", "pan"}
         | {"customerid", "customer", "clientid", "userid", "cardtoken", "iban", "nameorig", "userkey"}
+        | {"konto", "kontonummer", "kunde", "kundennummer", "karte", "kartennummer"}
     ),
     "event_time": frozenset(
         {"eventtime", "timestamp", "ts", "eventtimestamp", "transactiontime", "transactiondate", "datetime"}
         | {"createdat", "occurredat", "transdatetranstime", "transactiondatetime", "transactiontimestamp"}
         | {"eventts", "txtime", "authorizedat", "txdatetime"}
+        | {"datum", "buchungsdatum", "buchungszeit", "transaktionsdatum", "zeitpunkt", "zeitstempel"}
     ),
 }
 """Names under which people keep a role, as `plain_name` gives them."""

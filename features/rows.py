@@ -15,7 +15,7 @@ from features.declaration import ACCOUNT, Feature, FeatureSpec, getter
 from features.kinds import HISTORY, MEDIAN, OWN
 from features.learnt import NOTHING, Encoded, Learnt
 from features.times import AROUND, parse_time
-from features.values import BLANKS, number, shown
+from features.values import boolean, number, shown
 
 Convert = Callable[[Any], Sequence[float]]
 
@@ -171,7 +171,7 @@ def _number(value: Any) -> Sequence[float]:
 
 def _boolean(value: Any) -> Sequence[float]:
     if isinstance(value, str):
-        value = {"true": True, "1": True, "false": False, "0": False}.get(value.strip(BLANKS).lower())
+        value = boolean(value)
     if not isinstance(value, (bool, int, float)) or value not in (0, 1):
         raise ValueError(f"expected {EXPECTED['boolean']}")
     return (float(value),)

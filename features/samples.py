@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import pyarrow as pa
@@ -18,13 +18,14 @@ class SampleError(CommandError):
     """A file or table cannot be read; the text names it."""
 
 
-def read_sample(source: str, rows: int = ROWS) -> pa.Table:
+def read_sample(source: str, rows: int = ROWS, categories: Collection[str] = ()) -> pa.Table:
     """Reads at most `rows` rows from the beginning.
 
     Args:
       source: CSV, JSON lines or Parquet files, as `common.files.find` finds them, or
         bigquery://project.dataset.table.
       rows: how many.
+      categories: columns of CSV files whose values are names; see `common.csv_files.read_table`.
 
     Raises:
       SampleError: there is no such source, or it cannot be read.
@@ -32,7 +33,7 @@ def read_sample(source: str, rows: int = ROWS) -> pa.Table:
     if source.startswith(BIGQUERY_SCHEME):
         return _first(_bigquery(source.removeprefix(BIGQUERY_SCHEME)), rows)
     try:
-        table = _files(source, rows)
+        table = _files(source, rows, categories)
         _ = table.column_names  # Arrow decodes the names only when somebody asks for them.
         return table
     except CommandError as error:  # its text names the file
@@ -43,7 +44,7 @@ def read_sample(source: str, rows: int = ROWS) -> pa.Table:
         raise SampleError(f"--data {source}: cannot be read: {error}") from error
 
 
-def _files(source: str, rows: int) -> pa.Table:
+def _files(source: str, rows: int, categories: Collection[str]) -> pa.Table:
     # Deferred with Beam, whose file systems they use.
     from common import file_kinds, files, table_files
 
@@ -51,8 +52,10 @@ def _files(source: str, rows: int) -> pa.Table:
     tables: list[pa.Table] = []
     for file in files.find(source):
         kind = files.kind_by_name(file.path) or file_kinds.kind(files.head(file.path))
-        read = _json if kind == "jsonl" else table_files.read_table
-        tables.append(read(file.path, rows))
+        if kind == "jsonl":
+            tables.append(_json(file.path, rows))
+        else:
+            tables.append(table_files.read_table(file.path, rows, categories))
         rows -= tables[-1].num_rows
         if rows <= 0:
             break

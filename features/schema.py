@@ -7,13 +7,14 @@ One that is not is refused, but for spellings of numbers that nobody writes, suc
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from features.declaration import Feature, FeatureSpec
 from features.kinds import REJECT
 from features.roles import EPOCH_LIMIT
-from features.times import MOST_SECONDS, time_text
-from features.values import BEYOND_FLOAT32
+from features.times import MOST_SECONDS, is_pattern, time_text
+from features.values import BEYOND_FLOAT32, FALSE_WORDS, TRUE_WORDS
 
 Json = dict[str, Any]
 
@@ -133,12 +134,16 @@ def _text(pattern: str, blanks: str = _B) -> Json:
     return {"type": "string", "pattern": f"^{blanks}({pattern}){blanks}$"}
 
 
+def _any_case(word: str) -> str:
+    return "".join(f"[{letter.upper()}{letter}]" if letter.isalpha() else letter for letter in word)
+
+
 _FORMS: dict[str, list[Json]] = {
     "number": [{"type": "number", "minimum": -LARGEST, "maximum": LARGEST}, _text(_NUMBER)],
     "boolean": [
         {"type": "boolean"},
         {"enum": [0, 1]},
-        _text("[Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[01]"),
+        _text("|".join(map(_any_case, (*TRUE_WORDS, *FALSE_WORDS)))),
     ],
     "category": [
         {"type": "string", "minLength": 1},
@@ -149,6 +154,29 @@ _FORMS: dict[str, list[Json]] = {
 """By the type of a field."""
 
 
+_DIRECTIVES = {
+    "Y": _YEAR,
+    "y": "[0-9]{2}",
+    "m": "(0?[1-9]|1[0-2])",
+    "d": "(0?[1-9]|[12][0-9]|3[01])",
+    "H": "([01]?[0-9]|2[0-3])",
+    "M": "[0-5]?[0-9]",
+    "S": "[0-5]?[0-9]",
+    "f": "[0-9]{1,6}",
+    "z": f"([Zz]|[+-]{_OFFSET}:?[0-5][0-9])",
+    "%": "%",
+}
+"""Of a pattern for times; others match anything. Days that a month does not have are not told from others."""
+
+
+def _pattern(form: str) -> str:
+    """Writes a pattern for times as a regular expression."""
+    text = ""
+    for i, part in enumerate(re.split("%(.)", form)):
+        text += _DIRECTIVES.get(part, ".+") if i % 2 else re.sub(r"([\\^$.|?*+()\[\]{}])", r"\\\1", part)
+    return text
+
+
 def _time(form: str) -> list[Json]:
     about = {"description": f"{time_text(form)[0].upper()}{time_text(form)[1:]}."}
     if form == "rfc3339":
@@ -157,5 +185,8 @@ def _time(form: str) -> list[Json]:
         offset = f" ?([Zz]|UTC|[+-]{_OFFSET}(:?[0-5][0-9])?)?"
         number = {"type": "number", "minimum": _FIRST_SECOND, "maximum": math.nextafter(EPOCH_LIMIT, 0)}
         return [{**_text(f"{_MOMENT}{offset}|{_SINCE_1970}"), **about}, number]
+    if is_pattern(form):
+        texts = [_text(_pattern(form)), _text(f"{_MOMENT}([Zz]|[+-]{_OFFSET}:[0-5][0-9])", "")]
+        return [{**text, **about} for text in texts]
     most = MOST_SECONDS * (1 if form == "seconds" else 1000)
     return [{"type": "number", "minimum": -most, "maximum": most, **about}]

@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from features.roles import EPOCH, event_time
+from features.values import BLANKS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +24,24 @@ MOST_SECONDS = 253_402_300_799
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 
+def is_pattern(form: str) -> bool:
+    """Tells whether the form of a time is a pattern of its own, such as "%d.%m.%Y %H:%M"."""
+    return "%" in form
+
+
+def is_usable(pattern: str) -> bool:
+    """Tells whether a pattern is one of `datetime.strptime`, and holds day, month and year."""
+    moment = dt.datetime(2026, 12, 31, 14, 5, 59)
+    try:
+        return dt.datetime.strptime(moment.strftime(pattern), pattern).date() == moment.date()
+    except ValueError:
+        return False
+
+
 def time_text(form: str) -> str:
     """Returns what an event time is expected to be."""
+    if is_pattern(form):
+        return f"a time such as {dt.datetime(2026, 12, 31, 14, 5, 59).strftime(form)} ({form})"
     texts = {
         "any": "a time as RFC 3339 or a number since 1970",
         "rfc3339": "a time as RFC 3339 with an offset",
@@ -40,7 +57,8 @@ def parse_time(value: Any, form: str) -> int:
 
     Args:
       value: a text or a number; or a datetime, UTC where it has no zone.
-      form: one of `features.declaration.TIME_FORMATS`.
+      form: one of `features.declaration.TIME_FORMATS`, or a pattern. Where it is a pattern, a text with RFC
+        3339 and an offset is read as well: dead letters have it.
 
     Raises:
       ValueError: it is no time; the text says what was expected.
@@ -49,8 +67,13 @@ def parse_time(value: Any, form: str) -> int:
     if isinstance(value, dt.datetime):
         value = value if value.tzinfo else value.replace(tzinfo=EPOCH.tzinfo)
         return (value - EPOCH) // dt.timedelta(microseconds=1)
-    if form in ("any", "rfc3339"):
-        if form == "rfc3339" and not (isinstance(value, str) and _RFC3339.fullmatch(value)):
+    if is_pattern(form) and isinstance(value, str) and not _RFC3339.fullmatch(value):
+        try:
+            return _by_pattern(value.strip(BLANKS), form)
+        except (ValueError, OverflowError):
+            raise problem from None
+    if form in ("any", "rfc3339") or is_pattern(form):
+        if form != "any" and not (isinstance(value, str) and _RFC3339.fullmatch(value)):
             raise problem
         try:
             moment = event_time(value)
@@ -65,6 +88,15 @@ def parse_time(value: Any, form: str) -> int:
     if not abs(value) <= MOST_SECONDS * SECOND // unit:
         raise problem
     return value * unit if isinstance(value, int) else round(value * unit)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _by_pattern(text: str, pattern: str) -> int:
+    if not text.isascii():  # such as digits of other scripts
+        raise ValueError(text)
+    moment = dt.datetime.strptime(text, pattern)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=EPOCH.tzinfo)
+    return (moment - EPOCH) // dt.timedelta(microseconds=1)
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -15,6 +15,10 @@ BLANKS = " \t\n\v\f\r"
 BEYOND_FLOAT32 = 2.0**128 - 2.0**103
 """The smallest positive number that rounds to infinity in float32."""
 
+TRUE_WORDS = ("true", "1", "yes", "y", "ja", "j", "wahr", "oui", "vrai", "si")
+"""Texts that stand for true, in any case, as spreadsheets of several languages export it."""
+FALSE_WORDS = ("false", "0", "no", "n", "nein", "falsch", "non", "faux", "falso")
+
 _NUMBER = re.compile(NUMBER)
 _NUMBERS = frozenset((int, float))
 _SHOWN_KEYS = 12
@@ -58,6 +62,21 @@ def number(value: Any) -> float:
     if not -BEYOND_FLOAT32 < result < BEYOND_FLOAT32:
         raise ValueError(f"{shown(value)}, not a finite float32")
     return result
+
+
+def boolean(text: str) -> bool:
+    """Reads a text that stands for true or false.
+
+    >>> boolean(" Ja "), boolean("FALSE")
+    (True, False)
+
+    Raises:
+      ValueError: it is no such word.
+    """
+    word = text.strip(BLANKS).lower()
+    if word in TRUE_WORDS or word in FALSE_WORDS:
+        return word in TRUE_WORDS
+    raise ValueError(f"expected one of {', '.join((*TRUE_WORDS, *FALSE_WORDS))}")
 
 
 def shown(value: Any) -> str:

@@ -120,7 +120,7 @@ class PubSubRead(beam_evaluators._TransformEvaluator):
     Differences from Beam's evaluator, each for a reason:
     - It pulls up to 1,000 messages at once and does not wait. Beam's asks for 10 and blocks the only worker
       thread for up to 30 s when there are none, which delays timers and cancel().
-    - It acknowledges the messages of a bundle when the next one is pulled, which the runner does only after
+    - It acknowledges the messages of a bundle while the next one is pulled, which the runner does only after
       everything downstream has run. Beam's acknowledges before the first step sees the message.
     - The watermark follows the messages while there is a backlog, and the clock when there is none. Beam's is
       always the clock, so that a backlog is late data.
@@ -319,3 +319,15 @@ class LocalEvaluators(beam_evaluators.TransformEvaluatorRegistry):
         super().__init__(context)
         self._evaluators[_DirectReadFromPubSub] = PubSubRead
         self._evaluators[core.ParDo] = ReusingParDo
+        self._serial: dict[AppliedPTransform, bool] = {}
+
+    def should_execute_serially(self, applied_ptransform: AppliedPTransform) -> bool:
+        """Tests whether a step takes one bundle at a time, once for each step.
+
+        Beam asks for every bundle, and then inspects the signatures of all methods of the DoFn: a third of
+        the time of a stream of small bundles.
+        """
+        if applied_ptransform not in self._serial:
+            serial: Any = super().should_execute_serially(applied_ptransform)
+            self._serial[applied_ptransform] = bool(serial)
+        return self._serial[applied_ptransform]

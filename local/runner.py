@@ -234,8 +234,8 @@ class LocalResult(beam_direct.DirectPipelineResult):
         except (KeyboardInterrupt, SystemExit):
             self.cancel()
             raise
-        if not finished:
-            return self.state
+        if not finished and self._progress.failure is None:
+            return self._state
         self._end(PipelineState.FAILED if self._progress.failure is not None else PipelineState.DONE)
         if self._progress.failure is not None:
             raise self._progress.failure
@@ -278,6 +278,7 @@ class LocalResult(beam_direct.DirectPipelineResult):
                 raise TimeoutError(f"The pipeline did not come to rest within {timeout:.0f} s.")
         for subscription in progress.subscriptions.values():
             subscription.acknowledge()
+            subscription.confirm()
         return self.cancel()
 
     def _end(self, state: str) -> None:

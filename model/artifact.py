@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from common.writing import writing
+from common.writing import FileWriteError, writing
 from features.schema import openapi_3_0
 from model import places
 from model.manifest import MANIFEST_FILE, MODEL_FILE, ArtifactError, Manifest
@@ -121,26 +121,29 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def read(uri: str | Path, digest: str = "") -> Artifact:
+def read(uri: str | Path, digest: str = "", copied: bool = False) -> Artifact:
     """Reads and verifies the artifact at `uri`, a local directory or gs://bucket/prefix.
 
     Args:
       uri: the place.
       digest: of the manifest that must be there, as `Manifest.digest` gave it earlier; "" takes any.
+      copied: takes a copy of local files as well: a directory that jobs read may hold another model soon.
 
     Raises:
       ReplacedError: there is another manifest than the one of `digest`.
       ArtifactError: the manifest or a listed file is missing, a sha256 or the feature order differs.
     """
     source = place(uri)
+    before = ""
     for _ in range(_READS):
         manifest, text = _manifest(source, digest)
         try:
-            return _verified(source, manifest, text)
+            return _verified(source, manifest, text, copied)
         except _TornError as error:
-            torn = error
-            if _manifest(source)[0].digest == manifest.digest:
-                break
+            # Twice the same manifest: once it may have come back while another was there in between.
+            if manifest.digest == before:
+                raise
+            torn, before = error, manifest.digest
     raise torn
 
 
@@ -168,9 +171,9 @@ def _manifest(source: Place, digest: str = "") -> tuple[Manifest, bytes]:
     return manifest, text
 
 
-def _verified(source: Place, manifest: Manifest, text: bytes) -> Artifact:
+def _verified(source: Place, manifest: Manifest, text: bytes, copied: bool) -> Artifact:
     """Returns the artifact of a manifest, in its own directory where that is local and has all files."""
-    if not isinstance(source, CloudPlace):
+    if not copied and not isinstance(source, CloudPlace):
         own = Path(source.uri)
         contents = {name: _content(own / name) for name in manifest.files}
         if all(_is(contents[name], sha) for name, sha in manifest.files.items()):
@@ -233,7 +236,7 @@ def verify(uri: str | Path) -> Manifest:
 def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifact:
     """Writes an artifact: `files` under their names, then the manifest with their sha256.
 
-    Another artifact that is there is kept in `previous/` first. Two writers at once are not kept apart.
+    Another artifact that is there is kept in `previous/` first. Of two writers at once, one fails at least.
     SCHEMA_FILE is made anew.
 
     Args:
@@ -244,7 +247,7 @@ def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifac
     Raises:
       FileWriteError: a file cannot be written, because the disk is full, for example.
       ArtifactError: MODEL_FILE is not among the files, the manifest is not consistent, or `uri` cannot be
-        written to; where an upload failed it names the local directory in which the artifact is kept.
+        written to. Both name the local directory in which the artifact is kept, once it is whole there.
     """
     paths: dict[str, Path | bytes] = {path.name: Path(path) for path in files}
     paths[SCHEMA_FILE] = json.dumps(openapi_3_0(manifest.spec), indent=1).encode()
@@ -254,7 +257,7 @@ def write(uri: str | Path, manifest: Manifest, files: Iterable[Path]) -> Artifac
     }
     manifest = dataclasses.replace(manifest, files=sums)
     manifest.check()
-    return _store(place(uri), paths, manifest.to_json().encode())
+    return _store(place(uri), paths, manifest.to_json().encode(), is_new=True)
 
 
 def copy(source: Artifact, uri: str | Path) -> Artifact:
@@ -263,13 +266,14 @@ def copy(source: Artifact, uri: str | Path) -> Artifact:
     text = (source.local_dir / MANIFEST_FILE).read_bytes()
     if Manifest.from_json(text).digest != source.manifest.digest:
         raise ArtifactError(f"{source.uri} was replaced while it was copied: try again")
-    return _store(place(uri), paths, text)
+    return _store(place(uri), paths, text, is_new=False)
 
 
-def _store(target: Place, files: Mapping[str, Path | bytes], text: bytes) -> Artifact:
+def _store(target: Place, files: Mapping[str, Path | bytes], text: bytes, is_new: bool) -> Artifact:
     target.check_writable()
     manifest = Manifest.from_json(text)
     staged = Path(tempfile.mkdtemp(prefix="model-artifact-"))
+    is_whole = False
     try:
         with writing(staged):
             for name, file in files.items():
@@ -279,15 +283,20 @@ def _store(target: Place, files: Mapping[str, Path | bytes], text: bytes) -> Art
                     shutil.copyfile(file, staged / name)
             (staged / MANIFEST_FILE).write_bytes(text)
         read(staged, manifest.digest)  # a source that was replaced while it was copied is refused here
+        is_whole = True
         keep_previous(target, manifest.digest)
-        _put(target, staged, manifest)
+        put(target, staged, manifest)
+        _check_stored(target, manifest)
         own = staged if isinstance(target, CloudPlace) else Path(target.uri)
         artifact = Artifact(target.uri, manifest, own, (staged / MODEL_FILE).read_bytes())
-    except ArtifactUnavailableError as error:
+    except (ArtifactError, FileWriteError) as error:
+        if not (is_new and is_whole):
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
         # Whatever went wrong, a training must not be lost with it.
-        raise ArtifactUnavailableError(
-            f"{error}; the artifact is kept in {staged}: copy it with gcloud storage cp {staged}/* "
-            f"{target.uri.rstrip('/')}/"
+        raise type(error)(
+            f"{error}; the artifact is kept in {staged}: when that is solved, run anomaly model promote "
+            f"{staged} --to {target.uri}"
         ) from error
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
@@ -302,7 +311,7 @@ def _store(target: Place, files: Mapping[str, Path | bytes], text: bytes) -> Art
 def keep_previous(target: Place, digest: str) -> None:
     """Copies the artifact at a place into its `previous/`, unless it is the one of `digest`."""
     try:
-        old = read(target.uri)
+        old = read(target.uri, copied=True)
     except ArtifactUnavailableError as error:
         if not places.is_refused(error):
             raise
@@ -312,7 +321,7 @@ def keep_previous(target: Place, digest: str) -> None:
     previous = target.child(PREVIOUS)
     if old.manifest.digest == digest or holds(previous, old.manifest.digest):
         return
-    _put(previous, old.local_dir, old.manifest)
+    put(previous, old.local_dir, old.manifest)
 
 
 def holds(target: Place, digest: str) -> bool:
@@ -323,9 +332,24 @@ def holds(target: Place, digest: str) -> bool:
         return False
 
 
-def _put(target: Place, directory: Path, manifest: Manifest) -> None:
+def put(target: Place, directory: Path, manifest: Manifest) -> None:
+    """Copies the files of a local directory to a place, the manifest last; what was there is not kept."""
     for name in (*manifest.files, MANIFEST_FILE):
         target.put(name, directory / name)
+
+
+def _check_stored(target: Place, manifest: Manifest) -> None:
+    """Reads what was written: a second writer at the same time leaves files of two artifacts."""
+    try:
+        read(target.uri, manifest.digest)
+    except ArtifactUnavailableError as error:
+        if not places.is_refused(error):
+            raise
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{target.uri}: expected version {manifest.model_version}, which was written just now, got files "
+            "of another writer at the same time: promote the model again that is to be there"
+        ) from error
 
 
 def check_writable(uri: str | Path) -> None:

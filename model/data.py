@@ -140,7 +140,7 @@ def load(
         except ValueError as e:
             raise DataError(f"--data {e}") from e
         return from_arrow(table, source, label_column, spec, kind_column)
-    return from_arrow(_read_files(source), source, label_column, spec, kind_column)
+    return from_arrow(_read_files(source, spec), source, label_column, spec, kind_column)
 
 
 def _synthetic(rows: int, seed: int) -> Dataset:
@@ -164,7 +164,7 @@ def _synthetic(rows: int, seed: int) -> Dataset:
     )
 
 
-def _read_files(source: str) -> pa.Table:
+def _read_files(source: str, spec: FeatureSpec) -> pa.Table:
     # Deferred with Beam, whose file systems they use: synthetic data and tables need neither.
     from common import files, table_files
 
@@ -172,7 +172,8 @@ def _read_files(source: str) -> pa.Table:
         files.require_credentials(source)
         paths = [file.path for file in files.find(source)]
         if paths:
-            return table_files.join([table_files.read_table(path) for path in paths])
+            categories = spec.categories
+            return table_files.join([table_files.read_table(path, None, categories) for path in paths])
     except table_files.TableFileError as e:
         raise DataError(f"--data: {e}") from e
     except (CommandError, pa.ArrowException) as e:  # their texts name the file

@@ -21,6 +21,7 @@ from features.arrow import count_missing, plain
 from features.columns import (
     ColumnEncoder,
     ColumnError,
+    booleans,
     category_texts,
     find_column,
     required_column,
@@ -34,6 +35,7 @@ from features.learning import learn
 from features.learnt import NOTHING, Learnt
 from features.roles import LABEL_NAMES, resembling
 from features.ulb import TIME
+from features.values import FALSE_WORDS, TRUE_WORDS
 
 MAX_REFUSED_SHARE: Final = 0.1
 """Share of the rows that the spec may refuse. With more, the spec or the table is the wrong one."""
@@ -338,7 +340,7 @@ def _first_other(column: pa.Array) -> str:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return str(column.type)
     words = pc.utf8_lower(pc.utf8_trim_whitespace(column.drop_null()))
-    others = words.filter(pc.invert(pc.is_in(words, pa.array(["0", "1", "true", "false"], words.type))))
+    others = words.filter(pc.invert(pc.is_in(words, pa.array([*TRUE_WORDS, *FALSE_WORDS], words.type))))
     return repr(others[0].as_py()) if len(others) else str(column.type)
 
 
@@ -348,8 +350,10 @@ def _labels(column: pa.Array, name: str, source: str) -> tuple[npt.NDArray[np.in
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            # Arrow reads "0", "1", "true" and "false", in any case.
-            column = pc.cast(pc.utf8_trim_whitespace(column), pa.bool_())
+            values, bad = booleans(column, name)
+            if bad.any():
+                raise pa.ArrowInvalid(f"{name}: words that are not true or false")
+            column = pa.array(values, from_pandas=True)
         values = pc.cast(column, pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
         raise DataError(

@@ -16,6 +16,9 @@ has it), and runs one model call for a whole dynamic batch. What it accepts:
 
 A misspelt member is refused: it would otherwise be answered as if it were not there.
 
+GET /models/NAME?customized=true of the management API describes the model: the features, the fields, and the
+JSON schema of an instance.
+
 A bad instance makes its request a 400 whose message names the instance and the reason. The other requests of
 the dynamic batch are answered.
 """
@@ -38,7 +41,9 @@ except ImportError:  # the prebuilt containers do not promise it
 from features.declaration import FeatureSpec, getter
 from features.learnt import Learnt
 from features.rows import RowEncoder
+from features.schema import DIALECT, instance_schema
 from features.values import number
+from features.words import meaning
 
 FEATURES_FILE = "features.json"
 CONTRIBUTIONS = "contributions"
@@ -86,6 +91,7 @@ class TransactionHandler:
             rows = np.zeros((n, len(self.spec.inputs)), np.float32)
             self._predict(rows, SCORE_FIELDS)
             self.fields = tuple(self._predict(rows, None))
+        self.name = str(context.manifest["model"].get("modelName") or "")
         self.version = str(context.manifest["model"].get("modelVersion") or "")
         self.initialized = True
 
@@ -97,8 +103,10 @@ class TransactionHandler:
             context.set_response_content_type(index, JSON)
         rows: list[list[float]] = []
         requests: list[dict[str, Any]] = []
-        for item in data:
-            request = self._parse(item)
+        for i, item in enumerate(data):
+            request: dict[str, Any] = {"fields": (), "describe": True}
+            if not _asks_what(context, i):
+                request = self._parse(item)
             request["start"] = len(rows)
             rows += request.pop("rows", [])
             request["stop"] = len(rows)
@@ -115,6 +123,20 @@ class TransactionHandler:
             self._answer(request, outputs, context, None if enveloped else i, i)
             for i, request in enumerate(requests)
         ]
+
+    def describe(self) -> bytes:
+        """Describes the model and its instances as JSON, by the names that the FastAPI server has for it."""
+        history = {feature.name: meaning(feature) for feature in self.spec.history}
+        content = {
+            "model_name": self.name,
+            "model_version": self.version,
+            "features": self.spec.names,
+            **({"history": history} if history else {}),
+            "inputs": self.spec.inputs,
+            "instance_schema": {"$schema": DIALECT, **instance_schema(self.spec)},
+            "fields": (*self.fields, CONTRIBUTIONS),
+        }
+        return _dumps(content)
 
     def _parse(self, item: Any) -> dict[str, Any]:
         """Reads one item: its rows, fields, and whether it is a whole request; or its error."""
@@ -200,6 +222,8 @@ class TransactionHandler:
     def _answer(
         self, request: dict[str, Any], outputs: dict[str, Any], context: Any, index: int | None, position: int
     ) -> Any:
+        if "describe" in request:
+            return self.describe()
         if "error" in request:
             return _refuse(request["error"], context, index, position)
         part = slice(request["start"], request["stop"])
@@ -214,6 +238,13 @@ class TransactionHandler:
         if not request["whole"]:
             return predictions[0]
         return _dumps({"predictions": predictions, "metadata": {"model_version": self.version}})
+
+
+def _asks_what(context: Any, position: int) -> bool:
+    """Tells whether a request is one of the management API for the description of the model."""
+    if position >= len(context.request_ids or ()):  # one of several instances in the json envelope
+        return False
+    return context.get_request_header(position, "describe") == "True"
 
 
 def _refuse(reason: str, context: Any, index: int | None, position: int) -> Any:

@@ -43,7 +43,7 @@ def outputs(module: torch.jit.ScriptModule, features: Floats, fields: Sequence[s
       The fields by name, in their order; arrays of n rows.
     """
     # torch warns of an array that it cannot write to, such as a view of an Arrow buffer.
-    rows = torch.from_numpy(features) if features.flags.writeable else torch.tensor(features)
+    rows = torch.from_numpy(features if features.flags.writeable else features.copy())
     if len(rows) <= CALL_ROWS:
         return _call(module, rows, fields)
     parts = [_call(module, part, fields) for part in rows.split(CALL_ROWS)]

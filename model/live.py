@@ -12,7 +12,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from features.declaration import FeatureSpec
 from model import artifact
@@ -27,6 +27,38 @@ _LOG: Final = logging.getLogger(__name__)
 
 class ForeignError(ArtifactError):
     """An artifact is whole, and not for this job or server: it is not looked at again."""
+
+
+def first(
+    uri: str, load: Callable[[Artifact], T], digest: str = "", is_followed: bool = False
+) -> tuple[T, str]:
+    """Loads the model to begin with; returns it, and the digest of its manifest.
+
+    Args:
+      uri: of the artifact.
+      load: makes the model of a verified artifact.
+      digest: of the manifest that must be there; "" takes any.
+      is_followed: takes the artifact in `previous/` where the one in place is damaged or does not fit, as the
+        processes that are running do. The one to come is looked for.
+
+    Raises:
+      ArtifactError: there is no artifact that can be loaded.
+    """
+    try:
+        found = artifact.read(uri, digest)
+        return load(found), found.manifest.digest
+    except ArtifactUnavailableError:
+        raise
+    except ArtifactError as error:
+        if not is_followed:
+            raise
+        try:
+            found = artifact.read(place(uri).child(artifact.PREVIOUS).uri)
+            model = load(found)
+        except ArtifactError:
+            raise error from None
+        _LOG.error("%s; the one before is in use, version %s", error, found.manifest.model_version)
+        return model, found.manifest.digest
 
 
 @dataclass(frozen=True)
@@ -70,21 +102,31 @@ class Live(Generic[T]):
             events, self._events = dict(self._events), Counter()
         return events
 
-    def follow(self, follower: Follower[T], seconds: float) -> None:
-        """Starts to look at an artifact, with so many seconds between two looks; ends with this object."""
+    def follow(self, follower: Follower[Any], seconds: float, once: bool = False) -> None:
+        """Starts to look at an artifact; ends with this object.
+
+        Args:
+          follower: looks.
+          seconds: between two looks.
+          once: ends with the first model that comes.
+        """
         stop = threading.Event()
         weakref.finalize(self, stop.set)
-        arguments = (weakref.ref(self), follower, stop, seconds)
+        arguments = (weakref.ref(self), follower, stop, seconds, once)
         threading.Thread(target=_run, args=arguments, name="model-refresh", daemon=True).start()
 
 
-def _run(live: weakref.ref[Live[T]], follower: Follower[T], stop: threading.Event, seconds: float) -> None:
-    while not stop.wait(seconds):
+def _run(
+    live: weakref.ref[Live[T]], follower: Follower[T], stop: threading.Event, seconds: float, once: bool
+) -> None:
+    is_over = False
+    while not is_over and not stop.wait(seconds):
         look = follower.look()
         target = live()
         if target is None:
             return
         target.take(look)
+        is_over = once and look.model is not None
         del target, look  # otherwise a model that nobody needs would live until the next look
 
 
@@ -94,11 +136,13 @@ class Follower(Generic[T]):
     Args:
       uri: of the artifact.
       load: makes the model of a verified artifact. It raises ForeignError for one that does not fit.
-      digest: of the manifest of the model in use.
+      digest: of the manifest of the model in use; "" where there is none.
+      role: of the model, for the log.
     """
 
-    def __init__(self, uri: str, load: Callable[[Artifact], T], digest: str) -> None:
+    def __init__(self, uri: str, load: Callable[[Artifact], T], digest: str, role: str = "model") -> None:
         self._uri = uri
+        self._role = role
         self._load = load
         self._digest = digest
         self._place = place(uri)
@@ -119,9 +163,9 @@ class Follower(Generic[T]):
                 return look
             found = artifact.read(self._uri)
             if found.manifest.digest != self._digest:
-                look = Look("refreshed", self._load(found))
+                look = Look("refreshed", self._load_whole(found))
                 self._digest, version = found.manifest.digest, found.manifest.model_version
-                _LOG.info("%s: version %s of the model is in use from now on", self._uri, version)
+                _LOG.info("%s: version %s of the %s is in use from now on", self._uri, version, self._role)
         except ForeignError as error:
             self._stamp = stamp
             return self._refuse(error)
@@ -130,13 +174,23 @@ class Follower(Generic[T]):
         self._stamp, self._problem = stamp, ""
         return look
 
+    def _load_whole(self, found: Artifact) -> T:
+        """Loads an artifact whose files are those of its manifest: it is no upload that is under way."""
+        try:
+            return self._load(found)
+        except ArtifactUnavailableError:
+            raise
+        except ArtifactError as error:
+            raise ForeignError(str(error)) from error
+
     def _refuse(self, error: Exception) -> Look[T]:
         problem = str(error) if isinstance(error, ArtifactError) else f"{self._uri}: {error!r}"
         if problem == self._problem:
             return Look()
         self._problem = problem
         level = logging.WARNING if isinstance(error, ArtifactUnavailableError) else logging.ERROR
-        _LOG.log(level, "The model in use stays. %s", problem)
+        state = f"The {self._role} in use stays" if self._digest else f"No {self._role} is in use"
+        _LOG.log(level, "%s. %s", state, problem)
         return Look("refused")
 
 

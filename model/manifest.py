@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from common.command import CommandError
-from common.names import MODEL
+from common.names import MODEL, SHA256
 from features.declaration import FeatureSpec
 from features.default import ULB
 from features.learnt import NOTHING, Learnt
@@ -190,9 +190,12 @@ class Manifest:
             raise ArtifactError(f"{MANIFEST_FILE}: {e}; train the model again") from e
         if MODEL_FILE not in self.files:
             raise ArtifactError(f"{MANIFEST_FILE}: files does not list {MODEL_FILE}")
-        for name in self.files:
-            if Path(name).name != name or name in ("", ".", "..", MANIFEST_FILE):
+        for name, digest in self.files.items():
+            is_plain = Path(name).name == name and name.isprintable()
+            if not is_plain or name in ("", ".", "..", MANIFEST_FILE):
                 raise ArtifactError(f"{MANIFEST_FILE}: {name!r} is not a plain file name")
+            if problem := SHA256.problem(str(digest)):
+                raise ArtifactError(f"{MANIFEST_FILE}: files: sha256 of {name}: {problem}")
         # They become names of files, of models at servers, and labels.
         for field_name, value in (("model_name", self.model_name), ("model_version", self.model_version)):
             if problem := MODEL.problem(value):

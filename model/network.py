@@ -26,6 +26,10 @@ INPUT_REACH: Final = 10.0
 cannot drag its own reconstruction along: it stays in the residual, where the score finds it."""
 RESIDUAL_REACH: Final = 1e6
 """Normalised residuals saturate here, far past any real transaction, so that their squares stay finite."""
+NOVELTY_WEIGHT: Final = 30.0
+"""Weight of the squared distance from the nearest remembered row, which is in units of the score."""
+NOVELTY_REACH: Final = 1e4
+"""The weighted distance saturates here: no feature makes a score grow without bound."""
 
 
 class TransactionAutoencoder(nn.Module):
@@ -43,8 +47,13 @@ class TransactionAutoencoder(nn.Module):
     Its absolute size, feature by feature, orders ordinary transactions; the squared length of the whitened
     residual grows past it for rows that leave the planes which normals keep to. Both parts are sums of
     non-negative shares of the features, and these are the contributions; `model.whitening` fits them.
+
+    Above the gate, a score grows with the distance from the training rows that lie there, the memory: a
+    normal that leaves the planes as an earlier one did stays below a row that leaves them in its own way.
     """
 
+    memory: Tensor
+    gate: Tensor
     mean: Tensor
     std: Tensor
     center: Tensor
@@ -64,6 +73,7 @@ class TransactionAutoencoder(nn.Module):
         self.register_buffer("center", torch.zeros(n))
         self.register_buffer("whitening", torch.eye(n))
         self.register_buffer("absolute_weight", torch.zeros(n))
+        self.set_memory(torch.zeros(1, n), math.inf)
         # Which inputs enter the score as they are, and for each of those on a log scale a row with its 1.
         is_scored, is_log = torch.tensor(spec.is_scored), torch.tensor(spec.is_log)
         self._logs: list[int] = (is_scored & is_log).nonzero()[:, 0].tolist()
@@ -91,6 +101,16 @@ class TransactionAutoencoder(nn.Module):
         self.center.copy_(center)
         self.whitening.copy_(whitening)
         self.absolute_weight.copy_(torch.zeros(len(center)) if absolute_weight is None else absolute_weight)
+
+    def set_memory(self, memory: Tensor, gate: float) -> None:
+        """Sets the training rows that scores above the gate are compared with.
+
+        Args:
+          memory: [m, k] with m > 0, of `whiten`.
+          gate: the score from which they count, positive; they count wholly at twice the gate.
+        """
+        self.register_buffer("memory", memory.float())
+        self.register_buffer("gate", torch.tensor(gate))
 
     @property
     def is_scored(self) -> Tensor:
@@ -132,7 +152,15 @@ class TransactionAutoencoder(nn.Module):
         deviation = self._deviation(x, normalized, reconstruction, self.center)
         whitened = deviation @ self.whitening.T
         contributions = torch.addcmul(deviation.abs() * self.absolute_weight, whitened, whitened)
-        return contributions.sum(1), contributions
+        # An exported graph has no branches: there each row is compared, with the same result.
+        compare = _grow if torch.compiler.is_compiling() else _grow_above_gate
+        return compare(contributions, whitened, self.gate, self.memory)
+
+    def whiten(self, x: Tensor) -> Tensor:
+        """The whitened residual of raw inputs x [n, k], by whose squares and distances a row is judged."""
+        normalized = self.normalize(x)
+        reconstruction = self.reconstruct(normalized)[1]
+        return self._deviation(x, normalized, reconstruction, self.center) @ self.whitening.T
 
     def score(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The cheap path of the pipelines.
@@ -192,6 +220,42 @@ def _stack(sizes: tuple[int, ...]) -> nn.Sequential:
     for n_in, n_out in itertools.pairwise(sizes):
         layers += [_Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def _grow(
+    contributions: Tensor,
+    whitened: Tensor,
+    gate: Tensor,
+    memory: Tensor,
+    weight: float = NOVELTY_WEIGHT,
+    reach: float = NOVELTY_REACH,
+) -> tuple[Tensor, Tensor]:
+    """Scores [n] and contributions [n, k] that grow with the distance from the memory.
+
+    TorchScript takes constants as defaults of parameters only.
+    """
+    squares = memory.square().sum(1) / 2
+    nearest = torch.addmm(squares, whitened, memory.t(), alpha=-1.0).argmin(1)
+    # Of the nearest row the difference itself is squared: that of two large squares would be rounding errors.
+    distance = (whitened - memory.index_select(0, nearest)).square().sum(1)
+    # The ramp is 0 at the gate, so that no score jumps there.
+    ramp = (contributions.sum(1) / gate - 1.0).clamp(0.0, 1.0)
+    contributions = contributions * (ramp * (distance * weight).clamp_max(reach) + 1.0)[:, None]
+    return contributions.sum(1), contributions
+
+
+# In a trace this is a function of TorchScript, which keeps the branch: few rows pay for the comparison.
+@torch.jit.script_if_tracing
+def _grow_above_gate(
+    contributions: Tensor, whitened: Tensor, gate: Tensor, memory: Tensor
+) -> tuple[Tensor, Tensor]:
+    score = contributions.sum(1)
+    is_high = score > gate
+    if bool(is_high.any()):
+        rows = is_high.nonzero()[:, 0]
+        high, grown = _grow(contributions.index_select(0, rows), whitened.index_select(0, rows), gate, memory)
+        score, contributions = score.index_copy(0, rows, high), contributions.index_copy(0, rows, grown)
+    return score, contributions
 
 
 def _saturate(x: Tensor) -> Tensor:

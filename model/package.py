@@ -40,7 +40,21 @@ EXAMPLES: Final = """
 """
 ENCODER: Final = tuple(
     f"{name}.py"
-    for name in ("__init__", "checks", "declaration", "kinds", "learnt", "roles", "rows", "times", "values")
+    for name in (
+        *(
+            "__init__",
+            "checks",
+            "declaration",
+            "kinds",
+            "learnt",
+            "roles",
+            "rows",
+            "schema",
+            "times",
+            "values",
+        ),
+        "words",
+    )
 )
 """Modules of features/ that the archive of TorchServe carries; they need NumPy alone."""
 ONNX_FILE: Final = "model.onnx"
@@ -79,7 +93,9 @@ def eager(module: torch.jit.ScriptModule, spec: FeatureSpec = ULB) -> Transactio
     state = dict(module.state_dict())
     if "is_amount" in state:  # a model of before feature specs
         state["logs"] = state.pop("is_amount")[None]
-    network.load_state_dict(state)
+    if "memory" in state:  # a model of before it has none
+        network.set_memory(state["memory"], float(state["gate"]))
+    network.load_state_dict({**network.state_dict(), **state})
     return network.eval()
 
 
@@ -301,6 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_format(parser)
     args = parser.parse_args(argv)
     options = read_options(PackageOptions, args)
-    paths = package(artifact.read(options.model), options.output, options.formats)
+    packed = artifact.read(options.model, copied=True)
+    paths = package(packed, options.output, options.formats)
     print_rows([{"file": str(path), "bytes": path.stat().st_size} for path in paths], args.format)
     return 0

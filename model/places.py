@@ -69,6 +69,15 @@ class Place(ABC):
         """
 
     @abstractmethod
+    def remove(self, name: str) -> None:
+        """Removes a file, where it is there.
+
+        Raises:
+          FileWriteError: the local file cannot be removed.
+          ArtifactUnavailableError: Cloud Storage does not do it.
+        """
+
+    @abstractmethod
     def stamp(self, name: str) -> str:
         """Returns a text that is another one after the file was replaced; "" where it is not there.
 
@@ -83,6 +92,11 @@ class Place(ABC):
         Raises:
           ArtifactError: the place cannot be written to.
         """
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Equal for two names of one place."""
 
     @abstractmethod
     def artifacts(self) -> list[str]:
@@ -127,6 +141,12 @@ class LocalPlace(Place):
             finally:
                 beside.unlink(missing_ok=True)
 
+    def remove(self, name: str) -> None:
+        """See Place."""
+        path = Path(self.uri) / name
+        with writing(path):
+            path.unlink(missing_ok=True)
+
     def stamp(self, name: str) -> str:
         """See Place."""
         try:
@@ -135,7 +155,8 @@ class LocalPlace(Place):
             return ""
         except OSError as error:
             raise ArtifactUnavailableError(f"{self.uri}: {name} cannot be read: {error}") from error
-        return f"{found.st_mtime_ns} {found.st_size} {found.st_ino}"
+        # A copy that keeps the time of its source, into the same file, shows in the time of the inode alone.
+        return f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_size} {found.st_ino}"
 
     def check_writable(self) -> None:
         """Makes the directory when it is missing, and a file in it for a moment."""
@@ -147,6 +168,11 @@ class LocalPlace(Place):
             raise ArtifactError(
                 f"{self.uri}: cannot be written: {e}; name a directory that you may write to"
             ) from e
+
+    @property
+    def key(self) -> str:
+        """See Place."""
+        return os.path.realpath(self.uri)
 
     def artifacts(self) -> list[str]:
         """See Place."""
@@ -196,6 +222,13 @@ class CloudPlace(Place):
         with self._errors():
             self._blob(name).upload_from_filename(str(source))
 
+    def remove(self, name: str) -> None:
+        """See Place."""
+        from google.api_core.exceptions import NotFound
+
+        with self._errors(), contextlib.suppress(NotFound):
+            self._blob(name).delete()
+
     def stamp(self, name: str) -> str:
         """Returns the generation of the object, by a request that costs no download."""
         from google.api_core.exceptions import NotFound
@@ -216,12 +249,21 @@ class CloudPlace(Place):
         with self._errors():
             _ = self._root
 
+    @property
+    def key(self) -> str:
+        """See Place."""
+        return self.uri.rstrip("/")
+
     def artifacts(self) -> list[str]:
         """See Place."""
         with self._errors():
             bucket, prefix = self._root
             below = f"{prefix}/" if prefix else ""
-            names = [blob.name.removeprefix(below) for blob in bucket.list_blobs(prefix=below)]
+            # The prefix is a plain text, so that it stays out of the pattern.
+            blobs = bucket.list_blobs(
+                prefix=below, match_glob=f"**/{MANIFEST_FILE}", fields="items(name),nextPageToken"
+            )
+            names = [blob.name.removeprefix(below) for blob in blobs]
         parts = [name.split("/") for name in names]
         return sorted(part[0] for part in parts if len(part) == 2 and part[1] == MANIFEST_FILE)
 

@@ -31,15 +31,16 @@ def score_shares(
     """Measures how much each feature has in the score of held-out normals.
 
     Returns:
-      Per feature of the score: `share` of the mean score, and `leads`, the share of the TOP_SHARE highest
-      scores in which it is the first reason.
+      Per feature of the score: `share`, the mean of its shares of each score, which a few high scores do not
+      make alone; and `leads`, the share of the TOP_SHARE highest scores in which it is the first reason.
     """
     outputs = inference.outputs(module, normals, (ANOMALY_SCORE, CONTRIBUTIONS))
     contributions = by_feature(spec, outputs[CONTRIBUTIONS])
     score = outputs[ANOMALY_SCORE]
     highest = score >= np.quantile(score, 1 - TOP_SHARE)
     leads = np.bincount(contributions[highest].argmax(axis=1), minlength=len(spec.features)) / highest.sum()
-    shares = contributions.mean(axis=0) / max(contributions.mean(axis=0).sum(), np.finfo(np.float64).tiny)
+    totals = np.maximum(contributions.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    shares = (contributions / totals).mean(axis=0)
     return {
         name: {"share": float(share), "leads": float(lead)}
         for name, share, lead, feature in zip(spec.names, shares, leads, spec.features, strict=True)

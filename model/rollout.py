@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from common.command import CommandError
 from model import artifact
 from model.artifact import PREVIOUS, Artifact, ArtifactError, ArtifactUnavailableError
 from model.live import check_spec
 from model.manifest import MANIFEST_FILE, Manifest
-from model.places import place
+from model.places import Place, place
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,18 @@ def promote(source: str, to: str) -> Change:
     """Copies the artifact at `source` to the place `to`, and keeps the one that is there in `previous/`.
 
     Raises:
-      ArtifactError: `source` is no whole artifact of this package, `to` cannot be read or written.
+      ArtifactError: `source` is no whole artifact of this package, `to` cannot be read or written, or has
+        another model of the same version.
       ForeignError: the model at `to` has another feature spec.
     """
     found = artifact.read(source)
     found.load_model()  # refuses a graph that no job could load
+    before, version = _manifest(to), found.manifest.model_version
+    if before and before.model_version == version and before.digest != found.manifest.digest:
+        raise ArtifactError(
+            f"{to}: expected another version than {version}, which another model there has: scores and "
+            "profiles of the two could not be told apart; train it again, or with another --model_version"
+        )
     return _replace(found, to)
 
 
@@ -62,25 +70,61 @@ def go_back(to: str) -> Change:
       ArtifactError: there is no previous one, or it is damaged, or `to` cannot be read or written.
       ForeignError: the previous one has another feature spec.
     """
-    previous = place(to).child(PREVIOUS)
-    if not previous.stamp(MANIFEST_FILE):
-        raise ArtifactError(
-            f"{to}: expected a previous model in {previous.uri}, got none: promote the one to go back to"
-        )
-    return _replace(artifact.read(previous.uri), to)
+    previous, spare = place(to).child(PREVIOUS), _spare(to)
+    found = _interrupted(spare, to)
+    if found is None:
+        if not previous.stamp(MANIFEST_FILE):
+            raise ArtifactError(
+                f"{to}: expected a previous model in {previous.uri}, got none: promote the one to go back to"
+            )
+        found = artifact.read(previous.uri, copied=True)
+        _check_fits(found, _manifest(to), to)
+        # The model in place goes to where this one is: until it is done, this one would be whole nowhere.
+        spare.remove(MANIFEST_FILE)
+        try:
+            artifact.put(spare, found.local_dir, found.manifest)
+        except CommandError:
+            _empty(spare, found.manifest)  # where the disk is full, what could be written is in the way
+            raise
+    return _replace(found, to)
+
+
+def _spare(to: str) -> Place:
+    """The place of the model that `go_back` puts back, while it does."""
+    return place(to).child(PREVIOUS).child("spare")
+
+
+def _interrupted(spare: Place, to: str) -> Artifact | None:
+    """Returns the model that a killed `go_back` was about to put back."""
+    kept, before = _manifest(spare.uri), _manifest(to)
+    if kept is None or (before is not None and kept.digest == before.digest):
+        return None
+    return artifact.read(spare.uri, kept.digest, copied=True)
 
 
 def _replace(found: Artifact, to: str) -> Change:
     before = _manifest(to)
-    if before is not None:
-        advice = "train with that, or promote to a new directory and launch the jobs with it"
-        check_spec(found, before.spec, f"version {before.model_version} at {to}: {advice}")
+    _check_fits(found, before, to)
     if before is not None and before.digest == found.manifest.digest:
         if artifact.holds(place(to), before.digest):
             return Change(before, found.manifest)
         before = None  # its manifest alone, beside files of another: as after a copy that was cut off
     artifact.copy(found, to)
+    spare = _spare(to)
+    if kept := _manifest(spare.uri):
+        _empty(spare, kept)
     return Change(before, found.manifest)
+
+
+def _empty(spare: Place, manifest: Manifest) -> None:
+    for name in (MANIFEST_FILE, *manifest.files):
+        spare.remove(name)
+
+
+def _check_fits(found: Artifact, before: Manifest | None, to: str) -> None:
+    if before is not None:
+        advice = "train with that, or promote to a new directory and launch the jobs with it"
+        check_spec(found, before.spec, f"version {before.model_version} at {to}: {advice}")
 
 
 def _manifest(uri: str) -> Manifest | None:

@@ -7,7 +7,7 @@ this share of held-out normals reaches or passes; a score is an alert when it is
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -107,9 +107,15 @@ def severity_codes(scores: npt.ArrayLike, thresholds: Mapping[str, float]) -> np
     Raises:
       ValueError: as `check_thresholds`.
     """
-    steps = check_thresholds(thresholds)
-    values = np.asarray(scores)
-    return np.sum([values >= step for step in steps], axis=0, dtype=np.int8)
+    return codes_of(np.asarray(scores), check_thresholds(thresholds))
+
+
+def codes_of(scores: npt.NDArray[np.floating], steps: Sequence[float]) -> npt.NDArray[np.int8]:
+    """Finds the severity of each score by thresholds that `check_thresholds` has put in order."""
+    codes = (scores >= steps[0]).view(np.int8)
+    for step in steps[1:]:
+        codes += scores >= step
+    return codes
 
 
 def check_thresholds(thresholds: Mapping[str, float]) -> list[float]:

@@ -23,19 +23,27 @@ METHODS = ("forward", "score")
 OPERATORS: Final = frozenset(
     f"aten::{name}"
     for name in [
+        "Bool",
         "abs",
         "add",
         "addcmul",
         "addmm",
+        "any",
+        "argmin",
         "clamp",
+        "clamp_max",
         "clamp_min",
         "div",
+        "gt",
+        "index_copy",
+        "index_select",
         "linear",
         "log1p",
         "matmul",
         "mul",
         "narrow",
         "neg",
+        "nonzero",
         "numpy_T",
         "relu",
         "select",
@@ -47,7 +55,7 @@ OPERATORS: Final = frozenset(
         "t",
         "unsqueeze",
     ]
-)
+) | {"prim::TupleUnpack"}
 """The operators of the network, and of its earlier versions. TorchScript has others that read files, such as
 aten::from_file."""
 

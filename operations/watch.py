@@ -66,7 +66,9 @@ class Limits:
         3.0,
         type=Number(0, whole=False),
         metavar="TIMES",
-        help="alerts of a severity, as a multiple of the budget of its threshold (default: %(default)s)",
+        help="alerts of a severity, as a multiple of the budget that the model's threshold was calibrated "
+        "for; a job with --medium_threshold or --high_threshold has another, so pass its multiple "
+        "(default: %(default)s)",
     )
     min_rows: int = option(
         1000,
@@ -146,7 +148,8 @@ def _of_alerts(budgets: Rows, limits: Limits) -> Iterator[Check]:
 
 
 def _check(check: str, name: str, row: dict[str, Any], value: float, limit: float, is_enough: bool) -> Check:
-    status: Status = "too few rows" if not is_enough else "over" if value > limit else "ok"
+    # Not "over if above": a number that is none, of a damaged profile, would be fine.
+    status: Status = "too few rows" if not is_enough else "ok" if value <= limit else "over"
     return Check(check, name, row["model_version"], row["transactions"], value, limit, status)
 
 

@@ -25,7 +25,7 @@ from pipelines.options import MessageOptions, TableOptions, parse_options
 from pipelines.processes import RUNNER, ProcessOptions
 from transforms import metrics
 from transforms.bigquery import ReadBatches
-from transforms.columnar import number_columns, source_columns
+from transforms.columnar import columns_of, source_columns
 from transforms.csv_source import ParseCsv, ReadCsv
 from transforms.files import BLANK_LINES, ReadJsonLines, ReadParquetBatches
 from transforms.parse import Parse, ParseColumns
@@ -234,7 +234,9 @@ def source_of(
         if form == "jsonl":
             return ReadJsonLines(source.input), Parse(rules)
         if form == "csv":
-            return ReadCsv(source.input, columns, number_columns(rules)), ParseCsv(launched, rules)
+            numbers, categories = columns_of(rules, "number"), columns_of(rules, "category")
+            read = ReadCsv(source.input, columns, numbers, categories=categories)
+            return read, ParseCsv(launched, rules)
         return ReadParquetBatches(source.input, columns, optional=True), parse_rows
     read = ReadBatches(
         table=source.input_table,

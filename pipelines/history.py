@@ -27,8 +27,8 @@ from pipelines.options import DetectionOptions, MessageOptions, parse_options
 from pipelines.processes import RUNNER, ProcessOptions
 from transforms import metrics
 from transforms.history import KEYS
-from transforms.history_build import COUNTED, BuildHistory
-from transforms.history_files import INDEX, HistoryFiles, HistoryFilesError
+from transforms.history_build import COUNTED, LATER, BuildHistory
+from transforms.history_files import INDEX, HistoryFiles
 
 EXAMPLES: Final = """
   anomaly history build --data=transactions.parquet --model=out/model --output=out/history
@@ -62,8 +62,8 @@ class BuildOptions:
         None,
         type=moment,
         metavar="TIME",
-        help="leave later transactions out. Whoever begins with the histories counts what comes after this "
-        "time (default: that of the last transaction)",
+        help="leave later transactions out. Whoever begins with the histories counts what comes after the "
+        "last one in them (default: the launch of this job)",
     )
 
     @property
@@ -111,12 +111,13 @@ def build(pipeline: beam.Pipeline, options: HistoryBuildOptions, manifest: Manif
     """source -> transactions -> histories by bucket -> files."""
     launched = dt.datetime.now(dt.UTC)
     source, parse_rows = batch.source_of(options, manifest, launched)
-    until = options.build.until
+    # A stream passes over all events up to the last one here: it must not lie ahead.
+    until = min(options.build.until or launched, launched)
     transform = BuildHistory(
         manifest.spec,
         options.build.output,
+        (until - EPOCH) // dt.timedelta(microseconds=1),
         options.history.history_buckets,
-        None if until is None else (until - EPOCH) // dt.timedelta(microseconds=1),
         options.history.start(manifest.spec),
     )
     parsed = pipeline | "Read" >> source | "Parse" >> parse_rows
@@ -152,16 +153,17 @@ def run(argv: Sequence[str]) -> tuple[HistoryBuildOptions, PipelineResult]:
 
 
 def check_output(directory: str) -> None:
-    """Checks that there is no history in a directory: a stream may be reading it.
+    """Checks that there is no history in a directory, of any version: a stream may be reading it.
 
     Raises:
-      OptionError: there is one.
+      OptionError: there is one, or the directory cannot be read.
     """
     try:
-        HistoryFiles.read(directory)
-    except HistoryFilesError:
-        return
-    raise OptionError(f"--output: {directory} has a history already: pass another directory")
+        is_there = HistoryFiles.is_in(directory)
+    except OSError as error:
+        raise OptionError(f"--output: expected a directory that can be read, got {error}") from error
+    if is_there:
+        raise OptionError(f"--output: {directory} has a history already: pass another directory")
 
 
 @command
@@ -177,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, result = run(words[1:])
         result.wait_until_finish()
     totals = metrics.totals(result)
-    names = (metrics.ROWS_IN, metrics.DEAD_LETTERS, metrics.TIMES_DEFAULTED, COUNTED, KEYS)
+    names = (metrics.ROWS_IN, metrics.DEAD_LETTERS, metrics.TIMES_DEFAULTED, LATER, COUNTED, KEYS)
     print(", ".join(f"{name.replace('_', ' ')}: {totals.get(name, 0):,}" for name in names))
     files = HistoryFiles.read(options.build.output)
     until = EPOCH + dt.timedelta(microseconds=files.until)

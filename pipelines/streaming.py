@@ -182,7 +182,8 @@ def build(pipeline: beam.Pipeline, options: StreamingOptions, manifest: Manifest
         topic=source.topic, subscription=source.subscription, with_attributes=True
     )
     batches = messages | "Batch" >> BatchMessages(source.batch_rows, source.batch_millis)
-    detected = batches | "Detect" >> wiring.detect(Parse(rules), options, manifest, streaming=True)
+    detect = wiring.detect(Parse(rules), options, manifest, streaming=True, batch_rows=source.batch_rows)
+    detected = batches | "Detect" >> detect
     if options.alert_topic and options.quiets:
         quiet = detected.alerts | "Quiet" >> options.cooldown()
         detected = detected._replace(alerts=quiet.alerts)

@@ -34,6 +34,7 @@ from transforms.csv_source import ParseCsv
 from transforms.detect import Detect, Detected
 from transforms.parse import Parse, ParseColumns
 from transforms.profiles import CollectProfiles
+from transforms.rebatch import BATCH_ROWS
 from transforms.schema import SCORES, SCORES_FULL
 from transforms.score import Score
 from transforms.sinks import WriteTables
@@ -90,9 +91,20 @@ _Job = TypeVar("_Job", bound=JobOptions)
 
 
 def detect(
-    parse: Parse | ParseColumns | ParseCsv, options: JobOptions, manifest: Manifest, streaming: bool
+    parse: Parse | ParseColumns | ParseCsv,
+    options: JobOptions,
+    manifest: Manifest,
+    streaming: bool,
+    batch_rows: int = BATCH_ROWS,
 ) -> Detect:
     """Makes the detection that the options describe.
+
+    Args:
+      parse: the first step.
+      options: of the job.
+      manifest: of the model.
+      streaming: for a stream.
+      batch_rows: the most rows that are scored at once.
 
     Raises:
       OptionError: --history does not fit the model.
@@ -102,7 +114,8 @@ def detect(
     every = options.tables.profile_every if options.tables.output_dataset and has_score else 0
     handler = model_handler(options.scorer, options.detection, manifest, every)
     profiles = CollectProfiles(streaming, options.tables.profile_seconds) if every else None
-    history = options.history.transform(manifest.spec, streaming)
+    lead = options.messages.max_event_lead_seconds
+    history = options.history.transform(manifest.spec, streaming, batch_rows, lead)
     return Detect(parse, Score(handler, profiles), Alert(options.detection.min_severity), history)
 
 

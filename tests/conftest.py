@@ -24,6 +24,7 @@ from google.cloud.bigquery_storage_v1.services.big_query_write.transports import
 from local import topics
 from local.endpoints import Endpoints
 from local.stack import LocalStack
+from tests.cloud.google_server import Google, google_server
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +53,25 @@ def gcloud_pubsub() -> Iterator[Endpoints]:
 def gcs_root(tmp_path_factory: pytest.TempPathFactory):
     """The directory that stands for Cloud Storage in the BigQuery emulator's load and extract jobs."""
     return tmp_path_factory.mktemp("gcs")
+
+
+@pytest.fixture
+def cloud_storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Google]:
+    """A server that speaks Cloud Storage's API and has gs://bucket, for Google's client."""
+    with google_server() as google:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", google.url)
+        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "local-project")
+        google.storage.buckets["bucket"] = {"name": "bucket"}
+        yield google
+
+
+@pytest.fixture(params=["local", "gs"])
+def model_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place for a model: a local directory, then one on Cloud Storage."""
+    if request.param == "local":
+        return str(tmp_path / "live")
+    request.getfixturevalue("cloud_storage")
+    return "gs://bucket/live"
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import apache_beam as beam
 import pyarrow as pa
@@ -13,8 +14,11 @@ import transforms.coder  # noqa: F401  registers the coder of record batches
 from model.thresholds import SEVERITIES
 from transforms import metrics
 from transforms.observations import alert_counters
-from transforms.schema import ALERTS, MESSAGE_FIELDS
+from transforms.schema import ALERTS, MESSAGE_FIELDS, empty
 from transforms.thresholds import thresholds_of
+
+_NONE: Final = empty(ALERTS)
+_LOWEST, _, _HIGHEST = (pa.scalar(name, pa.string()) for name in SEVERITIES)
 
 
 @dataclass
@@ -53,12 +57,17 @@ def alerts(scores: pa.RecordBatch, min_severity: str = "medium") -> pa.RecordBat
     """
     if min_severity not in SEVERITIES[1:]:
         raise ValueError(f"min_severity: expected one of {', '.join(SEVERITIES[1:])}, got {min_severity!r}")
-    wanted = SEVERITIES[SEVERITIES.index(min_severity) :]
+    thresholds = thresholds_of(scores)
+    severity = scores.column("severity")
+    is_reached = (
+        pc.not_equal(severity, _LOWEST) if min_severity == SEVERITIES[1] else pc.equal(severity, _HIGHEST)
+    )
+    if not is_reached.true_count:  # as in most batches of a stream
+        return _NONE
     # Few rows are alerts: to take them by number costs less than to filter the nested columns.
-    rows = scores.take(pc.indices_nonzero(pc.is_in(scores.column("severity"), pa.array(wanted))))
-    thresholds = thresholds_of(rows)
-    reached = [thresholds[severity] for severity in rows.column("severity").to_pylist()]
-    columns = {"threshold": pa.array(reached, pa.float64())}
+    rows = scores.take(pc.indices_nonzero(is_reached))
+    own = [thresholds[name] for name in rows.column("severity").to_pylist()]
+    columns = {"threshold": pa.array(own, pa.float64())}
     columns |= {field.name: pa.nulls(rows.num_rows, field.type) for field in MESSAGE_FIELDS}
     return pa.RecordBatch.from_arrays(
         [columns[name] if name in columns else rows.column(name) for name in ALERTS.names], schema=ALERTS

@@ -52,10 +52,9 @@ def source_columns(rules: MessageRules) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*read, *outer_names(rules.pass_through))))
 
 
-def number_columns(rules: MessageRules) -> frozenset[str]:
-    """Returns the columns of `source_columns` that hold numbers, for sources that do not tell."""
-    fields = raw_fields(rules.encoding.spec)
-    return frozenset(name for name, kind in fields.items() if kind == "number")
+def columns_of(rules: MessageRules, kind: str) -> frozenset[str]:
+    """Returns the columns of `source_columns` with values of a kind, for sources that do not tell."""
+    return frozenset(name for name, value in raw_fields(rules.encoding.spec).items() if value == kind)
 
 
 def present_columns(wanted: Iterable[str], present: Sequence[str]) -> list[str]:

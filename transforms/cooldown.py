@@ -7,143 +7,118 @@ when it is alerted: a bundle that is run again decides the same.
 from __future__ import annotations
 
 import copy
-import zlib
-from collections.abc import Iterable, Iterator, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import orjson
 import pyarrow as pa
-from apache_beam.coders import PickleCoder
+import pyarrow.compute as pc
+from apache_beam.coders import BytesCoder, PickleCoder
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
+from features.history.hashing import bucket_of, hashes
 from model.thresholds import SEVERITIES
 from transforms import metrics
+from transforms.cooldown_accounts import KEPT_MICROS, Account, Accounts
 from transforms.schema import ALERTS
 from transforms.topics import row_messages
 
-BUCKETS: Final = 64
-"""Keys of the state, for a state of each account would cost a call each. Running jobs have states in them."""
-REMEMBERED: Final = 32
-"""Alerts of an account that are known again when they are delivered once more."""
-KEPT_MICROS: Final = 86_400_000_000
-"""An account without an alert for so long is forgotten, and how many were suppressed; the table has these."""
+BUCKETS: Final = 1024
+"""Keys of the state. A state of each account would cost a call each; a batch reads its buckets as a whole."""
 SUPPRESSED: Final = "suppressed"
 SUPPRESSED_BEFORE: Final = "suppressed_before"
 _MINUTE: Final = 60_000_000
-_SENT: Final = "sent"
-"""Column between the steps: whether a message is to go out."""
-_SCHEMA: Final = ALERTS.append(pa.field(_SENT, pa.bool_(), nullable=False))
+_FATE: Final = "fate"
+"""Column between the steps: a Fate."""
+_SCHEMA: Final = ALERTS.append(pa.field(_FATE, pa.int8(), nullable=False))
 _MESSAGES: Final = "messages"
 
 
-@dataclass
-class Account:
-    """The alerts of an account since its last message.
+class Fate(IntEnum):
+    """The fate of an alert, as far as the steps have decided."""
 
-    Attributes:
-      at: time of the last message, in microseconds since the epoch.
-      last: time of the last alert.
-      severity: of the last message, as an index into SEVERITIES.
-      suppressed: alerts without a message since.
-      known: hash of the id of the latest alerts -> whether there was a message of it.
-    """
-
-    at: int
-    last: int
-    severity: int
-    suppressed: int = 0
-    known: dict[int, bool] = field(default_factory=dict)
+    SENT = 0
+    """A message goes out."""
+    PAUSED = 1
+    """The account has its pause: there is no message, now or at the first delivery."""
+    REPEATED = 2
+    """Passed the pause at its first delivery: no message goes out again."""
+    OVER = 3
+    """Passed the pause, and is over the limit of the job."""
 
 
 class Decision(NamedTuple):
-    """The fate of an alert.
+    """A decision about an alert.
 
     Attributes:
-      is_suppressed: the topic gets no message of it, now or at its first delivery.
-      is_sent: a message goes out now.
-      before: alerts that were suppressed since the message before; 0 without a message.
+      fate: of the alert.
+      before: alerts of the account that were suppressed since the message before; 0 without a message.
     """
 
-    is_suppressed: bool
-    is_sent: bool
-    before: int
+    fate: Fate
+    before: int = 0
 
 
 def decide(
-    accounts: MutableMapping[str, Account],
-    account: str,
-    identifier: str,
-    severity: int,
-    at: int,
-    cooldown: int,
+    accounts: Accounts, account: str, identifier: str, severity: int, at: int, cooldown: int
 ) -> Decision:
     """Decides about one alert, and notes it.
 
-    >>> accounts = {}
+    >>> accounts = Accounts()
     >>> for minute, severity in ((0, 1), (1, 1), (2, 2), (11, 2), (12, 1)):
-    ...     print(*decide(accounts, "a", f"t{minute}", severity, minute, cooldown=10))
-    False True 0
-    True False 0
-    False True 1
-    True False 0
-    False True 1
+    ...     fate, before = decide(accounts, "a", f"t{minute}", severity, minute, cooldown=10)
+    ...     print(fate.name, before)
+    SENT 0
+    PAUSED 0
+    SENT 1
+    PAUSED 0
+    SENT 1
 
     Args:
-      accounts: the state, by account.
+      accounts: the state.
       account: that made the transaction.
       identifier: of the transaction: an alert that is delivered again has the fate that it had.
       severity: index into SEVERITIES.
       at: time of the alert.
-      cooldown: the pause after a message, in the same unit.
+      cooldown: the pause after a message, in the same unit; 0 for none.
     """
-    known = zlib.crc32(identifier.encode())
-    found = accounts.get(account)
-    if found is None:
-        found = accounts[account] = Account(at - cooldown, at, 0)
-    if (was_sent := found.known.get(known)) is not None:
-        return Decision(not was_sent, False, 0)
+    found = accounts.get(account) or accounts.add(account, Account(at - cooldown, at))
+    if (is_told := found.is_told(identifier)) is not None:
+        return Decision(Fate.REPEATED if is_told else Fate.PAUSED)
     found.last = max(found.last, at)
-    is_sent = at - found.at >= cooldown or severity > found.severity
-    found.known[known] = is_sent
-    if len(found.known) > REMEMBERED:
-        del found.known[next(iter(found.known))]
+    is_sent = not cooldown or at - found.at >= cooldown or severity > found.severity
+    found.remember(identifier, is_sent)
     if not is_sent:
         found.suppressed += 1
-        return Decision(True, False, 0)
+        return Decision(Fate.PAUSED)
     before, found.suppressed, found.at, found.severity = found.suppressed, 0, at, severity
-    return Decision(False, True, before)
+    return Decision(Fate.SENT, before)
 
 
-def cool(alerts: pa.RecordBatch, accounts: MutableMapping[str, Account], cooldown: int) -> pa.RecordBatch:
-    """Marks the rows of an ALERTS batch; those without an account all get a message.
+def cool(alerts: pa.RecordBatch, accounts: Accounts, cooldown: int) -> pa.RecordBatch:
+    """Decides about the rows of an ALERTS batch. Those without an account have no pause.
 
     Args:
       alerts: a batch.
-      accounts: the state, which is changed; accounts without an alert for KEPT_MICROS are removed.
-      cooldown: microseconds.
+      accounts: the state, which is changed.
+      cooldown: microseconds; 0 for no pause at all.
 
     Returns:
-      The batch with the column `sent`.
+      The batch with the column `fate`.
     """
-    times = alerts["scored_at"].cast(pa.int64()).to_pylist()
+    columns = (alerts[name].to_pylist() for name in ("account_id", "transaction_id", "severity"))
     decisions = [
-        Decision(False, True, 0)
-        if account is None
-        else decide(accounts, account, identifier, SEVERITIES.index(severity), at, cooldown)
-        for account, identifier, severity, at in zip(
-            *(alerts[name].to_pylist() for name in ("account_id", "transaction_id", "severity")),
-            times,
-            strict=True,
+        decide(
+            accounts, account or "", identifier, SEVERITIES.index(severity), at, cooldown if account else 0
         )
+        for account, identifier, severity, at in zip(*columns, _times(alerts), strict=True)
     ]
-    oldest = max(times, default=0) - max(KEPT_MICROS, cooldown)
-    for name in [name for name, account in accounts.items() if account.last < oldest]:
-        del accounts[name]
     return _marked(alerts, decisions)
 
 
@@ -166,31 +141,27 @@ def limit(alerts: pa.RecordBatch, minute: Minute, most: int) -> tuple[pa.RecordB
     """Lets at most so many messages of a minute through; says once a minute that there are more.
 
     Args:
-      alerts: a batch with the column `sent`.
+      alerts: a batch with fates.
       minute: the state, which is changed.
       most: messages a minute.
 
     Returns:
-      The batch, with the rows over the limit marked, and the summaries.
+      The batch, where rows over the limit have the fate OVER, and the summaries.
     """
     decisions, summaries = [], []
-    columns = (SUPPRESSED, _SENT, SUPPRESSED_BEFORE)
-    times = alerts["scored_at"].cast(pa.int64()).to_pylist()
-    for is_suppressed, is_sent, before, at in zip(
-        *(alerts[name].to_pylist() for name in columns), times, strict=True
-    ):
+    for (fate, before), at in zip(_decisions(alerts), _times(alerts), strict=True):
         if at // _MINUTE > minute.number:
             minute.number, minute.sent = at // _MINUTE, 0
-        if is_sent and minute.sent >= most:
+        if fate == Fate.SENT and minute.sent >= most:
             if minute.sent == most:
                 summaries.append(_summary(minute, most))
                 minute.suppressed = 0
-            is_suppressed, is_sent = True, False
+            fate = Fate.OVER
             minute.suppressed += 1
             minute.sent = most + 1
-        elif is_sent:
+        elif fate == Fate.SENT:
             minute.sent += 1
-        decisions.append(Decision(is_suppressed, is_sent, before or 0))
+        decisions.append(Decision(fate, before))
     return _marked(alerts, decisions), summaries
 
 
@@ -205,11 +176,62 @@ def _summary(minute: Minute, most: int) -> PubsubMessage:
     return PubsubMessage(orjson.dumps(body, option=options), {"kind": "summary"})
 
 
+def settle(alerts: pa.RecordBatch, accounts: Accounts) -> pa.RecordBatch:
+    """Keeps what the limit held back, and adds it to the next message of the account.
+
+    For the pause, a message that the limit holds back is sent. So this step notes how many alerts the next
+    message has to tell of, and which alerts get no message when they are delivered again. Rows without an
+    account count as one account.
+
+    Args:
+      alerts: a batch with fates, after the limit.
+      accounts: the state of this step, which is changed.
+
+    Returns:
+      The batch, where rows that the limit held back are suppressed.
+    """
+    decisions = []
+    columns = (alerts[name].to_pylist() for name in ("account_id", "transaction_id"))
+    for (fate, before), account, identifier, at in zip(
+        _decisions(alerts), *columns, _times(alerts), strict=True
+    ):
+        found = accounts.get(account or "")
+        if found is None and fate == Fate.OVER:
+            found = accounts.add(account or "", Account(at, at))
+        if found is not None:
+            is_told = found.is_told(identifier)
+            if fate == Fate.OVER:
+                found.suppressed += before + (is_told is None)
+                found.last = max(found.last, at)
+                found.remember(identifier, is_told or False)
+                before = 0
+            elif fate == Fate.SENT:
+                # One that was held back, and passes when it is delivered again, is not suppressed any more.
+                before, found.suppressed = before + found.suppressed - (is_told is False), 0
+                found.forget(identifier)
+                found.known = dict.fromkeys(found.known, True)
+            elif is_told is not None:
+                fate = Fate.OVER
+        decisions.append(Decision(fate, before))
+    return _marked(alerts, decisions)
+
+
+def _times(alerts: pa.RecordBatch) -> list[int]:
+    times: list[int] = alerts["scored_at"].cast(pa.int64()).to_pylist()
+    return times
+
+
+def _decisions(alerts: pa.RecordBatch) -> Iterator[Decision]:
+    for fate, before in zip(alerts[_FATE].to_pylist(), alerts[SUPPRESSED_BEFORE].to_pylist(), strict=True):
+        yield Decision(Fate(fate), before or 0)
+
+
 def _marked(alerts: pa.RecordBatch, decisions: list[Decision]) -> pa.RecordBatch:
+    is_suppressed = [fate in (Fate.PAUSED, Fate.OVER) for fate, _ in decisions]
     columns = {
-        SUPPRESSED: pa.array([each.is_suppressed for each in decisions], pa.bool_()),
-        SUPPRESSED_BEFORE: pa.array([each.before or None for each in decisions], pa.int64()),
-        _SENT: pa.array([each.is_sent for each in decisions], pa.bool_()),
+        SUPPRESSED: pa.array(is_suppressed, pa.bool_()),
+        SUPPRESSED_BEFORE: pa.array([before or None for _, before in decisions], pa.int64()),
+        _FATE: pa.array([fate for fate, _ in decisions], pa.int8()),
     }
     return pa.RecordBatch.from_arrays(
         [columns[name] if name in columns else alerts[name] for name in _SCHEMA.names], schema=_SCHEMA
@@ -238,91 +260,89 @@ class Cooldown(beam.PTransform):
     per_minute: int = 0
 
     def expand(self, alerts: beam.PCollection) -> Quiet:
-        """Alerts by bucket of their account, then by one key, then to messages."""
-        buckets = BUCKETS if self.seconds else 1
-        keyed = alerts | "Divide" >> beam.FlatMap(_divided, buckets).with_output_types(
-            tuple[int, pa.RecordBatch]
-        )
-        cool_down = beam.ParDo(_CoolFn(int(self.seconds * 1_000_000)))
-        marked = keyed | "Cool down" >> cool_down.with_output_types(tuple[int, pa.RecordBatch])
+        """Alerts by bucket of their account, by one key, by bucket again; then to messages."""
+        keyed = tuple[int, pa.RecordBatch]
+        cool_fn = beam.ParDo(_CoolFn(int(self.seconds * 1_000_000))).with_output_types(pa.RecordBatch)
+        marked = alerts | "Divide" >> beam.FlatMap(divided).with_output_types(keyed) | "Cool down" >> cool_fn
         summaries: list[beam.PCollection] = []
         if self.per_minute:
-            limited = marked | "Limit" >> beam.ParDo(_LimitFn(self.per_minute)).with_outputs(
-                _MESSAGES, main="marked"
+            limited, more = (
+                marked
+                | "One key" >> beam.WithKeys(0).with_output_types(keyed)
+                | "Limit" >> beam.ParDo(_LimitFn(self.per_minute)).with_outputs(_MESSAGES, main="marked")
             )
-            marked, more = limited
+            divide = beam.FlatMap(divided).with_output_types(keyed)
+            settle_fn = beam.ParDo(_SettleFn()).with_output_types(pa.RecordBatch)
+            marked = limited | "Divide again" >> divide | "Settle" >> settle_fn
             summaries.append(more)
         stripped = marked | "Strip" >> beam.Map(_stripped).with_output_types(pa.RecordBatch)
         rows = marked | "Messages" >> beam.FlatMap(_messages).with_output_types(PubsubMessage)
         return Quiet(stripped, (rows, *summaries) | "All messages" >> beam.Flatten())
 
 
-def bucket_of(account: str, buckets: int = BUCKETS) -> int:
-    """Returns the bucket of an account, the same in every process and at all times."""
-    return zlib.crc32(account.encode()) % buckets
-
-
-def _divided(alerts: pa.RecordBatch, buckets: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Divides a batch by the bucket of the account; rows without an account go to that of an empty name."""
-    names = alerts["account_id"].to_pylist()
-    places = np.array([bucket_of(name or "", buckets) for name in names])
+def divided(alerts: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Divides a batch by the bucket of the account; rows without an account have one bucket."""
+    places = bucket_of(hashes(alerts["account_id"]), BUCKETS)
     for bucket in np.unique(places).tolist():
         yield bucket, alerts.take(pa.array(np.flatnonzero(places == bucket)))
 
 
-_ACCOUNTS_PARAM: Final[Any] = beam.DoFn.StateParam(ReadModifyWriteStateSpec("accounts", PickleCoder()))
+# Beam may hold what it has read, and give it again after a bundle that failed: bytes do not change.
+_ACCOUNTS_PARAM: Final[Any] = beam.DoFn.StateParam(ReadModifyWriteStateSpec("packed", BytesCoder()))
 _MINUTE_PARAM: Final[Any] = beam.DoFn.StateParam(ReadModifyWriteStateSpec("minute", PickleCoder()))
 
 
 class _CoolFn(beam.DoFn):
-    """A bucket's alerts in; the same, marked, under one key out."""
+    """A bucket's alerts in, the same with their fates out."""
 
     def __init__(self, cooldown: int) -> None:
         self._cooldown = cooldown
 
     def process(
-        self, element: tuple[int, pa.RecordBatch], accounts: Any = _ACCOUNTS_PARAM
-    ) -> Iterable[tuple[int, pa.RecordBatch]]:
-        """Marks a batch."""
-        _, alerts = element
-        if not self._cooldown:
-            yield 0, _marked(alerts, [Decision(False, True, 0)] * alerts.num_rows)
-            return
-        # Beam may hold what it has read, and give it again after a bundle that failed.
-        state: dict[str, Account] = copy.deepcopy(accounts.read()) or {}
-        marked = cool(alerts, state, self._cooldown)
-        accounts.write(state)
-        _count(marked)
-        yield 0, marked
+        self, element: tuple[int, pa.RecordBatch], packed: Any = _ACCOUNTS_PARAM
+    ) -> Iterable[pa.RecordBatch]:
+        """Decides about a batch."""
+        accounts = Accounts(packed.read())
+        yield cool(element[1], accounts, self._cooldown)
+        packed.write(accounts.to_bytes(max(KEPT_MICROS, self._cooldown)))
 
 
 class _LimitFn(beam.DoFn):
-    """All marked alerts in; the same, with those over the limit marked, and summaries out."""
+    """All alerts in; the same, with those over the limit marked, and summaries out."""
 
     def __init__(self, most: int) -> None:
         self._most = most
 
     def process(self, element: tuple[int, pa.RecordBatch], minute: Any = _MINUTE_PARAM) -> Iterable[Any]:
-        """Marks a batch."""
+        """Decides about a batch."""
         state = copy.deepcopy(minute.read()) or Minute()
-        key, alerts = element
-        marked, summaries = limit(alerts, state, self._most)
+        marked, summaries = limit(element[1], state, self._most)
         minute.write(state)
-        _count(marked, alerts)
-        yield key, marked
+        yield marked
         for summary in summaries:
             yield beam.pvalue.TaggedOutput(_MESSAGES, summary)
 
 
-def _count(marked: pa.RecordBatch, before: pa.RecordBatch | None = None) -> None:
-    known = 0 if before is None else before[SUPPRESSED].true_count
-    metrics.add({metrics.ALERTS_SUPPRESSED: marked[SUPPRESSED].true_count - known})
+class _SettleFn(beam.DoFn):
+    """A bucket's alerts after the limit in, the same with their last fates out."""
+
+    def process(
+        self, element: tuple[int, pa.RecordBatch], packed: Any = _ACCOUNTS_PARAM
+    ) -> Iterable[pa.RecordBatch]:
+        """Decides about a batch."""
+        accounts = Accounts(packed.read())
+        settled = settle(element[1], accounts)
+        if len(accounts):
+            packed.write(accounts.to_bytes())
+        yield settled
 
 
-def _stripped(element: tuple[int, pa.RecordBatch]) -> pa.RecordBatch:
-    return element[1].select(ALERTS.names)
+def _stripped(marked: pa.RecordBatch) -> pa.RecordBatch:
+    metrics.add({metrics.ALERTS_SUPPRESSED: marked[SUPPRESSED].true_count})
+    return marked.select(ALERTS.names)
 
 
-def _messages(element: tuple[int, pa.RecordBatch]) -> list[PubsubMessage]:
-    sent = element[1].filter(element[1][_SENT])
-    return row_messages(sent.select([name for name in ALERTS.names if name != SUPPRESSED]))
+def _messages(marked: pa.RecordBatch) -> list[PubsubMessage]:
+    is_sent = pc.equal(marked[_FATE], pa.scalar(Fate.SENT.value, pa.int8()))
+    names = [name for name in ALERTS.names if name != SUPPRESSED]
+    return row_messages(marked.filter(is_sent).select(names))

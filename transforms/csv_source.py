@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from common.csv_files import CsvError, dialect, read_texts
+from common.csv_files import CsvError, codes, dialect, read_texts
 from common.files import partition_keys
 from transforms import metrics
 from transforms.dead_letter import dead_letters
@@ -42,16 +42,20 @@ class ReadCsv(beam.PTransform):
       columns: names of the columns to read, without regard to case; a file may lack some.
       numbers: those of them that hold numbers.
       batch_rows: rows of a batch; the last ones of a file may have fewer.
+      categories: columns whose values are names; see `common.csv_files.codes`.
     """
 
     pattern: str
     columns: Sequence[str]
     numbers: frozenset[str] = frozenset()
     batch_rows: int = BATCH_ROWS
+    categories: frozenset[str] = frozenset()
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
         """Files, spread over the workers, to rows."""
-        read = beam.FlatMap(read_shares, read_rows, tuple(self.columns), self.numbers, self.batch_rows)
+        read = beam.FlatMap(
+            read_shares, read_rows, tuple(self.columns), self.numbers, self.batch_rows, self.categories
+        )
         return (
             begin
             | "Match" >> FindFiles(self.pattern)
@@ -107,6 +111,7 @@ def read_rows(
     columns: Sequence[str],
     numbers: frozenset[str] = frozenset(),
     batch_rows: int = BATCH_ROWS,
+    categories: frozenset[str] = frozenset(),
 ) -> Iterator[CsvRows]:
     """Reads a CSV file. Of `columns` it reads those that the file has, and the keys of its directories.
 
@@ -125,9 +130,9 @@ def read_rows(
         broken.append((reason, row.text.encode(errors="surrogateescape")))
 
     keys = partition_keys(share.path)
-    known = frozenset(name.casefold() for name in numbers)
+    known, named = (frozenset(name.casefold() for name in names) for names in (numbers, categories))
     for batch in rebatch(read_texts(share.path, written, chosen, reject), batch_rows):
-        typed = _typed(batch, known, written.decimal_point)
+        typed = _typed(batch, known, named, written.decimal_point)
         yield CsvRows(with_keys(typed, keys, columns), tuple(broken))
         broken.clear()
     if broken:
@@ -149,7 +154,9 @@ def _schema(names: Sequence[str], numbers: frozenset[str]) -> pa.Schema:
     return pa.schema(list(zip(names, types, strict=True)))
 
 
-def _typed(batch: pa.RecordBatch, numbers: frozenset[str], decimal_point: str) -> pa.RecordBatch:
+def _typed(
+    batch: pa.RecordBatch, numbers: frozenset[str], categories: frozenset[str], decimal_point: str
+) -> pa.RecordBatch:
     """The columns as numbers and texts; one with a value that is neither stays as it is."""
     columns = []
     for field_, column in zip(_schema(batch.schema.names, numbers), batch.columns, strict=True):
@@ -159,6 +166,7 @@ def _typed(batch: pa.RecordBatch, numbers: frozenset[str], decimal_point: str) -
         try:
             text = column.cast(pa.string())
             text = pc.utf8_trim_whitespace(text) if is_number else text
+            text = codes(text) if field_.name.casefold() in categories else text
             # Arrow takes +1, which no other way into the pipelines does.
             has_plus = is_number and pc.any(pc.starts_with(text, "+")).as_py()
             columns.append(column if has_plus else text.cast(field_.type))

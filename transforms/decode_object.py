@@ -14,7 +14,7 @@ from features import roles
 from features.declaration import getter
 from features.roles import EPOCH, KEYS, Roles
 from features.rows import EXPECTED, is_missing, read_value
-from features.times import parse_time, time_text
+from features.times import is_pattern, parse_time, time_text
 from features.values import shown
 from transforms.decode import (
     EventTime,
@@ -33,9 +33,10 @@ _TYPES: Final[Mapping[str, Any]] = {
     "transaction_id": Identifier | None,
     "account_id": Identifier | None,
     "event_time": EventTime | int | float | None,
+    "written_time": str | int | float | None,
     "event_time_derived": bool | None,
 }
-"""By the type of a field, or the role."""
+"""By the type of a field, or the role; a time in a pattern of its own is written_time."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -58,8 +59,9 @@ def object_decoder(
       values, None where they are missing.
     """
     structure = _Structure()
-    own = [structure.add(key, key) for key in (*KEYS, "event_time_derived")]
-    renamed = {role: structure.add(name, role) for role, name in names.renamed().items()}
+    kinds = {"event_time": "written_time"} if is_pattern(names.time_format) else {}
+    own = [structure.add(key, kinds.get(key, key)) for key in (*KEYS, "event_time_derived")]
+    renamed = {role: structure.add(name, kinds.get(role, role)) for role, name in names.renamed().items()}
     values = [structure.add(name, kind) for name, kind in fields]
     strict = msgspec.json.Decoder(structure.build()).decode
     get_own, get_renamed, get_values = (
@@ -150,7 +152,7 @@ def _time_reader(names: Roles) -> Callable[[Any, str], dt.datetime | None]:
 
     def read(value: Any, name: str) -> dt.datetime | None:
         try:
-            if isinstance(value, str):  # dead letters have RFC 3339, whatever the form
+            if isinstance(value, str) and not is_pattern(form):  # dead letters have RFC 3339
                 return roles.event_time(value)
             return EPOCH + dt.timedelta(microseconds=parse_time(value, form))
         except (ValueError, OverflowError):

@@ -17,7 +17,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.compressed import compression, decompressed
 from common.files import open_raw, partition_keys
-from common.limits import MAX_BATCH_BYTES
+from common.limits import MAX_BATCH_BYTES, SPLIT_BYTES
 from common.parquet import ROW_GROUP_ROWS
 from transforms.columnar import present_columns
 from transforms.decode import MAX_LINE_BYTES
@@ -25,9 +25,6 @@ from transforms.metrics import counter
 from transforms.parquet_sink import ParquetSink
 from transforms.rebatch import BATCH_ROWS, rebatch
 from transforms.shares import FileColumnsError, FindFiles, Range, RowGroups, Spread, read_shares, with_keys
-
-SPLIT_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of a file that one worker reads in one go; more where there are more than MAX_SHARES of them."""
 
 BLOCK_BYTES: Final = 1024 * 1024
 

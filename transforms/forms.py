@@ -19,6 +19,7 @@ from features.default import ULB
 from features.learnt import NOTHING, Learnt
 from features.roles import KEYS, Roles
 from features.rows import text_of
+from features.times import is_pattern
 from features.values import shown
 from transforms.decode import Transaction, decoder
 from transforms.decode_object import object_decoder
@@ -147,7 +148,13 @@ class Encoding:
         roles = self.spec.roles
         names = [*self.spec.fields, *(getattr(roles, key) for key in KEYS)]
         is_amount_there = roles.amount is None or roles.amount in self.spec.fields
-        return self.spec.is_numeric and is_amount_there and not any("." in name for name in names)
+        has_plain_time = not is_pattern(roles.time_format)
+        return (
+            self.spec.is_numeric
+            and is_amount_there
+            and has_plain_time
+            and not any("." in name for name in names)
+        )
 
     @cached_property
     def form(self) -> ListForm | ObjectForm:

@@ -27,16 +27,17 @@ from features.declaration import FeatureSpec
 from features.history.hashing import bucket_of
 from features.history.plan import Plan, plans
 from features.history.rows import Rows, inputs_of
+from features.history.state import MOST_LEAD
 from features.history.table import Table
 from transforms import metrics
-from transforms.history_state import NEVER, Bucket, Start, Tables, apply
+from transforms.history_files import GROUPS_A_BUCKET
+from transforms.history_state import FORMAT, NEVER, Bucket, Start, apply
+from transforms.history_tables import Tables
 from transforms.rebatch import BATCH_ROWS, join
 from transforms.scores import feature_matrix
 
 BUCKETS: Final = 16
 """Parts of the keys of a stream, each with one log. A job keeps this number for ever."""
-GROUPS_A_BUCKET: Final = 16
-"""Groups of a batch job for each bucket: all events of a group are in memory at once."""
 KEYS: Final = "history_keys"
 """Counts keys, accounts for example, that had no history before."""
 LATE: Final = "history_rows_late"
@@ -45,8 +46,10 @@ KNOWN: Final = "history_rows_known"
 """Counts rows up to the time that --history records: they are scored, and not counted again."""
 WRITTEN: Final = "history_bytes_written"
 """Counts the bytes that went into the state."""
-_KEY, _NUMBER, _CATEGORY, _VALUE = "history_key", "history_number_", "history_category_", "history_value_"
-"""Columns that a batch has between the steps."""
+_ROWS: Final = "history_rows"
+"""The last column of a batch before the values are there: key, numbers and categories, 64 bits each."""
+_VALUES: Final = "history_values"
+"""The column in its place afterwards: a list of the values."""
 SORTED_BY: Final = ("event_time", "transaction_id")
 """Columns by which a batch job sorts the rows of a group."""
 SPLIT_BYTES: Final = 8 * MAX_BATCH_BYTES
@@ -68,12 +71,16 @@ class History(beam.PTransform):
         are taken in the order of their times.
       buckets: into which the keys are divided.
       start: the histories that the job begins with, if any.
+      batch_rows: the most rows of a batch that comes out.
+      lead: how far the time of an event may lie ahead of its arrival, in microseconds.
     """
 
     spec: FeatureSpec
     streaming: bool = False
     buckets: int = BUCKETS
     start: Start | None = None
+    batch_rows: int = BATCH_ROWS
+    lead: int = MOST_LEAD
 
     def expand(self, transactions: beam.PCollection) -> beam.PCollection:
         """One keyed step for each key of the spec, one after the other."""
@@ -82,18 +89,19 @@ class History(beam.PTransform):
             raise ValueError(f"History: expected the global window, got {name}")
         for plan in plans(self.spec):
             # A runner refuses an update that loses a step with state: that of another layout is another step.
-            label = f"By {plan.key or 'account'} in {self.buckets} buckets, layout {plan.version[:8]}"
+            layout = f"layout {plan.version[:8]}, log {FORMAT}"
+            label = f"By {plan.key or 'account'} in {self.buckets} buckets, {layout}"
             transactions = transactions | label >> (
                 self._stateful(plan) if self.streaming else self._sorted(plan)
             )
         return transactions
 
     def _stateful(self, plan: Plan) -> beam.PTransform:
-        bucket = Bucket(plan, self.buckets, self.start)
+        bucket = Bucket(plan, self.buckets, self.start, self.lead)
         return _Chain(
             ("Split", SplitFn(plan, self.buckets), tuple[int, pa.RecordBatch]),
             ("State", _StateFn(bucket), pa.RecordBatch),
-            ("Join", _JoinFn(plan), pa.RecordBatch),
+            ("Join", _JoinFn(plan, self.batch_rows), pa.RecordBatch),
         )
 
     def _sorted(self, plan: Plan) -> beam.PTransform:
@@ -101,8 +109,8 @@ class History(beam.PTransform):
         return _Chain(
             ("Split", SplitFn(plan, groups, SPLIT_BYTES), tuple[int, pa.RecordBatch]),
             ("Group", beam.GroupByKey(), None),
-            ("Sort", _SortedFn(plan, self.buckets, groups, self.start), pa.RecordBatch),
-            ("Join", _JoinFn(plan), pa.RecordBatch),
+            ("Sort", _SortedFn(plan, self.start), pa.RecordBatch),
+            ("Join", _JoinFn(plan, self.batch_rows), pa.RecordBatch),
         )
 
 
@@ -121,56 +129,64 @@ class _Chain(beam.PTransform):
 
 
 def with_rows(plan: Plan, transactions: pa.RecordBatch) -> tuple[pa.RecordBatch, Rows]:
-    """Adds what a plan needs to a TRANSACTIONS batch, as columns behind the others.
+    """Adds what a plan needs to a TRANSACTIONS batch, as a column behind the others.
 
     It is read once for a whole batch: for each of its parts again it would cost more than the update.
     """
     inputs = transactions.column("inputs")
-    columns = dict(zip([field.name for field in inputs.type], inputs.flatten(), strict=True))
+    names = {*plan.numbers, *plan.categories, *([] if plan.key is None else [plan.key])}
+    columns = {name: pc.struct_field(inputs, name) for name in names}
     rows = inputs_of(plan, transactions.column("account_id"), transactions.column("event_time"), columns)
-    added = {_KEY: pa.array(rows.keys)}
-    added |= {_NUMBER + str(i): pa.array(column) for i, column in enumerate(rows.numbers.T)}
-    added |= {_CATEGORY + str(i): pa.array(column) for i, column in enumerate(rows.categories.T)}
-    return _added(transactions, added), rows
+    packed = np.empty((len(rows.keys), _width(plan)), np.uint64)
+    first = 1 + len(plan.numbers)
+    packed[:, 0] = rows.keys
+    packed[:, 1:first] = rows.numbers.view(np.uint64)
+    packed[:, first:] = rows.categories
+    kind = pa.binary(packed.itemsize * packed.shape[1])
+    column = pa.FixedSizeBinaryArray.from_buffers(kind, len(packed), [None, pa.py_buffer(packed)])
+    return transactions.append_column(_ROWS, column), rows
+
+
+def _width(plan: Plan) -> int:
+    return 1 + len(plan.numbers) + len(plan.categories)
 
 
 def rows_of(plan: Plan, batch: pa.RecordBatch) -> Rows:
     """Returns the rows of a batch that `with_rows` made."""
-    first = batch.schema.get_field_index(_KEY)
-    columns = [batch.column(i).to_numpy() for i in range(first, batch.num_columns)]
-    n, numbers = len(columns[0]), len(plan.numbers)
+    column, first = batch.column(_ROWS), 1 + len(plan.numbers)
+    width, n = _width(plan), len(column)
+    words = np.frombuffer(column.buffers()[1], np.uint64, n * width, 8 * width * column.offset)
+    packed = words.reshape(n, width)
     return Rows(
-        columns[0],
-        batch.column("event_time").cast(pa.int64()).to_numpy(),
-        np.stack(columns[1 : numbers + 1], 1) if numbers else np.zeros((n, 0)),
-        np.stack(columns[numbers + 1 :], 1) if plan.categories else np.zeros((n, 0), np.uint64),
+        packed[:, 0].copy(),
+        batch.column("event_time").view(pa.int64()).to_numpy(),
+        packed[:, 1:first].view(np.float64),
+        packed[:, first:],
     )
 
 
 def with_values(batch: pa.RecordBatch, values: npt.NDArray[np.float64]) -> pa.RecordBatch:
-    """Replaces the columns that `with_rows` added by the values of the history features."""
-    first = batch.schema.get_field_index(_KEY)
-    plain = batch.select(batch.schema.names[:first])
-    return _added(plain, {_VALUE + str(i): pa.array(column) for i, column in enumerate(values.T)})
+    """Replaces the column that `with_rows` added by the values of the history features."""
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    return batch.set_column(batch.num_columns - 1, _VALUES, column)
 
 
 def with_history(plan: Plan, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Makes a TRANSACTIONS batch of one with values: inputs of the model and raw values are filled."""
-    first = batch.num_columns - len(plan.names)
-    values = batch.columns[first:]
-    transactions = batch.select(batch.schema.names[:first])
+    values = batch.column(_VALUES).flatten().to_numpy().reshape(batch.num_rows, len(plan.names))
+    transactions = batch.remove_column(batch.num_columns - 1)
     matrix = feature_matrix(transactions).copy()
-    matrix[:, list(plan.columns)] = np.stack([column.to_numpy() for column in values], 1)
-    inputs = transactions.column("inputs")
-    raw = dict(zip([field.name for field in inputs.type], inputs.flatten(), strict=True))
-    raw |= dict(zip(plan.names, values, strict=True))
-    schema = transactions.schema
-    columns = dict(zip(schema.names, transactions.columns, strict=True))
-    columns["features"] = pa.FixedSizeListArray.from_arrays(
-        pa.array(matrix.reshape(-1)), type=schema.field("features").type
+    matrix[:, list(plan.columns)] = values
+    schema, inputs = transactions.schema, transactions.column("inputs")
+    raw = inputs.flatten()
+    for name, column in zip(plan.names, values.T, strict=True):
+        raw[inputs.type.get_field_index(name)] = pa.array(np.ascontiguousarray(column))
+    features, content = schema.get_field_index("features"), schema.get_field_index("inputs")
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=schema.field(features).type)
+    whole = pa.StructArray.from_arrays(raw, fields=list(inputs.type))
+    return transactions.set_column(features, schema.field(features), lists).set_column(
+        content, schema.field(content), whole
     )
-    columns["inputs"] = pa.StructArray.from_arrays(list(raw.values()), fields=list(inputs.type))
-    return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
 
 
 def divided(
@@ -194,11 +210,6 @@ def divided(
     starts = np.cumsum(counts) - counts
     for part in np.flatnonzero(counts).tolist():
         yield part, ordered.slice(starts[part], counts[part])
-
-
-def _added(batch: pa.RecordBatch, columns: dict[str, pa.Array]) -> pa.RecordBatch:
-    fields = [*batch.schema, *(pa.field(name, column.type) for name, column in columns.items())]
-    return pa.RecordBatch.from_arrays([*batch.columns, *columns.values()], schema=pa.schema(fields))
 
 
 class _HoldingFn(beam.DoFn):
@@ -266,14 +277,16 @@ class SplitFn(_HoldingFn):
 
 
 class _JoinFn(_HoldingFn):
-    """The parts of a bundle with values in, TRANSACTIONS batches out."""
+    """The parts of a bundle with values in, TRANSACTIONS batches of at most so many rows out."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(BATCH_ROWS, MAX_BATCH_BYTES)
+    def __init__(self, plan: Plan, most_rows: int) -> None:
+        super().__init__(most_rows, MAX_BATCH_BYTES)
         self._plan = plan
 
     def _elements(self, batch: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        return [with_history(self._plan, batch)]
+        # A part may have more rows: batches of a bundle are joined before they are divided.
+        for start in range(0, batch.num_rows, self._most_rows):
+            yield with_history(self._plan, batch.slice(start, self._most_rows))
 
 
 _LOG_PARAM: Final[Any] = beam.DoFn.StateParam(BagStateSpec("log", BytesCoder()))
@@ -307,16 +320,14 @@ class _StateFn(beam.DoFn):
 class _SortedFn(beam.DoFn):
     """All rows of a group in, the same in the order of their times and with values out."""
 
-    def __init__(self, plan: Plan, buckets: int, groups: int, start: Start | None) -> None:
+    def __init__(self, plan: Plan, start: Start | None) -> None:
         self._plan = plan
-        self._buckets = buckets
-        self._groups = groups
         self._start = start
 
     def process(self, element: tuple[int, Iterable[pa.RecordBatch]]) -> Iterable[pa.RecordBatch]:
         """Reads the history. The parts stay as they came: to sort all their columns would cost more."""
         group, parts = element[0], [*element[1]]
-        table = first_table(self._plan, group, self._buckets, self._groups, self._start)
+        table = first_table(self._plan, group, self._start)
         until = NEVER if self._start is None else self._start.until
         rows, order = in_order(self._plan, parts)
         values = np.empty((len(order), len(self._plan.names)))
@@ -330,18 +341,14 @@ class _SortedFn(beam.DoFn):
             values = values[part.num_rows :]
 
 
-def first_table(plan: Plan, group: int, buckets: int, groups: int, start: Start | None) -> Table:
+def first_table(plan: Plan, group: int, start: Start | None) -> Table:
     """Makes the table of a group of a batch job, with the histories of the start that belong to it."""
-    if start is None:
-        return Table(plan)
-    block = start.load(plan, group % buckets)
-    return Table(plan, block.take(bucket_of(block.keys, groups) == group))
+    return Table(plan, None if start is None else start.load_group(plan, group))
 
 
 def in_order(plan: Plan, parts: Sequence[pa.RecordBatch]) -> tuple[Rows, npt.NDArray[np.intp]]:
     """Returns the rows of parts, and their order by time, and by id where times are equal."""
-    schema = parts[0].schema
-    used = [*SORTED_BY, *schema.names[schema.get_field_index(_KEY) :]]
+    used = [*SORTED_BY, _ROWS]
     whole = join([part.select(used) for part in parts])
     order = pc.sort_indices(whole, sort_keys=[(name, "ascending") for name in SORTED_BY])
     return rows_of(plan, whole), order.to_numpy()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes
@@ -15,13 +16,20 @@ from apache_beam.io.filesystems import FileSystems
 
 from common.files import open_raw
 from common.writing import writing
+from features.history.hashing import bucket_of
 from features.history.plan import Plan
-from features.history.state import Block, from_batch, to_batch
+from features.history.state import Block, from_batch, schema, to_batch
 from features.roles import EPOCH
 from transforms.publication import make_directory
 
 INDEX: Final = "history.json"
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""Of the index and the files; another one is refused."""
+GROUPS_A_BUCKET: Final = 16
+"""Row groups of a file: group g of K buckets is row group g // K of bucket g % K. A batch job has all events
+of a group in memory at once, and reads the histories of the group alone."""
+_BUILD: Final = b"history_build"
+"""Key of the metadata of a file: the build that has written it."""
 
 
 class HistoryFilesError(ValueError):
@@ -55,6 +63,7 @@ class HistoryFiles:
       directory: local or gs://.
       buckets: into how many the keys are divided.
       until: the time of the last event that counts, in microseconds.
+      build: names the job that has written the files, which have its name too.
       rows: how many transactions count.
       keys: the kinds of keys.
     """
@@ -62,8 +71,18 @@ class HistoryFiles:
     directory: str
     buckets: int
     until: int
+    build: str = ""
     rows: int = 0
     keys: tuple[Keys, ...] = field(default=())
+
+    @staticmethod
+    def is_in(directory: str) -> bool:
+        """Returns whether a directory has an index, of this version or another.
+
+        Raises:
+          OSError: the directory cannot be read.
+        """
+        return FileSystems.exists(_join(directory, INDEX))
 
     @classmethod
     def read(cls, directory: str) -> HistoryFiles:
@@ -96,7 +115,7 @@ class HistoryFiles:
         keys = tuple(Keys(**{**one, "buckets": tuple(one["buckets"])}) for one in content["keys"])
         until = dt.datetime.fromisoformat(content["until"])
         micros = (until - EPOCH) // dt.timedelta(microseconds=1)
-        return cls(directory, content["buckets"], micros, content["rows"], keys)
+        return cls(directory, content["buckets"], micros, content["build"], content["rows"], keys)
 
     def check(self, plans: Sequence[Plan], buckets: int) -> None:
         """Checks that the directory has the histories of these plans.
@@ -116,18 +135,39 @@ class HistoryFiles:
         """Reads the histories of a bucket.
 
         Raises:
-          HistoryFilesError: there are none of this plan.
+          HistoryFilesError: there are none of this plan, or the file is of another build.
           StateError: the file is of another plan.
           OSError: it cannot be read.
         """
+        return self._read(plan, bucket)
+
+    def load_group(self, plan: Plan, group: int) -> Block:
+        """Reads the histories of one of the groups into which a batch job divides the keys.
+
+        Raises:
+          HistoryFilesError, StateError, OSError: as `load`.
+        """
+        return self._read(plan, group % self.buckets, group // self.buckets)
+
+    def _read(self, plan: Plan, bucket: int, row_group: int | None = None) -> Block:
         keys = self._keys(plan)
         if bucket not in keys.buckets:
             return Block.empty(plan)
-        with open_raw(_path(self.directory, keys.directory, bucket)) as file:
-            table = pq.read_table(file).combine_chunks()
+        path = _path(self.directory, keys.directory, bucket)
+        with open_raw(path) as source, pq.ParquetFile(source) as file:
+            build = (file.schema_arrow.metadata or {}).get(_BUILD, b"none").decode("ascii", "replace")
+            if build != self.build:
+                # Its events end at another time than the index says: some would count twice or never.
+                raise HistoryFilesError(
+                    f"{path}: expected a file of the build {self.build} of {INDEX}, got one of {build}: "
+                    "build the histories anew in another directory, and launch anew"
+                )
+            table = file.read() if row_group is None else file.read_row_group(row_group)
+        table = table.combine_chunks()
         # A table without rows has no batches.
         batch = next(iter(table.to_batches()), pa.RecordBatch.from_pylist([], table.schema))
-        return from_batch(plan, batch, self.buckets)
+        block = from_batch(plan, batch, self.buckets)
+        return block.take(np.argsort(block.keys))
 
     def _keys(self, plan: Plan) -> Keys:
         known = next((keys for keys in self.keys if keys.version == plan.version), None)
@@ -146,6 +186,7 @@ class HistoryFiles:
             "format": FORMAT,
             "buckets": self.buckets,
             "until": until.isoformat(),
+            "build": self.build,
             "rows": self.rows,
             "keys": [asdict(keys) for keys in self.keys],
         }
@@ -157,7 +198,9 @@ def by(plan: Plan) -> str:
     return plan.key or "account"
 
 
-def write_bucket(directory: str, part: str, plan: Plan, block: Block, bucket: int, buckets: int) -> None:
+def write_bucket(
+    directory: str, part: str, plan: Plan, block: Block, bucket: int, buckets: int, build: str
+) -> None:
     """Writes the file of a bucket; a bundle that runs twice writes the same file twice.
 
     Args:
@@ -167,12 +210,17 @@ def write_bucket(directory: str, part: str, plan: Plan, block: Block, bucket: in
       block: the histories.
       bucket: its number.
       buckets: of how many.
+      build: the job that writes.
     """
     make_directory(_join(directory, part))
-    batch = to_batch(plan, block, buckets)
+    row_groups = bucket_of(block.keys, buckets * GROUPS_A_BUCKET) // buckets
     content = pa.BufferOutputStream()
-    with pq.ParquetWriter(content, batch.schema, compression="zstd") as writer:
-        writer.write_batch(batch)
+    columns = schema(plan, buckets)
+    columns = columns.with_metadata({**(columns.metadata or {}), _BUILD: build})
+    with pq.ParquetWriter(content, columns, compression="zstd") as writer:
+        for number in range(GROUPS_A_BUCKET):
+            batch = to_batch(plan, block.take(row_groups == number), buckets)
+            writer.write_batch(batch.replace_schema_metadata(columns.metadata))
     _write(_path(directory, part, bucket), content.getvalue().to_pybytes())
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
@@ -19,12 +18,13 @@ import numpy.typing as npt
 
 from features.history.plan import Plan
 from features.history.rows import Rows
-from features.history.state import Block, compact, from_bytes, to_bytes
+from features.history.state import MOST_LEAD, Block, compact, from_bytes, to_bytes
 from features.history.table import Table
 from features.history.update import update
+from transforms.history_tables import Tables
 
-FORMAT: Final = 1
-"""Of the head and of the entries of the log; another one is refused."""
+FORMAT: Final = 2
+"""Of the head and of the entries of the log; another one is refused. Format 1 had no numbers of entries."""
 CHUNK_BYTES: Final = 4 * 1024 * 1024
 """The longest entry that a compaction writes: one element of state is sent as a whole."""
 LEAST_LOG_BYTES: Final = 256 * 1024
@@ -32,7 +32,9 @@ LEAST_LOG_BYTES: Final = 256 * 1024
 NEVER: Final = -(2**63)
 """The recorded time of a history that starts empty."""
 
-_HEAD: Final = struct.Struct("<B8sqqqH")
+_HEAD: Final = struct.Struct("<B8sqqqqqH")
+_NUMBER: Final = struct.Struct("<q")
+"""Before each entry of the log: a bag has no order, and may be read in any."""
 
 
 class HistoryStateError(RuntimeError):
@@ -43,7 +45,7 @@ class Log(Protocol):
     """Beam's BagState of bytes."""
 
     def read(self) -> Iterable[bytes]:
-        """Yields the elements in the order in which they were added."""
+        """Yields the elements, in any order."""
 
     def add(self, value: bytes) -> None:
         """Adds an element."""
@@ -67,6 +69,8 @@ class Head(NamedTuple):
 
     Attributes:
       id: of this state of the log; random, so that two attempts at a bundle never agree.
+      first: the number of the first entry of the log; entries count on over compactions.
+      next: the number of the next entry.
       compacted: bytes of the log after the last compaction.
       added: bytes that were added since.
       until: events up to this time, in microseconds, were counted before the job started.
@@ -75,6 +79,8 @@ class Head(NamedTuple):
     """
 
     id: bytes
+    first: int
+    next: int
     compacted: int
     added: int
     until: int
@@ -83,8 +89,7 @@ class Head(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """Encodes the head."""
-        fields = (self.id, self.compacted, self.added, self.until, self.buckets)
-        return _HEAD.pack(FORMAT, *fields) + self.version.encode()
+        return _HEAD.pack(FORMAT, *self[:-1]) + self.version.encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Head:
@@ -95,8 +100,7 @@ class Head(NamedTuple):
         """
         if data[0] != FORMAT:
             raise HistoryStateError(f"history state: expected format {FORMAT}, got {data[0]}. {_REMEDY}")
-        _, head_id, compacted, added, until, buckets = _HEAD.unpack_from(data)
-        return cls(head_id, compacted, added, until, buckets, data[_HEAD.size :].decode())
+        return cls._make((*_HEAD.unpack_from(data)[1:], data[_HEAD.size :].decode()))
 
 
 _REMEDY: Final = (
@@ -115,33 +119,8 @@ class Start(Protocol):
     def load(self, plan: Plan, bucket: int) -> Block:
         """Reads the histories of a bucket."""
 
-
-class Tables:
-    """The decoded logs of a worker process, for all of its threads.
-
-    A table is taken out while a thread works on it, so that two never share one.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held: dict[int, tuple[bytes, Table]] = {}
-
-    def take(self, bucket: int, head_id: bytes) -> Table | None:
-        """Takes out the table of a bucket; None where there is none of this id."""
-        with self._lock:
-            known, table = self._held.pop(bucket, (b"", None))
-        return table if known == head_id else None
-
-    def keep(self, bucket: int, head_id: bytes, table: Table) -> None:
-        """Keeps the table of a bucket."""
-        with self._lock:
-            self._held[bucket] = (head_id, table)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tables."""
-        with self._lock:
-            return sum(table.nbytes for _, table in self._held.values())
+    def load_group(self, plan: Plan, group: int) -> Block:
+        """Reads the histories of a group of a batch job."""
 
 
 class Updated(NamedTuple):
@@ -150,7 +129,7 @@ class Updated(NamedTuple):
     Attributes:
       values: of the history features, [rows, features].
       new_keys: how many keys had no history before.
-      late: how many rows are older than the last event of their key.
+      late: how many of the rows that count are older than the last event of their key.
       known: how many rows were counted before the job started.
       written: bytes that went into the state.
     """
@@ -170,11 +149,13 @@ class Bucket:
       plan: the history features of one key.
       buckets: into how many the keys are divided.
       start: the histories that the job begins with, if any.
+      lead: how far the time of an event may lie ahead, in microseconds.
     """
 
     plan: Plan
     buckets: int
     start: Start | None = None
+    lead: int = MOST_LEAD
 
     def update(self, bucket: int, rows: Rows, log: Log, cell: Cell, tables: Tables) -> Updated:
         """Reads the values of rows, and counts the rows.
@@ -190,35 +171,42 @@ class Bucket:
           HistoryStateError: the state is of another job.
         """
         data = cell.read()
-        head = self._first(bucket, log) if data is None else self._checked(Head.from_bytes(data))
-        table = tables.take(bucket, head.id) or self._decoded(log)
-        applied = apply(self.plan, table, rows, head.until)
         written = 0
+        if data is None:
+            head, table = self._first(bucket, log)
+            written = head.compacted
+        else:
+            head = self._checked(Head.from_bytes(data))
+            held = tables.take(bucket, head.id)
+            table = self._decoded(bucket, head, log) if held is None else held
+        applied = apply(self.plan, table, rows, head.until)
         if len(applied.changed.keys) or data is None:
-            entry = to_bytes(self.plan, applied.changed, self.buckets)
-            added, written = head.added + len(entry), len(entry)
-            if added <= max(head.compacted, LEAST_LOG_BYTES):
+            entry = self._entry(head.next, applied.changed)
+            if head.added + len(entry) <= max(head.compacted, LEAST_LOG_BYTES):
                 log.add(entry)
-                head = head._replace(added=added)
+                written += len(entry)
+                head = head._replace(next=head.next + 1, added=head.added + len(entry))
             else:
-                block = compact(self.plan, [table.block()])
+                block = compact(self.plan, [table.block()], self.lead)
                 table = Table(self.plan, block)
                 log.clear()
-                written = self._write(block, log)
-                head = head._replace(compacted=written, added=0)
+                head = self._rewritten(head, block, log)
+                written += head.compacted
             head = head._replace(id=os.urandom(8))
-            cell.write(head.to_bytes())
-            written += len(head.to_bytes())
+            content = head.to_bytes()
+            cell.write(content)
+            written += len(content)
         tables.keep(bucket, head.id, table)
         return Updated(applied.values, applied.new_keys, applied.late, applied.known, written)
 
-    def _first(self, bucket: int, log: Log) -> Head:
+    def _first(self, bucket: int, log: Log) -> tuple[Head, Table]:
         """Begins the log of a bucket. With it the state stands alone: the files of the start may go."""
-        size, until = 0, NEVER
-        if self.start is not None:
-            until = self.start.until
-            size = self._write(self.start.load(self.plan, bucket), log)
-        return Head(b"", size, 0, until, self.buckets, self.plan.version)
+        until = NEVER if self.start is None else self.start.until
+        head = Head(b"", 0, 0, 0, 0, until, self.buckets, self.plan.version)
+        if self.start is None:
+            return head, Table(self.plan)
+        block = self.start.load(self.plan, bucket)
+        return self._rewritten(head, block, log), Table(self.plan, block)
 
     def _checked(self, head: Head) -> Head:
         if (head.version, head.buckets) != (self.plan.version, self.buckets):
@@ -228,17 +216,29 @@ class Bucket:
             )
         return head
 
-    def _decoded(self, log: Log) -> Table:
-        blocks = [from_bytes(self.plan, entry, self.buckets) for entry in log.read()]
-        return Table(self.plan, compact(self.plan, blocks) if blocks else None)
+    def _decoded(self, bucket: int, head: Head, log: Log) -> Table:
+        """Reads the log in the order of its entries, all of which must be there."""
+        entries = sorted((_NUMBER.unpack_from(entry)[0], entry) for entry in log.read())
+        numbers, size = [number for number, _ in entries], sum(len(entry) for _, entry in entries)
+        if numbers != [*range(head.first, head.next)] or size != head.compacted + head.added:
+            raise HistoryStateError(
+                f"history state of bucket {bucket}: expected entries {head.first} to {head.next - 1} with "
+                f"{head.compacted + head.added} bytes, got {len(entries)} entries with {size}: the state is "
+                "damaged; drain the job and launch a new one with --history"
+            )
+        blocks = [from_bytes(self.plan, entry[_NUMBER.size :], self.buckets) for _, entry in entries]
+        return Table(self.plan, compact(self.plan, blocks, self.lead))
 
-    def _write(self, block: Block, log: Log) -> int:
-        size = 0
-        for chunk in chunks(block):
-            entry = to_bytes(self.plan, chunk, self.buckets)
+    def _entry(self, number: int, block: Block) -> bytes:
+        return _NUMBER.pack(number) + to_bytes(self.plan, block, self.buckets)
+
+    def _rewritten(self, head: Head, block: Block, log: Log) -> Head:
+        """Writes a block as a log of its own, and returns the head of it."""
+        entries = [self._entry(head.next + i, chunk) for i, chunk in enumerate(chunks(block))]
+        for entry in entries:
             log.add(entry)
-            size += len(entry)
-        return size
+        size = sum(map(len, entries))
+        return head._replace(first=head.next, next=head.next + len(entries), compacted=size, added=0)
 
 
 class Applied(NamedTuple):
@@ -263,7 +263,7 @@ def apply(plan: Plan, table: Table, rows: Rows, until: int = NEVER) -> Applied:
     histories = table.find(_each_once(rows.keys))
     counted = rows.times > until
     values, changed = update(plan, histories, rows, counted)
-    late = _late(histories, rows)
+    late = _late(histories, rows.keys[counted], rows.times[counted])
     return Applied(values, changed, table.put(changed), late, int(len(counted) - counted.sum()))
 
 
@@ -275,12 +275,12 @@ def _each_once(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return keys[is_first]
 
 
-def _late(histories: Block, rows: Rows) -> int:
-    if not len(histories.keys):
+def _late(histories: Block, keys: npt.NDArray[np.uint64], times: npt.NDArray[np.int64]) -> int:
+    if not len(histories.keys) or not len(keys) or times.min() >= histories.last.max():
         return 0
-    places = np.minimum(np.searchsorted(histories.keys, rows.keys), len(histories.keys) - 1)
-    is_known = histories.keys[places] == rows.keys
-    return int((is_known & (rows.times < histories.last[places])).sum())
+    places = np.minimum(np.searchsorted(histories.keys, keys), len(histories.keys) - 1)
+    is_known = histories.keys[places] == keys
+    return int((is_known & (times < histories.last[places])).sum())
 
 
 def chunks(block: Block, most: int = CHUNK_BYTES) -> Sequence[Block]:

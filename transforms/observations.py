@@ -23,6 +23,7 @@ FIELDS: Final = frozenset(
 """Fields that have a counter of their own; those of a feature spec are OTHER."""
 _MOST: Final = 2.0**53
 _MILLI: Final = 1000
+_MICROS: Final = pa.int64()
 
 
 def observed(scores: pa.RecordBatch) -> dict[str, list[int]]:
@@ -32,7 +33,7 @@ def observed(scores: pa.RecordBatch) -> dict[str, list[int]]:
     """
     if not scores.num_rows:
         return {}
-    events, scored = (scores[name].cast(pa.int64()).to_numpy() for name in ("event_time", "scored_at"))
+    events, scored = (scores[name].view(_MICROS).to_numpy() for name in ("event_time", "scored_at"))
     millis = np.maximum((scored - events) // _MILLI, 0)
     some = slice(None, None, -(-scores.num_rows // ROWS))
     heights = np.clip(scores["anomaly_score"].to_numpy()[some] * _MILLI, 0, _MOST)

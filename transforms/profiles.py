@@ -34,7 +34,8 @@ class CollectProfiles(beam.PTransform):
     In a stream it is a sample and no ledger. A worker that ends loses the counts of at most `seconds`, as a
     bundle does that fails while it lets them go. The id of a profile is that of its rows: one that is stored
     twice is one in the view, also where a bundle with a profile of its own (`seconds` 0) runs again.
-    A message that comes again counts again in a profile with other rows. A batch job counts each row once.
+    A message that comes again, and a bundle that runs again, count again in a profile with other rows. A
+    batch job counts each row once.
 
     Attributes:
       streaming: whether the pipeline is.

@@ -38,20 +38,25 @@ def by_feature(contributions: npt.NDArray[np.floating], spec: FeatureSpec) -> np
     return np.add.reduceat(contributions, starts, axis=1)
 
 
-def amounts(transactions: pa.RecordBatch, spec: FeatureSpec) -> pa.Array:
-    """Returns the amounts of a TRANSACTIONS batch, float64; null where the spec names none."""
-    name, schema = spec.roles.amount, transactions.schema
+def amounts(transactions: pa.RecordBatch, matrix: npt.NDArray[np.float32], spec: FeatureSpec) -> pa.Array:
+    """Returns the amounts of a TRANSACTIONS batch, float64; null where the spec names none.
+
+    Args:
+      transactions: the batch.
+      matrix: its features, [n, inputs].
+      spec: the features.
+    """
+    name = spec.roles.amount
     if name is None:
         return pa.nulls(transactions.num_rows, pa.float64())
-    if "inputs" in schema.names:
+    if "inputs" in transactions.schema.names:
         return _raw(transactions, name)
-    features = transactions.column("features")
-    rows = features.flatten().to_numpy(zero_copy_only=True).reshape(-1, features.type.list_size)
-    return pa.array(_decimal(rows[:, spec.fields.index(name)]))
+    return pa.array(_decimal(matrix[:, spec.fields.index(name)]))
 
 
 def value_texts(
     transactions: pa.RecordBatch,
+    matrix: npt.NDArray[np.float32],
     indices: npt.NDArray[np.intp],
     is_shown: npt.NDArray[np.bool_],
     spec: FeatureSpec,
@@ -64,6 +69,7 @@ def value_texts(
 
     Args:
       transactions: a TRANSACTIONS batch of n rows.
+      matrix: its features, [n, inputs].
       indices: positions of features, [n, k].
       is_shown: rows that are above the lowest severity, [n].
       spec: the features.
@@ -72,10 +78,11 @@ def value_texts(
     rows = np.flatnonzero(is_shown)
     if not len(rows):
         return pa.nulls(n * k, pa.string())
-    some = transactions.take(pa.array(rows))
-    texts = (
-        _texts(some, indices[rows], spec) if "inputs" in some.schema.names else _numbers(some, indices[rows])
-    )
+    if "inputs" in transactions.schema.names:
+        some = transactions.select(["event_time", "inputs"]).take(pa.array(rows))
+        texts = _texts(some, indices[rows], spec)
+    else:
+        texts = _numbers(matrix[rows], indices[rows])
     # Texts between nulls, laid out as Arrow has them: to gather them by number would cost more than to score.
     written = np.zeros((n, k), bool)
     written[rows] = True
@@ -90,11 +97,9 @@ def value_texts(
     )
 
 
-def _numbers(transactions: pa.RecordBatch, indices: npt.NDArray[np.intp]) -> list[str]:
+def _numbers(matrix: npt.NDArray[np.float32], indices: npt.NDArray[np.intp]) -> list[str]:
     """The values of numeric features, each in the shortest text that gives the same float32."""
-    features = transactions.column("features")
-    rows = features.flatten().to_numpy(zero_copy_only=True).reshape(-1, features.type.list_size)
-    values = np.take_along_axis(rows, indices, axis=1).reshape(-1)
+    values = np.take_along_axis(matrix, indices, axis=1).reshape(-1)
     texts: list[str] = pa.array(values).cast(pa.string()).to_pylist()
     return texts
 
@@ -143,4 +148,8 @@ def _cut(text: str) -> str:
 def _decimal(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Float32 as the amount that is meant: 12.34 and not 12.34000015; 4 decimals below 1,000, then 2."""
     wide = values.astype(np.float64)
-    return np.where(np.abs(wide) < _SMALL, np.round(wide, 4), np.round(wide, 2))
+    decimal = wide.round(4)
+    is_large = np.abs(wide) >= _SMALL
+    if is_large.any():
+        decimal[is_large] = wide[is_large].round(2)
+    return decimal

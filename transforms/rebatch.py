@@ -72,8 +72,9 @@ def _decoded_bytes(batch: pa.RecordBatch) -> int:
 
 
 def join(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """Joins one or more batches of one schema to one batch. A single one is not copied."""
-    if len(batches) == 1:
-        return batches[0]
-    joined = pa.Table.from_batches(batches).combine_chunks().to_batches()
-    return joined[0] if joined else batches[0]
+    """Joins one or more batches of one schema to one batch. A single one is not copied.
+
+    Raises:
+      ArrowInvalid: the texts of a column have more than 2 GiB in all, which one batch cannot hold.
+    """
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)

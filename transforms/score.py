@@ -18,7 +18,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from features.ranges import FeatureWatch
 from model import artifact, inference
-from model.live import Event, Follower, ForeignError, Live, check_spec
+from model.live import Event, Follower, ForeignError, Live, check_spec, first
 from model.outputs import ANSWER_FIELDS, SCORE_FIELDS
 from model.thresholds import check_thresholds
 from transforms import metrics
@@ -148,10 +148,11 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, WorkerModel]):
 
         Raises:
           model.artifact.ReplacedError: it is another artifact than at launch.
-          model.artifact.ArtifactError: the artifact is incomplete or altered, or for other features.
+          model.artifact.ArtifactError: the artifact is incomplete or altered, or for other features; where a
+            new one is looked for, that in `previous/` as well.
         """
-        found = artifact.read(self.model, self.digest)
-        live = WorkerModel(self._load(found))
+        loaded, digest = first(self.model, self._load, self.digest, self.refresh_seconds > 0)
+        live = WorkerModel(loaded)
         if self.shadow:
             live.shadow = Shadow(self.shadow, self._load, self.refresh_seconds)
         # Modules and model live as long as the worker. Without this the garbage collector, which the many
@@ -159,7 +160,7 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, WorkerModel]):
         gc.collect()
         gc.freeze()
         if self.refresh_seconds:
-            live.follow(Follower(self.model, self._load, found.manifest.digest), self.refresh_seconds)
+            live.follow(Follower(self.model, self._load, digest), self.refresh_seconds)
         return live
 
     def _load(self, found: artifact.Artifact) -> LoadedModel:

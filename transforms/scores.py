@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from features.default import ULB
 from features.profiles import Bins, Sample
 from model.explain import top_features
 from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS, SCALES, VECTOR_OUTPUTS
-from model.thresholds import SEVERITIES, severity_codes
+from model.thresholds import SEVERITIES, check_thresholds, codes_of
 from transforms.dead_letter import dead_letters
 from transforms.json_rows import PASSED, untraced, without_list
 from transforms.readable import amounts, by_feature, value_texts
@@ -28,6 +29,10 @@ from transforms.trace import source_attributes
 OutputDetail = Literal["compact", "full"]
 
 _SEVERITY_NAMES: Final = pa.array(SEVERITIES, pa.string())
+_NORMAL: Final = _SEVERITY_NAMES[0]
+_TIME: Final = SCORES.field("scored_at").type
+_TOP_LIST: Final = SCORES.field("top_features").type
+_TOP_FIELDS: Final = list(_TOP_LIST.value_type)
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,16 @@ class ScoreRules:
         """The names of the features."""
         return pa.array(self.spec.names, pa.string())
 
+    @cached_property
+    def version(self) -> pa.Scalar:
+        """The version for a column."""
+        return pa.scalar(self.model_version, pa.string())
+
+    @cached_property
+    def steps(self) -> list[float]:
+        """The thresholds in the order of the severities."""
+        return check_thresholds(self.thresholds)
+
 
 class Scored(NamedTuple):
     """One SCORES batch and one ERROR_RECORDS batch; together they hold every transaction once.
@@ -73,7 +88,10 @@ class Scored(NamedTuple):
 def feature_matrix(transactions: pa.RecordBatch) -> npt.NDArray[np.float32]:
     """Returns the inputs of the model, float32 [n, inputs], as a view of the Arrow buffer."""
     column = transactions.column("features")
-    return column.flatten().to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
+    width = column.type.list_size
+    # Not `flatten`, which is a compute function: it costs as much as the model's own arithmetic on one row.
+    values = column.values.to_numpy(zero_copy_only=True)
+    return values[column.offset * width :][: len(column) * width].reshape(-1, width)
 
 
 def assemble_scores(
@@ -116,27 +134,37 @@ def assemble_scores(
         scored = assemble_scores(transactions.filter(mask), kept, rules, scored_at, rest, beside)
         return scored._replace(dead_letters=unscored(bad, reasons, rules.spec))
     n = len(score)
-    codes = severity_codes(score, rules.thresholds)
+    codes = codes_of(score, rules.steps)
+    matrix = feature_matrix(transactions)
     columns = [
         *(transactions.column(field.name) for field in KEY_FIELDS),
-        amounts(transactions, rules.spec),
+        amounts(transactions, matrix, rules.spec),
         pa.array(score),
-        _SEVERITY_NAMES.take(pa.array(codes)),
+        severities(codes),
         _lists(outputs.get(ENCODED), n),
-        _top(transactions, outputs.get(CONTRIBUTIONS), codes > 0, rules),
-        pa.repeat(rules.model_version, n),
-        pa.array(np.full(n, scored_at, np.int64)).cast(SCORES.field("scored_at").type),
+        _top(transactions, matrix, outputs.get(CONTRIBUTIONS), codes > 0, rules),
+        pa.repeat(rules.version, n),
+        pa.repeat(pa.scalar(scored_at, _TIME), n),
         *(transactions.column(field.name) for field in TRACE_FIELDS),
-        *(shadow or (pa.nulls(n, field.type) for field in SHADOW_FIELDS)),
-        pa.nulls(n, SCORES.field("stored_at").type),
+        *(shadow or _unset(n)[:-1]),
+        _unset(n)[-1],
     ]
     if rules.detail == "full":
         for scale in SCALES:
             columns += [_lists(outputs.get(f"{scale}_{name}"), n) for name in VECTOR_OUTPUTS]
             columns += [_numbers(outputs.get(f"{scale}_{name}"), n) for name in SCALAR_OUTPUTS]
     scores = pa.RecordBatch.from_arrays(columns, schema=rules.schema)
-    taken = feature_matrix(transactions) if features is None else features
+    taken = matrix if features is None else features
     return Scored(scores, dead_letters([], [], "score"), sampled(transactions, taken, score, rules))
+
+
+def severities(codes: npt.NDArray[np.int8]) -> pa.Array:
+    """Makes the column of severities of codes.
+
+    >>> severities(np.array([0, 2], np.int8)).to_pylist()
+    ['normal', 'high']
+    """
+    return _SEVERITY_NAMES.take(pa.array(codes)) if codes.any() else pa.repeat(_NORMAL, len(codes))
 
 
 def sampled(
@@ -190,22 +218,23 @@ def transaction_messages(transactions: pa.RecordBatch, spec: FeatureSpec = ULB) 
 
 def _top(
     transactions: pa.RecordBatch,
+    matrix: npt.NDArray[np.float32],
     contributions: npt.NDArray[np.floating] | None,
     is_shown: npt.NDArray[np.bool_],
     rules: ScoreRules,
 ) -> pa.Array:
     n = transactions.num_rows
     if contributions is None:
-        return pa.nulls(n, SCORES.field("top_features").type)
+        return pa.nulls(n, _TOP_LIST)
     most = min(TOP_FEATURES, len(rules.spec.names))
     indices, shares = top_features(by_feature(np.asarray(contributions), rules.spec), most)
     top = pa.StructArray.from_arrays(
         [
             rules.names.take(pa.array(indices.reshape(-1))),
-            pa.array(shares.reshape(-1).astype(np.float64)),
-            value_texts(transactions, indices, is_shown, rules.spec),
+            pa.array(shares.reshape(-1)),
+            value_texts(transactions, matrix, indices, is_shown, rules.spec),
         ],
-        names=["feature", "contribution", "value"],
+        fields=_TOP_FIELDS,
     )
     return pa.ListArray.from_arrays(_offsets(n, most), top)
 
@@ -221,5 +250,12 @@ def _lists(matrix: npt.NDArray[np.floating] | None, n: int) -> pa.Array:
     return pa.ListArray.from_arrays(_offsets(n, width), pa.array(matrix.reshape(-1).astype(np.float64)))
 
 
+@functools.lru_cache(maxsize=16)
+def _unset(n: int) -> tuple[pa.Array, ...]:
+    """The columns of SHADOW_FIELDS without a shadow, and that of the time at which a row is stored."""
+    return (*(pa.nulls(n, field.type) for field in SHADOW_FIELDS), pa.nulls(n, _TIME))
+
+
+@functools.lru_cache(maxsize=16)
 def _offsets(n: int, width: int) -> pa.Array:
     return pa.array(np.arange(0, (n + 1) * width, width, dtype=np.int32))

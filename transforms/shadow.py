@@ -9,18 +9,20 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
-from model import artifact, inference
-from model.artifact import Artifact, ArtifactError
+from model import inference
+from model.artifact import Artifact
 from model.live import Follower, Live
 from model.outputs import ANOMALY_SCORE
-from model.thresholds import SEVERITIES, severity_codes
+from model.thresholds import codes_of
 from transforms import metrics
-from transforms.scores import ScoreRules
+from transforms.scores import ScoreRules, severities
 
 _LOG: Final = logging.getLogger(__name__)
-_SEVERITIES: Final = pa.array(SEVERITIES, pa.string())
+RETRY_SECONDS: Final = 60
+"""Between two looks for a shadow that could not be loaded, without refresh: an outage at the start passes."""
 
 
 class Model(Protocol):
@@ -39,21 +41,17 @@ class Shadow:
     Args:
       uri: of its artifact.
       load: makes the model of an artifact.
-      refresh_seconds: between two looks for a new one; 0 keeps the first.
+      refresh_seconds: between two looks for a new one; 0 keeps the first that can be loaded.
     """
 
     def __init__(self, uri: str, load: Callable[[Artifact], Any], refresh_seconds: float) -> None:
         self._uri = uri
         self._failures = 0
-        model, digest = None, ""
-        try:
-            found = artifact.read(uri)
-            model, digest = load(found), found.manifest.digest
-        except Exception as error:
-            self._fail(error)
-        self._live: Live[Model | None] = Live(model)
-        if refresh_seconds:
-            self._live.follow(Follower(uri, load, digest), refresh_seconds)
+        self._live: Live[Model | None] = Live(None)
+        follower = Follower(uri, load, "", "model of --shadow_model")
+        self._live.take(follower.look())
+        if refresh_seconds or self._live.current is None:
+            self._live.follow(follower, refresh_seconds or RETRY_SECONDS, once=not refresh_seconds)
 
     def columns(self, batch: pa.RecordBatch) -> list[pa.Array] | None:
         """Scores a TRANSACTIONS batch into the columns of SHADOW_FIELDS; None where that fails."""
@@ -70,18 +68,17 @@ class Shadow:
 
     def _fail(self, error: Exception) -> None:
         if not self._failures:  # the counter tells of the others
-            problem = str(error) if isinstance(error, ArtifactError) else repr(error)
-            _LOG.error("--shadow_model=%s does not score: %s", self._uri, problem)
+            _LOG.error("--shadow_model=%s does not score: %r", self._uri, error)
         self._failures += 1
 
 
 def _columns(model: Model, batch: pa.RecordBatch) -> list[pa.Array]:
-    scores = inference.outputs(model.module, model.inputs(batch), [ANOMALY_SCORE])[ANOMALY_SCORE]
-    finite = np.isfinite(scores)
-    mask = None if finite.all() else ~finite
-    codes = severity_codes(scores, model.rules.thresholds)
-    return [
-        pa.array(scores.astype(np.float64), mask=mask),
-        _SEVERITIES.take(pa.array(codes, mask=mask)),
-        pa.repeat(model.rules.model_version, len(scores)),
-    ]
+    scores = inference.outputs(model.module, model.inputs(batch), [ANOMALY_SCORE])[ANOMALY_SCORE].astype(
+        np.float64
+    )
+    rules, n = model.rules, len(scores)
+    codes, finite = codes_of(scores, rules.steps), np.isfinite(scores)
+    columns = [pa.array(scores), severities(codes), pa.repeat(rules.version, n)]
+    if not finite.all():
+        columns[:2] = [pc.if_else(pa.array(finite), column, None) for column in columns[:2]]
+    return columns

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 import orjson
 import pyarrow as pa
 
@@ -41,8 +40,7 @@ def stamped(batch: pa.RecordBatch, name: str, micros: int) -> pa.RecordBatch:
     """
     number = batch.schema.get_field_index(name)
     field = batch.schema.field(number)
-    times = pa.array(np.full(batch.num_rows, micros, np.int64)).cast(field.type)
-    return batch.set_column(number, field, times)
+    return batch.set_column(number, field, pa.repeat(pa.scalar(micros, field.type), batch.num_rows))
 
 
 def message_trace(

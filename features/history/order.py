@@ -61,30 +61,37 @@ class Order:
           is_alone: take each row as if it were the only one of its key.
         """
         n = len(rows.keys)
-        is_first = np.ones(n, bool)
-        if not is_alone:
-            is_first[1:] = rows.keys[1:] != rows.keys[:-1]
-        self.first = np.flatnonzero(is_first)
-        self.keys: Hashes = rows.keys[self.first]
-        self.key: Positions = np.cumsum(is_first) - 1
-        self.ends: Positions = np.append(self.first[1:], n) - 1
-        self.is_single = len(self.first) == n
-        self._load(block, rows, horizon)
-        is_start = is_first
+        is_next = rows.keys[1:] != rows.keys[:-1]
+        # Few rows mostly have a key each: then there is nothing to scan, which is most of the work.
+        self.is_single = is_alone or bool(is_next.all())
+        self.first: Positions = np.arange(n)
+        self.key: Positions = self.first
+        self.ends: Positions = self.first
         if not self.is_single:
-            is_start = is_first.copy()
-            is_start[1:] |= np.diff(self.times) > horizon
-        self.segment: Positions = np.cumsum(is_start) - 1
-        self.rank = ranks(is_start)
-        self.rest = np.flatnonzero(self.rank)
-        self._gap = self.times[self.rest] - self.times[self.rest - 1]
-        self._hops = list(hops(self.rank, self.times))
+            is_start = np.append(True, is_next)
+            self.first = np.flatnonzero(is_start)
+            self.key = np.cumsum(is_start) - 1
+            self.ends = np.append(self.first[1:], n) - 1
+        self.keys: Hashes = rows.keys if self.is_single else rows.keys[self.first]
+        self._load(block, rows, horizon)
+        self.segment: Positions = self.first
+        self.rank: Positions = np.zeros(n, np.intp)
+        self.rest: Positions = np.zeros(0, np.intp)
+        self._gap: Ints = np.zeros(0, np.int64)
+        self._hops: list[tuple[int, Positions, Ints]] = []
         self._decays: dict[int, _Decays] = {}
+        if not self.is_single:
+            is_start[1:] |= self.times[1:] - self.times[:-1] > horizon
+            self.segment = np.cumsum(is_start) - 1
+            self.rank = ranks(is_start)
+            self.rest = np.flatnonzero(self.rank)
+            self._gap = self.times[self.rest] - self.times[self.rest - 1]
+            self._hops = list(hops(self.rank, self.times))
 
     def _load(self, block: Block, rows: Rows, horizon: int) -> None:
         """Takes the state of the keys from the block."""
         started = rows.times[self.first]
-        place = np.searchsorted(block.keys, self.keys)
+        place = block.keys.searchsorted(self.keys)
         if len(block.keys):
             place = np.minimum(place, len(block.keys) - 1)
             is_known = block.keys[place] == self.keys
@@ -95,7 +102,7 @@ class Order:
             is_known, last = np.zeros(len(self.keys), bool), started
             self.state = np.zeros((block.numbers.shape[1], len(self.keys)))
             self.bits = np.zeros((block.bits.shape[1], len(self.keys)), np.uint64)
-        self.times: Ints = np.maximum(rows.times, last[self.key])
+        self.times: Ints = np.maximum(rows.times, last if self.is_single else last[self.key])
         late = self.times - rows.times
         self.late: Ints | None = late if late.any() else None
         self.age: Ints = self.times[self.first] - last
@@ -123,7 +130,8 @@ class Order:
         decays = self._decays_by(half)
         state = self.state[column]
         state *= decays.age
-        added *= decays.weight
+        if self.late is not None:
+            added *= decays.weight
         if self.is_single:
             before = state.copy()
             state += added
@@ -148,6 +156,8 @@ class Order:
 
     def since_last(self) -> Ints:
         """Microseconds since the row before, of the same key; -1 where there is none."""
+        if self.is_single:
+            return np.where(self.has_state, self.age, -1)
         micros = np.full(len(self.times), -1)
         micros[self.first] = np.where(self.has_state, self.age, -1)
         micros[self.rest] = self._gap

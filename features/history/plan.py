@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final
 
 from features.checks import HALF_LIFE
@@ -179,7 +179,12 @@ class Plan:
 
 def half_life(feature: Feature) -> int:
     """Returns the half-life of a history feature in microseconds; 0 where it has none."""
-    match = HALF_LIFE.fullmatch(feature.half_life or "")
+    return _micros(feature.half_life or "")
+
+
+@cache
+def _micros(half_life: str) -> int:
+    match = HALF_LIFE.fullmatch(half_life)
     return int(match[1]) * _SECONDS[match[2]] * _MICROS if match else 0
 
 

@@ -18,6 +18,8 @@ Times = npt.NDArray[np.int64]
 
 _HEADER: Final = struct.Struct("<4s16sII")
 _MAGIC: Final = b"AHB1"
+MOST_LEAD: Final = 86_400_000_000
+"""Microseconds by which the time of an event may lie ahead, where a job does not say otherwise."""
 
 
 class StateError(ValueError):
@@ -75,16 +77,17 @@ def merge(block: Block, changed: Block) -> Block:
     return Block._make(np.insert(old, at, new, axis=0) for old, new in zip(merged, fresh, strict=True))
 
 
-def compact(plan: Plan, blocks: Sequence[Block], now: int | None = None) -> Block:
+def compact(plan: Plan, blocks: Sequence[Block], lead: int = MOST_LEAD) -> Block:
     """Makes one block of several, in which a later one has the later state.
 
     Keys that were not seen for the horizon of the plan are forgotten. `update` takes such a key for a new one
-    whether it is there or not, so that forgetting changes no feature.
+    whether it is there or not, so that forgetting changes no feature. The latest event in the blocks may be
+    early: the present is taken to be before it by as much as an event may be early.
 
     Args:
       plan: of the blocks.
       blocks: in the order in which they were made.
-      now: in microseconds; the greatest time in the blocks when None, which is the same in a replay.
+      lead: how far the time of an event may lie ahead, in microseconds.
     """
     whole = Block._make(np.concatenate(arrays) for arrays in zip(Block.empty(plan), *blocks, strict=True))
     # The last one of each key: the first of the reversed order.
@@ -93,8 +96,7 @@ def compact(plan: Plan, blocks: Sequence[Block], now: int | None = None) -> Bloc
     if len(keys) == 0:
         return kept
     # Subtracted from the present, not added to the last: a time at the end of the calendar stays a time.
-    latest = int(kept.last.max()) if now is None else now
-    return kept.take(kept.last >= latest - plan.horizon)
+    return kept.take(kept.last >= int(kept.last.max()) - lead - plan.horizon)
 
 
 def to_bytes(plan: Plan, block: Block, buckets: int) -> bytes:

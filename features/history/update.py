@@ -44,8 +44,8 @@ def update(plan: Plan, block: Block, rows: Rows, counted: Mask | None = None) ->
       rows: the transactions.
       counted: rows that are False have their features from `block` alone, and change nothing.
     """
-    new = [formulas.OF_NEW_KEY[feature.statistic or ""] for feature in plan.features]
-    values = np.tile(np.array(new), (len(rows.keys), 1))
+    values = np.empty((len(rows.keys), len(plan.features)))
+    values[:] = [formulas.OF_NEW_KEY[feature.statistic or ""] for feature in plan.features]
     is_counted = rows.keys != NO_KEY
     if counted is not None and not counted.all():
         read = np.flatnonzero(is_counted & ~counted)
@@ -68,7 +68,9 @@ class _Call:
         self._plan, self._rows = plan, rows
         self._order = Order(block, rows, plan.horizon, is_alone)
         self._sums = {
-            decayed: self._order.add(column, self._added(decayed), decayed.half_life)
+            (decayed.half_life, decayed.what, decayed.of): self._order.add(
+                column, self._added(decayed), decayed.half_life
+            )
             for column, decayed in enumerate(plan.decayed)
         }
 
@@ -76,13 +78,13 @@ class _Call:
         """The features, [n, names of the plan]."""
         # Several features may be made of one sketch, which counts its values once.
         made: dict[tuple[str, str | None, int], Floats] = {}
-        columns = []
-        for feature in self._plan.features:
+        values = np.empty((len(self._rows.keys), len(self._plan.features)))
+        for column, feature in enumerate(self._plan.features):
             what = (feature.statistic or "", feature.of, half_life(feature))
             if what not in made:
                 made[what] = _STATISTICS[what[0]](self, feature)
-            columns.append(made[what])
-        return formulas.bounded(np.stack(columns, axis=1))
+            values[:, column] = made[what]
+        return formulas.bounded(values)
 
     def changed(self) -> Block:
         """The state of the keys after their rows; `values` comes first."""
@@ -107,7 +109,7 @@ class _Call:
 
     def _sum(self, feature: Feature, what: str) -> Floats:
         of = "" if what == "count" else feature.of or ""
-        return self._sums[Decayed(half_life(feature), what, of)]
+        return self._sums[half_life(feature), what, of]
 
     def _count(self, feature: Feature) -> Floats:
         return self._sum(feature, "count")
@@ -126,7 +128,8 @@ class _Call:
     def _deviation(self, feature: Feature) -> Floats:
         x, n = self._numbers(feature.of or ""), self._sum(feature, "present")
         sketch, half = _sketch(self._plan.deviations, feature), half_life(feature)
-        is_first, is_missing, first_away = n == 0, np.isnan(x), formulas.first_away(x)
+        is_first, is_missing = n <= formulas.LEAST_COUNT, np.isnan(x)
+        first_away = formulas.first_away(x)
 
         def before(added: Floats, column: int) -> Floats:
             return self._order.add(sketch.start + column, np.where(is_missing, 0.0, added), half)
@@ -134,7 +137,7 @@ class _Call:
         plain = self._mean(feature)
         away = before(np.where(is_first, first_away, np.abs(x - plain)), 0)
         bound = formulas.BOUND * formulas.spread(plain, n, away)
-        kept = np.where(is_first, x, np.clip(x, plain - bound, plain + bound))
+        kept = np.where(is_first, x, np.minimum(np.maximum(x, plain - bound), plain + bound))
         level = formulas.mean(n, before(kept, 1))
         away = before(np.where(is_first, first_away, np.minimum(np.abs(x - level), bound)), 2)
         return formulas.deviation(x, level, formulas.spread(level, n, away), n)

@@ -270,7 +270,7 @@ def own_tensors(spec: FeatureSpec) -> list[dict[str, Any]]:
     tensors = []
     for field, value in spec.field_values.items():
         features = [feature for feature in spec.features if feature.source == field]
-        datatype = _TIME_DATATYPES[spec.roles.time_format] if value == "time" else _OWN[value]
+        datatype = _TIME_DATATYPES.get(spec.roles.time_format, "BYTES") if value == "time" else _OWN[value]
         is_nullable = all(feature.missing != REJECT for feature in features)
         parameters = {"kinds": [feature.kind for feature in features], "nullable": is_nullable}
         tensors.append({"name": field, "datatype": datatype, "shape": [-1], "parameters": parameters})

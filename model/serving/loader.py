@@ -9,7 +9,7 @@ import threading
 from typing import Final
 
 from common.retry import Patience
-from model import artifact
+from model import artifact, live
 from model.serving.predictor import Predictor
 from model.serving.refresh import NEVER, Refresh
 
@@ -25,7 +25,8 @@ class Loader:
 
     An artifact that is still damaged at the last of DAMAGED_ATTEMPTS stays an error: no retry heals it.
     After any other failure, such as Cloud Storage out of reach, it tries again as long as the server runs.
-    Then it looks for new models, if it is to.
+    Then it looks for new models, if it is to. A loader that does takes the previous model where the one in
+    place is damaged, and tries again for ever where there is none: the next promotion heals it.
 
     Attributes:
       predictor: the loaded model, or None.
@@ -53,7 +54,7 @@ class Loader:
     def _run(self) -> None:
         try:
             predictor = PATIENCE.call(
-                lambda: Predictor(artifact.read(self._uri)),
+                self._load,
                 self._is_transient,
                 self._report,
                 sleep=self._wait,
@@ -66,13 +67,17 @@ class Loader:
         # hundreds of thousands of objects of torch, in the middle of some request.
         gc.collect()
         gc.freeze()
-        self._refresh.loaded(predictor)
         self.status = "ready"
         self.predictor = predictor
         first = predictor.manifest
         _LOG.info("serving %s version %s", self._uri, first.model_version)
         del predictor  # it need not live as long as this thread
         self._refresh.follow(self._uri, first, self, self._stopped)
+
+    def _load(self) -> Predictor:
+        predictor, _ = live.first(self._uri, Predictor, is_followed=self._refresh.seconds > 0)
+        self._refresh.loaded(predictor)
+        return predictor
 
     def _wait(self, seconds: float) -> None:
         self._stopped.wait(seconds)
@@ -82,7 +87,8 @@ class Loader:
             error, artifact.ArtifactUnavailableError
         ):
             self._damaged += 1
-        return self._damaged < DAMAGED_ATTEMPTS and not self._stopped.is_set()
+        may_heal = self._refresh.seconds > 0 or self._damaged < DAMAGED_ATTEMPTS
+        return may_heal and not self._stopped.is_set()
 
     def _report(self, error: BaseException, seconds: float) -> None:
         self.status = f"cannot load the model: {_text(error)} (will try again)"

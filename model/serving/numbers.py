@@ -64,6 +64,8 @@ class NumberDecoder:
         if not isinstance(parameters, simdjson.Object | None):
             return None
         text: Any = b"" if parameters is None else parameters.mini
+        if text and b"\\u005" in body:  # an escaped bracket is one in `text` and none in the body
+            return None
         # The numbers are read without the lists around them. There are no lists inside of the rows when
         # there are no more brackets than these; a string may have some, and is refused below.
         if {len(row) for row in rows} != {self._width} or body.count(b"[") != 1 + len(rows) + text.count(

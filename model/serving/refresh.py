@@ -40,17 +40,21 @@ class Refresh:
 
         def load(found: Artifact) -> Predictor:
             check_spec(found, first.spec, "the running server; start it again to serve that")
-            return Predictor(found)
+            predictor = Predictor(found)
+            self.loaded(predictor)  # where this fails, the model is refused as any that cannot be used
+            return predictor
 
         follower = Follower(uri, load, first.digest)
         while self.seconds and not stopped.wait(self.seconds):
             look = follower.look()
             if look.model is not None:
-                self.loaded(look.model)
                 target.predictor = look.model
                 _LOG.info("serving %s version %s", uri, look.model.manifest.model_version)
             if look.event is not None:
-                self.note(look.event)
+                try:
+                    self.note(look.event)
+                except Exception:  # a count must not end the thread: the next model would never come
+                    _LOG.exception("%s: a model that was %s is not counted", uri, look.event)
             del look
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from common.output import print_rows
 from common.values import moment
 from model import artifact
 from model.manifest import Manifest
+from model.places import place
 from model.thresholds import ALERT_BUDGETS, ScoreQuantiles, calibrate
 from operations import query
 
@@ -102,6 +104,16 @@ def quantiles_of(bins: Sequence[Mapping[str, Any]], trained: ScoreQuantiles) -> 
     return ScoreQuantiles(trained.probabilities, tuple(values.tolist()))
 
 
+def recalibrated_version(version: str, now: dt.datetime) -> str:
+    """Makes the version of a recalibrated model; a model that was one already has another time alone.
+
+    >>> recalibrated_version("2026-03-r20260301.101500", dt.datetime(2026, 4, 1, 8, 30))
+    '2026-03-r20260401.083000'
+    """
+    suffix = f"-r{now:%Y%m%d.%H%M%S}"
+    return re.sub(r"-r\d{8}\.\d{6}$", "", version)[: MODEL.parts["NAME"].longest - len(suffix)] + suffix
+
+
 def recalibrated(
     manifest: Manifest, bins: Sequence[Mapping[str, Any]], version: str, note: Mapping[str, Any]
 ) -> Manifest:
@@ -142,12 +154,12 @@ def run(options: RecalibrateOptions, endpoint: str | None, form: Any) -> None:
     """
     from model import package  # torch
 
-    found = artifact.read(options.model)
-    if options.output.rstrip("/") == options.model.rstrip("/"):
+    found = artifact.read(options.model, copied=True)
+    if place(options.output).key == place(options.model).key:
         raise CommandError("--output: expected another directory than --model, which jobs may be reading")
     now, since = dt.datetime.now(dt.UTC), options.since or moment("7d")
     bins = _ask(options.dataset, since, found.manifest.model_version, endpoint)
-    version = options.model_version or f"{found.manifest.model_version}-r{now:%Y%m%d.%H%M%S}"
+    version = options.model_version or recalibrated_version(found.manifest.model_version, now)
     note = {"dataset": options.dataset, "since": since.isoformat(), "from": found.manifest.model_version}
     manifest = recalibrated(found.manifest, bins, version, note)
     with TemporaryDirectory() as directory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fnmatch
 import hashlib
 import json
 import re
@@ -34,6 +35,7 @@ class Storage:
       objects: (bucket, name) -> object.
       granted: the permissions that testIamPermissions answers; None grants all.
       forbidden: BUCKET/PREFIX of the objects that nobody may read.
+      listed: the names that each answer to a question for lists has had.
     """
 
     url: str = ""
@@ -42,6 +44,7 @@ class Storage:
     policies: dict[str, Any] = field(default_factory=dict)
     granted: set[str] | None = None
     forbidden: str | None = None
+    listed: list[list[str]] = field(default_factory=list)
     _uploads: dict[str, tuple[str, str, str, bytearray]] = field(default_factory=dict)
     _count: int = 0
 
@@ -139,13 +142,17 @@ class Storage:
     def list_objects(self, match: re.Match[str], request: Request) -> Any:
         self._bucket(match["bucket"])
         prefix, delimiter = request.one("prefix"), request.one("delimiter")
+        pattern = request.one("matchGlob", "**")
         items, prefixes = [], set()
         for name in self.names(match["bucket"], prefix):
+            if not fnmatch.fnmatchcase(name, pattern):  # which takes * as Cloud Storage takes **
+                continue
             head, found, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
             if found:
                 prefixes.add(prefix + head + delimiter)
             else:
                 items.append(self._resource(match["bucket"], name))
+        self.listed.append([item["name"] for item in items])
         return {"items": items, "prefixes": sorted(prefixes)}
 
     def get_object(self, match: re.Match[str], request: Request) -> Any:

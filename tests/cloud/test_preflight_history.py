@@ -24,9 +24,9 @@ __all__ = ["clients"]
 URI = f"gs://{BUCKET}/history"
 
 
-def index(tmp_path: Path, spec: FeatureSpec, buckets: int = 16) -> bytes:
+def index(tmp_path: Path, spec: FeatureSpec, buckets: int = 16, until: int = 0) -> bytes:
     keys = tuple(Keys(plan.key or "account", plan.version, "d", 0, ()) for plan in plans(spec))
-    HistoryFiles(str(tmp_path), buckets, 0, rows=1234, keys=keys).write()
+    HistoryFiles(str(tmp_path), buckets, until, rows=1234, keys=keys).write()
     return (tmp_path / "history.json").read_bytes()
 
 
@@ -56,6 +56,7 @@ def test_histories_that_do_not_fit_or_are_not_there(stored: Google, clients: Cli
     for content, problem in (
         (index(tmp_path, other), "expected the histories by account"),
         (index(tmp_path, SPEC, 32), "is divided into 32 buckets, got --history_buckets=16"),
+        (index(tmp_path, SPEC, until=2**52), "expected histories that end before now, got 2112-09-17"),
         (b"{", "Expecting property name"),
     ):
         stored.storage.put(BUCKET, "history/history.json", content)

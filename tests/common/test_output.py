@@ -7,6 +7,10 @@ import datetime as dt
 import io
 import json
 
+import pytest
+
+from common.command import CommandError, command
+from common.options import OptionError
 from common.output import print_record, print_rows, safe_text
 
 NOW = dt.datetime(2026, 3, 8, 12, 0, tzinfo=dt.UTC)
@@ -81,3 +85,13 @@ def test_a_record(capsys):
     assert json.loads(capsys.readouterr().out) == record
     print_record(record, "csv")
     assert capsys.readouterr().out.splitlines() == ["field,value", "read,3", "topic,t"]
+
+
+@pytest.mark.parametrize("kind", [CommandError, OptionError])
+def test_an_error_does_not_drive_the_terminal(kind, capsys):
+    @command
+    def main() -> int:
+        raise kind("field \x1b]0;owned\x07\u202e is missing\nsecond line")
+
+    assert main() in (1, 2)
+    assert capsys.readouterr().err == "error: field \\x1b]0;owned\\x07\\u202e is missing\nsecond line\n"

@@ -17,8 +17,9 @@ ZONES = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathm
 TEXTS = st.one_of(st.sampled_from(["fuel", "grocery", "Käse", "", "🛒", "é", "é"]), st.text(max_size=5))
 NUMBERS = st.one_of(st.floats(), st.floats(width=32), st.just(1e39), st.just(-3.4028235677973366e38))
 WORDS = st.sampled_from(
-    ["true", " FALSE", "1", "0", "-1.5e3", "1e39", "7 ", "nan", "inf", "", "x", "1_0", "\u0661"]
+    ["true", " FALSE", "Ja", "no ", "1", "0", "-1.5e3", "1e39", "7 ", "nan", "inf", "", "x", "1_0", "\u0661"]
 )
+GERMAN = "%d.%m.%Y %H:%M"
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 MOMENTS = st.datetimes(dt.datetime(1980, 1, 1), dt.datetime(2090, 1, 1), timezones=st.just(dt.UTC))
 
@@ -41,7 +42,7 @@ def specs(draw: st.DrawFn) -> FeatureSpec:
         features.append(feature)
     for kind in draw(st.lists(st.sampled_from(["time_of_day", "day_of_week"]), unique=True)):
         features.append({"name": kind, "kind": kind, "timezone": draw(ZONES)})
-    form = draw(st.sampled_from(["any", "rfc3339", "seconds", "milliseconds"]))
+    form = draw(st.sampled_from(["any", "rfc3339", "seconds", "milliseconds", GERMAN]))
     content = {"event_time": {"from": "when", "format": form}, "features": draw(st.permutations(features))}
     return FeatureSpec.from_json(content)
 
@@ -101,6 +102,19 @@ def _values(value: str, form: str) -> list[tuple[pa.DataType, st.SearchStrategy[
                 (pa.timestamp("us", tz="UTC"), MOMENTS),
             ],
             "rfc3339": [(pa.string(), st.one_of(MOMENTS.map(lambda m: m.isoformat()), st.text(max_size=3)))],
+            GERMAN: [
+                (
+                    pa.string(),
+                    st.one_of(
+                        MOMENTS.map(lambda m: m.strftime(GERMAN)),
+                        MOMENTS.map(lambda m: m.isoformat()),
+                        st.sampled_from(
+                            ["1.2.2026 5:03", " 31.12.2026 14:05\n", "31.12.2026", "2026-01-01 10:00"]
+                        ),
+                        st.text(max_size=3),
+                    ),
+                )
+            ],
             "seconds": [(pa.float64(), moments | NUMBERS), (pa.int64(), moments.map(int) | WHOLE)],
             "milliseconds": [(pa.int64(), moments.map(lambda s: int(s * 1000)) | WHOLE)],
         }[form],

@@ -53,7 +53,7 @@ def test_a_first_spec_has_roles_features_and_reasons():
             {"name": "amount", "kind": "number", "scale": "log"},
             {"name": "country", "kind": "category", "missing": "own"},
             {"name": "mcc", "kind": "category"},
-            {"name": "column 7", "kind": "number", "from": "age: of card", "missing": "median"},
+            {"name": "age of card", "kind": "number", "from": "age: of card", "missing": "median"},
             {"name": "present", "kind": "boolean"},
             {"name": "time_of_day", "kind": "time_of_day"},
             {"name": "day_of_week", "kind": "day_of_week"},
@@ -147,32 +147,76 @@ def test_an_output_that_is_there_is_kept(tmp_path: Path, capsys):
     assert parse(capsys.readouterr().out).names == ("amount",)
 
 
-GERMAN = """Buchungsnummer;Konto;Buchungszeit;Betrag;Land;Betrug
+GERMAN = """Buchungsnummer;Konto;Buchungszeit;Betrag;Land;Karte;Betrug
 """ + "".join(
     f"B{i};K{i % 600};{i % 28 + 1:02}.05.2026 {i % 24:02}:17:00;{i % 90},{i % 100:02};"
-    f"{('DE', 'AT')[i % 7 == 0]};{('nein', 'ja')[i % 90 == 0]}\n"
+    f"{('DE', 'AT')[i % 7 == 0]};{('nein', 'ja')[i % 3 > 0]};{('nein', 'ja')[i % 90 == 0]}\n"
     for i in range(1200)
 )
 """A table with names of another language, semicolons, decimal commas, other dates and other labels."""
 
+POLISH = GERMAN.replace("Buchungsnummer;Konto;Buchungszeit", "Numer;Rachunek;Czas").replace(
+    "Betrug", "Oszustwo"
+)
+"""A table whose columns nobody knows by name."""
+
 
 @pytest.mark.parametrize("suffix", ["csv", "txt", "csv.gz"])
-def test_a_csv_in_another_dialect_is_read_and_what_its_columns_may_be_is_said(suffix, tmp_path, capsys):
+def test_a_csv_in_another_dialect_is_read(suffix, tmp_path, capsys):
     path = tmp_path / f"rows.{suffix}"
     content = GERMAN.encode()
     path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
     assert main(["features", "infer", f"--data={path}"]) == 0
+    assert parse(capsys.readouterr().out).to_json() == {
+        "transaction_id": "Buchungsnummer",
+        "account": "Konto",
+        "event_time": {"from": "Buchungszeit", "format": "%d.%m.%Y %H:%M:%S"},
+        "amount": "Betrag",
+        "label": "Betrug",
+        "features": [
+            {"name": "Betrag", "kind": "number", "scale": "log"},
+            {"name": "Land", "kind": "category"},
+            {"name": "Karte", "kind": "boolean"},
+            {"name": "time_of_day", "kind": "time_of_day"},
+            {"name": "day_of_week", "kind": "day_of_week"},
+        ],
+    }
+
+
+def test_of_columns_whose_names_are_not_known_is_said_what_they_may_be(tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    path.write_text(POLISH)
+    assert main(["features", "infer", f"--data={path}"]) == 0
     text = capsys.readouterr().out
     spec = parse(text)
-    assert spec.names == ("Betrag", "Land")
-    assert spec.roles.amount == "Betrag"
-    assert spec.roles.label is None
-    assert [feature.kind for feature in spec.features] == ["number", "category"]
+    assert spec.names == ("Betrag", "Land", "Karte", "time_of_day", "day_of_week")
+    assert (spec.roles.event_time, spec.roles.label) == ("Czas", None)
     for words in (
-        "Buchungsnummer: another value in each row; if it is the id, write transaction_id: Buchungsnummer",
-        "Konto: 600 values, the 200 most frequent are 33 % of the rows: an id, not a kind of rows; "
-        "if it is the account's, write account: Konto",
-        "Buchungszeit: a time in a form that is not read, such as ",
-        "Betrug: nein 99 %, ja 1.2 %: if it says which rows are frauds, write label: Betrug",
+        "Numer: another value in each row; if it is the id, write transaction_id: Numer",
+        "Rachunek: 600 values, the 200 most frequent are 33 % of the rows: an id, not a kind of rows; "
+        "if it is the account's, write account: Rachunek",
+        "Oszustwo: nein 99 %, ja 1.2 %: if it says which rows are frauds, write label: Oszustwo",
     ):
         assert words in text, text
+
+
+@pytest.mark.parametrize(
+    ("moments", "chosen", "others"),
+    [
+        (["31.12.2026 14:05", "1.2.2026 5:03"], "%d.%m.%Y %H:%M", []),
+        (["31/12/2026", "01/02/2026"], "%d/%m/%Y", []),
+        (["12/31/2026 10:00", "01/02/2026 10:00"], "%m/%d/%Y %H:%M", []),
+        (["03/04/2026", "01/02/2026"], "%d/%m/%Y", ["%m/%d/%Y"]),
+        (["2026/12/31", "2026/01/02"], "%Y/%m/%d", []),
+    ],
+)
+def test_the_pattern_of_times_is_that_of_all_values(moments, chosen, others):
+    text = guess(pa.table({"day": moments, "amount": [1.5, 2.5]}), "rows")
+    assert parse(text).roles.time_format == chosen
+    assert ("or is its format" in text) == bool(others)
+    assert all(other in text for other in others)
+
+
+def test_times_in_a_form_that_is_not_known_are_told_how_to_be_used():
+    text = guess(pa.table({"day": ["2026/31/12", "2026/30/12"], "amount": [1.5, 2.5]}), "rows")
+    assert 'such as 2026/31/12; to use it, write event_time: {from: day, format: "%d.%m.%Y"}' in text

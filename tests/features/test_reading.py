@@ -103,8 +103,17 @@ def test_no_and_a_date_are_texts():
             "milliseconds",
             "ms",
             3,
-            "event_time.format: expected one of any, rfc3339, seconds, milliseconds, got 'ms'",
+            "event_time.format: expected one of any, rfc3339, seconds, milliseconds, or a pattern such as "
+            "%d.%m.%Y %H:%M, got 'ms'",
         ),
+        (
+            "milliseconds",
+            '"%H:%M"',
+            3,
+            "event_time.format: expected a pattern with day, month and year, such as %d.%m.%Y %H:%M, got "
+            "'%H:%M'",
+        ),
+        ("milliseconds", '"%d.%m.%Q"', 3, "event_time.format: expected a pattern with day, month and year"),
         ("account: card.account", "account: card.", 2, "account: expected the name of a field, such as"),
         ("account: card.account", "account: card..id", 2, "account: expected the name of a field, such as"),
         (

@@ -16,7 +16,7 @@ from features.default import ULB
 from features.learning import learn
 from features.rows import RowEncoder
 from features.schema import LARGEST, instance_schema, list_schema, object_schema, openapi_3_0
-from tests.features.cases import put, rows, specs
+from tests.features.cases import GERMAN, put, rows, specs
 
 JUNK = st.sampled_from(
     [
@@ -108,6 +108,15 @@ NO_MOMENTS = [
 ]
 
 
+GERMAN_MOMENTS = ["31.12.2026 14:05", " 1.2.2026 5:03"]
+NO_GERMAN_MOMENTS = [
+    "31.12.2026",
+    "32.12.2026 14:05",
+    "31.13.2026 14:05",
+    "31.12.2026 24:05",
+    "1767225600",
+    "x",
+]
 NUMBERS = [0, -1.5, LARGEST, "1.5", " 7\n", "-1e37", ".5", "1.e-400"]
 TIMES = [*MOMENTS, "2026-01-01 10:00:00", "1767225600", "1.7e9", 1767225600, 1.7e12, -86400.5]
 
@@ -117,7 +126,7 @@ TIMES = [*MOMENTS, "2026-01-01 10:00:00", "1767225600", "1.7e9", 1767225600, 1.7
     [
         (spec_of("number"), NUMBERS, ["", None, True, "x", "1e39", 1e39, "99e37", "9" * 39]),
         (spec_of("number", missing=0), [None, "", 3], [True, []]),
-        (spec_of("boolean"), [True, 0, 1.0, "TRUE", " false", "1"], [2, "yes", None, ""]),
+        (spec_of("boolean"), [True, 0, 1.0, "TRUE", " nein", "1", "Yes"], [2, "maybe", None, ""]),
         (spec_of("boolean", missing=True), [None, ""], [2]),
         (spec_of("category"), ["é", "料理", 5411, 3.0, False, " "], ["", None, 1.5, [], {}]),
         (spec_of("category", missing="own"), ["", None], [1.5]),
@@ -125,6 +134,7 @@ TIMES = [*MOMENTS, "2026-01-01 10:00:00", "1767225600", "1.7e9", 1767225600, 1.7
         (spec_of("time", "rfc3339"), MOMENTS, [*NO_MOMENTS, "2026-01-01 10:00:00", 1767225600]),
         (spec_of("time", "seconds"), [0, 1.5, -1, 253402300799], [253402300800, "1767225600", None, True]),
         (spec_of("time", "milliseconds"), [253402300799000], [253402300799001]),
+        (spec_of("time", GERMAN), [*MOMENTS, *GERMAN_MOMENTS], [*NO_MOMENTS, *NO_GERMAN_MOMENTS, 1767225600]),
     ],
 )
 def test_values(spec, valid, invalid):

@@ -1,5 +1,6 @@
 """The local streaming runner, on the Pub/Sub emulator."""
 
+import collections
 import os
 import signal
 import threading
@@ -10,9 +11,11 @@ import pytest
 from apache_beam.io.gcp.pubsub import PubsubMessage, ReadFromPubSub
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.direct import transform_evaluator
 from apache_beam.runners.runner import PipelineState
 from apache_beam.transforms import window
 from apache_beam.transforms.external import ExternalTransform
+from apache_beam.transforms.userstate import is_stateful_dofn
 from apache_beam.transforms.util import BatchElements
 from google.cloud.pubsub_v1 import PublisherClient
 from google.pubsub_v1.types import ReceivedMessage
@@ -63,6 +66,23 @@ def test_a_dofn_is_set_up_once_for_all_bundles(channel):
     assert len(SEEN) == 300
     assert CALLS["start_bundle"] == CALLS["finish_bundle"] >= 6
     assert (CALLS["setup"], CALLS["teardown"]) == (1, 1)
+
+
+@pytest.mark.integration
+def test_a_step_is_asked_once_for_all_bundles_if_it_has_state(channel, monkeypatch):
+    asked = collections.Counter()
+
+    def ask(dofn):
+        asked[id(dofn)] += 1
+        return is_stateful_dofn(dofn)
+
+    monkeypatch.setattr(transform_evaluator, "is_stateful_dofn", ask)
+    publish(channel.topic, [b"%d" % i for i in range(20)])
+    pipeline = new_pipeline(LocalStreamingRunner(max_messages=1))
+    pipeline | ReadFromPubSub(subscription=channel.subscription) | beam.ParDo(Collect())
+    run_until_drained(pipeline, is_done=lambda: len(SEEN) >= 20, timeout=60)
+    assert CALLS["start_bundle"] >= 20
+    assert set(asked.values()) == {1}
 
 
 @pytest.mark.integration

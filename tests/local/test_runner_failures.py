@@ -92,6 +92,18 @@ def test_run_until_drained_raises_what_made_the_pipeline_fail(channel):
 
 
 @pytest.mark.integration
+def test_a_failure_just_after_the_wait_is_raised_as_well(channel, monkeypatch):
+    publish(channel.topic, [b"bad"])
+    pipeline = new_pipeline()
+    pipeline | ReadFromPubSub(subscription=channel.subscription) | beam.ParDo(FailOn(b"bad", times=100))
+    result = pipeline.run()
+    until(lambda: result.state == PipelineState.FAILED)
+    monkeypatch.setattr(result, "_wait", lambda seconds: False)
+    with pytest.raises(RuntimeError, match="planted"):
+        result.wait_until_finish(duration=200)
+
+
+@pytest.mark.integration
 def test_run_until_drained_gives_up_and_says_how_far_it_came(channel):
     publish(channel.topic, [b"a", b"b"])
     pipeline = new_pipeline()

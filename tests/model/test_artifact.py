@@ -111,6 +111,9 @@ def test_a_directory_without_manifest_says_how_to_train(tmp_path):
         ({"thresholds": {"medium": "low", "high": 2.0}}, "could not convert"),
         ({"files": {}}, f"does not list {MODEL_FILE}"),
         ({"files": {MODEL_FILE: "0" * 64, "../secret": "0" * 64}}, "not a plain file name"),
+        ({"files": {MODEL_FILE: "0" * 64, "a\0b": "0" * 64}}, "not a plain file name"),
+        ({"files": {MODEL_FILE: "0" * 64, "\x1b[2J": "0" * 64}}, "not a plain file name"),
+        ({"files": {MODEL_FILE: "\x1b[2J"}}, "sha256 of final_model_traced.pt: expected DIGEST"),
         ({"quantiles": {"probabilities": [0.0, 1.0], "scores": [2.0, 1.0]}}, "must not decrease"),
         ({"quantiles": {"probabilities": [0.0, 1.5], "scores": [1.0, 2.0]}}, "between 0 and 1"),
         ({"quantiles": {"probabilities": [0.0, 1.0], "scores": [1.0, float("inf")]}}, "must be finite"),
@@ -327,6 +330,7 @@ def test_a_failed_upload_keeps_the_artifact(trained, storage, monkeypatch, tmp_p
     with pytest.raises(artifact.ArtifactUnavailableError, match=r"403; the artifact is kept in ") as caught:
         artifact.write("gs://some-bucket/m", trained.manifest, [trained.model_path])
     kept = str(caught.value).split("kept in ")[1].split(":")[0]
+    assert str(caught.value).endswith(f"run anomaly model promote {kept} --to gs://some-bucket/m")
     assert artifact.verify(kept).model_version == trained.manifest.model_version
 
 

@@ -14,8 +14,6 @@ import pytest
 from model import artifact
 from model.artifact import PREVIOUS, ArtifactError, Manifest
 from model.manifest import MANIFEST_FILE, MODEL_FILE
-from model.places import LocalPlace
-from tests.cloud.google_server import google_server
 
 WRITER = """
 import dataclasses, sys
@@ -103,27 +101,17 @@ def killed_at(
             write()
 
 
-@pytest.fixture(params=["local", "gs"])
-def live(request, tmp_path, contents, trained, monkeypatch):
+@pytest.fixture
+def live(model_place, contents, trained):
     """A place that holds version "a", local or on Cloud Storage, and a function that writes a version."""
-    manifest = trained.manifest
+    manifest, uri = trained.manifest, model_place
 
     def write(version: str) -> None:
         files = [path for path in contents if path.parent.name == version]
         artifact.write(uri, dataclasses.replace(manifest, model_version=version), files)
 
-    if request.param == "local":
-        uri = str(tmp_path / "live")
-        write("a")
-        yield uri, write, LocalPlace
-        return
-    uri = "gs://models/live"
-    with google_server() as google:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", google.url)
-        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "local-project")
-        google.storage.buckets["models"] = {"name": "models"}
-        write("a")
-        yield uri, write, artifact.CloudPlace
+    write("a")
+    return uri, write, type(artifact.place(uri))
 
 
 def test_a_writer_that_is_killed_before_its_manifest_leaves_the_old_artifact_whole(live, monkeypatch):
@@ -190,3 +178,34 @@ def test_a_reader_whose_manifest_is_gone_starts_again(contents, tmp_path, traine
     monkeypatch.setattr(artifact, "_manifest", slow)
     assert check_whole(artifact.read(uri)) == "b"
     assert seen == ["a"]
+
+
+def test_a_manifest_that_comes_back_while_it_is_read_is_no_damage(live, monkeypatch):
+    """From "a" to "b" and back: the reader has seen files of "b" beside the manifest of "a"."""
+    uri, write, _ = live
+    fetch, turns = artifact._fetch, []
+
+    def slow(source: artifact.Place, name: str, *more: object) -> None:
+        if not turns:
+            turns.append(1)
+            write("b")
+            # A third writer keeps its own.
+            artifact.place(uri).child(PREVIOUS).put(MODEL_FILE, Path(__file__))
+            try:
+                fetch(source, name, *more)
+            finally:
+                write("a")
+            return
+        fetch(source, name, *more)
+
+    monkeypatch.setattr(artifact, "_fetch", slow)
+    found = artifact.read(uri, copied=True)
+    assert turns
+    assert check_whole(found) == "a"
+
+
+def test_a_copy_stays_when_another_model_comes(live):
+    uri, write, _ = live
+    found = artifact.read(uri, copied=True)
+    write("b")
+    assert check_whole(found) == "a"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from model import baselines, evaluate, package, train
+from model import artifact, baselines, evaluate, package, train
+from operations.models import __main__ as models
 from tests.model.conftest import ROWS
 
 WHAT_TO_DO = "No space left on device; make room there, or write to another place"
@@ -14,9 +15,16 @@ def last_line(capsys) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_training_names_the_file(full_disk, capsys):
+def test_a_training_names_the_file_and_is_kept(full_disk, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert train.main([f"--output={full_disk}/model", "--rows=8000", "--epochs=1"]) == 1
-    assert last_line(capsys) == f"error: cannot write {full_disk}/model/final_model_traced.pt: {WHAT_TO_DO}"
+    problem, _, advice = last_line(capsys).partition("; the artifact is kept in ")
+    assert problem == f"error: cannot write {full_disk}/model/final_model_traced.pt: {WHAT_TO_DO}"
+    kept, _, command = advice.partition(": when that is solved, run anomaly ")
+    assert command == f"model promote {kept} --to {full_disk}/model"
+    # The training is not lost: the command puts it where there is room.
+    assert models.main([*command.split()[1:-1], str(tmp_path / "model")]) == 0
+    assert artifact.read(tmp_path / "model").load_model()
 
 
 @pytest.mark.parametrize(("flag", "name"), [("--report", "report.json"), ("--png", "picture.png")])

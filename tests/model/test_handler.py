@@ -31,6 +31,10 @@ class Context:
         self.request_ids = {i: f"id-{i}" for i in range(requests)}
         self.status = [200] * requests
         self.content_type: dict[int, str] = {}
+        self.headers: dict[int, dict[str, str]] = {}
+
+    def get_request_header(self, idx: int, key: str) -> str | None:
+        return self.headers.get(idx, {}).get(key)
 
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
         self.status[idx] = code

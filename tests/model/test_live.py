@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 
 from features.declaration import FeatureSpec
 from model import artifact
-from model.artifact import Artifact, ArtifactUnavailableError
-from model.live import Follower, ForeignError, Live, check_spec
+from model.artifact import PREVIOUS, Artifact, ArtifactError, ArtifactUnavailableError
+from model.live import Follower, ForeignError, Live, check_spec, first
 from model.manifest import MANIFEST_FILE, MODEL_FILE
-from tests.cloud.google_server import google_server
 
 
 class Model:
@@ -29,16 +30,9 @@ class Model:
             raise RuntimeError("the warm-up failed")
 
 
-@pytest.fixture(params=["local", "gs"])
-def uri(request, tmp_path, monkeypatch):
-    if request.param == "local":
-        yield str(tmp_path / "live")
-        return
-    with google_server() as google:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", google.url)
-        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "local-project")
-        google.storage.buckets["models"] = {"name": "models"}
-        yield "gs://models/live"
+@pytest.fixture
+def uri(model_place):
+    return model_place
 
 
 @pytest.fixture
@@ -125,27 +119,23 @@ def test_an_artifact_that_is_gone_leaves_the_model(live, uri, caplog):
     assert f"No {MANIFEST_FILE} in {missing.uri}" in caplog.text
 
 
-def test_cloud_storage_that_does_not_answer_is_a_warning_until_it_does(trained, monkeypatch, caplog):
+def test_cloud_storage_that_does_not_answer_is_a_warning_until_it_does(trained, cloud_storage, caplog):
     live = Live("model")
-    with google_server() as google:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", google.url)
-        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "local-project")
-        google.storage.buckets["models"] = {"name": "models"}
-        google.storage.forbidden = "models/live"
-        digest = artifact.write("gs://models/live", trained.manifest, [trained.model_path]).manifest.digest
-        follower = Follower("gs://models/live", lambda found: "other", digest)
-        for _ in range(2):
-            live.take(follower.look())
-        assert live.take_events() == {"refused": 1}
-        (record,) = [record for record in caplog.records if record.name == "model.live"]
-        assert record.levelno == logging.WARNING
-        assert "storage.objects.get is missing" in record.message
-        google.storage.forbidden = ""
+    cloud_storage.storage.forbidden = "bucket/live"
+    digest = artifact.write("gs://bucket/live", trained.manifest, [trained.model_path]).manifest.digest
+    follower = Follower("gs://bucket/live", lambda found: "other", digest)
+    for _ in range(2):
         live.take(follower.look())
+    assert live.take_events() == {"refused": 1}
+    (record,) = [record for record in caplog.records if record.name == "model.live"]
+    assert record.levelno == logging.WARNING
+    assert "storage.objects.get is missing" in record.message
+    cloud_storage.storage.forbidden = ""
+    live.take(follower.look())
     assert (live.current, live.take_events()) == ("model", {})
 
 
-@pytest.mark.parametrize("uri", ["local"], indirect=True)
+@pytest.mark.parametrize("model_place", ["local"], indirect=True)
 def test_the_thread_takes_a_new_artifact_over_and_frees_the_old_model(live, uri, write):
     live.follow(Follower(uri, Model, artifact.verify(uri).digest), 0.01)
     old = weakref.ref(live.current)
@@ -207,3 +197,57 @@ def test_the_same_outage_is_told_again_when_it_comes_again(live, follower, monke
         live.take(follower.look())
     told = [each for each in caplog.messages if "Cloud Storage does not answer" in each]
     assert len(told) == 2
+
+
+def test_a_whole_model_that_cannot_be_loaded_is_read_once(live, write, uri, monkeypatch):
+    """Its files are those of the manifest, and would be downloaded again at each look."""
+
+    def load(found: Artifact) -> Model:
+        raise ArtifactError(f"{found.uri}: the graph has 3 inputs")
+
+    follower = Follower(uri, load, "another")
+    live.take(follower.look())
+    assert live.take_events() == {"refused": 1}
+    monkeypatch.setattr(artifact, "read", None)
+    live.take(follower.look())
+    assert live.take_events() == {}
+
+
+@pytest.mark.parametrize("damage", ["foreign", "torn", "gone"])
+def test_a_process_that_starts_beside_a_model_that_is_no_use_takes_the_one_before(write, uri, damage, caplog):
+    write("foreign", "another network")
+    broken, name = Path(__file__), MANIFEST_FILE if damage == "gone" else MODEL_FILE
+    if damage != "foreign":
+        artifact.place(uri).put(name, broken)
+    with pytest.raises(ArtifactError):
+        first(uri, Model)
+    model, digest = first(uri, Model, is_followed=True)
+    assert (model.version, digest) == ("1", artifact.peek(f"{uri}/{PREVIOUS}").digest)
+    assert "the one before is in use, version 1" in caplog.text
+    write("2")
+    look = Follower(uri, Model, digest).look()
+    assert look.model is not None
+    assert look.model.version == "2"
+
+
+def test_an_outage_at_the_start_is_no_reason_for_the_model_before(write, uri, monkeypatch):
+    write("2")
+    down = ArtifactUnavailableError("Cloud Storage does not answer")
+
+    def refuse(*args: object) -> None:
+        raise down
+
+    monkeypatch.setattr(type(artifact.place(uri)), "fetch", refuse)
+    with pytest.raises(ArtifactUnavailableError):
+        first(uri, Model, is_followed=True)
+
+
+def test_a_file_that_was_replaced_in_place_with_its_times_is_seen(tmp_path):
+    """As `cp --preserve` of one of the same length does."""
+    one, other = tmp_path / MANIFEST_FILE, tmp_path / "other"
+    one.write_text("a")
+    other.write_text("b")
+    shutil.copystat(one, other)
+    before = artifact.place(tmp_path).stamp(MANIFEST_FILE)
+    shutil.copy2(other, one)
+    assert artifact.place(tmp_path).stamp(MANIFEST_FILE) != before

@@ -9,7 +9,13 @@ from hypothesis.extra import numpy as hnp
 
 from features.ulb import AMOUNT_INDEX, N_FEATURES, TIME_INDEX
 from model import torchscript
-from model.network import INPUT_REACH, RESIDUAL_REACH, TransactionAutoencoder
+from model.network import (
+    INPUT_REACH,
+    NOVELTY_REACH,
+    NOVELTY_WEIGHT,
+    RESIDUAL_REACH,
+    TransactionAutoencoder,
+)
 from model.outputs import FIELDS
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -48,7 +54,11 @@ def reference(network: TransactionAutoencoder, x: np.ndarray) -> dict[str, np.nd
         np.maximum(recon[:, AMOUNT_INDEX], 0)
     )
     d = np.clip(residual, -RESIDUAL_REACH, RESIDUAL_REACH) - p["center"]
-    contributions = (d @ p["whitening"].T) ** 2 + np.abs(d) * p["absolute_weight"]
+    whitened = d @ p["whitening"].T
+    contributions = whitened**2 + np.abs(d) * p["absolute_weight"]
+    distance = np.array([((p["memory"] - row) ** 2).sum(axis=1).min() for row in whitened])
+    ramp = np.clip(contributions.sum(axis=1) / p["gate"] - 1, 0, 1)
+    contributions *= (1 + ramp * np.minimum(NOVELTY_WEIGHT * distance, NOVELTY_REACH))[:, None]
     return {**fields, "anomaly_score": contributions.sum(axis=1), "contributions": contributions}
 
 

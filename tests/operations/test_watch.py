@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 
 import numpy as np
@@ -10,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.command import CommandError
+from common.names import MODEL
 from features.ulb import FEATURES
 from model import artifact
 from model.thresholds import ALERT_BUDGETS, ScoreQuantiles
 from operations import query, watch
 from operations.models import __main__ as models
-from operations.models.recalibrate import quantiles_of, recalibrated
+from operations.models.recalibrate import quantiles_of, recalibrated, recalibrated_version
 from pipelines import batch
 from tests.pipelines.test_end_to_end import endpoints, rows
 from transforms import metrics
@@ -53,6 +55,11 @@ def test_a_feature_is_over_one_limit(values, check):
     assert over([feature("V2", **values)], limits=watch.Limits(9, 9, 9)) == set()
 
 
+def test_a_number_that_is_none_is_not_within_its_limit():
+    """As of a manifest whose share of missing values is NaN, which JSON of Python may have."""
+    assert over([feature(trained_missing_percent=float("nan"))]) == {("missing_percent", "V1")}
+
+
 def test_missing_values_that_the_training_had_as_well_are_no_drift():
     assert over([feature(missing_percent=30.0, trained_missing_percent=28.0)]) == set()
     assert over([feature(missing_percent=30.0, trained_missing_percent=20.0)]) == {("missing_percent", "V1")}
@@ -86,6 +93,16 @@ def test_thresholds_come_from_the_live_scores(model_dir):
         assert np.mean(scores >= made.thresholds[name]) == pytest.approx(budget, rel=0.05)
     assert made.training["recalibrated"] == {"dataset": "p.d", "rows": 100_000}
     made.check()
+
+
+def test_a_version_that_was_recalibrated_often_keeps_a_length_that_is_allowed():
+    now = dt.datetime(2026, 3, 1, 10, 15)
+    version = "x" * 63
+    for _ in range(3):
+        version = recalibrated_version(version, now)
+        now += dt.timedelta(days=1)
+    assert version == "x" * 46 + "-r20260303.101500"
+    MODEL.check(version, "--model_version")
 
 
 def test_too_few_scores_make_no_threshold(model_dir):

@@ -18,6 +18,7 @@ from apache_beam.runners.runner import create_runner
 from google.cloud import bigquery
 
 from benchmarks.beam_connectors import beam_connectors
+from common.limits import SPLIT_BYTES
 from common.options import OptionError
 from features.ulb import FEATURES
 from local.process_runner import ProcessRunner
@@ -26,7 +27,6 @@ from pipelines import batch, processes
 from pipelines.processes import PROCESS_RUNNER
 from tests.pipelines.batch_jobs import TABLES, comparable, model_flags, output_rows, write_lines
 from transforms import metrics
-from transforms.files import SPLIT_BYTES
 from transforms.schema import to_bigquery
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import zstandard
 from apache_beam.io.filesystem import FileMetadata
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ from common.parquet import RowGroupWriter
 from transforms.coder import RecordBatchCoder
 from transforms.dead_letter import dead_letters
 from transforms.files import Range, read_lines, read_row_groups, split_row_groups
-from transforms.rebatch import rebatch
+from transforms.rebatch import join, rebatch
 
 TEXTS = pa.schema([("text", pa.string())])
 
@@ -121,3 +123,12 @@ def test_letters_that_are_alike_are_small_between_two_steps():
     encoded = RecordBatchCoder().encode(letters)
     assert len(encoded) < letters.nbytes / 100
     assert RecordBatchCoder().decode(encoded).equals(letters)
+
+
+def test_texts_that_no_batch_can_hold_are_refused_and_not_cut_off():
+    size = 2**30
+    # Zeros that nobody reads take no memory.
+    buffers = [pa.py_buffer(np.array([0, size], np.int32)), pa.py_buffer(np.zeros(size, np.uint8))]
+    gigabyte = pa.record_batch([pa.StringArray.from_buffers(1, *buffers)], TEXTS)
+    with pytest.raises(pa.ArrowInvalid, match="offset overflow"):
+        join([gigabyte] * 3)

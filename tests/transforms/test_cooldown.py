@@ -13,18 +13,8 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.thresholds import SEVERITIES
-from transforms.cooldown import (
-    BUCKETS,
-    KEPT_MICROS,
-    REMEMBERED,
-    Cooldown,
-    Minute,
-    bucket_of,
-    cool,
-    decide,
-    limit,
-)
+from transforms.cooldown import BUCKETS, Cooldown, Fate, Minute, cool, decide, divided, limit
+from transforms.cooldown_accounts import KEPT_MICROS, REMEMBERED, Accounts
 from transforms.schema import ALERTS
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -44,12 +34,16 @@ def alert(identifier, account="a", severity="medium", minute=0.0):
     }
 
 
+def micros(moment):
+    return int(moment.timestamp() * 1e6)
+
+
 def batch(*rows):
     return pa.RecordBatch.from_pylist(list(rows), ALERTS)
 
 
 def sent(marked):
-    return [row["transaction_id"] for row in marked.to_pylist() if row["sent"]]
+    return [row["transaction_id"] for row in marked.to_pylist() if row["fate"] == Fate.SENT]
 
 
 def suppressed(marked):
@@ -57,7 +51,7 @@ def suppressed(marked):
 
 
 def test_the_first_goes_out_a_higher_severity_passes_and_the_next_says_how_many_were_suppressed():
-    state = {}
+    state = Accounts()
     marked = cool(
         batch(
             alert("first"),
@@ -79,13 +73,15 @@ def test_the_first_goes_out_a_higher_severity_passes_and_the_next_says_how_many_
 
 
 def test_alerts_without_an_account_are_never_suppressed():
-    state = {}
+    state = Accounts()
     marked = cool(batch(*(alert(f"t{i}", None) for i in range(5))), state, 10 * MINUTE)
-    assert (len(sent(marked)), suppressed(marked), state) == (5, [], {})
+    assert (len(sent(marked)), suppressed(marked)) == (5, [])
+    again = cool(batch(alert("t3", None)), state, 10 * MINUTE)
+    assert (sent(again), suppressed(again)) == ([], [])
 
 
 def test_alerts_that_are_delivered_again_get_no_message_and_keep_their_mark():
-    state = {}
+    state = Accounts()
     rows = batch(alert("first"), alert("second", minute=1), alert("third", minute=2))
     cool(rows, state, 10 * MINUTE)
     again = cool(rows, state, 10 * MINUTE)
@@ -95,51 +91,35 @@ def test_alerts_that_are_delivered_again_get_no_message_and_keep_their_mark():
 
 
 def test_a_flood_of_one_account_does_not_fill_the_state():
-    state = {}
+    state = Accounts()
     cool(batch(*(alert(f"t{i}") for i in range(1_000))), state, 10 * MINUTE)
-    assert len(state["a"].known) == REMEMBERED
-    assert state["a"].suppressed == 999
+    account = Accounts(state.to_bytes()).get("a")
+    assert len(account.known) == REMEMBERED
+    assert account.suppressed == 999
 
 
 def test_accounts_without_alerts_are_forgotten():
-    state = {}
+    state = Accounts()
     cool(batch(alert("old"), alert("old b", "b")), state, 10 * MINUTE)
+    state = Accounts(state.to_bytes())
+    assert [state.get(name).last for name in "ab"] == [micros(NOON)] * 2
     cool(batch(alert("new", "b", minute=KEPT_MICROS / MINUTE + 1)), state, 10 * MINUTE)
-    assert set(state) == {"b"}
-
-
-ALERT = st.tuples(st.sampled_from("abc"), st.integers(0, 30), st.sampled_from(SEVERITIES[1:]))
-
-
-@given(st.lists(ALERT, max_size=60), st.integers(1, 20), st.lists(st.integers(0, 60), max_size=5))
-def test_nothing_is_lost_and_messages_say_what_was_suppressed(alerts, cooldown, cuts):
-    """In any order of times, in any batches."""
-    state, counts = {}, {"sent": 0, "suppressed": 0, "said": 0}
-    ends = [0, *sorted(cuts), len(alerts)]
-    rows = [alert(f"t{i}", *each[::2], minute=each[1]) for i, each in enumerate(alerts)]
-    for low, high in itertools.pairwise(ends):
-        for row in cool(batch(*rows[low:high]), state, cooldown * MINUTE).to_pylist():
-            assert row["sent"] != row["suppressed"]
-            counts["sent"] += row["sent"]
-            counts["suppressed"] += row["suppressed"]
-            counts["said"] += row["suppressed_before"] or 0
-    assert counts["sent"] + counts["suppressed"] == len(alerts)
-    assert counts["said"] + sum(each.suppressed for each in state.values()) == counts["suppressed"]
-    assert {account for account, *_ in alerts} == set(state)
+    state = Accounts(state.to_bytes())
+    assert (len(state), state.get("a")) == (1, None)
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 2)), max_size=50))
 def test_messages_of_one_severity_are_apart_by_the_pause(alerts):
-    accounts, times = {}, []
+    accounts, times = Accounts(), []
     for i, (at, severity) in enumerate(sorted(alerts)):
-        if decide(accounts, "a", str(i), severity, at, 10).is_sent:
+        if decide(accounts, "a", str(i), severity, at, 10).fate == Fate.SENT:
             times.append((at, severity))
     for (before, low), (after, high) in itertools.pairwise(times):
         assert after - before >= 10 or high > low
 
 
 def test_the_limit_lets_so_many_through_a_minute_and_says_so_once():
-    state, minute = {}, Minute()
+    state, minute = Accounts(), Minute()
     flood = cool(batch(*(alert(f"t{i}", f"a{i}") for i in range(7))), state, MINUTE)
     marked, summaries = limit(flood, minute, 3)
     assert sent(marked) == ["t0", "t1", "t2"]
@@ -157,18 +137,19 @@ def test_the_limit_lets_so_many_through_a_minute_and_says_so_once():
 
 def test_what_the_cooldown_suppressed_does_not_count_for_the_limit():
     marked, summaries = limit(
-        cool(batch(*(alert(f"t{i}") for i in range(9)), alert("b", "b")), {}, MINUTE), Minute(), 2
+        cool(batch(*(alert(f"t{i}") for i in range(9)), alert("b", "b")), Accounts(), MINUTE), Minute(), 2
     )
     assert (sent(marked), summaries) == (["t0", "b"], [])
     assert len(suppressed(marked)) == 8
 
 
-def test_buckets_are_even_and_the_same_for_ever():
-    assert [bucket_of(name) for name in ("", "acc-1", "Zoë")] == [0, bucket_of("acc-1"), bucket_of("Zoë")]
-    counts = [0] * BUCKETS
-    for i in range(64_000):
-        counts[bucket_of(f"account-{i}")] += 1
-    assert min(counts) > 800
+def test_the_alerts_of_an_account_have_one_bucket_and_buckets_are_even():
+    rows = batch(*(alert(f"t{i}", f"account-{i % 1_000}") for i in range(3_000)), *[alert("none", None)] * 2)
+    parts = list(divided(rows))
+    assert sum(part.num_rows for _, part in parts) == 3_002
+    assert len({bucket for bucket, _ in parts}) == len(parts) > BUCKETS / 2
+    names = [{row["account_id"] for row in part.to_pylist()} for _, part in parts]
+    assert sum(len(each) for each in names) == len(set().union(*names)) == 1_001
 
 
 @pytest.mark.parametrize(("per_minute", "expected"), [(0, 21), (5, 6)])

@@ -33,7 +33,7 @@ from transforms import history as step
 from transforms import metrics
 from transforms.gather import BatchMessages
 from transforms.history import KEYS, LATE, History, divided, rows_of, with_history, with_values
-from transforms.history_state import apply
+from transforms.history_state import FORMAT, apply
 from transforms.parse import Parse
 from transforms.scores import feature_matrix
 
@@ -60,7 +60,7 @@ def test_a_batch_job_counts_by_time_and_id_and_leaves_the_rows_where_they_are():
     plan = plans(SPEC)[0]
     mixed = random.Random(2).sample(rows, 60)
     parts = [part for lot in (mixed[:25], mixed[25:]) for _, part in divided(plan, transactions(lot), 1)]
-    filled = [*step._SortedFn(plan, 1, 1, None).process((0, parts))]
+    filled = [*step._SortedFn(plan, None).process((0, parts))]
     ids = [part["transaction_id"] for part in parts]
     assert [part["transaction_id"] for part in filled] == ids
     wanted = expected(rows)
@@ -85,6 +85,18 @@ def test_fn_api_runner_gives_the_values_of_training(streaming):
     shops = {row["shop"]["name"] for row in rows}
     accounts = {row["card"]["account"] for row in rows} - {None}
     assert metrics.totals(result)[KEYS] == len(shops) + len(accounts)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_batches_behind_the_step_have_at_most_the_rows_that_are_scored_at_once(streaming):
+    rows = payments(700)
+    pipeline = beam.Pipeline("FnApiRunner")
+    batches = pipeline | beam.Create(pieces(rows), reshuffle=False)
+    # One bucket: a part of a bundle has as many rows as the bundle.
+    _ = batches | History(SPEC, streaming, 1, batch_rows=50) | beam.ParDo(Collect())
+    pipeline.run().wait_until_finish()
+    assert max(batch.num_rows for batch in SEEN) == 50
+    assert_equal(SEEN, expected(rows))
 
 
 def to_files(batch: pa.RecordBatch, directory: str) -> None:
@@ -191,6 +203,7 @@ def test_state_of_another_layout_is_another_step_which_an_update_cannot_lose():
     content["features"][0]["scale"] = "log"
     assert steps(FeatureSpec.from_json(content), 16) == steps(SPEC, 16)
     assert not steps(SPEC, 16) & steps(SPEC, 32)
+    assert all(f"log {FORMAT}/State" in name for name in steps(SPEC, 16)), "an older log cannot be read"
     content["features"][2]["half_life"] = "2d"
     other = steps(FeatureSpec.from_json(content), 16)
     assert len(other & steps(SPEC, 16)) == 1  # by shop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from features.history.update import update
 from tests.transforms.history_cases import SPEC, payments, transactions
 from transforms import history_state
 from transforms.history import with_rows
-from transforms.history_state import Bucket, Head, HistoryStateError, Tables, apply, chunks
+from transforms.history_state import Bucket, Head, HistoryStateError, apply, chunks
+from transforms.history_tables import Tables
 
 PLAN = plans(SPEC)[0]
 ROWS = with_rows(PLAN, transactions(payments(200)))[1]
@@ -99,28 +101,12 @@ def test_bundles_that_fail_and_workers_that_change_give_the_values_of_one_call(d
     np.testing.assert_allclose(values[rows], wanted[rows], rtol=1e-6, atol=1e-6)
 
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=20), st.integers(0, 2**32))
-def test_a_table_finds_what_was_put_last(sizes, seed):
-    rng = np.random.default_rng(seed)
-    table, known = Table(PLAN), {}
-    for size in sizes:
-        keys = np.unique(rng.integers(1, 100, size, dtype=np.uint64))
-        n = len(keys)
-        changed = Block(
-            keys,
-            rng.integers(0, 1000, n),
-            rng.random((n, PLAN.width)),
-            rng.integers(0, 9, (n, PLAN.words), dtype=np.uint64),
-        )
-        assert table.put(changed) == len(set(keys.tolist()) - known.keys())
-        known |= dict.fromkeys(keys.tolist())
-        found = table.find(keys)
-        for one, other in zip(found, changed, strict=True):
-            np.testing.assert_array_equal(one, other)
-    whole = table.block()
-    assert whole.keys.tolist() == sorted(known)
-    assert len(table) == len(known)
-    assert table.find(np.array([100, 2**63], np.uint64)).keys.tolist() == []
+def stored(state: State) -> Block:
+    """The histories in a log."""
+    table = Table(PLAN)
+    for entry in sorted(state.items, key=lambda entry: int.from_bytes(entry[:8], "little")):
+        table.put(from_bytes(PLAN, entry[8:], 1))
+    return table.block()
 
 
 def run(bucket: Bucket, rows, state: State | None = None, tables: Tables | None = None):
@@ -165,13 +151,12 @@ def test_a_start_is_loaded_once_and_its_events_are_not_counted_again():
     updated, _ = run(Bucket(PLAN, 1, past), ROWS.take(slice(100, 200)), state)
     assert (updated.known, updated.late) == (50, updated.late)
     np.testing.assert_allclose(updated.values[50:], wanted[150:], rtol=1e-6)
+    assert updated.written == sum(map(len, state.items)) + len(state.value), "what was loaded is written also"
     again, _ = run(Bucket(PLAN, 1, past), ROWS.take(slice(100, 150)), state)
     assert (again.known, again.new_keys, again.written, past.loads) == (50, 0, 0, 1)
+    assert again.late == 0, "a row that does not count is not late"
     # The files may be gone: the state stands alone.
-    table = Table(PLAN)
-    for entry in state.items:
-        table.put(from_bytes(PLAN, entry, 1))
-    np.testing.assert_allclose(table.block().numbers, changed.numbers, rtol=1e-9)
+    np.testing.assert_allclose(stored(state).numbers, changed.numbers, rtol=1e-9)
 
 
 def test_late_rows_are_counted_as_such():
@@ -190,10 +175,24 @@ def test_forgotten_keys_leave_the_state(monkeypatch):
     later = one._replace(times=one.times + PLAN.horizon + 100 * MICROS_A_DAY)
     for _ in range(40):
         run(Bucket(PLAN, 1), later, state, tables)
-    found = Table(PLAN)
-    for entry in state.items:
-        found.put(from_bytes(PLAN, entry, 1))
-    assert len(found) == 1
+    assert len(stored(state).keys) == 1
+
+
+def test_an_early_event_makes_no_other_key_new(monkeypatch):
+    monkeypatch.setattr(history_state, "LEAST_LOG_BYTES", 0)
+    plan = plans(SPEC)[1]  # a horizon of ten days
+    lead = int(1.5 * plan.horizon)
+    rows = with_rows(plan, transactions(payments(20)))[1]
+    now = int(rows.times.max())
+    rows = rows._replace(times=np.full_like(rows.times, now))
+    early = rows.take(slice(0, 1))._replace(times=np.array([now + lead]))
+    others = rows.take(rows.keys != early.keys[0])
+    for tolerated, is_known in ((lead, True), (0, False)):
+        state, bucket = State(), Bucket(plan, 1, lead=tolerated)
+        for each in (rows, early, early):  # written anew with each
+            run(bucket, each, state)
+        updated, _ = run(bucket, others, state)
+        assert (updated.values[0, 0] > 1, updated.new_keys == 0) == (is_known, is_known)
 
 
 def test_the_state_of_another_job_is_refused_in_words():
@@ -205,10 +204,54 @@ def test_the_state_of_another_job_is_refused_in_words():
     with pytest.raises(HistoryStateError, match=f"expected that of {other.version}.*got {PLAN.version}"):
         run(Bucket(other, 1), ROWS, state)
     state.value = b"\x09" + state.value[1:]
-    with pytest.raises(HistoryStateError, match=r"expected format 1, got 9"):
-        run(Bucket(PLAN, 1), ROWS, state)
+    for old in (1, 9):
+        state.value = bytes([old]) + state.value[1:]
+        with pytest.raises(HistoryStateError, match=f"expected format 2, got {old}. {'.*' + remedy}"):
+            run(Bucket(PLAN, 1), ROWS, state)
     with pytest.raises(StateError):
-        from_bytes(other, state.items[0], 1)
+        from_bytes(other, state.items[0][8:], 1)
+
+
+def logged(count: int) -> State:
+    """The state after some updates of the same keys, one entry each."""
+    state = State()
+    for start in range(0, 10 * count, 10):
+        run(Bucket(PLAN, 1), ROWS.take(slice(start, start + 10)), state)
+    return state
+
+
+def test_the_log_may_be_read_in_any_order():
+    state, last = logged(12), ROWS.take(slice(120, 150))
+    wanted, _ = run(Bucket(PLAN, 1), last, copy.deepcopy(state))
+    for seed in range(3):
+        shuffled = State(random.Random(seed).sample(state.items, len(state.items)), state.value)
+        assert shuffled.items != state.items
+        np.testing.assert_array_equal(run(Bucket(PLAN, 1), last, shuffled)[0].values, wanted.values)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "got"),
+    [
+        (lambda items: items[:-1], "got 4 entries"),
+        (lambda items: items[1:], "got 4 entries"),
+        (lambda items: [*items, items[0]], "got 6 entries"),
+        (lambda items: [*items[:-1], items[0]], "got 5 entries"),
+    ],
+    ids=["without the last", "without the first", "one twice", "one in place of another"],
+)
+def test_a_log_with_other_entries_than_the_head_says_is_refused(damaged, got):
+    state = logged(5)
+    state.items = damaged(state.items)
+    with pytest.raises(HistoryStateError, match=f"bucket 0: expected entries 0 to 4 with .* {got} .*drain"):
+        run(Bucket(PLAN, 1), ROWS, state)
+
+
+def test_an_empty_table_is_not_read_again(monkeypatch):
+    state, tables = State(), Tables()
+    no_keys = ROWS._replace(keys=np.zeros_like(ROWS.keys))
+    run(Bucket(PLAN, 1), no_keys, state, tables)
+    monkeypatch.setattr(Bucket, "_decoded", None)
+    run(Bucket(PLAN, 1), no_keys, state, tables)
 
 
 def test_long_blocks_are_cut():

@@ -152,7 +152,7 @@ def test_a_reviewer_reads_what_a_history_feature_means():
 
 
 def test_a_server_of_the_spec_takes_the_plain_instance():
-    for form in ("any", "seconds", "milliseconds"):
+    for form in ("any", "seconds", "milliseconds", "%d.%m.%Y"):
         spec = FeatureSpec.from_json(SPEC.to_json() | {"event_time": {"from": "event_time", "format": form}})
         assert RowEncoder(spec, RARITIES).encode(plain_instances(spec)).reasons == {}
 

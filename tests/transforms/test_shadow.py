@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,12 @@ import pyarrow as pa
 import pytest
 
 from model import artifact
-from model.manifest import MODEL_FILE
+from model.manifest import MANIFEST_FILE, MODEL_FILE
 from model.thresholds import SEVERITIES, severity_codes
 from tests.model.serving.artifacts import build_artifact
 from tests.transforms.test_refresh import ENCODING, batch
 from transforms import metrics
+from transforms import shadow as shadow_module
 from transforms.alert import alerts
 from transforms.score import PytorchHandler
 from transforms.scores import feature_matrix
@@ -84,7 +87,35 @@ def test_a_shadow_that_cannot_be_loaded_costs_no_row(models, tmp_path, counted, 
     assert rows.num_rows == 7
     assert all(rows[name].null_count == 7 for name in COLUMNS)
     assert {metrics.SHADOW_UNSCORED: 7} in counted
-    assert f"--shadow_model={shadow} does not score: " in caplog.text
+    (line,) = [each for each in caplog.messages if str(shadow) in each]
+    assert line.startswith("No model of --shadow_model is in use. ")
+
+
+def test_a_shadow_that_was_not_there_at_the_start_is_loaded_when_it_comes(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(shadow_module, "RETRY_SECONDS", 0.01)
+    shadow = tmp_path / "shadow"
+    handler = PytorchHandler(str(models / "a"), encoding=ENCODING, shadow=str(shadow))
+    model = handler.load_model()
+    (thread,) = [each for each in threading.enumerate() if each.name == "model-refresh"]
+    assert handler.run_inference(batch(1), model)[0].scores["shadow_version"].to_pylist() == [None]
+    artifact.copy(artifact.read(models / "b"), shadow)
+    thread.join(60)
+    assert not thread.is_alive()  # it keeps this one: --model_refresh_seconds was not passed
+    assert handler.run_inference(batch(1), model)[0].scores["shadow_version"].to_pylist() == ["b"]
+    assert not model.take_events()  # these would be counted as the first model's
+
+
+def test_the_log_tells_the_shadow_from_the_model(models, tmp_path, caplog):
+    shadow = tmp_path / "shadow"
+    shutil.copytree(models / "b", shadow)
+    handler = PytorchHandler(str(models / "a"), encoding=ENCODING, shadow=str(shadow), refresh_seconds=0.01)
+    model = handler.load_model()
+    (shadow / MODEL_FILE).write_bytes(b"torn")
+    (shadow / MANIFEST_FILE).touch()
+    while not (lines := [each for each in caplog.messages if "has sha256" in each]):
+        time.sleep(0.01)
+    assert lines[0].startswith(f"The model of --shadow_model in use stays. {shadow}: ")
+    assert not model.take_events()
 
 
 def test_a_shadow_that_fails_costs_no_row_and_says_so_once(models, counted, caplog):

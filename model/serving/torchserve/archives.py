@@ -41,7 +41,7 @@ def add_archive(source: str, layout: Layout) -> str:
                     else f"pass the archive itself, unchecked: --model {place}"
                 )
             )
-        packed = artifact.read(source)
+        packed = artifact.read(source, copied=True)
         path = packed.local_dir / artifact.ARCHIVE_FILE
         if artifact.ARCHIVE_FILE not in packed.manifest.files:
             raise TorchServeError(

@@ -77,7 +77,7 @@ def upload(aiplatform: Any, options: UploadOptions, region: str, actions: Action
             "as it is, without them, with model.mar as its name: gcloud ai models upload --region=REGION "
             "--display-name=NAME --artifact-uri=gs://DIR --container-image-uri=IMAGE"
         )
-    source = artifact.read(options.model)
+    source = artifact.read(options.model, copied=True)
     manifest = source.manifest
     prebuilt = options.image in PREBUILT
     if prebuilt and artifact.ARCHIVE_FILE not in manifest.files:

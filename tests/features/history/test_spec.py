@@ -160,6 +160,27 @@ def test_a_table_without_account_or_time_is_refused(column: str, word: str) -> N
         add_history(parse(SPEC), TABLE.drop_columns([column]), columns)
 
 
+@pytest.mark.parametrize(
+    ("ids", "wanted"),
+    [
+        (pa.array(["b", "c", "a"]), [1.0, 2.0, 0.0]),
+        (pa.array(["b", "c", "a"]).dictionary_encode(), [1.0, 2.0, 0.0]),
+        (pa.array([9, 10, 100]), [2.0, 0.0, 1.0]),  # as texts, which they are in a job
+        (pa.array([0.3, 0.2, 0.1]), [0.0, 1.0, 2.0]),
+        (None, [0.0, 1.0, 2.0]),
+    ],
+    ids=["texts", "dictionary", "integers", "no ids", "no column"],
+)
+def test_rows_of_one_time_go_by_their_ids_as_in_a_batch_job(
+    ids: pa.Array | None, wanted: list[float]
+) -> None:
+    day = {"name": "day", "kind": "history", "statistic": "count", "by": "account", "half_life": "1d"}
+    spec = FeatureSpec.from_json({"features": [{"name": "amount", "kind": "number"}, day]})
+    columns = {"account_id": pa.array(["x"] * 3), "event_time": pa.array([7] * 3)}
+    table = pa.table(columns if ids is None else columns | {"transaction_id": ids})
+    assert add_history(spec, table, {"amount": pa.array([1.0] * 3)})["day"].to_pylist() == wanted
+
+
 def test_a_preview_shows_the_history() -> None:
     rows = {row["becomes"]: row["examples"] for row in preview(parse(SPEC), TABLE).rows}
     assert rows["feature day: how many transactions this account makes, half-life 1 day"].startswith(

@@ -68,14 +68,15 @@ def test_a_later_state_wins_and_an_old_key_is_forgotten() -> None:
     assert merged.keys.tolist() == [1, 2, 3, 5]
     assert merged.numbers[:, 0].tolist() == [1, 2, 2, 1]
     kept = state.compact(plan, [first, second])
-    assert kept.keys.tolist() == [5], "20 days are more than 10 half-lives after 0, 1 and 9"
-    assert state.compact(plan, [first, second], now=10 * DAY).keys.tolist() == [1, 2, 3, 5]
+    assert kept.keys.tolist() == [3, 5], "20 days are more than a day and 10 half-lives after 0 and 1"
+    assert state.compact(plan, [first, second], lead=0).keys.tolist() == [5]
+    assert state.compact(plan, [first, second], lead=10 * DAY).keys.tolist() == [1, 2, 3, 5]
     assert len(state.compact(plan, []).keys) == 0
 
 
 def test_forgetting_a_key_changes_no_feature() -> None:
     plan = _plan()
-    block = _block(plan, [1, 2], [0, 11 * DAY], 7.0)
+    block = _block(plan, [1, 2], [0, 12 * DAY], 7.0)
     times = pa.array([11 * DAY], pa.timestamp("us", "UTC"))
     rows = inputs_of(plan, pa.array(["a"]), times, {})._replace(keys=np.array([1], np.uint64))
     forgotten = state.compact(plan, [block])

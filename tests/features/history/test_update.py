@@ -26,10 +26,11 @@ def _history(name: str, statistic: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "kind": "history", "statistic": statistic, "by": "account", **more}
 
 
+SPEC_AMOUNT = {"name": "amount", "kind": "number"}
 SPEC = FeatureSpec.from_json(
     {
         "features": [
-            {"name": "amount", "kind": "number"},
+            SPEC_AMOUNT,
             _history("n_day", "count", half_life="1d"),
             _history("n_hour", "count", half_life="1h"),
             _history("total", "sum", of="amount", half_life="7d"),
@@ -100,7 +101,7 @@ def test_update_is_the_plain_history(batches: list[list[Row]], buckets: int, com
             of_batch[at] = part
             written = state.from_bytes(PLAN, state.to_bytes(PLAN, changed, buckets), buckets)
             if compacts:
-                blocks[bucket] = state.compact(PLAN, [blocks[bucket], written], now=0)
+                blocks[bucket] = state.compact(PLAN, [blocks[bucket], written])
             else:
                 blocks[bucket] = state.merge(blocks[bucket], written)
         values.append(of_batch)
@@ -141,3 +142,15 @@ def test_many_rows_of_one_key_are_those_of_the_plain_history(size: int) -> None:
         block = state.merge(block, changed)
         values.append(part)
     np.testing.assert_allclose(np.concatenate(values), _expected(batches), rtol=1e-6, atol=1e-9)
+
+
+def test_a_mean_keeps_its_value_and_ends_before_it_is_made_of_a_few_bits() -> None:
+    mean = _history("level", "mean", of="amount", half_life="1h")
+    (plan,) = plans(FeatureSpec.from_json({"features": [SPEC_AMOUNT, mean, _history("idle", "since_last")]}))
+    _, changed = update(plan, Block.empty(plan), _rows([(1, 0, {"amount": 10.3}, {})], plan))
+    hours = np.array([1, 900, 950, 1_000, 1_060, 1_073, 1_080])
+    levels = [
+        update(plan, changed, _rows([(1, int(hour) * 3_600_000_000, {"amount": 1.0}, {})], plan)).values[0, 0]
+        for hour in hours
+    ]
+    np.testing.assert_allclose(levels, np.where(hours < 960, 10.3, 0.0), rtol=1e-9)

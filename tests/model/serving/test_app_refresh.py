@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import requests
 import torch
 
+from common.retry import Patience
 from model import artifact
 from model.manifest import MODEL_FILE
 from model.rollout import go_back, promote
+from model.serving import loader as loading
 from model.serving.loader import Loader
 from model.serving.predictor import Predictor
 from model.serving.refresh import Refresh
@@ -94,3 +99,80 @@ def test_old_models_are_freed(models, tmp_path):
     loader._thread.join(60)
     assert [predictor() is None for predictor in loaded] == [True, True, True, False]
     assert loader.predictor is loaded[-1]()
+
+
+@pytest.fixture
+def following(models, tmp_path, monkeypatch):
+    """Makes a loader of a place, which looks for a new model every second; with what is called for each."""
+    monkeypatch.setattr(loading, "PATIENCE", Patience(seconds=math.inf, first=0.01, longest=0.01))
+    started: list[Loader] = []
+
+    def start(**calls: Callable[..., None]) -> tuple[str, Loader]:
+        loader = Loader(str(tmp_path / "live"), Refresh(seconds=1, **calls))
+        started.append(loader)
+        loader.start()
+        return str(tmp_path / "live"), loader
+
+    yield start
+    for loader in started:
+        loader.stop()
+        loader._thread.join(60)
+
+
+def wait_for(loader: Loader, version: str) -> None:
+    deadline = time.monotonic() + 60
+    while loader.predictor is None or loader.predictor.manifest.model_version != version:
+        assert time.monotonic() < deadline, loader.status
+        assert loader._thread.is_alive(), loader.status
+        time.sleep(0.01)
+
+
+def test_a_server_that_starts_beside_a_damaged_model_takes_the_one_before(models, tmp_path, following):
+    live = tmp_path / "live"
+    for version in "ab":
+        promote(models[version].uri, str(live))
+    (live / MODEL_FILE).write_bytes(b"torn")
+    _, loader = following()
+    wait_for(loader, "a")
+    promote(models["b"].uri, str(live))
+    wait_for(loader, "b")
+
+
+def test_a_server_that_waits_for_a_model_takes_it_whenever_it_comes(models, following):
+    live, loader = following()
+    while loader._damaged <= loading.DAMAGED_ATTEMPTS:
+        assert loader._thread.is_alive(), loader.status
+        time.sleep(0.01)
+    promote(models["a"].uri, live)
+    wait_for(loader, "a")
+
+
+def test_a_count_that_fails_costs_no_model(models, tmp_path, following, caplog):
+    promote(models["a"].uri, str(tmp_path / "live"))
+
+    def fail(event: str) -> None:
+        raise OSError("the disk of the counts is full")
+
+    live, loader = following(note=fail)
+    wait_for(loader, "a")
+    promote(models["b"].uri, live)
+    wait_for(loader, "b")
+    promote(models["a"].uri, live)
+    wait_for(loader, "a")
+    assert "a model that was refreshed is not counted" in caplog.text
+
+
+def test_a_model_whose_metrics_fail_is_tried_again(models, tmp_path, following):
+    promote(models["a"].uri, str(tmp_path / "live"))
+    seen: list[str] = []
+
+    def fail_once(predictor: Predictor) -> None:
+        seen.append(predictor.manifest.model_version)
+        if seen.count(seen[-1]) == 1:
+            raise OSError("the disk of the metrics is full")
+
+    live, loader = following(loaded=fail_once)
+    wait_for(loader, "a")
+    promote(models["b"].uri, live)
+    wait_for(loader, "b")
+    assert seen == ["a", "a", "b", "b"]

@@ -66,6 +66,10 @@ def test_a_request_of_many_rows_has_its_parameters():
         b'{"instances": [[[1, 2], []]]}',
         b'{"instances": [[[1, 2, 3], 4], []]}',
         b'{"instances": [{"[": 1, "b": 2}]}',
+        # The same, with as many escaped brackets elsewhere.
+        b'{"instances": [[[1], 2]], "parameters": {"x": "\\u005b"}}',
+        b'{"instances": [[[1], 2]], "parameters": {"\\u005B": 1}}',
+        b'{"instances": [[[1, 2], 3], [[], 4]], "parameters": {"x": ["\\u005b"]}}',
     ],
 )
 def test_anything_else_is_left_to_others(body):

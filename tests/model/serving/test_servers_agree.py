@@ -41,6 +41,22 @@ def servers(custom_container, torchserve):
     return send
 
 
+def test_both_describe_model_and_instances_alike(custom_container, torchserve, servers):
+    metadata = requests.get(f"{custom_container.url}/metadata", timeout=60).json()
+    answer = requests.get(
+        f"{torchserve.server.management}/models/pytorch_autoencoder?customized=true",
+        headers=torchserve.server.headers("management"),
+        timeout=60,
+    )
+    described = answer.json()[0]["customizedMetadata"]
+    assert metadata.keys() - described.keys() == {"thresholds", "limits"}  # no part of an archive
+    fields = metadata.pop("fields")
+    assert described.pop("fields") == [name for name in fields if name not in ("severity", "thresholds")]
+    assert described == {name: metadata[name] for name in described}
+    # Scores go on.
+    assert servers({"instances": ROWS})[-1].status_code == 200
+
+
 @pytest.mark.parametrize(
     "instances",
     [

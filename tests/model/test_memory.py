@@ -1,0 +1,129 @@
+"""The memory: training rows that score high, by which later rows as high are put in order."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from features.declaration import Feature, FeatureSpec
+from features.roles import Roles
+from model import fitting, package, report, torchscript, whitening
+from model.network import NOVELTY_REACH, TransactionAutoencoder
+
+N = 6
+SPEC = FeatureSpec(
+    tuple(Feature(f"f{i}", "number", f"f{i}") for i in range(N)), Roles(amount=None, label=None)
+)
+
+
+@pytest.fixture
+def network() -> TransactionAutoencoder:
+    """A network whose whitened residual is the row: it reconstructs nothing, and knows a mean of 0."""
+    network = TransactionAutoencoder(SPEC).eval()
+    with torch.no_grad():
+        for weights in network.decoder.parameters():
+            weights.zero_()
+    network.set_whitening(torch.zeros(N), torch.eye(N))
+    return network
+
+
+def scores(network, rows: list[list[float]]) -> list[float]:
+    with torch.no_grad():
+        return network.score(torch.tensor(rows))[0].tolist()
+
+
+def row(*values: float) -> list[float]:
+    return [*values, *[0.0] * (N - len(values))]
+
+
+def test_a_row_like_a_remembered_one_stays_below_one_that_leaves_the_planes_in_its_own_way(network):
+    network.set_memory(torch.tensor([row(4), row(0, 0, 0, 4)]), gate=1.0)
+    same, near, own_way = scores(network, [row(4), row(4, 0.1), row(0, 4)])
+    assert same == 16
+    assert near == pytest.approx(16.01 * (1 + 30 * 0.01))
+    assert own_way == pytest.approx(16 * (1 + 30 * 32))
+
+
+def test_below_the_gate_a_score_is_as_without_a_memory_and_at_the_gate_it_does_not_jump(network):
+    rows = [row(x) for x in (0.5, 1.0, 1.9999, 2.0001, 2.2, 3.0)]
+    plain = scores(network, rows)
+    network.set_memory(torch.tensor([row(0, 9)]), gate=4.0)
+    grown = scores(network, rows)
+    assert grown[:3] == plain[:3]
+    assert grown[3] == pytest.approx(plain[3], rel=0.5)
+    assert grown == sorted(grown)
+    assert grown[5] > 100 * plain[5]
+
+
+def test_no_distance_makes_a_score_grow_without_bound(network):
+    network.set_memory(torch.tensor([row(0, 9)]), gate=1.0)
+    (far,) = scores(network, [row(1e5)])
+    assert far == pytest.approx(1e10 * (1 + NOVELTY_REACH))
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_the_graph_compares_the_high_rows_alone_and_answers_as_eager_does(network, tmp_path, freeze):
+    network.set_memory(torch.tensor([row(4), row(0, 0, 0, 4)]), gate=1.0)
+    torchscript.save(torchscript.trace(network), tmp_path / "model.pt")
+    module = torchscript.load(tmp_path / "model.pt", freeze=freeze)
+    assert "prim::If" in str(module.score.inlined_graph)
+    for batch in ([row(0.1)], [row(5, 1)], [row(0.1), row(5, 1), row(0.2), row(0, 7)]):
+        with torch.inference_mode():
+            got, want = module.score(torch.tensor(batch)), network.score(torch.tensor(batch))
+        for part, expected in zip(got, want, strict=True):
+            torch.testing.assert_close(part, expected, rtol=1e-6, atol=0)
+
+
+def test_an_exported_graph_compares_all_rows_with_the_same_result(network, tmp_path):
+    network.set_memory(torch.tensor([row(4), row(0, 0, 0, 4)]), gate=1.0)
+    package.write_exported(network, tmp_path / package.EXPORT_FILE)
+    program = torch.export.load(tmp_path / package.EXPORT_FILE).module()
+    batch = torch.tensor([row(0.1), row(5, 1), row(0.2), row(0, 7)])
+    answers = dict(zip(package.ONNX_OUTPUTS, program(batch), strict=True))
+    with torch.no_grad():
+        torch.testing.assert_close(answers["anomaly_score"], network.score(batch)[0])
+
+
+def test_a_model_of_before_the_memory_is_rebuilt_without_one(network):
+    class Stored:
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            return {k: v for k, v in network.state_dict().items() if k not in ("memory", "gate")}
+
+    rows = [row(0.1), row(5, 1)]
+    assert scores(package.eager(Stored(), SPEC), rows) == scores(network, rows)
+
+
+def unusual_columns(n: int, seed: int) -> np.ndarray:
+    """Ordinary columns, and one of each kind that could take over a score."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=n)
+    ordinary = [common + rng.normal(size=n) for _ in range(9)]
+    unusual = [
+        rng.standard_cauchy(n) ** 3,  # tails without a variance
+        np.full(n, 7.0),  # constant
+        (rng.random(n) < 0.003).astype(float),  # a rare flag
+        -np.log(rng.choice([0.6, 0.3, 0.098, 0.002], n, p=[0.6, 0.3, 0.098, 0.002])),  # rare category
+        rng.integers(0, 7, n).astype(float),  # discrete
+        2 * common,  # depends on others
+        ordinary[0] * 1000,  # a copy in other units
+    ]
+    return np.column_stack([*ordinary, *unusual]).astype(np.float32)
+
+
+def test_no_kind_of_column_takes_over_the_score_of_normals():
+    train, held_out = unusual_columns(6000, 0), unusual_columns(3000, 1)
+    names = [f"f{i}" for i in range(train.shape[1])]
+    spec = dataclasses.replace(SPEC, features=tuple(Feature(name, "number", name) for name in names))
+    options = fitting.TrainingOptions(epochs=3)
+    network = fitting.fit(train[:5000], train[5000:], options, progress=False, spec=spec).network
+    with torch.no_grad():
+        contributions = network.score(torch.from_numpy(train[:5000]))[2].double()
+    trained = (contributions.sum(0) / contributions.sum()).numpy()
+    assert trained.max() <= whitening.MAX_SHARE + 1e-3
+    shares = report.score_shares(spec, torchscript.trace(network), held_out)
+    assert max(entry["share"] for entry in shares.values()) <= whitening.MAX_SHARE
+    assert shares["f10"]["share"] == 0  # the constant one
+    assert np.isfinite([entry["share"] for entry in shares.values()]).all()
