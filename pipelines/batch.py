@@ -235,8 +235,8 @@ def source_of(
             return ReadJsonLines(source.input), Parse(rules)
         if form == "csv":
             numbers, categories = columns_of(rules, "number"), columns_of(rules, "category")
-            read = ReadCsv(source.input, columns, numbers, categories=categories)
-            return read, ParseCsv(launched, rules)
+            read_csv = ReadCsv(source.input, columns, numbers, categories=categories)
+            return read_csv, ParseCsv(launched, rules)
         return ReadParquetBatches(source.input, columns, optional=True), parse_rows
     read = ReadBatches(
         table=source.input_table,
