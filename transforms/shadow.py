@@ -82,7 +82,9 @@ class Shadow:
 
 def _columns(model: Model, batch: pa.RecordBatch, features: Matrix | None) -> list[pa.Array]:
     outputs = inference.outputs(model.module, model.inputs(batch, features), [ANOMALY_SCORE])
-    scores = outputs[ANOMALY_SCORE].astype(np.float64)  # as it is stored, so that the severity is of the same number
+    scores = outputs[ANOMALY_SCORE].astype(
+        np.float64
+    )  # as it is stored, so that the severity is of the same number
     rules, n = model.rules, len(scores)
     codes, finite = codes_of(scores, rules.steps), np.isfinite(scores)
     columns = [
