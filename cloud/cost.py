@@ -69,7 +69,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Assumed:
-    """What differs from project to project."""
+    """Figures that differ from project to project."""
 
     worker_share: float = option(
         0.33,
