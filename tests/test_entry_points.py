@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERNAL = {"local.guardian", "local.bqemulator_launcher", "benchmarks.stream_pipeline"}
-"""Started by the local stack or a benchmark alone, which holds the other end of their output or gives them a log file."""
+"""Started by the local stack or a benchmark alone, which holds their output or gives them a log file."""
 
 
 def runs(path: Path) -> bool:
