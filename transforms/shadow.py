@@ -24,7 +24,6 @@ _LOG: Final = logging.getLogger(__name__)
 RETRY_SECONDS: Final = 60
 """Between two looks for a shadow that could not be loaded, without refresh: an outage at the start passes."""
 
-
 Matrix = npt.NDArray[np.float32]
 
 
@@ -82,9 +81,7 @@ class Shadow:
 
 def _columns(model: Model, batch: pa.RecordBatch, features: Matrix | None) -> list[pa.Array]:
     outputs = inference.outputs(model.module, model.inputs(batch, features), [ANOMALY_SCORE])
-    scores = outputs[ANOMALY_SCORE].astype(
-        np.float64
-    )  # as it is stored, so that the severity is of the same number
+    scores = outputs[ANOMALY_SCORE].astype(np.float64)
     rules, n = model.rules, len(scores)
     codes, finite = codes_of(scores, rules.steps), np.isfinite(scores)
     columns = [

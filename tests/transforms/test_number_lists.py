@@ -101,8 +101,8 @@ def test_a_list_is_read_at_once_only_where_all_are_of_so_many_numbers():
         b"[]",
         b"7",
     ):
-        assert read_lists([b"[1,2]", text.encode()], 2) is None
-        assert read_lists([text.encode()], 2) is None
+        assert read_lists([b"[1,2]", text], 2) is None
+        assert read_lists([text], 2) is None
     assert read_lists([b"[1,2,3]", b"[4]"], 2) is None
     assert read_lists([b"[1,[2]", b"3],4]"], 2) is None
 
