@@ -1,7 +1,7 @@
 """The cost of account history: rows a second, bytes of state, memory.
 
     python -m benchmarks.history                  some minutes
-    python -m benchmarks.history --rows 100000 --runs 1
+    python -m benchmarks.history --rows 100000 --runs 1 --only pipeline
 
 The step alone, on FnApiRunner: by number of accounts, of buckets, and of rows in a batch, with state (a
 stream) and sorted (a batch job), beside a state cell an account. Then JSON lines to Parquet, as (b) of
@@ -245,8 +245,9 @@ def payments(rows: int, accounts: int) -> pa.Table:
     return pa.table(keys | columns)
 
 
-def on_top(rows: int, runs: int, accounts: int) -> None:
-    """Prints the cost of history in the whole pipeline: start-up, and by row the rest."""
+def on_top(rows: int, runs: int, accounts: int = 100_000) -> None:
+    """Prints the cost of history in the whole pipeline with half the rows: start-up, and by row the rest."""
+    rows //= 2
     numbers, own = spec(FEATURES), spec(FEATURES, _HISTORY)
     content = numbers.to_json()
     content["features"][-1]["missing"] = 0.0
@@ -294,9 +295,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--rows", type=int, default=500_000)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", choices=("runner", "loop", "pipeline"), help="one of the figures")
     args = parser.parse_args(argv)
     logging.disable(logging.WARNING)
-    rows, runs = args.rows, args.runs
+    figures = {"runner": on_runner, "loop": in_loop, "pipeline": on_top}
+    for name, figure in figures.items():
+        if args.only in (None, name):
+            figure(args.rows, args.runs)
+
+
+def on_runner(rows: int, runs: int) -> None:
+    """Prints rates of the step alone."""
     print(
         "On FnApiRunner, batches of 16,384 rows:\n\n| accounts | buckets | state: rows/s | sorted: rows/s |"
     )
@@ -310,6 +319,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     (plan,) = plans(SPEC)
     print(f"\nA state cell an account: {rate(lambda: _CellStep(plan), rows // 100, runs):,.0f} rows/s")
     HELD.clear()
+
+
+def in_loop(rows: int, runs: int) -> None:
+    """Prints rates and bytes of the step in a bare loop, of one run."""
     print(
         "\nIn a bare loop, a bundle a batch:\n\n| features | accounts | buckets | rows a batch | rows/s "
         "| written a row | state an account | memory an account |\n|---|---:|---:|---:|---:|---:|---:|---:|"
@@ -322,7 +335,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         cells = " | ".join(f"{each:,.0f} B" for each in sizes[:3])
         names = len(one.history)
         print(f"| {names} | {accounts:,} | {buckets} | {size:,} | {sizes.rate:,.0f} | {cells} |", flush=True)
-    on_top(rows // 2, runs, 100_000)
 
 
 class _CellStep(beam.PTransform):

@@ -49,7 +49,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """What a job took: seconds by the clock, of CPU of all processes and of the busiest; its peak in MB."""
+    """The cost of a job: seconds by the clock, of CPU of all processes and of the busiest; its peak in MB."""
 
     seconds: float
     cpu_seconds: float

@@ -51,7 +51,7 @@ class Measured:
         help="rows a second of CPU time, JSON lines to Parquet (default: %(default)s)",
     )
     stream_rate: float = option(
-        18_500.0,
+        18_200.0,
         type=_RATE,
         metavar="ROWS",
         help="messages a second of CPU time of the pipeline, at 80 %% of its capacity (default: %(default)s)",
@@ -69,7 +69,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Assumed:
-    """What differs from project to project."""
+    """Figures that differ from project to project."""
 
     worker_share: float = option(
         0.33,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from common.output import safe_text
@@ -45,7 +46,7 @@ UNIQUE_SHARE: Final = 0.5
 KEPT_SHARE: Final = 0.5
 """A text whose kept values are a smaller share of the rows is an id of something, and not a kind of rows."""
 SKEWED: Final = 20.0
-"""A number is taken on a log scale if 1 in 1,000 is that many times the median."""
+"""A number is taken on a log scale if 1 in 1,000 is that many times the median, zeros apart."""
 EPOCH: Final = (3e8, 5e9)
 """Numbers between are taken for seconds since 1970: years 1979 to 2128."""
 
@@ -224,7 +225,7 @@ def _feature(look: Look, name: str, is_amount: bool) -> str:
         return _entry({"name": name, "kind": "category"} | source | keep | missing, why + is_missing)
     numbers = look.numbers
     least, half, most = (float(numbers.min()), float(np.median(numbers)), float(numbers.max()))
-    is_skewed = least >= 0 and float(np.quantile(numbers, 0.999)) > SKEWED * max(half, 1e-9)
+    is_skewed = least >= 0 and float(np.quantile(numbers, 0.999)) > SKEWED * _usual(numbers)
     content: dict[str, Any] = {"name": name, "kind": "number"} | source
     content |= {"scale": "log"} if least >= 0 and (is_amount or is_skewed) else {}
     content |= {"missing": "median"} if look.missing else {}
@@ -233,6 +234,11 @@ def _feature(look: Look, name: str, is_amount: bool) -> str:
         content["use"] = "reconstruction"
         why = "grows from row to row: in the score, whatever comes later would be an anomaly"
     return _entry(content, why + is_missing)
+
+
+def _usual(numbers: npt.NDArray[np.float64]) -> float:
+    """Returns the median of the numbers that are not 0: most rows have no discount."""
+    return float(np.median(numbers[numbers > 0])) if (numbers > 0).any() else math.inf
 
 
 def _entry(content: dict[str, Any], why: str) -> str:

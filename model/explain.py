@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -46,9 +48,9 @@ def top_features(
     # subnormal float, and a processor that flushes those would treat them as equal. -0.0 + 0.0 is a plain 0.
     keys = np.add(matrix, 0.0, dtype=np.float64)
     bits = keys.view(np.int64)
-    bits |= width - 1 - np.arange(width)
+    bits |= _places(width)
     bits.sort(axis=1)
-    if (bits[:, 0] < 0).any() or (bits[:, -1] >= _INFINITY).any():
+    if np.count_nonzero(bits[:, 0] < 0) or np.count_nonzero(bits[:, -1] >= _INFINITY):
         # This model answers no such value, but a server of another one may: sorted the slow way, not wrongly.
         indices = np.argsort(-matrix, axis=1, kind="stable")[:, :k]
         return indices, np.take_along_axis(matrix, indices, axis=1).astype(np.float64)
@@ -57,3 +59,8 @@ def top_features(
     indices = width - 1 - (bits & _SPARE_BITS)
     bits &= ~_SPARE_BITS
     return indices, values
+
+
+@functools.cache
+def _places(width: int) -> npt.NDArray[np.int64]:
+    return width - 1 - np.arange(width)

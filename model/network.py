@@ -21,15 +21,15 @@ HIDDEN: Final = (16 / 30, 8 / 30)
 """Sizes of the hidden layers as shares of the inputs: 30-16-8-4 for the default spec."""
 
 FLOAT32_MAX: Final = torch.finfo(torch.float32).max
+FLOAT32_TINY: Final = torch.finfo(torch.float32).tiny
 INPUT_REACH: Final = 10.0
 """The network sees normalised features clamped to +-INPUT_REACH standard deviations. An extreme value so
 cannot drag its own reconstruction along: it stays in the residual, where the score finds it."""
 RESIDUAL_REACH: Final = 1e6
 """Normalised residuals saturate here, far past any real transaction, so that their squares stay finite."""
-NOVELTY_WEIGHT: Final = 30.0
-"""Weight of the squared distance from the nearest remembered row, which is in units of the score."""
-NOVELTY_REACH: Final = 1e4
-"""The weighted distance saturates here: no feature makes a score grow without bound."""
+LIKENESS: Final = 0.02
+"""At this squared distance from a remembered row, as a share of its own squared length, a row keeps half of
+what its score has above the gate."""
 
 
 class TransactionAutoencoder(nn.Module):
@@ -48,8 +48,9 @@ class TransactionAutoencoder(nn.Module):
     residual grows past it for rows that leave the planes which normals keep to. Both parts are sums of
     non-negative shares of the features, and these are the contributions; `model.whitening` fits them.
 
-    Above the gate, a score grows with the distance from the training rows that lie there, the memory: a
-    normal that leaves the planes as an earlier one did stays below a row that leaves them in its own way.
+    The memory holds the training rows of the highest scores, and the gate is the lowest of these scores. What
+    a score has above the gate shrinks near the memory: a normal that leaves the planes as an earlier one did
+    falls below rows that leave them in their own way.
     """
 
     memory: Tensor
@@ -107,7 +108,7 @@ class TransactionAutoencoder(nn.Module):
 
         Args:
           memory: [m, k] with m > 0, of `whiten`.
-          gate: the score from which they count, positive; they count wholly at twice the gate.
+          gate: the score from which they count.
         """
         self.register_buffer("memory", memory.float())
         self.register_buffer("gate", torch.tensor(gate))
@@ -153,7 +154,7 @@ class TransactionAutoencoder(nn.Module):
         whitened = deviation @ self.whitening.T
         contributions = torch.addcmul(deviation.abs() * self.absolute_weight, whitened, whitened)
         # An exported graph has no branches: there each row is compared, with the same result.
-        compare = _grow if torch.compiler.is_compiling() else _grow_above_gate
+        compare = _compare if torch.compiler.is_compiling() else _compare_above_gate
         return compare(contributions, whitened, self.gate, self.memory)
 
     def whiten(self, x: Tensor) -> Tensor:
@@ -222,15 +223,15 @@ def _stack(sizes: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _grow(
+def _compare(
     contributions: Tensor,
     whitened: Tensor,
     gate: Tensor,
     memory: Tensor,
-    weight: float = NOVELTY_WEIGHT,
-    reach: float = NOVELTY_REACH,
+    likeness: float = LIKENESS,
+    tiny: float = FLOAT32_TINY,
 ) -> tuple[Tensor, Tensor]:
-    """Scores [n] and contributions [n, k] that grow with the distance from the memory.
+    """Scores [n] and contributions [n, k] of which the part above the gate shrinks near the memory.
 
     TorchScript takes constants as defaults of parameters only.
     """
@@ -238,23 +239,28 @@ def _grow(
     nearest = torch.addmm(squares, whitened, memory.t(), alpha=-1.0).argmin(1)
     # Of the nearest row the difference itself is squared: that of two large squares would be rounding errors.
     distance = (whitened - memory.index_select(0, nearest)).square().sum(1)
-    # The ramp is 0 at the gate, so that no score jumps there.
-    ramp = (contributions.sum(1) / gate - 1.0).clamp(0.0, 1.0)
-    contributions = contributions * (ramp * (distance * weight).clamp_max(reach) + 1.0)[:, None]
+    length = whitened.square().sum(1)
+    kept = distance / (distance + likeness * length).clamp_min(tiny)
+    score = contributions.sum(1)
+    lowered = score.minimum(gate) + (score - gate).clamp_min(0.0) * kept
+    contributions = contributions * (lowered / score.clamp_min(tiny))[:, None]
     return contributions.sum(1), contributions
 
 
 # In a trace this is a function of TorchScript, which keeps the branch: few rows pay for the comparison.
 @torch.jit.script_if_tracing
-def _grow_above_gate(
+def _compare_above_gate(
     contributions: Tensor, whitened: Tensor, gate: Tensor, memory: Tensor
 ) -> tuple[Tensor, Tensor]:
     score = contributions.sum(1)
     is_high = score > gate
     if bool(is_high.any()):
         rows = is_high.nonzero()[:, 0]
-        high, grown = _grow(contributions.index_select(0, rows), whitened.index_select(0, rows), gate, memory)
-        score, contributions = score.index_copy(0, rows, high), contributions.index_copy(0, rows, grown)
+        high, parts = _compare(
+            contributions.index_select(0, rows), whitened.index_select(0, rows), gate, memory
+        )
+        score.index_copy_(0, rows, high)
+        contributions.index_copy_(0, rows, parts)
     return score, contributions
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-INTERNAL = {"local.guardian", "local.bqemulator_launcher"}
-"""Started by the local stack alone, which holds the other end of their output or gives them a log file."""
+INTERNAL = {"local.guardian", "local.bqemulator_launcher", "benchmarks.stream_pipeline"}
+"""Started by the local stack or a benchmark alone, which holds their output or gives them a log file."""
 
 
 def runs(path: Path) -> bool:

@@ -6,7 +6,7 @@ import datetime as dt
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -37,10 +37,10 @@ class Transaction(msgspec.Struct, gc=False):
     """A decoded message.
 
     Attributes:
-      features: the numbers, or the raw values of other fields.
+      features: the numbers, their list as raw JSON, or the raw values of other fields.
     """
 
-    features: Sequence[Any]
+    features: Any
     transaction_id: str | None = None
     account_id: str | None = None
     event_time: dt.datetime | None = None
@@ -68,7 +68,8 @@ def decoder(features: tuple[str, ...], names: Roles, max_bytes: int) -> Callable
       A function that raises RejectedError for a message that breaks a rule, and ArrayError for an array of
       transactions.
     """
-    strict = _strict(features, names)
+    length = msgspec.Meta(min_length=len(features), max_length=len(features))
+    strict = usual_decoder(Annotated[list[float], length], names)
     keys = [(f"field_{i}", float, msgspec.field(name=name)) for i, name in enumerate(features)]
     decode_named = msgspec.json.Decoder(msgspec.defstruct("Named", keys, gc=False)).decode
 
@@ -102,13 +103,17 @@ def checked_payload(payload: bytes, max_bytes: int) -> None:
         payload.decode("utf-8")  # the decoder does not look inside the strings that it skips
 
 
-def _strict(features: tuple[str, ...], names: Roles) -> Callable[[bytes], Transaction]:
-    """The decoder of usual messages: values of exactly these types."""
-    length = msgspec.Meta(min_length=len(features), max_length=len(features))
+def usual_decoder(features: Any, names: Roles) -> Callable[[bytes], Transaction]:
+    """Makes the decoder of usual messages: values of exactly these types.
+
+    Args:
+      features: the type of the list; UNSET where the message has none.
+      names: the keys of id, account and time.
+    """
     usual: Any = msgspec.defstruct(
         "Usual",
         [
-            ("features", Annotated[list[float], length], msgspec.UNSET),
+            ("features", features, msgspec.UNSET),
             *((role, kind | None, None) for role, kind in _ROLE_TYPES.items()),
             ("event_time_derived", bool | None, None),
         ],

@@ -166,11 +166,15 @@ class WriteParquetBatches(beam.PTransform):
 
 
 def split_lines(file: FileMetadata, split_bytes: int = SPLIT_BYTES) -> list[Range]:
-    """Divides a file of lines into shares; a compressed file is one share."""
+    """Divides a file of lines into shares of equal size; a compressed file is one share.
+
+    A short last share would be of one process: several get their shares in turns, and equally many.
+    """
     if compression(file.path):
         return [Range(file.path, 0, None)]
-    starts = range(0, file.size_in_bytes, split_bytes)
-    return [Range(file.path, start, min(start + split_bytes, file.size_in_bytes)) for start in starts]
+    size = file.size_in_bytes
+    length = -(-size // max(1, -(-size // split_bytes)))
+    return [Range(file.path, start, min(start + length, size)) for start in range(0, size, max(1, length))]
 
 
 def read_lines(

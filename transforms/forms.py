@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,8 +23,9 @@ from features.roles import KEYS, Roles
 from features.rows import text_of
 from features.times import is_pattern
 from features.values import shown
-from transforms.decode import Transaction, decoder
+from transforms.decode import RejectedError, Transaction, decoder
 from transforms.decode_object import object_decoder
+from transforms.number_lists import AT_ONCE, LEAST_MESSAGES, raw_decoder, read_lists
 from transforms.schema import transactions_schema
 
 TYPES: Final = {"number": pa.float64(), "boolean": pa.bool_(), "category": pa.string()}
@@ -36,18 +39,18 @@ class Assembled(NamedTuple):
       features: the inputs of the model, float32 [n, inputs].
       reasons: position of a refused row -> the reason, which names the field.
       inputs: raw values as a struct by field; None where `features` holds them.
+      unread: the same as `reasons`, of rows whose message cannot be decoded after all.
     """
 
     features: npt.NDArray[np.float32]
     reasons: dict[int, str]
     inputs: pa.StructArray | None = None
+    unread: Mapping[int, str] = MappingProxyType({})
 
-    def kept(self) -> Assembled:
-        """Returns the rows that are not refused."""
-        keep = np.ones(len(self.features), bool)
-        keep[list(self.reasons)] = False
-        inputs = None if self.inputs is None else self.inputs.filter(pa.array(keep))
-        return Assembled(self.features[keep], {}, inputs)
+    def kept(self, is_kept: Sequence[bool]) -> Assembled:
+        """Returns some of the rows."""
+        inputs = None if self.inputs is None else self.inputs.filter(pa.array(is_kept))
+        return Assembled(self.features[np.array(is_kept, bool)], {}, inputs)
 
     def columns(self) -> list[pa.Array]:
         """The columns of a TRANSACTIONS batch that follow those of KEY_FIELDS."""
@@ -71,20 +74,61 @@ class ListForm:
         """Makes the function that decodes a message; see `transforms.decode.decoder`."""
         return decoder(self.names, roles, max_bytes)
 
-    def assemble(self, rows: Sequence[Transaction], times: pa.Array) -> Assembled:
-        """Makes columns of decoded rows, and of their event times where features are made of these."""
-        values = itertools.chain.from_iterable(row.features for row in rows)
-        wide = np.fromiter(values, np.float64, len(rows) * len(self.names))
+    def batch_decoder(self, roles: Roles, max_bytes: int, messages: int) -> Callable[[bytes], Transaction]:
+        """Makes the function that decodes a message out of so many, whose lists `assemble` reads at once."""
+        exact = self.decoder(roles, max_bytes)
+        return exact if messages < LEAST_MESSAGES else raw_decoder(roles, max_bytes, exact)
+
+    def assemble(
+        self, rows: Sequence[Transaction], times: pa.Array, exact: Callable[[int], Transaction]
+    ) -> Assembled:
+        """Makes columns of decoded rows.
+
+        Args:
+          rows: of `batch_decoder`.
+          times: of the rows; where features are made of them, they are encoded.
+          exact: decodes the message of a row once more, by `decoder`.
+        """
+        wide, unread = self._numbers(rows, exact)
         with np.errstate(over="ignore"):
-            matrix = wide.astype(np.float32).reshape(-1, len(self.names))
-        finite = np.isfinite(matrix)
+            matrix = wide.astype(np.float32)
         reasons: dict[int, str] = {}
-        if not finite.all():
+        finite = np.isfinite(matrix)
+        if np.count_nonzero(finite) < finite.size:
             for k in np.flatnonzero(~finite.all(axis=1)).tolist():
                 at = int(np.flatnonzero(~finite[k])[0])
-                value = shown(rows[k].features[at])
+                value = shown(wide[k, at].item())
                 reasons[k] = f"features: {self.names[at]} is {value}, not a finite float32"
-        return Assembled(matrix, reasons)
+        return Assembled(matrix, reasons, unread=unread)
+
+    def _numbers(
+        self, rows: Sequence[Transaction], exact: Callable[[int], Transaction]
+    ) -> tuple[npt.NDArray[np.float64], dict[int, str]]:
+        """The numbers of all rows, and the reasons of those whose list is none of numbers."""
+        width = len(self.names)
+        raw = [k for k, row in enumerate(rows) if type(row.features) is msgspec.Raw]
+        if not raw:
+            values = itertools.chain.from_iterable(row.features for row in rows)
+            return np.fromiter(values, np.float64, len(rows) * width).reshape(-1, width), {}
+        numbers = np.zeros((len(rows), width))
+        reasons: dict[int, str] = {}
+        single = [k for k, row in enumerate(rows) if type(row.features) is not msgspec.Raw]
+        for start in range(0, len(raw), AT_ONCE):
+            chosen = raw[start : start + AT_ONCE]
+            read = read_lists([rows[k].features for k in chosen], width)
+            if read is not None:
+                first, end = chosen[0], chosen[-1] + 1
+                numbers[slice(first, end) if end - first == len(chosen) else chosen] = read
+                continue
+            for k in chosen:
+                try:
+                    rows[k].features = exact(k).features
+                    single.append(k)
+                except RejectedError as error:
+                    reasons[k] = str(error)
+        for k in single:
+            numbers[k] = rows[k].features
+        return numbers, reasons
 
 
 class ObjectForm:
@@ -108,7 +152,13 @@ class ObjectForm:
         """Makes the function that decodes a message; see `transforms.decode.decoder`."""
         return object_decoder(tuple(self.fields.items()), roles, max_bytes)
 
-    def assemble(self, rows: Sequence[Transaction], times: pa.Array) -> Assembled:
+    def batch_decoder(self, roles: Roles, max_bytes: int, messages: int) -> Callable[[bytes], Transaction]:
+        """Makes the same function: values of several types are decoded message by message."""
+        return self.decoder(roles, max_bytes)
+
+    def assemble(
+        self, rows: Sequence[Transaction], times: pa.Array, exact: Callable[[int], Transaction]
+    ) -> Assembled:
         """Makes columns of decoded rows and their event times."""
         columns = zip(*(row.features for row in rows), strict=True) if rows else [()] * len(self.fields)
         arrays = {

@@ -12,18 +12,19 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from common.limits import MAX_BATCH_BYTES, MAX_MESSAGE_BYTES
 from features import roles
-from features.roles import Roles
+from features.arrow import EVENT_TIME
+from features.roles import EPOCH, Roles
 from transforms.dead_letter import dead_letters, traceable
 from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction
 from transforms.forms import Encoding, default_encoding
-from transforms.schema import TRANSACTIONS
 from transforms.trace import message_trace, passed_values, source_column
 
 _DECODE_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -31,6 +32,12 @@ _ELEMENT_ROWS: Final = 1024
 """Transactions out of arrays that are parsed at once."""
 _EARLIEST: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 _LATEST: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
+_MICROSECOND: Final = dt.timedelta(microseconds=1)
+_FIRST_MICROS, _LAST_MICROS = ((moment - EPOCH) // _MICROSECOND for moment in (_EARLIEST, _LATEST))
+_MOST_MICROS: Final = 2**61
+"""A longer limit is beyond the calendar, from either end of it."""
+_CENTURY: Final = 100 * 365 * 86_400_000_000
+_INT64: Final = pa.int64()
 
 
 class MessageColumns(NamedTuple):
@@ -40,6 +47,17 @@ class MessageColumns(NamedTuple):
     attributes: Sequence[Mapping[str, str]] | None = None
     message_ids: Sequence[str] | None = None
     publish_times: Sequence[dt.datetime | None] | None = None
+
+    def at(self, positions: Sequence[int]) -> MessageColumns:
+        """Returns the messages at these positions."""
+        if len(positions) == len(self.payloads):
+            return self
+        return MessageColumns(
+            [self.payloads[i] for i in positions],
+            self.attributes and [self.attributes[i] for i in positions],
+            self.message_ids and [self.message_ids[i] for i in positions],
+            self.publish_times and [self.publish_times[i] for i in positions],
+        )
 
 
 @dataclass(frozen=True)
@@ -149,74 +167,127 @@ def _parse(
     messages: MessageColumns, rules: MessageRules, default_time: dt.datetime, is_element: bool = False
 ) -> tuple[Parsed, list[int]]:
     """Parses messages; returns the positions of those that are arrays as well."""
-    n = len(messages.payloads)
-    attributes = messages.attributes or [{}] * n
-    message_ids = messages.message_ids or [""] * n
-    publish_times = messages.publish_times or [None] * n
+    payloads = messages.payloads
     rows: list[Transaction] = []
     positions: list[int] = []
-    reasons: dict[int, str] = {}
+    rejected: dict[int, str] = {}
     arrays: list[int] = []
-    unnamed: list[int] = []
-    untimed: list[int] = []
-    default_bounds = event_time_bounds(default_time, rules)
-    # Read once: this loop runs for every message.
     form = rules.encoding.form
-    decode = form.decoder(rules.roles, min(rules.max_bytes, MAX_LINE_BYTES - 1))
-    time_attribute = rules.event_time_attribute
-    for i, payload in enumerate(messages.payloads):
+    limits = rules.roles, min(rules.max_bytes, MAX_LINE_BYTES - 1)
+    decode = form.batch_decoder(*limits, len(payloads))
+    for i, payload in enumerate(payloads):
         try:
-            row = decode(payload)
-            published = publish_times[i]
-            if published is None:
-                published, (earliest, latest) = default_time, default_bounds
-            else:
-                earliest, latest = event_time_bounds(published, rules)
-            moment = row.event_time
-            if time_attribute and time_attribute in attributes[i]:
-                moment = _attribute_time(time_attribute, attributes[i])
-                row.event_time_derived = False
-            if moment is None:
-                row.event_time, row.event_time_derived = published, True
-                untimed.append(i)
-            elif earliest <= moment <= latest:
-                row.event_time = moment
-            else:
-                raise RejectedError(outside_text(moment.isoformat(), moment < earliest, rules))
-            if row.transaction_id is None:
-                row.transaction_id = derived_id(payload, message_ids[i])
-                unnamed.append(i)
+            rows.append(decode(payload))
         except RejectedError as error:
-            reasons[i] = str(error)
+            rejected[i] = str(error)
         except ArrayError:
             if is_element:
-                reasons[i] = "payload: an array within an array, not an object"
+                rejected[i] = "payload: an array within an array, not an object"
             else:
                 arrays.append(i)
         else:
-            rows.append(row)
             positions.append(i)
-    times = pa.array([row.event_time for row in rows], TRANSACTIONS.field("event_time").type)
-    assembled = form.assemble(rows, times)
-    if assembled.reasons:
-        kept = [k not in assembled.reasons for k in range(len(rows))]
-        rows, times = list(itertools.compress(rows, kept)), times.filter(pa.array(kept))
-        reasons |= {positions[k]: reason for k, reason in assembled.reasons.items()}
+    timed = _times(rows, messages.at(positions), rules, default_time)
+    assembled = form.assemble(rows, timed.column, lambda k: form.decoder(*limits)(payloads[positions[k]]))
+    ids, unnamed = _ids(rows, positions, messages)
+    columns = [
+        ids,
+        pa.array([row.account_id for row in rows], pa.string()),
+        timed.column,
+        pa.array([row.event_time_derived is True for row in rows], pa.bool_()),
+    ]
+    # A message that cannot be read says so, whatever its time.
+    refused = {**assembled.reasons, **timed.reasons, **assembled.unread}
+    if refused:
+        rejected |= {positions[k]: reason for k, reason in refused.items()}
+        kept = [k not in refused for k in range(len(rows))]
+        columns = [column.filter(pa.array(kept)) for column in columns]
+        assembled = assembled.kept(kept)
         positions = list(itertools.compress(positions, kept))
-        assembled = assembled.kept()
-    rejected = sorted(reasons)
+    columns += [*assembled.columns(), *_trace(messages.at(positions), rules)]
     parsed = Parsed(
-        _transactions(rows, times, [*assembled.columns(), *_trace(messages, positions, rules)], form.schema),
-        dead_letters(
-            [messages.payloads[i] for i in rejected],
-            [reasons[i] for i in rejected],
-            "parse",
-            [traceable(attributes[i], message_ids[i]) for i in rejected],
-        ),
-        len(set(unnamed) - reasons.keys()) if unnamed else 0,
-        len(set(untimed) - reasons.keys()) if untimed else 0,
+        pa.RecordBatch.from_arrays(columns, schema=form.schema),
+        _letters(messages, rejected),
+        len(set(unnamed) - refused.keys()),
+        len(set(timed.defaulted) - refused.keys()),
     )
     return parsed, arrays
+
+
+def _letters(messages: MessageColumns, rejected: Mapping[int, str]) -> pa.RecordBatch:
+    """The dead letters of messages by their positions and reasons."""
+    if not rejected:
+        return dead_letters([], [], "parse")
+    numbers = sorted(rejected)
+    payloads, attributes, message_ids, _ = messages.at(numbers)
+    traced = map(traceable, attributes or [{}] * len(numbers), message_ids or [""] * len(numbers))
+    return dead_letters(payloads, [rejected[i] for i in numbers], "parse", list(traced))
+
+
+def _ids(
+    rows: Sequence[Transaction], positions: Sequence[int], messages: MessageColumns
+) -> tuple[pa.Array, list[int]]:
+    """The column of ids, and the numbers of the rows whose message had none."""
+    ids = [row.transaction_id for row in rows]
+    column = pa.array(ids, pa.string())
+    if not column.null_count:
+        return column, []
+    unnamed = [k for k, each in enumerate(ids) if each is None]
+    for k in unnamed:
+        i = positions[k]
+        ids[k] = derived_id(messages.payloads[i], messages.message_ids[i] if messages.message_ids else "")
+    return pa.array(ids, pa.string()), unnamed
+
+
+class _Times(NamedTuple):
+    """The column of event times; why a row is refused by its time; the rows whose message had no time."""
+
+    column: pa.Array
+    reasons: dict[int, str]
+    defaulted: list[int]
+
+
+def _times(
+    rows: Sequence[Transaction], messages: MessageColumns, rules: MessageRules, default: dt.datetime
+) -> _Times:
+    """Reads the event times of rows, and sets `event_time_derived` where another place has them."""
+    reasons: dict[int, str] = {}
+    moments = [row.event_time for row in rows]
+    if rules.event_time_attribute:
+        for k, attributes in enumerate(messages.attributes or ()):
+            if rules.event_time_attribute in attributes:
+                try:
+                    moments[k] = _attribute_time(rules.event_time_attribute, attributes)
+                except RejectedError as error:
+                    reasons[k] = str(error)
+                rows[k].event_time_derived = False
+    column = pa.array(moments, EVENT_TIME)
+    published = messages.publish_times
+    defaulted = []
+    if column.null_count:
+        defaulted = [k for k, moment in enumerate(moments) if moment is None]
+        for k in defaulted:
+            moments[k] = (published and published[k]) or default
+            rows[k].event_time_derived = True
+        column = pa.array(moments, EVENT_TIME)
+    micros = column.view(_INT64).to_numpy()
+    origin: Any = (default - EPOCH) // _MICROSECOND
+    if published:
+        origin = pa.array([each or default for each in published], EVENT_TIME).view(_INT64).to_numpy()
+    most_age, most_lead = _micros(rules.max_age), _micros(rules.max_lead)
+    lead = micros - origin
+    # The usual case: near the publish time, so that no bound is beyond the calendar.
+    if len(lead) and (lead.min() < -min(most_age, _CENTURY) or lead.max() > min(most_lead, _CENTURY)):
+        is_early = micros < np.maximum(origin - most_age, _FIRST_MICROS)
+        is_late = micros > np.minimum(origin + most_lead, _LAST_MICROS)
+        for k in np.flatnonzero(is_early | is_late).tolist():
+            moment: Any = moments[k]
+            reasons.setdefault(k, outside_text(moment.isoformat(), bool(is_early[k]), rules))
+    return _Times(column, reasons, defaulted)
+
+
+def _micros(limit: dt.timedelta) -> int:
+    return min(limit // _MICROSECOND, _MOST_MICROS)
 
 
 def derived_id(payload: bytes, message_id: str) -> str:
@@ -262,31 +333,14 @@ def _attribute_time(name: str, attributes: Mapping[str, str]) -> dt.datetime | N
         raise RejectedError(f"attribute {name}: {error}") from None
 
 
-def _trace(messages: MessageColumns, positions: Sequence[int], rules: MessageRules) -> list[pa.Array]:
-    """The columns of CARRIED_FIELDS for the messages at these positions."""
-    ids = messages.message_ids and [messages.message_ids[i] for i in positions]
-    attributes = messages.attributes and [messages.attributes[i] for i in positions]
-    times = messages.publish_times if rules.trace_messages else None
-    passed = rules.pass_through and passed_values(
-        [messages.payloads[i] for i in positions], rules.pass_through
-    )
+def _trace(messages: MessageColumns, rules: MessageRules) -> Sequence[pa.Array]:
+    """The columns of CARRIED_FIELDS for messages."""
+    passed = passed_values(messages.payloads, rules.pass_through) if rules.pass_through else None
+    ids, is_traced = messages.message_ids or None, rules.trace_messages
     return message_trace(
-        ids if rules.trace_messages else None,
-        times and [times[i] for i in positions],
-        passed or None,
-        len(positions),
-        source_column(ids or None, attributes or None, rules.trace_messages),
+        ids if is_traced else None,
+        (messages.publish_times or None) if is_traced else None,
+        passed,
+        len(messages.payloads),
+        source_column(ids, messages.attributes or None, is_traced),
     )
-
-
-def _transactions(
-    rows: Sequence[Transaction], times: pa.Array, others: Sequence[pa.Array], schema: pa.Schema
-) -> pa.RecordBatch:
-    columns = [
-        pa.array([row.transaction_id for row in rows], pa.string()),
-        pa.array([row.account_id for row in rows], pa.string()),
-        times,
-        pa.array([row.event_time_derived is True for row in rows], pa.bool_()),
-        *others,
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -38,25 +38,27 @@ def by_feature(contributions: npt.NDArray[np.floating], spec: FeatureSpec) -> np
     return np.add.reduceat(contributions, starts, axis=1)
 
 
-def amounts(transactions: pa.RecordBatch, matrix: npt.NDArray[np.float32], spec: FeatureSpec) -> pa.Array:
+def amounts(
+    transactions: pa.RecordBatch, matrix: npt.NDArray[np.float32] | None, spec: FeatureSpec
+) -> pa.Array:
     """Returns the amounts of a TRANSACTIONS batch, float64; null where the spec names none.
 
     Args:
       transactions: the batch.
-      matrix: its features, [n, inputs].
+      matrix: its features, [n, inputs]; None where the batch has raw values beside them.
       spec: the features.
     """
     name = spec.roles.amount
     if name is None:
         return pa.nulls(transactions.num_rows, pa.float64())
-    if "inputs" in transactions.schema.names:
+    if matrix is None:
         return _raw(transactions, name)
     return pa.array(_decimal(matrix[:, spec.fields.index(name)]))
 
 
 def value_texts(
     transactions: pa.RecordBatch,
-    matrix: npt.NDArray[np.float32],
+    matrix: npt.NDArray[np.float32] | None,
     indices: npt.NDArray[np.intp],
     is_shown: npt.NDArray[np.bool_],
     spec: FeatureSpec,
@@ -69,7 +71,7 @@ def value_texts(
 
     Args:
       transactions: a TRANSACTIONS batch of n rows.
-      matrix: its features, [n, inputs].
+      matrix: its features, [n, inputs]; None where the batch has raw values beside them.
       indices: positions of features, [n, k].
       is_shown: rows that are above the lowest severity, [n].
       spec: the features.
@@ -78,7 +80,7 @@ def value_texts(
     rows = np.flatnonzero(is_shown)
     if not len(rows):
         return pa.nulls(n * k, pa.string())
-    if "inputs" in transactions.schema.names:
+    if matrix is None:
         some = transactions.select(["event_time", "inputs"]).take(pa.array(rows))
         texts = _texts(some, indices[rows], spec)
     else:
@@ -148,8 +150,8 @@ def _cut(text: str) -> str:
 def _decimal(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Float32 as the amount that is meant: 12.34 and not 12.34000015; 4 decimals below 1,000, then 2."""
     wide = values.astype(np.float64)
-    decimal = wide.round(4)
+    decimal = np.rint(wide * 1e4) / 1e4  # as `round` computes it, in less time for few rows
     is_large = np.abs(wide) >= _SMALL
-    if is_large.any():
+    if np.count_nonzero(is_large):
         decimal[is_large] = wide[is_large].round(2)
     return decimal

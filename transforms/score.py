@@ -91,9 +91,13 @@ class LoadedModel:
     encode: LearntInputs | None = None
     since: float = field(default_factory=time.monotonic)
 
-    def inputs(self, batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
-        """The inputs of the model for a TRANSACTIONS batch."""
-        return feature_matrix(batch) if self.encode is None else self.encode(batch)
+    def inputs(
+        self, batch: pa.RecordBatch, features: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The inputs of the model for a TRANSACTIONS batch, whose features may be at hand."""
+        if self.encode is not None:
+            return self.encode(batch)
+        return feature_matrix(batch) if features is None else features
 
     def outputs(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """The model's outputs by name for raw features [n, 30]."""
@@ -192,12 +196,14 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, WorkerModel]):
         """Scores one TRANSACTIONS batch by the model that is the current one at its begin."""
         assert isinstance(batch, pa.RecordBatch)
         loaded = model.current
-        features = loaded.inputs(batch)
+        # Two models share one copy: torch takes no view of an Arrow buffer.
+        matrix = feature_matrix(batch).copy() if model.shadow else None
+        features = loaded.inputs(batch, matrix)
         metrics.add({metrics.VALUES_OUT_OF_RANGE: loaded.watch.look(features)})
         metrics.add({_COUNTERS[event]: n for event, n in model.take_events().items()})
         _MODEL_AGE.update(int(time.monotonic() - loaded.since))
         outputs = loaded.outputs(features)
-        shadow = model.shadow.columns(batch) if model.shadow else None
+        shadow = model.shadow.columns(batch, matrix) if model.shadow else None
         return [assemble_scores(batch, outputs, loaded.rules, time.time_ns() // 1000, features, shadow)]
 
     def get_num_bytes(self, batch: pa.RecordBatch | Sequence[pa.RecordBatch]) -> int:

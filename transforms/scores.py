@@ -22,13 +22,23 @@ from model.thresholds import SEVERITIES, check_thresholds, codes_of
 from transforms.dead_letter import dead_letters
 from transforms.json_rows import PASSED, untraced, without_list
 from transforms.readable import amounts, by_feature, value_texts
-from transforms.schema import KEY_FIELDS, SCORES, SCORES_FULL, SHADOW_FIELDS, TOP_FEATURES, TRACE_FIELDS
+from transforms.schema import (
+    CARRIED_FIELDS,
+    KEY_FIELDS,
+    SCORES,
+    SCORES_FULL,
+    SHADOW_FIELDS,
+    TOP_FEATURES,
+    TRACE_FIELDS,
+)
 from transforms.thresholds import with_thresholds
 from transforms.trace import source_attributes
 
 OutputDetail = Literal["compact", "full"]
 
 _SEVERITY_NAMES: Final = pa.array(SEVERITIES, pa.string())
+_FEW: Final = 16
+"""Rows up to which a call of Arrow's compute functions takes longer than Python objects."""
 _NORMAL: Final = _SEVERITY_NAMES[0]
 _TIME: Final = SCORES.field("scored_at").type
 _TOP_LIST: Final = SCORES.field("top_features").type
@@ -124,7 +134,9 @@ def assemble_scores(
     """
     score = np.asarray(outputs[ANOMALY_SCORE], np.float64)
     finite = np.isfinite(score)
-    if not finite.all():
+    n = len(score)
+    # count_nonzero and view: of one row, `all` and a cast take as long as a layer of the model.
+    if np.count_nonzero(finite) < n:
         mask = pa.array(finite)
         bad = transactions.filter(pa.array(~finite))
         reasons = [f"anomaly_score: the model gave {value}" for value in score[~finite]]
@@ -133,19 +145,21 @@ def assemble_scores(
         beside = shadow and [column.filter(mask) for column in shadow]
         scored = assemble_scores(transactions.filter(mask), kept, rules, scored_at, rest, beside)
         return scored._replace(dead_letters=unscored(bad, reasons, rules.spec))
-    n = len(score)
-    codes = codes_of(score, rules.steps)
-    matrix = feature_matrix(transactions)
+    is_any_alert = np.count_nonzero(score >= rules.steps[0])
+    codes = codes_of(score, rules.steps) if is_any_alert else None
+    taken = feature_matrix(transactions) if features is None else features
+    matrix = None if transactions.schema.get_field_index("inputs") >= 0 else taken
+    traced = transactions.num_columns - len(CARRIED_FIELDS)
     columns = [
-        *(transactions.column(field.name) for field in KEY_FIELDS),
+        *map(transactions.column, range(len(KEY_FIELDS))),
         amounts(transactions, matrix, rules.spec),
         pa.array(score),
-        severities(codes),
+        severities(codes, n),
         _lists(outputs.get(ENCODED), n),
-        _top(transactions, matrix, outputs.get(CONTRIBUTIONS), codes > 0, rules),
-        pa.repeat(rules.version, n),
-        pa.repeat(pa.scalar(scored_at, _TIME), n),
-        *(transactions.column(field.name) for field in TRACE_FIELDS),
+        _top(transactions, matrix, outputs.get(CONTRIBUTIONS), codes, rules),
+        repeated(rules.version, n),
+        pa.array(np.full(n, scored_at, np.int64)).view(_TIME),
+        *map(transactions.column, range(traced, traced + len(TRACE_FIELDS))),
         *(shadow or _unset(n)[:-1]),
         _unset(n)[-1],
     ]
@@ -154,17 +168,16 @@ def assemble_scores(
             columns += [_lists(outputs.get(f"{scale}_{name}"), n) for name in VECTOR_OUTPUTS]
             columns += [_numbers(outputs.get(f"{scale}_{name}"), n) for name in SCALAR_OUTPUTS]
     scores = pa.RecordBatch.from_arrays(columns, schema=rules.schema)
-    taken = matrix if features is None else features
     return Scored(scores, dead_letters([], [], "score"), sampled(transactions, taken, score, rules))
 
 
-def severities(codes: npt.NDArray[np.int8]) -> pa.Array:
-    """Makes the column of severities of codes.
+def severities(codes: npt.NDArray[np.int8] | None, n: int) -> pa.Array:
+    """Makes the column of severities of codes, [n]; None stands for normal rows alone.
 
-    >>> severities(np.array([0, 2], np.int8)).to_pylist()
-    ['normal', 'high']
+    >>> severities(np.array([0, 2], np.int8), 2).to_pylist(), severities(None, 1).to_pylist()
+    (['normal', 'high'], ['normal'])
     """
-    return _SEVERITY_NAMES.take(pa.array(codes)) if codes.any() else pa.repeat(_NORMAL, len(codes))
+    return repeated(_NORMAL, n) if codes is None else _SEVERITY_NAMES.take(pa.array(codes))
 
 
 def sampled(
@@ -218,9 +231,9 @@ def transaction_messages(transactions: pa.RecordBatch, spec: FeatureSpec = ULB) 
 
 def _top(
     transactions: pa.RecordBatch,
-    matrix: npt.NDArray[np.float32],
+    matrix: npt.NDArray[np.float32] | None,
     contributions: npt.NDArray[np.floating] | None,
-    is_shown: npt.NDArray[np.bool_],
+    codes: npt.NDArray[np.int8] | None,
     rules: ScoreRules,
 ) -> pa.Array:
     n = transactions.num_rows
@@ -228,14 +241,18 @@ def _top(
         return pa.nulls(n, _TOP_LIST)
     most = min(TOP_FEATURES, len(rules.spec.names))
     indices, shares = top_features(by_feature(np.asarray(contributions), rules.spec), most)
-    top = pa.StructArray.from_arrays(
-        [
-            rules.names.take(pa.array(indices.reshape(-1))),
-            pa.array(shares.reshape(-1)),
-            value_texts(transactions, matrix, indices, is_shown, rules.spec),
-        ],
-        fields=_TOP_FIELDS,
+    texts = (
+        pa.nulls(n * most, pa.string())
+        if codes is None
+        else value_texts(transactions, matrix, indices, codes > 0, rules.spec)
     )
+    places = indices.reshape(-1)
+    names = (
+        rules.names.take(pa.array(places))
+        if n > _FEW
+        else pa.array([rules.spec.names[place] for place in places.tolist()], pa.string())
+    )
+    top = pa.StructArray.from_arrays([names, pa.array(shares.reshape(-1)), texts], fields=_TOP_FIELDS)
     return pa.ListArray.from_arrays(_offsets(n, most), top)
 
 
@@ -248,6 +265,12 @@ def _lists(matrix: npt.NDArray[np.floating] | None, n: int) -> pa.Array:
         return pa.nulls(n, pa.list_(pa.float64()))
     width = matrix.shape[1]
     return pa.ListArray.from_arrays(_offsets(n, width), pa.array(matrix.reshape(-1).astype(np.float64)))
+
+
+@functools.lru_cache(maxsize=32)
+def repeated(text: pa.Scalar, n: int) -> pa.Array:
+    """Makes a column of one text; those of the last numbers of rows are kept."""
+    return pa.repeat(text, n)
 
 
 @functools.lru_cache(maxsize=16)

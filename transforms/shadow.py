@@ -18,11 +18,13 @@ from model.live import Follower, Live
 from model.outputs import ANOMALY_SCORE
 from model.thresholds import codes_of
 from transforms import metrics
-from transforms.scores import ScoreRules, severities
+from transforms.scores import ScoreRules, repeated, severities
 
 _LOG: Final = logging.getLogger(__name__)
 RETRY_SECONDS: Final = 60
 """Between two looks for a shadow that could not be loaded, without refresh: an outage at the start passes."""
+
+Matrix = npt.NDArray[np.float32]
 
 
 class Model(Protocol):
@@ -31,8 +33,8 @@ class Model(Protocol):
     module: torch.jit.ScriptModule
     rules: ScoreRules
 
-    def inputs(self, batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
-        """The inputs of the model for a TRANSACTIONS batch."""
+    def inputs(self, batch: pa.RecordBatch, features: Matrix | None = None) -> Matrix:
+        """The inputs of the model for a TRANSACTIONS batch, whose features may be at hand."""
 
 
 class Shadow:
@@ -53,14 +55,19 @@ class Shadow:
         if refresh_seconds or self._live.current is None:
             self._live.follow(follower, refresh_seconds or RETRY_SECONDS, once=not refresh_seconds)
 
-    def columns(self, batch: pa.RecordBatch) -> list[pa.Array] | None:
-        """Scores a TRANSACTIONS batch into the columns of SHADOW_FIELDS; None where that fails."""
+    def columns(self, batch: pa.RecordBatch, features: Matrix | None = None) -> list[pa.Array] | None:
+        """Scores a TRANSACTIONS batch into the columns of SHADOW_FIELDS; None where that fails.
+
+        Args:
+          batch: the rows.
+          features: those of the batch, if they are at hand.
+        """
         model = self._live.current
         if model is None:
             metrics.add({metrics.SHADOW_UNSCORED: batch.num_rows})
             return None
         try:
-            return _columns(model, batch)
+            return _columns(model, batch, features)
         except Exception as error:
             self._fail(error)
             metrics.add({metrics.SHADOW_UNSCORED: batch.num_rows})
@@ -72,13 +79,16 @@ class Shadow:
         self._failures += 1
 
 
-def _columns(model: Model, batch: pa.RecordBatch) -> list[pa.Array]:
-    scores = inference.outputs(model.module, model.inputs(batch), [ANOMALY_SCORE])[ANOMALY_SCORE].astype(
-        np.float64
-    )
+def _columns(model: Model, batch: pa.RecordBatch, features: Matrix | None) -> list[pa.Array]:
+    outputs = inference.outputs(model.module, model.inputs(batch, features), [ANOMALY_SCORE])
+    scores = outputs[ANOMALY_SCORE].astype(np.float64)
     rules, n = model.rules, len(scores)
     codes, finite = codes_of(scores, rules.steps), np.isfinite(scores)
-    columns = [pa.array(scores), severities(codes), pa.repeat(rules.version, n)]
+    columns = [
+        pa.array(scores),
+        severities(codes if np.count_nonzero(codes) else None, n),
+        repeated(rules.version, n),
+    ]
     if not finite.all():
         columns[:2] = [pc.if_else(pa.array(finite), column, None) for column in columns[:2]]
     return columns

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import orjson
 import pyarrow as pa
 
@@ -23,6 +24,7 @@ from transforms.schema import CARRIED_FIELDS, SOURCE_FIELD
 
 READ_AT: Final = "read_at"
 STORED_AT: Final = "stored_at"
+_SOURCE_FIELDS: Final = list(SOURCE_FIELD.type)
 _TYPES: Final = {field.name: field.type for field in CARRIED_FIELDS}
 
 
@@ -40,7 +42,8 @@ def stamped(batch: pa.RecordBatch, name: str, micros: int) -> pa.RecordBatch:
     """
     number = batch.schema.get_field_index(name)
     field = batch.schema.field(number)
-    return batch.set_column(number, field, pa.repeat(pa.scalar(micros, field.type), batch.num_rows))
+    times = pa.array(np.full(batch.num_rows, micros, np.int64)).view(field.type)
+    return batch.set_column(number, field, times)
 
 
 def message_trace(
@@ -68,7 +71,12 @@ def message_trace(
         columns[PASSED] = passed
     if source is not None:
         columns[SOURCE_FIELD.name] = source
-    return [columns[name] if name in columns else pa.nulls(rows, kind) for name, kind in _TYPES.items()]
+    return [columns.get(name, null) for name, null in _nulls(rows).items()]
+
+
+@functools.lru_cache(maxsize=16)
+def _nulls(rows: int) -> Mapping[str, pa.Array]:
+    return {name: pa.nulls(rows, kind) for name, kind in _TYPES.items()}
 
 
 def source_column(
@@ -94,7 +102,7 @@ def source_column(
     ]
     found = any(texts)
     column = pa.array(texts, pa.binary()).cast(pa.string()) if found else pa.nulls(len(ids), pa.string())
-    return pa.StructArray.from_arrays([ids, column], fields=list(SOURCE_FIELD.type))
+    return pa.StructArray.from_arrays([ids, column], fields=_SOURCE_FIELDS)
 
 
 def source_attributes(source: Mapping[str, str | None] | None) -> dict[str, str]:

@@ -218,6 +218,15 @@ def test_the_pattern_of_times_is_that_of_all_values(moments, chosen, others):
     assert all(other in text for other in others)
 
 
+def test_a_number_that_mostly_is_zero_is_on_a_log_scale_only_where_it_is_skewed():
+    discounts, tips = [0.0] * 60 + [5.0, 10.0] * 20, [0.0] * 60 + [0.5, 1.5] * 19 + [400.0, 900.0]
+    spec = parse(guess(pa.table({"discount": discounts, "tip": tips}), "rows"))
+    assert [(feature.kind, feature.scale) for feature in spec.features] == [
+        ("number", "linear"),
+        ("number", "log"),
+    ]
+
+
 def test_times_in_a_form_that_is_not_known_are_told_how_to_be_used():
     text = guess(pa.table({"day": ["2026/31/12", "2026/30/12"], "amount": [1.5, 2.5]}), "rows")
     assert 'such as 2026/31/12; to use it, write event_time: {from: day, format: "%d.%m.%Y"}' in text

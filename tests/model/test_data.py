@@ -168,6 +168,7 @@ def test_a_column_that_is_there_twice_is_named(tmp_path, suffix, name):
         pa.array([False, True, None] * 20),
         pa.array(["0", "1", None] * 20),
         pa.array(["false", " True", None] * 20),
+        pa.array(["nein", " JA ", None] * 20),
     ],
 )
 def test_labels_are_read_in_every_form_and_rows_without_one_are_left_out(values):
@@ -221,8 +222,8 @@ def test_a_split_by_time_tests_on_the_latest_rows():
 @pytest.mark.parametrize(
     ("label", "got"),
     [
-        (pa.array([" True ", "nein"] * 25), "got 'nein'"),
-        (pa.array([None, "ja"] * 25), "got 'ja'"),
+        (pa.array([" True ", "nicht"] * 25), "got 'nicht'"),
+        (pa.array([None, "vielleicht"] * 25), "got 'vielleicht'"),
         (pa.array([1] * 50, pa.date32()), "got date32[day]"),
     ],
 )

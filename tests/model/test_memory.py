@@ -11,7 +11,7 @@ import torch
 from features.declaration import Feature, FeatureSpec
 from features.roles import Roles
 from model import fitting, package, report, torchscript, whitening
-from model.network import NOVELTY_REACH, TransactionAutoencoder
+from model.network import LIKENESS, TransactionAutoencoder
 
 N = 6
 SPEC = FeatureSpec(
@@ -39,29 +39,31 @@ def row(*values: float) -> list[float]:
     return [*values, *[0.0] * (N - len(values))]
 
 
-def test_a_row_like_a_remembered_one_stays_below_one_that_leaves_the_planes_in_its_own_way(network):
+def test_a_row_like_a_remembered_one_falls_below_one_that_leaves_the_planes_in_its_own_way(network):
     network.set_memory(torch.tensor([row(4), row(0, 0, 0, 4)]), gate=1.0)
     same, near, own_way = scores(network, [row(4), row(4, 0.1), row(0, 4)])
-    assert same == 16
-    assert near == pytest.approx(16.01 * (1 + 30 * 0.01))
-    assert own_way == pytest.approx(16 * (1 + 30 * 32))
+    assert same == pytest.approx(1)
+    assert near == pytest.approx(1 + 15.01 * 0.01 / (0.01 + LIKENESS * 16.01))
+    assert own_way == pytest.approx(1 + 15 * 32 / (32 + LIKENESS * 16))
+    assert own_way > 14.8
 
 
-def test_below_the_gate_a_score_is_as_without_a_memory_and_at_the_gate_it_does_not_jump(network):
+def test_up_to_the_gate_a_score_is_as_without_a_memory_and_past_it_never_below_the_gate(network):
     rows = [row(x) for x in (0.5, 1.0, 1.9999, 2.0001, 2.2, 3.0)]
     plain = scores(network, rows)
-    network.set_memory(torch.tensor([row(0, 9)]), gate=4.0)
-    grown = scores(network, rows)
-    assert grown[:3] == plain[:3]
-    assert grown[3] == pytest.approx(plain[3], rel=0.5)
-    assert grown == sorted(grown)
-    assert grown[5] > 100 * plain[5]
+    network.set_memory(torch.tensor([row(3), row(0, 9)]), gate=4.0)
+    lowered = scores(network, rows)
+    assert lowered[:3] == plain[:3]
+    assert lowered[3] == pytest.approx(plain[3], rel=1e-4)
+    assert min(lowered[3:]) >= 4.0 * (1 - 1e-6)
+    assert all(low <= high * (1 + 1e-6) for low, high in zip(lowered, plain, strict=True))
 
 
-def test_no_distance_makes_a_score_grow_without_bound(network):
-    network.set_memory(torch.tensor([row(0, 9)]), gate=1.0)
-    (far,) = scores(network, [row(1e5)])
-    assert far == pytest.approx(1e10 * (1 + NOVELTY_REACH))
+def test_a_row_that_is_a_remembered_one_has_the_same_score_in_any_batch(network):
+    """Its distance is nothing but rounding errors."""
+    rows = (np.random.default_rng(0).normal(size=(64, N)) * 1e2).astype(np.float32)
+    network.set_memory(torch.from_numpy(rows) * (1 + 3e-6), gate=4.0)
+    np.testing.assert_allclose(scores(network, rows.tolist()), 4.0, rtol=1e-4)
 
 
 @pytest.mark.parametrize("freeze", [False, True])

@@ -11,8 +11,7 @@ from features.ulb import AMOUNT_INDEX, N_FEATURES, TIME_INDEX
 from model import torchscript
 from model.network import (
     INPUT_REACH,
-    NOVELTY_REACH,
-    NOVELTY_WEIGHT,
+    LIKENESS,
     RESIDUAL_REACH,
     TransactionAutoencoder,
 )
@@ -57,8 +56,9 @@ def reference(network: TransactionAutoencoder, x: np.ndarray) -> dict[str, np.nd
     whitened = d @ p["whitening"].T
     contributions = whitened**2 + np.abs(d) * p["absolute_weight"]
     distance = np.array([((p["memory"] - row) ** 2).sum(axis=1).min() for row in whitened])
-    ramp = np.clip(contributions.sum(axis=1) / p["gate"] - 1, 0, 1)
-    contributions *= (1 + ramp * np.minimum(NOVELTY_WEIGHT * distance, NOVELTY_REACH))[:, None]
+    score, kept = contributions.sum(axis=1), distance / (distance + LIKENESS * (whitened**2).sum(axis=1))
+    lowered = np.where(score > p["gate"], p["gate"] + (score - p["gate"]) * kept, score)
+    contributions *= (lowered / score)[:, None]
     return {**fields, "anomaly_score": contributions.sum(axis=1), "contributions": contributions}
 
 

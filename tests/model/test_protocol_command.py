@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
@@ -62,6 +64,17 @@ def test_own_features_are_judged_alike(quick, tmp_path):
         assert len(tasks.perform(job, tasks.Task(kind, 0, "kNN"))["entries"]) == len(detectors.NEIGHBOURS)
         values = [f["value"] for normal in result["top_normals"] for f in normal["features"]]
         assert all(isinstance(value, float | str) for value in values)
+
+
+def test_rows_keep_the_numbers_of_the_table_when_others_are_left_out():
+    table = payments(100)
+    for row, name in ((3, "is_fraud"), (50, "amount")):  # without a label; refused by the spec
+        i = table.column_names.index(name)
+        column = pa.array([None if n == row else value for n, value in enumerate(table[name].to_pylist())])
+        table = table.set_column(i, name, column)
+    dataset = data.from_arrow(table, "payments", spec=reading.parse(SPEC))
+    assert dataset.numbers.tolist() == [n for n in range(100) if n not in (3, 50)]
+    assert dataset.taken(np.array([0, 3])).numbers.tolist() == [0, 4]
 
 
 @pytest.mark.integration

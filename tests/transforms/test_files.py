@@ -335,3 +335,13 @@ class TestShares:
         with pipeline() as p:
             lists = p | ReadJsonLines(f"{tmp_path}/*.jsonl")
             assert_that(lists | beam.Map(len), equal_to([6, 8, 8, 8]))
+
+
+@pytest.mark.parametrize("size", [1, 99, 100, 101, 350, 1001])
+def test_the_shares_of_a_file_of_lines_are_equal(size):
+    shares = split_lines(FileMetadata("a.jsonl", size), split_bytes=100)
+    lengths = [share.stop - share.start for share in shares]
+    assert [share.start for share in shares] == [0, *(share.stop for share in shares[:-1])]
+    assert sum(lengths) == size
+    assert max(lengths) <= 100
+    assert max(lengths) - min(lengths) <= len(lengths)
