@@ -100,6 +100,11 @@ def guess(table: pa.Table, source: str) -> str:
             why = "the times have no zone: by UTC their clock stays as it is"
         lines.append(_line("- {name: time_of_day, kind: time_of_day, timezone: UTC}", why))
         lines.append(_line("- {name: day_of_week, kind: day_of_week, timezone: UTC}", "the same"))
+    if {"account", "event_time"} <= {*roles}:
+        chosen = [look for look in columns if look.field not in taken and not _reason_against(look, roles)]
+        lines += _history(
+            roles.get("amount", (None,))[0], next((look for look in chosen if look.is_text), None)
+        )
     return "\n".join([*lines, *(["# Columns that are no features:", *left_out] if left_out else [])])
 
 
@@ -234,6 +239,22 @@ def _feature(look: Look, name: str, is_amount: bool) -> str:
         content["use"] = "reconstruction"
         why = "grows from row to row: in the score, whatever comes later would be an anomaly"
     return _entry(content, why + is_missing)
+
+
+def _history(amount: Look | None, kind: Look | None) -> list[str]:
+    """Features of an account's earlier transactions, as comments: a job with them has to know these too."""
+    entries = [{"name": "payments_in_an_hour", "statistic": "count", "half_life": "1h"}]
+    if amount is not None:
+        level = {"name": "amount_level", "statistic": "deviation", "of": amount.field, "half_life": "30d"}
+        entries.insert(0, level)
+    if kind is not None:
+        name = "new_" + re.sub(r"\W+", "_", kind.field)
+        entries.append({"name": name, "statistic": "novelty", "of": kind.field})
+    bodies = (", ".join(f"{key}: {_scalar(value)}" for key, value in entry.items()) for entry in entries)
+    return [
+        "# Usual or not for the account, by its earlier transactions. Take the # away to use one:",
+        *(f"# - {{kind: history, by: account, {body}}}" for body in bodies),
+    ]
 
 
 def _usual(numbers: npt.NDArray[np.float64]) -> float:

@@ -68,6 +68,18 @@ def test_a_first_spec_has_roles_features_and_reasons():
         assert f"# {field}: {why}" in text
 
 
+def test_histories_of_an_account_are_proposed_as_comments_that_can_be_used():
+    text = guess(cards(), "cards.parquet")
+    spec = parse(text.replace("# - {", "- {"))
+    assert [(feature.statistic, feature.of, feature.half_life) for feature in spec.history] == [
+        ("deviation", "amount", "30d"),
+        ("count", None, "1h"),
+        ("novelty", "country", "90d"),
+    ]
+    without = guess(cards().drop_columns(["time"]), "cards.parquet")
+    assert "kind: history" not in without
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
 def test_from_a_file_to_a_look_at_its_columns(form, tmp_path: Path, capsys):
     data, spec = tmp_path / f"cards.{form}", tmp_path / "features.yaml"
