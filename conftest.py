@@ -1,6 +1,7 @@
 """Settings and fixtures that hold for every test."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ bypass_proxies()
 # `make test PYTHON=...` tells it to every make below; a test that runs make means the defaults.
 for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON", "TORCH", "VENV"):
     os.environ.pop(name, None)
+
+# A shell starts `make test &` with Ctrl+C ignored, and so would every child process that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure: no deadlines, and the same examples in every run of CI.
 settings.register_profile(

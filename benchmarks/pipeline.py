@@ -8,6 +8,7 @@
 (a-) the same, keeping anomaly_score and the 4 encoded values alone
 (b) this project's batch pipeline, JSON lines to Parquet
 (b+) the same with --output_detail=full: all outputs of the model
+(bs) (b) with --shadow_model: a second model scores beside the first
 (c) this project's batch pipeline, Parquet to Parquet
 (d) the same decoding and model in a bare loop, without Beam and without output: the limit of (b)
 
@@ -169,7 +170,7 @@ def check(outputs: dict[str, Path], slow_rows: int) -> None:
             columns = (table.column(name).to_pylist() for name in ("transaction_id", "anomaly_score"))
             found[way] = dict(zip(*columns, strict=True))
     assert len(found["a"]) == len(found["a-"]) == slow_rows
-    for way in ("b", "b+", "c"):
+    for way in ("b", "b+", "bs", "c"):
         common = [(score, found[way][name]) for name, score in found["a"].items()]
         np.testing.assert_allclose(*zip(*common, strict=True), rtol=1e-4)
 
@@ -181,7 +182,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--rows", type=int, default=200_000, help="rows of a file; (b), (b+), (d) read 4 copies of it, (c) 24"
+        "--rows",
+        type=int,
+        default=200_000,
+        help="rows of a file; (b), (b+), (bs), (d) read 4 copies of it, (c) 24",
     )
     parser.add_argument("--slow-rows", type=int, default=40_000, help="rows of (a)")
     parser.add_argument("--runs", type=int, default=5)
@@ -193,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         model, files, few = prepare(directory, args.rows, args.slow_rows)
-        outputs = {way: directory / f"out{way}" for way in ("a", "a-", "b", "b+", "c")}
+        outputs = {way: directory / f"out{way}" for way in ("a", "a-", "b", "b+", "bs", "c")}
         for path in outputs.values():
             path.mkdir()
         many, more = COPIES[0] * args.rows, COPIES[1] * args.rows
@@ -204,6 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "a-": (args.slow_rows, lambda: idiomatic(few, model, outputs["a-"], few_outputs)),
             "b": (many, lambda: pipeline(lines, model, outputs["b"])),
             "b+": (many, lambda: pipeline(lines, model, outputs["b+"], full)),
+            "bs": (many, lambda: pipeline(lines, model, outputs["bs"], f"--shadow_model={model}")),
             "c": (more, lambda: pipeline(columns, model, outputs["c"])),
             "d": (many, lambda: bare_loop(files, model)),
         }
@@ -237,6 +242,7 @@ def report(rates: dict[str, list[float]], profile: dict[str, float]) -> None:
         "a-": "the same, score and encoding alone",
         "b": "this project, JSON lines to Parquet",
         "b+": "the same, all outputs",
+        "bs": "(b) with a shadow model",
         "c": "this project, Parquet to Parquet",
         "d": "bare loop, JSON lines, no output",
     }
@@ -247,6 +253,7 @@ def report(rates: dict[str, list[float]], profile: dict[str, float]) -> None:
         numbers = " | ".join(f"{cell:,.0f}" for cell in cells)
         print(f"| ({way}) {names[way]} | {numbers} | {times(way, 'a'):.1f} |")
     print(f"\n(b) reaches {100 * times('b', 'd'):.0f} % of (d).")
+    print(f"A shadow model makes (b) {100 * (times('b', 'bs') - 1):+.1f} % longer.")
     print("\nWhere the time of (b) goes, in one more run, its stacks looked at every 4 ms:\n")
     total = 1e6 / median["b"]
     print("| step | share | us a row, at the median rate |\n|---|---:|---:|")
