@@ -25,9 +25,10 @@ from transforms.publication import make_directory
 INDEX: Final = "history.json"
 FORMAT: Final = 2
 """Of the index and the files; another one is refused."""
-GROUPS_A_BUCKET: Final = 16
+GROUPS_A_BUCKET: Final = 4
 """Row groups of a file: group g of K buckets is row group g // K of bucket g % K. A batch job has all events
-of a group in memory at once, and reads the histories of the group alone."""
+of a group in memory at once, and reads the histories of the group alone. More groups make shorter
+pieces of a batch, and a piece costs as much as many rows."""
 _BUILD: Final = b"history_build"
 """Key of the metadata of a file: the build that has written it."""
 
