@@ -140,6 +140,8 @@ def fit(
         kept, kept_held_out = rows[scores < limit], held_out[_scores(network, held_out) < limit]
         network, history = _fit_once(kept, kept_held_out, options, progress, spec)
         history["rows_trimmed"] = len(rows) - len(kept)
+    else:  # without labels, the highest rows would be frauds, which later ones are like
+        _remember(network, rows, options.seed)
     return Fitted(network.eval(), {**asdict(options), **history})
 
 
@@ -158,7 +160,6 @@ def _fit_once(
         count = min(len(rows), whitening.FIT_ROWS)
         print(f"Fitting the covariances of the score to {count:,} rows", file=sys.stderr, flush=True)
     _whiten(network, rows, options.seed)
-    _remember(network, rows, options.seed)
     constant = [
         name for name, is_constant in zip(spec.inputs, is_constant.tolist(), strict=True) if is_constant
     ]

@@ -98,6 +98,21 @@ def test_a_model_of_before_the_memory_is_rebuilt_without_one(network):
     assert scores(package.eager(Stored(), SPEC), rows) == scores(network, rows)
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_only_rows_that_labels_call_normal_are_remembered(labelled):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3000, N)).astype(np.float32)
+    rows[:20] += 30  # a series of frauds
+    options = fitting.TrainingOptions(epochs=2).suited_to(labelled, SPEC)
+    train, validation = rows[20 * labelled : 2500], rows[2500:]
+    network = fitting.fit(train, validation, options, progress=False, spec=SPEC).network
+    assert bool(network.gate.isfinite()) is labelled
+    fraud = rows[:1].tolist()
+    with_memory = scores(network, fraud)
+    network.set_memory(torch.zeros(1, N), float("inf"))
+    assert with_memory == pytest.approx(scores(network, fraud), rel=0.2)
+
+
 def unusual_columns(n: int, seed: int) -> np.ndarray:
     """Ordinary columns, and one of each kind that could take over a score."""
     rng = np.random.default_rng(seed)
