@@ -84,6 +84,7 @@ def guess(table: pa.Table, source: str) -> str:
     left_out: list[str] = []
     fields = {column.field for column in columns}
     taken = {column.field for key, (column, _) in roles.items() if key != "amount"}
+    texts: list[Look] = []
     for i, column in enumerate(columns):
         if column.field in taken:
             continue
@@ -94,6 +95,7 @@ def guess(table: pa.Table, source: str) -> str:
             if not _NAME.fullmatch(name) or (name != column.field and name in fields):
                 name = f"column {i + 1}"
             lines.append(_feature(column, name, is_amount=roles.get("amount", (None,))[0] is column))
+            texts += [column] if column.is_text else []
     if "event_time" in roles:
         why = "better the customers' zone"
         if roles["event_time"][0].patterns:
@@ -101,10 +103,7 @@ def guess(table: pa.Table, source: str) -> str:
         lines.append(_line("- {name: time_of_day, kind: time_of_day, timezone: UTC}", why))
         lines.append(_line("- {name: day_of_week, kind: day_of_week, timezone: UTC}", "the same"))
     if {"account", "event_time"} <= {*roles}:
-        chosen = [look for look in columns if look.field not in taken and not _reason_against(look, roles)]
-        lines += _history(
-            roles.get("amount", (None,))[0], next((look for look in chosen if look.is_text), None)
-        )
+        lines += _history(roles.get("amount", (None,))[0], texts[0] if texts else None)
     return "\n".join([*lines, *(["# Columns that are no features:", *left_out] if left_out else [])])
 
 

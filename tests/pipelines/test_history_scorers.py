@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from model import artifact
-from model.serving.torchserve.process import missing_software
+from tests.model.serving.fixtures import needs_torchserve
 from tests.model.serving.servers import Served, TorchServe, container, torchserve_server
 from tests.model.serving.vertex_cases import serve_through
 from tests.model.serving.vertex_server import vertex_server
@@ -55,10 +55,7 @@ def fastapi(history_model: Path) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def torchserve(history_model: Path) -> Iterator[TorchServe]:
-    if missing := missing_software():
-        pytest.skip(missing)
-    if artifact.ARCHIVE_FILE not in artifact.peek(history_model).files:
-        pytest.skip("torch-model-archiver is not installed; install the serving extras")
+    needs_torchserve(artifact.peek(history_model).files)
     with torchserve_server(str(history_model)) as server:
         yield server
 

@@ -26,22 +26,21 @@ def history(name: str, statistic: str, by: str = "account", **more: str) -> dict
     return {"name": name, "kind": "history", "statistic": statistic, "by": by, **more}
 
 
-SPEC = FeatureSpec.from_json(
-    {
-        "transaction_id": "id",
-        "account": "card.account",
-        "event_time": "time",
-        "features": [
-            {"name": "amount", "kind": "number"},
-            history("level", "deviation", of="amount", half_life="30d"),
-            history("payments", "count", half_life="1d"),
-            history("idle", "since_last"),
-            history("new_shop", "novelty", of="shop.name"),
-            history("shop_share", "share", of="shop.name", half_life="90d"),
-            history("shop_payments", "count", by="shop.name", half_life="1d"),
-        ],
-    }
-)
+def spec_of(shop: str, **roles: str) -> FeatureSpec:
+    """Makes a spec of an amount and of histories by the account and by the shop, which lies in that field."""
+    features = [
+        {"name": "amount", "kind": "number"},
+        history("level", "deviation", of="amount", half_life="30d"),
+        history("payments", "count", half_life="1d"),
+        history("idle", "since_last"),
+        history("new_shop", "novelty", of=shop),
+        history("shop_share", "share", of=shop, half_life="90d"),
+        history("shop_payments", "count", by=shop, half_life="1d"),
+    ]
+    return FeatureSpec.from_json({**roles, "features": features})
+
+
+SPEC = spec_of("shop.name", transaction_id="id", account="card.account", event_time="time")
 RULES = MessageRules(NOW, roles=SPEC.roles, encoding=Encoding(SPEC, NOTHING))
 
 

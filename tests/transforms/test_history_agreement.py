@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.declaration import FeatureSpec
 from features.history.columns import add_history
 from features.history.hashing import bucket_of
 from features.history.plan import plans
@@ -24,7 +23,7 @@ from features.history.table import Table
 from features.history.update import update
 from features.learnt import NOTHING
 from model.dataset import from_arrow
-from tests.transforms.history_cases import history
+from tests.transforms.history_cases import spec_of
 from transforms.columnar import to_transactions
 from transforms.forms import Encoding
 from transforms.history import with_rows
@@ -33,21 +32,7 @@ from transforms.history_state import apply
 from transforms.message import MessageColumns, MessageRules, parse_messages
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
-SPEC = FeatureSpec.from_json(
-    {
-        "account": "card",
-        "event_time": "time",
-        "features": [
-            {"name": "amount", "kind": "number"},
-            history("level", "deviation", of="amount", half_life="30d"),
-            history("payments", "count", half_life="1d"),
-            history("idle", "since_last"),
-            history("new_shop", "novelty", of="shop"),
-            history("shop_share", "share", of="shop", half_life="90d"),
-            history("shop_payments", "count", by="shop", half_life="1d"),
-        ],
-    }
-)
+SPEC = spec_of("shop", account="card", event_time="time")
 NAMES = [feature.name for feature in SPEC.history]
 RULES = MessageRules(NOW, roles=SPEC.roles, encoding=Encoding(SPEC, NOTHING))
 

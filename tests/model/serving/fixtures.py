@@ -5,7 +5,7 @@ Test modules name this file in `pytest_plugins`, so that modules of several pack
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pytest
 
@@ -30,14 +30,18 @@ def custom_container(served_artifact: Artifact) -> Iterator[Served]:
         yield served
 
 
+def needs_torchserve(files: Collection[str]) -> None:
+    """Skips where TorchServe cannot serve an artifact of these files; starts nothing."""
+    if missing := missing_software():
+        pytest.skip(missing)
+    if ARCHIVE_FILE not in files:
+        pytest.skip("torch-model-archiver is not installed; install the serving extras")
+
+
 @pytest.fixture(scope="session")
 def archived_artifact(served_artifact: Artifact) -> Artifact:
     """The session's artifact, where TorchServe can serve it; skips where not, and starts nothing."""
-    missing = missing_software()
-    if missing:
-        pytest.skip(missing)
-    if served_artifact.manifest.files.get(ARCHIVE_FILE) is None:
-        pytest.skip("torch-model-archiver is not installed; install the serving extras")
+    needs_torchserve(served_artifact.manifest.files)
     return served_artifact
 
 
