@@ -17,7 +17,7 @@ from common.output import track
 from common.values import SHARE, at_least
 from features.declaration import FeatureSpec
 from features.default import ULB
-from model import whitening
+from model import mixtures, whitening
 from model.data import SplitBy
 from model.network import TransactionAutoencoder
 from model.threads import one_thread
@@ -141,7 +141,7 @@ def fit(
         network, history = _fit_once(kept, kept_held_out, options, progress, spec)
         history["rows_trimmed"] = len(rows) - len(kept)
     else:  # without labels, the highest rows would be frauds, which later ones are like
-        _remember(network, rows, options.seed)
+        _compare_with(network, rows, options.seed)
     return Fitted(network.eval(), {**asdict(options), **history})
 
 
@@ -219,25 +219,39 @@ def _whiten(network: TransactionAutoencoder, rows: Tensor, seed: int) -> None:
     used = network.is_scored.nonzero()[:, 0].numpy()
     rows = _sampled(rows, seed)
     with torch.no_grad():
-        normalized = network.normalize(rows)
-        residual = network.score_residual(rows, normalized, network.reconstruct(normalized)[1])
-        # A reconstruction that is the mean leaves the input itself, in the same units.
-        deviations = (
-            network.score_residual(rows, normalized, torch.zeros_like(normalized)).double().std(dim=0)
-        )
+        inputs, residuals = (part.double().numpy()[:, used] for part in _measured(network, rows))
     is_discrete = whitening.discrete_columns(rows.numpy()[:, used])
-    floors = np.where(is_discrete, whitening.FLOOR_SHARE * deviations.numpy()[used], 0.0)
-    scale = whitening.fit(residual.double().numpy()[:, used], seed, floors)
-    n = len(network.mean)
-    center, weight, matrix = np.zeros(n), np.zeros(n), np.zeros((n, n))
-    center[used], weight[used] = scale.center, scale.absolute_weight
-    matrix[np.ix_(used, used)] = scale.whitening
-    network.set_whitening(torch.from_numpy(center), torch.from_numpy(matrix), torch.from_numpy(weight))
+    floors = np.where(is_discrete, whitening.FLOOR_SHARE * inputs.std(axis=0), 0.0)
+    scale = whitening.fit(residuals, inputs, seed, floors)
+
+    def full(part: npt.NDArray[np.float64]) -> Tensor:
+        values = np.zeros((len(network.mean),) * part.ndim)
+        values[np.ix_(*[used] * part.ndim)] = part
+        return torch.from_numpy(values).float()
+
+    network.set_whitening(full(scale.center), full(scale.whitening))
+    network.set_ordinary(full(scale.ordinary_center), full(scale.ordinary_whitening), scale.ordinary_limit)
 
 
-def _remember(network: TransactionAutoencoder, rows: Tensor, seed: int) -> None:
+def _compare_with(network: TransactionAutoencoder, rows: Tensor, seed: int) -> None:
     rows = _sampled(rows, seed)
-    scores = _scores(network, rows)
-    highest = scores.topk(max(1, int(REMEMBERED_SHARE * len(rows))))
+    highest = _scores(network, rows).topk(max(1, int(REMEMBERED_SHARE * len(rows))))
     with torch.no_grad():
+        inputs, residual = _measured(network, rows)
+        fitted = mixtures.fit(
+            *(part.double().numpy() for part in (inputs, residual)),
+            whitening.discrete_columns(rows.numpy()),
+            seed,
+        )
+        network.set_mixtures(
+            *(torch.from_numpy(part) for part in (fitted.whitenings, fitted.offsets, fitted.logs)),
+            fitted.usual,
+        )
         network.set_memory(network.whiten(rows[highest.indices]), float(highest.values[-1]))
+
+
+def _measured(network: TransactionAutoencoder, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The inputs and their residual, as the score measures them."""
+    normalized = network.normalize(rows)
+    inputs = network.scaled(rows, normalized)
+    return inputs, network.residual(inputs, network.reconstruct(normalized)[1])

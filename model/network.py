@@ -30,6 +30,9 @@ RESIDUAL_REACH: Final = 1e6
 LIKENESS: Final = 0.02
 """At this squared distance from a remembered row, as a share of its own squared length, a row keeps half of
 what its score has above the gate."""
+RARITY_WEIGHT: Final = 2e-4
+"""Weight of the rarity beside the logarithm of what a score has above the gate. The figures hardly change
+between 1e-4 and 1e-3."""
 
 
 class TransactionAutoencoder(nn.Module):
@@ -43,23 +46,30 @@ class TransactionAutoencoder(nn.Module):
     An input that the spec keeps out of the score, and every one that was constant in training, is hidden from
     the encoder: encoding and score do not change with it. Its reconstruction is about its mean.
 
-    The score is taken of the residual: a row minus its reconstruction, on a log scale where the spec says so.
-    Its absolute size, feature by feature, orders ordinary transactions; the squared length of the whitened
-    residual grows past it for rows that leave the planes which normals keep to. Both parts are sums of
+    The score has two parts, each on a log scale where the spec says so. The squared length of the whitened
+    inputs orders ordinary transactions, and saturates. That of the whitened residual, a row minus its
+    reconstruction, grows past it for rows that leave the planes which normals keep to. Both parts are sums of
     non-negative shares of the features, and these are the contributions; `model.whitening` fits them.
 
     The memory holds the training rows of the highest scores, and the gate is the lowest of these scores. What
     a score has above the gate shrinks near the memory: a normal that leaves the planes as an earlier one did
-    falls below rows that leave them in their own way.
+    falls below rows that leave them in their own way. It grows with the rarity of the inputs among the
+    normals of high scores (`model.mixtures`); the rest of it is on a log scale.
     """
 
     memory: Tensor
     gate: Tensor
+    mixture_whitenings: Tensor
+    mixture_offsets: Tensor
+    mixture_logs: Tensor
+    usual_rarity: Tensor
     mean: Tensor
     std: Tensor
-    center: Tensor
+    offset: Tensor
     whitening: Tensor
-    absolute_weight: Tensor
+    ordinary_offset: Tensor
+    ordinary_whitening: Tensor
+    ordinary_limit: Tensor
     plain: Tensor
     logs: Tensor
 
@@ -71,10 +81,13 @@ class TransactionAutoencoder(nn.Module):
         self.decoder = _stack(sizes[::-1])
         self.register_buffer("mean", torch.zeros(n))
         self.register_buffer("std", torch.ones(n))
-        self.register_buffer("center", torch.zeros(n))
+        self.register_buffer("offset", torch.zeros(n))
         self.register_buffer("whitening", torch.eye(n))
-        self.register_buffer("absolute_weight", torch.zeros(n))
+        self.register_buffer("ordinary_offset", torch.zeros(n))
+        self.register_buffer("ordinary_whitening", torch.zeros(n, n))
+        self.register_buffer("ordinary_limit", torch.tensor(1.0))
         self.set_memory(torch.zeros(1, n), math.inf)
+        self.set_mixtures(torch.zeros(1, n, n), torch.zeros(1, n), torch.zeros(1, 1))
         # Which inputs enter the score as they are, and for each of those on a log scale a row with its 1.
         is_scored, is_log = torch.tensor(spec.is_scored), torch.tensor(spec.is_log)
         self._logs: list[int] = (is_scored & is_log).nonzero()[:, 0].tolist()
@@ -91,17 +104,27 @@ class TransactionAutoencoder(nn.Module):
         self.plain[mask] = 0.0
         self.logs[:, mask] = 0.0
 
-    def set_whitening(self, center: Tensor, whitening: Tensor, absolute_weight: Tensor | None = None) -> None:
-        """Sets the scale of the score; see `model.whitening.ScoreScale`.
+    def set_whitening(self, center: Tensor, whitening: Tensor) -> None:
+        """Sets the form of the residual; see `model.whitening.ScoreScale`.
 
         Args:
           center: [k], subtracted from the residual.
           whitening: [k, k].
-          absolute_weight: [k], non-negative; zeros when None.
         """
-        self.center.copy_(center)
         self.whitening.copy_(whitening)
-        self.absolute_weight.copy_(torch.zeros(len(center)) if absolute_weight is None else absolute_weight)
+        self.offset.copy_(-(whitening @ center))
+
+    def set_ordinary(self, center: Tensor, whitening: Tensor, limit: float) -> None:
+        """Sets the form of the inputs.
+
+        Args:
+          center: [k], subtracted from the inputs.
+          whitening: [k, k].
+          limit: positive, at which the form saturates.
+        """
+        self.ordinary_whitening.copy_(whitening)
+        self.ordinary_offset.copy_(-(whitening @ center))
+        self.ordinary_limit.fill_(limit)
 
     def set_memory(self, memory: Tensor, gate: float) -> None:
         """Sets the training rows that scores above the gate are compared with.
@@ -112,6 +135,20 @@ class TransactionAutoencoder(nn.Module):
         """
         self.register_buffer("memory", memory.float())
         self.register_buffer("gate", torch.tensor(gate))
+
+    def set_mixtures(self, whitenings: Tensor, offsets: Tensor, logs: Tensor, usual: float = 0.0) -> None:
+        """Sets the mixtures that make the rarity of rows above the gate; see `model.mixtures.Mixtures`.
+
+        Args:
+          whitenings: [m, c * k, k], of c components in each of m mixtures.
+          offsets: [m, c * k].
+          logs: [m, c].
+          usual: the rarity up to which no score grows.
+        """
+        self.register_buffer("mixture_whitenings", whitenings.float())
+        self.register_buffer("mixture_offsets", offsets.float())
+        self.register_buffer("mixture_logs", logs.float())
+        self.register_buffer("usual_rarity", torch.tensor(usual))
 
     @property
     def is_scored(self) -> Tensor:
@@ -131,37 +168,57 @@ class TransactionAutoencoder(nn.Module):
         """Normalised inputs [n, k] as the encoder sees them: clamped, 0 for one that is left out."""
         return normalized.clamp(-INPUT_REACH, INPUT_REACH) * self.is_scored
 
-    def score_residual(self, x: Tensor, normalized: Tensor, reconstruction: Tensor) -> Tensor:
-        """The quantity that the score measures, [n, k]: the normalised residual within +-RESIDUAL_REACH.
+    def scaled(self, x: Tensor, normalized: Tensor) -> Tensor:
+        """Raw inputs [n, k] in the units of the score: normalised, within +-RESIDUAL_REACH.
 
-        Some inputs have theirs on a log scale, and that of an input that is left out is zero.
+        Some have theirs on a log scale, and that of an input that is left out is zero.
         """
-        return self._deviation(x, normalized, reconstruction, torch.zeros_like(self.center))
-
-    def _deviation(self, x: Tensor, normalized: Tensor, reconstruction: Tensor, center: Tensor) -> Tensor:
-        """`score_residual` minus the center, in few operators: for one row, their number is the cost."""
-        residual = (normalized - reconstruction).clamp(-RESIDUAL_REACH, RESIDUAL_REACH)
-        deviation = torch.addcmul(-center, residual, self.plain)
+        values = normalized.clamp(-RESIDUAL_REACH, RESIDUAL_REACH) * self.plain
         # Column by column: few inputs have a log scale, and a logarithm of all of them would cost the most.
         for row, i in enumerate(self._logs):
-            reconstructed = reconstruction.narrow(1, i, 1) * self.std[i] + self.mean[i]
-            amount = _log_amount(x.narrow(1, i, 1)) - _log_amount(reconstructed)
-            deviation = torch.addcmul(deviation, amount, self.logs[row])
-        return deviation
+            values = torch.addcmul(values, _log_amount(x.narrow(1, i, 1)), self.logs[row])
+        return values
+
+    def residual(self, inputs: Tensor, reconstruction: Tensor) -> Tensor:
+        """Inputs [n, k] of `scaled` minus their reconstruction, which is normalised."""
+        residual = torch.addcmul(inputs, reconstruction, self.plain, value=-1.0)
+        for row, i in enumerate(self._logs):
+            amount = reconstruction.narrow(1, i, 1) * self.std[i] + self.mean[i]
+            residual = torch.addcmul(residual, _log_amount(amount), self.logs[row], value=-1.0)
+        return residual
 
     def _score(self, x: Tensor, normalized: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
-        deviation = self._deviation(x, normalized, reconstruction, self.center)
-        whitened = deviation @ self.whitening.T
-        contributions = torch.addcmul(deviation.abs() * self.absolute_weight, whitened, whitened)
+        inputs = self.scaled(x, normalized)
+        whitened = self._whitened(self.residual(inputs, reconstruction))
+        ordinary = torch.addmm(self.ordinary_offset, inputs, self.ordinary_whitening.t()).square()
+        saturated = (self.ordinary_limit / ordinary.sum(1, keepdim=True)).clamp_max(1.0)
+        contributions = torch.addcmul(ordinary * saturated, whitened, whitened)
         # An exported graph has no branches: there each row is compared, with the same result.
         compare = _compare if torch.compiler.is_compiling() else _compare_above_gate
-        return compare(contributions, whitened, self.gate, self.memory)
+        return compare(
+            contributions,
+            whitened,
+            inputs,
+            self.gate,
+            self.memory,
+            self.mixture_whitenings,
+            self.mixture_offsets,
+            self.mixture_logs,
+            self.usual_rarity,
+        )
+
+    def _whitened(self, residual: Tensor) -> Tensor:
+        return torch.addmm(self.offset, residual, self.whitening.t())
 
     def whiten(self, x: Tensor) -> Tensor:
         """The whitened residual of raw inputs x [n, k], by whose squares and distances a row is judged."""
         normalized = self.normalize(x)
         reconstruction = self.reconstruct(normalized)[1]
-        return self._deviation(x, normalized, reconstruction, self.center) @ self.whitening.T
+        return self._whitened(self.residual(self.scaled(x, normalized), reconstruction))
+
+    def rarity(self, inputs: Tensor) -> Tensor:
+        """Rarity [n] of inputs of `scaled`: their mean negative log density under the mixtures."""
+        return _rarity(inputs, self.mixture_whitenings, self.mixture_offsets, self.mixture_logs)
 
     def score(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The cheap path of the pipelines.
@@ -223,15 +280,31 @@ def _stack(sizes: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def _rarity(inputs: Tensor, whitenings: Tensor, offsets: Tensor, logs: Tensor) -> Tensor:
+    rarity = torch.zeros_like(inputs[:, 0])
+    # One mixture after the other: a feed of high rows alone must not take much memory.
+    for i in range(len(logs)):
+        squares = torch.addmm(offsets[i], inputs, whitenings[i].t()).square()
+        by_component = squares.unflatten(1, (logs.shape[1], inputs.shape[1])).sum(2)
+        rarity = rarity - (logs[i] - by_component).logsumexp(1)
+    return rarity / len(logs)
+
+
 def _compare(
     contributions: Tensor,
     whitened: Tensor,
+    inputs: Tensor,
     gate: Tensor,
     memory: Tensor,
+    mixture_whitenings: Tensor,
+    mixture_offsets: Tensor,
+    mixture_logs: Tensor,
+    usual_rarity: Tensor,
     likeness: float = LIKENESS,
+    rarity_weight: float = RARITY_WEIGHT,
     tiny: float = FLOAT32_TINY,
 ) -> tuple[Tensor, Tensor]:
-    """Scores [n] and contributions [n, k] of which the part above the gate shrinks near the memory.
+    """Scores [n] and contributions [n, k] of which the part above the gate shrinks and grows.
 
     TorchScript takes constants as defaults of parameters only.
     """
@@ -242,22 +315,42 @@ def _compare(
     length = whitened.square().sum(1)
     kept = distance / (distance + likeness * length).clamp_min(tiny)
     score = contributions.sum(1)
-    lowered = score.minimum(gate) + (score - gate).clamp_min(0.0) * kept
-    contributions = contributions * (lowered / score.clamp_min(tiny))[:, None]
+    above = (score - gate).clamp_min(0.0) * kept / gate
+    rarity = _rarity(inputs, mixture_whitenings, mixture_offsets, mixture_logs) - usual_rarity
+    # The last factor lets the rarity in by and by: no score jumps at the gate.
+    grown = above.log1p() + rarity_weight * rarity.clamp_min(0.0) * (above / (above + 1.0))
+    compared = torch.where(score > gate, gate * (1.0 + grown), score)
+    contributions = contributions * (compared / score.clamp_min(tiny))[:, None]
     return contributions.sum(1), contributions
 
 
 # In a trace this is a function of TorchScript, which keeps the branch: few rows pay for the comparison.
 @torch.jit.script_if_tracing
 def _compare_above_gate(
-    contributions: Tensor, whitened: Tensor, gate: Tensor, memory: Tensor
+    contributions: Tensor,
+    whitened: Tensor,
+    inputs: Tensor,
+    gate: Tensor,
+    memory: Tensor,
+    mixture_whitenings: Tensor,
+    mixture_offsets: Tensor,
+    mixture_logs: Tensor,
+    usual_rarity: Tensor,
 ) -> tuple[Tensor, Tensor]:
     score = contributions.sum(1)
     is_high = score > gate
     if bool(is_high.any()):
         rows = is_high.nonzero()[:, 0]
         high, parts = _compare(
-            contributions.index_select(0, rows), whitened.index_select(0, rows), gate, memory
+            contributions.index_select(0, rows),
+            whitened.index_select(0, rows),
+            inputs.index_select(0, rows),
+            gate,
+            memory,
+            mixture_whitenings,
+            mixture_offsets,
+            mixture_logs,
+            usual_rarity,
         )
         score.index_copy_(0, rows, high)
         contributions.index_copy_(0, rows, parts)

@@ -19,9 +19,14 @@ SUPPORT: Final = 0.99
 """Share of the training rows that the covariance is made of; the most outlying 1 % are left out. The normals
 keep close to a few planes which 1 to 2 % of them leave, and most frauds; see docs/model.md."""
 QUADRATIC_SHARE: Final = 0.01
-"""Weight of the squared distance from the core of the normals beside the absolute residual. It decides the
-ranking of strong anomalies, the absolute part that of weak ones; the figures hardly change between 0.003 and
-0.03."""
+"""Weight of the squared distance from the core of the normals beside that from the rows farthest out; the
+figures hardly change between 0.003 and 0.03."""
+ORDINARY_WEIGHT: Final = 6.0
+"""Median of the ordinary part among normals, beside that of the part that grows: so the first orders ordinary
+transactions, the second strong anomalies. The figures hardly change between 2 and 20."""
+ORDINARY_LIMIT: Final = 3.0
+"""The ordinary part saturates at this many times its median. At 10 and more, the order of strong anomalies
+becomes that of the inputs."""
 FIT_ROWS: Final = 100_000
 """At most this many rows, drawn at random, make the covariances: the time of the fit grows with them, the
 precision of 29 x 29 numbers hardly."""
@@ -52,12 +57,17 @@ class ScoreScale:
     Attributes:
       center: [k], robust centre of r.
       whitening: [k, k]; the squares of whitening @ (r - center) are one part of the contributions.
-      absolute_weight: [k]; absolute_weight * |r - center| is the other part.
+      ordinary_center: [k], robust centre of the inputs u.
+      ordinary_whitening: [k, k]; the squares of ordinary_whitening @ (u - ordinary_center) are the
+        other part.
+      ordinary_limit: their sum saturates here.
     """
 
     center: Matrix
     whitening: Matrix
-    absolute_weight: Matrix
+    ordinary_center: Matrix
+    ordinary_whitening: Matrix
+    ordinary_limit: float
 
 
 def corr_max(covariance: Matrix, floor: float = EIGENVALUE_FLOOR) -> Matrix:
@@ -80,62 +90,95 @@ def corr_max(covariance: Matrix, floor: float = EIGENVALUE_FLOOR) -> Matrix:
     return (vectors * np.maximum(values, floor) ** -0.5) @ vectors.T / scale
 
 
-def fit(residuals: Matrix, seed: int = 0, floors: Matrix | None = None) -> ScoreScale:
-    """Fits the scale of the score to residuals [n, k] of normal transactions, at most FIT_ROWS of them.
+def fit(residuals: Matrix, inputs: Matrix, seed: int = 0, floors: Matrix | None = None) -> ScoreScale:
+    """Fits the scale of the score to normal transactions: to their inputs and residuals in its units.
 
-    Let d = r - center, and s the standard deviations of r. Q is the squared Mahalanobis distance of d under
-    the minimum covariance determinant (Rousseeuw 1984; scikit-learn's FastMCD, before its reweighting step,
-    which would cut the rows off the planes again). P is that distance under the second moments of the rows
-    that lie farthest out by Q. The score is
+    Let d = r - center, in standard deviations. Q is the squared Mahalanobis distance of d under the minimum
+    covariance determinant (Rousseeuw 1984; scikit-learn's FastMCD, before its reweighting step, which would
+    cut the rows off the planes again). P is that distance under the second moments of the rows that lie
+    farthest out by Q. The part that grows is
 
-        (sum_j |d_j| / s_j  +  QUADRATIC_SHARE * Q  +  P) / k
+        (QUADRATIC_SHARE * Q  +  P) / k
 
     Q is scaled so that its median is that of a chi-squared variable with k degrees of freedom. Q alone would
     rank the few normals that leave the planes among the frauds; P tells them apart by the way they leave.
     Both are one quadratic form, and so one whitening.
 
-    Two bounds keep a single residual from ruling the score, and change nothing where none would. That of a
-    discrete input, such as a rare flag, has an s of at least its floor: the network reconstructs the usual
-    values nearly exactly, and any other would be many deviations off. In both forms it has the variance of
-    all rows, since the core may hold one value alone. One whose share of the mean score is over MAX_SHARE,
-    such as that of a number with very heavy tails, is scaled down.
+    The ordinary part is the squared Mahalanobis distance of the inputs, after the reweighting step: of
+    ordinary rows, the network reconstructs too much to order them by the residual. It is scaled to
+    ORDINARY_WEIGHT times the median of the part that grows, and saturates at ORDINARY_LIMIT of its medians.
+
+    Two bounds keep a single input from ruling the score, and change nothing where none would. The residual of
+    a discrete input, such as a rare flag, has a deviation of at least its floor: the network reconstructs the
+    usual values nearly exactly, and any other would be many deviations off. In all forms it has the variance
+    of all rows, since the core may hold one value alone. An input whose share of the mean score is over
+    MAX_SHARE, such as a number with very heavy tails, is scaled down.
 
     Args:
       residuals: [n, k].
-      seed: of the sample and of FastMCD.
-      floors: [k], the least s of discrete inputs; 0 for others. None for no discrete ones.
+      inputs: [n, k], of the same rows.
+      seed: of FastMCD.
+      floors: [k], the least deviation of the residual of a discrete input; 0 for others. None for no
+        discrete ones.
     """
     # scikit-learn is needed to train, not to score.
     from scipy.stats import chi2
 
-    if len(residuals) > FIT_ROWS:
-        residuals = residuals[np.random.default_rng(seed).choice(len(residuals), FIT_ROWS, replace=False)]
     k = residuals.shape[1]
-    spread = residuals.std(axis=0)
-    # A constant residual has no scale of its own, and would make the covariance singular.
-    varies = spread > 0
-    spread = np.where(varies, np.maximum(spread, 0.0 if floors is None else floors), 1.0)
-    rows = residuals[:, varies] / spread[varies]
-    discrete = np.zeros(rows.shape[1], bool) if floors is None else floors[varies] > 0
-    location, covariance = _core_moments(rows, seed, discrete)
-    deviations = rows - location
+    is_discrete = np.zeros(k, bool) if floors is None else floors > 0
+    rows = _Standard(residuals, is_discrete, floors)
+    location, covariance = _core_moments(rows.values, seed, rows.is_discrete, reweighted=False)
+    deviations = rows.values - location
     core = corr_max(covariance)
     squared = np.square(deviations @ core.T).sum(axis=1)
-    consistency = chi2.ppf(0.5, rows.shape[1]) / np.median(squared)
+    consistency = chi2.ppf(0.5, deviations.shape[1]) / np.median(squared)
     moments = _outer_moments(deviations, squared)
-    moments += np.diag(np.where(discrete, np.maximum(1.0 - np.diag(moments), 0.0), 0.0))
+    moments += np.diag(np.where(rows.is_discrete, np.maximum(1.0 - np.diag(moments), 0.0), 0.0))
     outer = corr_max(moments, OUTER_FLOOR)
     # The squares of the two whitened vectors add up to one quadratic form, whose own correlation-maximal
     # whitening keeps its components to the features.
     form = QUADRATIC_SHARE * consistency * core.T @ core + outer.T @ outer
-    whitening = corr_max(np.linalg.inv(form), floor=0.0)
-    weight = np.ones(k)
-    factors = _bounding(np.square(deviations @ whitening.T) + np.abs(deviations))
-    whitening, weight[varies] = whitening * np.sqrt(factors)[:, None], factors
-    center, full = residuals.mean(axis=0), np.zeros((k, k))
-    center[varies] = location * spread[varies]
-    full[np.ix_(varies, varies)] = whitening / spread[varies] / np.sqrt(k)
-    return ScoreScale(center=center, whitening=full, absolute_weight=weight / (spread * k))
+    center, whitening = rows.raw(location, corr_max(np.linalg.inv(form), floor=0.0) / np.sqrt(k))
+    growing = np.square((residuals - center) @ whitening.T)
+
+    own = _Standard(inputs, is_discrete)
+    location, covariance = _core_moments(own.values, seed, own.is_discrete, reweighted=True)
+    ordinary_center, ordinary = own.raw(location, corr_max(covariance))
+    parts = np.square((inputs - ordinary_center) @ ordinary.T)
+    weight = ORDINARY_WEIGHT * _typical(growing) / _typical(parts)
+    parts *= weight
+    limit = ORDINARY_LIMIT * _typical(parts)
+    parts *= np.minimum(1.0, limit / np.maximum(parts.sum(axis=1), np.finfo(float).tiny))[:, None]
+    factors = np.sqrt(_bounding(growing + parts))[:, None]
+    return ScoreScale(
+        center, whitening * factors, ordinary_center, ordinary * np.sqrt(weight) * factors, limit
+    )
+
+
+class _Standard:
+    """Columns in units of their deviations, without the constant ones: these have no scale of their own, and
+    would make a covariance singular."""
+
+    def __init__(self, rows: Matrix, is_discrete: Mask, floors: Matrix | None = None) -> None:
+        spread = rows.std(axis=0)
+        self._varies = spread > 0
+        self._spread = np.maximum(spread, 0.0 if floors is None else floors)[self._varies]
+        self._mean = rows.mean(axis=0)
+        self.values = rows[:, self._varies] / self._spread
+        self.is_discrete = is_discrete[self._varies]
+
+    def raw(self, location: Matrix, whitening: Matrix) -> tuple[Matrix, Matrix]:
+        """Turns a location and a whitening of `values` into those of all columns, in their own units."""
+        center, full = self._mean.copy(), np.zeros((len(self._mean), len(self._mean)))
+        center[self._varies] = location * self._spread
+        full[np.ix_(self._varies, self._varies)] = whitening / self._spread
+        return center, full
+
+
+def _typical(parts: Matrix) -> float:
+    """Takes the median sum of a row, or the mean one where most rows have none."""
+    sums = parts.sum(axis=1)
+    return float(np.median(sums)) or float(sums.mean()) or 1.0
 
 
 def discrete_columns(matrix: npt.NDArray[np.floating]) -> Mask:
@@ -153,10 +196,11 @@ def discrete_columns(matrix: npt.NDArray[np.floating]) -> Mask:
     return np.array([frequent(column) >= DISCRETE_SHARE for column in rows.T], bool)
 
 
-def _core_moments(rows: Matrix, seed: int, is_discrete: Mask) -> tuple[Matrix, Matrix]:
+def _core_moments(rows: Matrix, seed: int, is_discrete: Mask, reweighted: bool) -> tuple[Matrix, Matrix]:
     """Computes the centre and the covariance of the core of the rows, whose columns have variance 1.
 
-    A discrete column would make the determinant zero where the core holds one value; each stands by itself.
+    The core is what scikit-learn's reweighting step leaves of the rows, or what it begins with. A discrete column
+    would make the determinant zero where the core holds one value; each stands by itself.
     """
     from sklearn.covariance import MinCovDet
 
@@ -167,8 +211,8 @@ def _core_moments(rows: Matrix, seed: int, is_discrete: Mask) -> tuple[Matrix, M
             warnings.filterwarnings("ignore", message="The covariance matrix .* not full rank")
             warnings.filterwarnings("ignore", message="Determinant has increased")
             estimate = MinCovDet(support_fraction=SUPPORT, random_state=seed).fit(rows[:, varies])
-        location[varies] = estimate.raw_location_
-        covariance[np.ix_(varies, varies)] = estimate.raw_covariance_
+        location[varies] = estimate.location_ if reweighted else estimate.raw_location_
+        covariance[np.ix_(varies, varies)] = estimate.covariance_ if reweighted else estimate.raw_covariance_
     return location, covariance
 
 
