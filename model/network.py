@@ -216,10 +216,6 @@ class TransactionAutoencoder(nn.Module):
         reconstruction = self.reconstruct(normalized)[1]
         return self._whitened(self.residual(self.scaled(x, normalized), reconstruction))
 
-    def rarity(self, inputs: Tensor) -> Tensor:
-        """Rarity [n] of inputs of `scaled`: their mean negative log density under the mixtures."""
-        return _rarity(inputs, self.mixture_whitenings, self.mixture_offsets, self.mixture_logs)
-
     def score(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The cheap path of the pipelines.
 
@@ -286,7 +282,10 @@ def _rarity(inputs: Tensor, whitenings: Tensor, offsets: Tensor, logs: Tensor) -
     for i in range(len(logs)):
         squares = torch.addmm(offsets[i], inputs, whitenings[i].t()).square()
         by_component = squares.unflatten(1, (logs.shape[1], inputs.shape[1])).sum(2)
-        rarity = rarity - (logs[i] - by_component).logsumexp(1)
+        # Opset 17 of ONNX has no logsumexp as torch writes it.
+        densities = logs[i] - by_component
+        highest = densities.amax(1)
+        rarity = rarity - highest - (densities - highest[:, None]).exp().sum(1).log()
     return rarity / len(logs)
 
 

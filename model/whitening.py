@@ -199,8 +199,8 @@ def discrete_columns(matrix: npt.NDArray[np.floating]) -> Mask:
 def _core_moments(rows: Matrix, seed: int, is_discrete: Mask, reweighted: bool) -> tuple[Matrix, Matrix]:
     """Computes the centre and the covariance of the core of the rows, whose columns have variance 1.
 
-    The core is what scikit-learn's reweighting step leaves of the rows, or what it begins with. A discrete column
-    would make the determinant zero where the core holds one value; each stands by itself.
+    The core is what scikit-learn's reweighting step leaves of the rows, or what it begins with. A discrete
+    column would make the determinant zero where the core holds one value; each stands by itself.
     """
     from sklearn.covariance import MinCovDet
 
