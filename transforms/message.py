@@ -8,6 +8,7 @@ which files, tables, servers and training also follow.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from common.limits import MAX_BATCH_BYTES, MAX_MESSAGE_BYTES
@@ -25,7 +27,7 @@ from features.roles import EPOCH, Roles
 from transforms.dead_letter import dead_letters, traceable
 from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction
 from transforms.forms import Encoding, default_encoding
-from transforms.trace import message_trace, passed_values, source_column
+from transforms.trace import message_trace, no_texts, passed_values, source_column
 
 _DECODE_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _ELEMENT_ROWS: Final = 1024
@@ -37,7 +39,6 @@ _FIRST_MICROS, _LAST_MICROS = ((moment - EPOCH) // _MICROSECOND for moment in (_
 _MOST_MICROS: Final = 2**61
 """A longer limit is beyond the calendar, from either end of it."""
 _CENTURY: Final = 100 * 365 * 86_400_000_000
-_INT64: Final = pa.int64()
 
 
 class MessageColumns(NamedTuple):
@@ -190,11 +191,14 @@ def _parse(
     timed = _times(rows, messages.at(positions), rules, default_time)
     assembled = form.assemble(rows, timed.column, lambda k: form.decoder(*limits)(payloads[positions[k]]))
     ids, unnamed = _ids(rows, positions, messages)
+    accounts = [row.account_id for row in rows]
+    derived = [row.event_time_derived is True for row in rows]
+    # A column without a value is kept from the batch before.
     columns = [
         ids,
-        pa.array([row.account_id for row in rows], pa.string()),
+        pa.array(accounts, pa.string()) if any(accounts) else no_texts(len(rows)),
         timed.column,
-        pa.array([row.event_time_derived is True for row in rows], pa.bool_()),
+        pa.array(derived, pa.bool_()) if any(derived) else _none_derived(len(rows)),
     ]
     # A message that cannot be read says so, whatever its time.
     refused = {**assembled.reasons, **timed.reasons, **assembled.unread}
@@ -261,29 +265,40 @@ def _times(
                 except RejectedError as error:
                     reasons[k] = str(error)
                 rows[k].event_time_derived = False
-    column = pa.array(moments, EVENT_TIME)
     published = messages.publish_times
-    defaulted = []
-    if column.null_count:
-        defaulted = [k for k, moment in enumerate(moments) if moment is None]
-        for k in defaulted:
-            moments[k] = (published and published[k]) or default
-            rows[k].event_time_derived = True
-        column = pa.array(moments, EVENT_TIME)
-    micros = column.view(_INT64).to_numpy()
+    defaulted = [k for k, moment in enumerate(moments) if moment is None]
+    for k in defaulted:
+        moments[k] = (published and published[k]) or default
+        rows[k].event_time_derived = True
+    micros = _since_epoch(moments)
+    column = pa.Array.from_buffers(EVENT_TIME, len(rows), [None, pa.py_buffer(micros)])
     origin: Any = (default - EPOCH) // _MICROSECOND
-    if published:
-        origin = pa.array([each or default for each in published], EVENT_TIME).view(_INT64).to_numpy()
+    if published and any(published):
+        origin = _since_epoch([each or default for each in published])
     most_age, most_lead = _micros(rules.max_age), _micros(rules.max_lead)
     lead = micros - origin
     # The usual case: near the publish time, so that no bound is beyond the calendar.
-    if len(lead) and (lead.min() < -min(most_age, _CENTURY) or lead.max() > min(most_lead, _CENTURY)):
+    if len(lead) and (
+        np.minimum.reduce(lead) < -min(most_age, _CENTURY)
+        or np.maximum.reduce(lead) > min(most_lead, _CENTURY)
+    ):
         is_early = micros < np.maximum(origin - most_age, _FIRST_MICROS)
         is_late = micros > np.minimum(origin + most_lead, _LAST_MICROS)
         for k in np.flatnonzero(is_early | is_late).tolist():
             moment: Any = moments[k]
             reasons.setdefault(k, outside_text(moment.isoformat(), bool(is_early[k]), rules))
     return _Times(column, reasons, defaulted)
+
+
+def _since_epoch(moments: Sequence[Any]) -> npt.NDArray[np.int64]:
+    """Microseconds of timezone-aware moments."""
+    # Arrow takes longer for its call, and as long for each moment.
+    return np.array([(moment - EPOCH) // _MICROSECOND for moment in moments], np.int64)
+
+
+@functools.lru_cache(maxsize=16)
+def _none_derived(rows: int) -> pa.Array:
+    return pa.repeat(pa.scalar(False), rows)
 
 
 def _micros(limit: dt.timedelta) -> int:

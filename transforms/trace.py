@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 import orjson
 import pyarrow as pa
 
@@ -24,7 +24,7 @@ from transforms.schema import CARRIED_FIELDS, SOURCE_FIELD
 
 READ_AT: Final = "read_at"
 STORED_AT: Final = "stored_at"
-_SOURCE_FIELDS: Final = list(SOURCE_FIELD.type)
+_TIME_BYTES: Final = 8
 _TYPES: Final = {field.name: field.type for field in CARRIED_FIELDS}
 
 
@@ -40,10 +40,20 @@ def stamped(batch: pa.RecordBatch, name: str, micros: int) -> pa.RecordBatch:
       name: of a column of timestamps.
       micros: microseconds since the epoch.
     """
-    number = batch.schema.get_field_index(name)
-    field = batch.schema.field(number)
-    times = pa.array(np.full(batch.num_rows, micros, np.int64)).view(field.type)
-    return batch.set_column(number, field, times)
+    schema = batch.schema
+    number = schema.get_field_index(name)
+    field = schema.field(number)
+    return batch.set_column(number, field, one_time(micros, batch.num_rows, field.type))
+
+
+def one_time(micros: int, rows: int, kind: pa.TimestampType) -> pa.Array:
+    """Makes a column of one time, in microseconds since the epoch.
+
+    >>> one_time(1_000_000, 1, pa.timestamp("us")).to_pylist()
+    [datetime.datetime(1970, 1, 1, 0, 0, 1)]
+    """
+    values = micros.to_bytes(_TIME_BYTES, sys.byteorder, signed=True) * rows
+    return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(values)])
 
 
 def message_trace(
@@ -74,6 +84,12 @@ def message_trace(
     return [columns.get(name, null) for name, null in _nulls(rows).items()]
 
 
+@functools.lru_cache(maxsize=32)
+def no_texts(rows: int) -> pa.Array:
+    """Makes a column of texts without any; those of the last numbers of rows are kept."""
+    return pa.nulls(rows, pa.string())
+
+
 @functools.lru_cache(maxsize=16)
 def _nulls(rows: int) -> Mapping[str, pa.Array]:
     return {name: pa.nulls(rows, kind) for name, kind in _TYPES.items()}
@@ -101,8 +117,8 @@ def source_column(
         for each in attributes or ()
     ]
     found = any(texts)
-    column = pa.array(texts, pa.binary()).cast(pa.string()) if found else pa.nulls(len(ids), pa.string())
-    return pa.StructArray.from_arrays([ids, column], fields=_SOURCE_FIELDS)
+    column = pa.array(texts, pa.binary()).cast(pa.string()) if found else no_texts(len(ids))
+    return pa.Array.from_buffers(SOURCE_FIELD.type, len(ids), [None], children=[ids, column])
 
 
 def source_attributes(source: Mapping[str, str | None] | None) -> dict[str, str]:
