@@ -13,6 +13,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -27,7 +28,8 @@ from features.roles import EPOCH, Roles
 from transforms.dead_letter import dead_letters, traceable
 from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction
 from transforms.forms import Encoding, default_encoding
-from transforms.trace import message_trace, no_texts, passed_values, source_column
+from transforms.plain_columns import texts
+from transforms.trace import message_trace, passed_values, source_column
 
 _DECODE_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _ELEMENT_ROWS: Final = 1024
@@ -91,6 +93,11 @@ class MessageRules:
     encoding: Encoding = field(default_factory=default_encoding)
     pass_through: tuple[str, ...] = ()
     trace_messages: bool = False
+
+    @cached_property
+    def usual_lead(self) -> tuple[int, int]:
+        """Microseconds by which an event time may lie ahead of the publish time, within a century."""
+        return -min(_micros(self.max_age), _CENTURY), min(_micros(self.max_lead), _CENTURY)
 
 
 class Parsed(NamedTuple):
@@ -191,12 +198,10 @@ def _parse(
     timed = _times(rows, messages.at(positions), rules, default_time)
     assembled = form.assemble(rows, timed.column, lambda k: form.decoder(*limits)(payloads[positions[k]]))
     ids, unnamed = _ids(rows, positions, messages)
-    accounts = [row.account_id for row in rows]
     derived = [row.event_time_derived is True for row in rows]
-    # A column without a value is kept from the batch before.
     columns = [
         ids,
-        pa.array(accounts, pa.string()) if any(accounts) else no_texts(len(rows)),
+        texts([row.account_id for row in rows]),
         timed.column,
         pa.array(derived, pa.bool_()) if any(derived) else _none_derived(len(rows)),
     ]
@@ -233,7 +238,7 @@ def _ids(
 ) -> tuple[pa.Array, list[int]]:
     """The column of ids, and the numbers of the rows whose message had none."""
     ids = [row.transaction_id for row in rows]
-    column = pa.array(ids, pa.string())
+    column = texts(ids)
     if not column.null_count:
         return column, []
     unnamed = [k for k, each in enumerate(ids) if each is None]
@@ -275,13 +280,11 @@ def _times(
     origin: Any = (default - EPOCH) // _MICROSECOND
     if published and any(published):
         origin = _since_epoch([each or default for each in published])
-    most_age, most_lead = _micros(rules.max_age), _micros(rules.max_lead)
     lead = micros - origin
+    least, most = rules.usual_lead
     # The usual case: near the publish time, so that no bound is beyond the calendar.
-    if len(lead) and (
-        np.minimum.reduce(lead) < -min(most_age, _CENTURY)
-        or np.maximum.reduce(lead) > min(most_lead, _CENTURY)
-    ):
+    if len(lead) and (np.minimum.reduce(lead) < least or np.maximum.reduce(lead) > most):
+        most_age, most_lead = _micros(rules.max_age), _micros(rules.max_lead)
         is_early = micros < np.maximum(origin - most_age, _FIRST_MICROS)
         is_late = micros > np.minimum(origin + most_lead, _LAST_MICROS)
         for k in np.flatnonzero(is_early | is_late).tolist():

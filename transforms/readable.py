@@ -19,7 +19,7 @@ MAX_CHARACTERS: Final = 100
 """Longer values are cut."""
 _SMALL: Final = 1_000
 """A float32 below this is precise to 4 decimals."""
-_FEW: Final = 32
+_FEW: Final = 4
 """Rows up to which a Python number for each costs less than the calls of numpy."""
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 

@@ -21,6 +21,7 @@ from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS,
 from model.thresholds import SEVERITIES, check_thresholds, codes_of
 from transforms.dead_letter import dead_letters
 from transforms.json_rows import PASSED, untraced, without_list
+from transforms.plain_columns import no_texts, one_time, texts
 from transforms.readable import amounts, by_feature, value_texts
 from transforms.schema import (
     CARRIED_FIELDS,
@@ -32,7 +33,7 @@ from transforms.schema import (
     TRACE_FIELDS,
 )
 from transforms.thresholds import with_thresholds
-from transforms.trace import no_texts, one_time, source_attributes
+from transforms.trace import source_attributes
 
 OutputDetail = Literal["compact", "full"]
 
@@ -203,7 +204,10 @@ def sampled(
         for feature in rules.spec.features:
             if (index := raw.type.get_field_index(feature.source)) >= 0:
                 missing[feature.name] = count_missing(raw.field(index))
-    ids = column.take(pa.array(np.arange(n)[chosen])).to_pylist() if n > _FEW else column.to_pylist()[chosen]
+    rows = range(n)[chosen]
+    ids = (
+        column.take(pa.array(rows)).to_pylist() if len(rows) > _FEW else [column[row].as_py() for row in rows]
+    )
     return (
         bins.sample(rules.model_version, ids, features[chosen], scores[chosen].astype(np.float32), missing),
     )
@@ -244,7 +248,7 @@ def _top(
         return pa.nulls(n, _TOP_LIST)
     most = min(TOP_FEATURES, len(rules.spec.names))
     indices, shares = top_features(by_feature(np.asarray(contributions), rules.spec), most)
-    texts = (
+    shown = (
         no_texts(n * most)
         if codes is None
         else value_texts(transactions, matrix, indices, codes > 0, rules.spec)
@@ -253,9 +257,9 @@ def _top(
     names = (
         rules.names.take(pa.array(places))
         if n > _FEW
-        else pa.array([rules.spec.names[place] for place in places.tolist()], pa.string())
+        else texts([rules.spec.names[place] for place in places.tolist()])
     )
-    children = [names, pa.array(shares.reshape(-1)), texts]
+    children = [names, pa.array(shares.reshape(-1)), shown]
     top = pa.Array.from_buffers(_TOP_LIST.value_type, n * most, [None], children=children)
     return pa.Array.from_buffers(_TOP_LIST, n, [None, _offsets(n, most)], children=[top])
 
