@@ -294,9 +294,12 @@ def _times(
 
 
 def _since_epoch(moments: Sequence[Any]) -> npt.NDArray[np.int64]:
-    """Microseconds of timezone-aware moments."""
-    # Arrow takes longer for its call, and as long for each moment.
-    return np.array([(moment - EPOCH) // _MICROSECOND for moment in moments], np.int64)
+    """Microseconds of moments; one without a time zone is in UTC."""
+    try:  # Arrow takes longer for its call, and as long for each moment
+        return np.array([(moment - EPOCH) // _MICROSECOND for moment in moments], np.int64)
+    except TypeError:  # one has no time zone
+        micros: npt.NDArray[np.int64] = pa.array(moments, EVENT_TIME).view(pa.int64()).to_numpy()
+        return micros
 
 
 @functools.lru_cache(maxsize=16)
