@@ -2,7 +2,8 @@
 
 For few rows an operator costs its call. In a process that does other things between two batches, one of torch
 takes three times as long as one of numpy, and what it evicts from the caches makes the rest slower as well.
-The graph stays the only home of the arithmetic: an operator that is not known here leaves all to torch.
+The graph stays the only home of the arithmetic: an operator that is not known here leaves all to torch, and
+so does a batch with a row above the gate, which the graph compares with the training's highest.
 """
 
 from __future__ import annotations
@@ -32,19 +33,17 @@ class _Operator(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """One operator of a graph, or a branch.
+    """One operator of a graph.
 
     Attributes:
       function: of numpy.
       take: takes its arguments out of all values.
       place: of its result there.
-      branch: the steps that are taken where the only argument is true.
     """
 
     function: Callable[..., Any]
     take: Callable[[Sequence[Any]], Sequence[Any]]
     place: int
-    branch: Sequence[_Step] | None = None
 
 
 def _along(axis: int, part: Any) -> tuple[Any, ...]:
@@ -52,8 +51,10 @@ def _along(axis: int, part: Any) -> tuple[Any, ...]:
     return (*[slice(None)] * axis, part)
 
 
-def _addcmul(first: Array, one: Array, other: Array) -> Array:
+def _addcmul(first: Array, one: Array, other: Array, value: float) -> Array:
     product: Array = one * other
+    if value != 1:
+        product *= value
     product += first
     return product
 
@@ -70,37 +71,28 @@ def _clamp(rows: Array, low: Array, high: Array) -> Array:
     return np.minimum(np.maximum(rows, low), high)
 
 
-def _index_copy(target: Array, axis: int, index: Array, source: Array) -> Array:
-    target[_along(axis, index)] = source
-    return target
-
-
 _OPERATORS: Final[Mapping[str, _Operator]] = {
     "aten::Bool": _Operator(bool, 1),
     "aten::abs": _Operator(np.absolute, 1),
     "aten::add": _Operator(np.add, 2, (1,)),
-    "aten::addcmul": _Operator(_addcmul, 3, (1,)),
+    "aten::addcmul": _Operator(_addcmul, 4),
     "aten::addmm": _Operator(_addmm, 5),
     "aten::any": _Operator(np.count_nonzero, 1),
-    "aten::argmin": _Operator(lambda rows, axis: rows.argmin(axis), 2, (False,)),
     "aten::clamp": _Operator(_clamp, 3),
+    "aten::clamp_max": _Operator(np.minimum, 2),
     "aten::clamp_min": _Operator(np.maximum, 2),
     "aten::div": _Operator(np.divide, 2),
     "aten::gt": _Operator(np.greater, 2),
-    "aten::index_copy_": _Operator(_index_copy, 4),
-    "aten::index_select": _Operator(lambda rows, axis, index: rows.take(index, axis), 3),
     "aten::log1p": _Operator(np.log1p, 1),
     "aten::matmul": _Operator(np.dot, 2),
-    "aten::minimum": _Operator(np.minimum, 2),
     "aten::mul": _Operator(np.multiply, 2),
     "aten::narrow": _Operator(lambda rows, axis, start, n: rows[_along(axis, slice(start, start + n))], 4),
-    "aten::nonzero": _Operator(lambda rows: np.array(rows.nonzero()).T, 1),
     "aten::relu": _Operator(lambda rows: np.maximum(rows, _ZERO), 1),
     "aten::select": _Operator(lambda rows, axis, i: rows[_along(axis, i)], 3),
     "aten::slice": _Operator(lambda rows, axis, *bounds: rows[_along(axis, slice(*bounds))], 5),
     "aten::square": _Operator(np.square, 1),
     "aten::sub": _Operator(np.subtract, 2, (1,)),
-    "aten::sum": _Operator(np.add.reduce, 2, (False, None)),
+    "aten::sum": _Operator(lambda rows, axis, keep: np.add.reduce(rows, axis, keepdims=keep), 3, (None,)),
     "aten::unsqueeze": _Operator(lambda rows, axis: rows[_along(axis, None)], 2),
 }
 
@@ -123,16 +115,20 @@ class FewRows:
         graph = module.score.graph
         _, rows = graph.inputs()
         self._rows = self._place(rows)
+        self._is_high: int | None = None
         self._steps = self._read(graph.nodes())
         (answer,) = graph.outputs()
         self._outputs = self._taken(answer.node())
 
-    def score(self, rows: Floats) -> tuple[Floats, ...]:
-        """Computes the outputs of `score`."""
+    def score(self, rows: Floats) -> tuple[Floats, ...] | None:
+        """Computes the outputs of `score`; None where a row is above the gate, so that torch has to."""
         values = self._values.copy()
         values[self._rows] = rows
-        with np.errstate(over="ignore", invalid="ignore"):
-            _run(self._steps, values)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for function, take, place in self._steps:
+                values[place] = function(*take(values))
+        if self._is_high is not None and values[self._is_high]:
+            return None
         return tuple([values[place] for place in self._outputs])
 
     def _read(self, nodes: Iterable[Any]) -> list[_Step]:
@@ -142,10 +138,10 @@ class FewRows:
             if kind == "prim::Constant":
                 self._place(node.output(), _constant(node.output()))
             elif kind == "prim::If":
-                chosen, other = node.blocks()
-                if node.outputsSize() or list(other.nodes()):
-                    raise UnknownGraphError("a branch that has an output, or an alternative")
-                steps.append(_Step(bool, _taker(self._taken(node)), -1, self._read(chosen.nodes())))
+                _, other = node.blocks()
+                if node.outputsSize() or list(other.nodes()) or self._is_high is not None:
+                    raise UnknownGraphError("a branch that has an output, an alternative or a second one")
+                (self._is_high,) = self._taken(node)
             elif kind in _OPERATORS:
                 function, n, rest = _OPERATORS[kind]
                 taken = self._taken(node)
@@ -175,14 +171,6 @@ def few_rows(module: torch.jit.ScriptModule) -> FewRows | None:
         return FewRows(module)
     except UnknownGraphError:
         return None
-
-
-def _run(steps: Sequence[_Step], values: list[Any]) -> None:
-    for function, take, place, branch in steps:
-        if branch is None:
-            values[place] = function(*take(values))
-        elif any(take(values)):
-            _run(branch, values)
 
 
 def _constant(value: Any) -> Any:

@@ -237,16 +237,10 @@ def _compare_with(network: TransactionAutoencoder, rows: Tensor, seed: int) -> N
     rows = _sampled(rows, seed)
     highest = _scores(network, rows).topk(max(1, int(REMEMBERED_SHARE * len(rows))))
     with torch.no_grad():
-        inputs, residual = _measured(network, rows)
-        fitted = mixtures.fit(
-            *(part.double().numpy() for part in (inputs, residual)),
-            whitening.discrete_columns(rows.numpy()),
-            seed,
-        )
-        network.set_mixtures(
-            *(torch.from_numpy(part) for part in (fitted.whitenings, fitted.offsets, fitted.logs)),
-            fitted.usual,
-        )
+        inputs, residual = (part.double().numpy() for part in _measured(network, rows))
+        fitted = mixtures.fit(inputs, residual, whitening.discrete_columns(rows.numpy()), seed)
+        whitenings, offsets, logs = map(torch.from_numpy, (fitted.whitenings, fitted.offsets, fitted.logs))
+        network.set_mixtures(whitenings, offsets, logs, fitted.usual)
         network.set_memory(network.whiten(rows[highest.indices]), float(highest.values[-1]))
 
 

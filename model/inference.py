@@ -47,8 +47,10 @@ def outputs(
       The fields by name, in their order; arrays of n rows.
     """
     if few is not None and len(features) <= FEW and _CHEAP.issuperset(fields):
-        cheap = dict(zip(SCORE_FIELDS, few.score(features), strict=True))
-        return {name: cheap[name] for name in fields}
+        cheap = few.score(features)
+        if cheap is not None:
+            by_name = dict(zip(SCORE_FIELDS, cheap, strict=True))
+            return {name: by_name[name] for name in fields}
     # torch warns of an array that it cannot write to, such as a view of an Arrow buffer.
     rows = torch.from_numpy(features if features.flags.writeable else features.copy())
     if len(rows) <= CALL_ROWS:

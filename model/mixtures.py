@@ -83,7 +83,7 @@ def fit(inputs: Matrix, residuals: Matrix, is_discrete: Mask, seed: int) -> Mixt
         # The half is that of the density's exponent.
         factors = np.swapaxes(mixture.precisions_cholesky_, 1, 2) * math.sqrt(0.5)
         scaled = factors / spread
-        whitenings[i][np.ix_(range(count), columns, columns)] = scaled
+        whitenings[i][np.ix_(np.arange(count), columns, columns)] = scaled
         offsets[i][:, columns] = -scaled @ mean - (factors @ mixture.means_[:, :, None])[:, :, 0]
         widths = np.log(np.diagonal(mixture.precisions_cholesky_, axis1=1, axis2=2)).sum(axis=1)
         logs[i] = np.log(mixture.weights_) + widths - len(columns) / 2 * math.log(2 * math.pi)

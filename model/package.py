@@ -88,14 +88,21 @@ def eager(module: torch.jit.ScriptModule, spec: FeatureSpec = ULB) -> Transactio
     Args:
       module: loaded with freeze=False, since freezing turns the weights into constants of the graph.
       spec: of its inputs, from the manifest.
+
+    Raises:
+      PackagingError: an earlier version trained the model, and its score has another formula.
     """
-    network = TransactionAutoencoder(spec)
-    state = dict(module.state_dict())
-    if "is_amount" in state:  # a model of before feature specs
-        state["logs"] = state.pop("is_amount")[None]
-    if "memory" in state:  # a model of before it has none
-        network.set_memory(state["memory"], float(state["gate"]))
-    network.load_state_dict({**network.state_dict(), **state})
+    network, state = TransactionAutoencoder(spec), dict(module.state_dict())
+    if "ordinary_whitening" not in state:
+        raise PackagingError(
+            "expected a model of this version's score, got one of an earlier version: it runs and serves as "
+            "it is, but ONNX and torch.export need the network that it came from; train it again, or package "
+            "it with the version that trained it"
+        )
+    # These have their sizes from the training.
+    network.set_memory(state["memory"], float(state["gate"]))
+    network.set_mixtures(state["mixture_whitenings"], state["mixture_offsets"], state["mixture_logs"])
+    network.load_state_dict(state)
     return network.eval()
 
 

@@ -1,8 +1,9 @@
-"""The memory: training rows that score high, by which later rows as high are put in order."""
+"""The memory and the mixtures: training rows by which later rows of high scores are put in order."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from features.declaration import Feature, FeatureSpec
 from features.roles import Roles
 from model import fitting, package, report, torchscript, whitening
-from model.network import LIKENESS, TransactionAutoencoder
+from model.network import LIKENESS, RARITY_WEIGHT, TransactionAutoencoder
 
 N = 6
 SPEC = FeatureSpec(
@@ -39,31 +40,42 @@ def row(*values: float) -> list[float]:
     return [*values, *[0.0] * (N - len(values))]
 
 
+def grown(excess: float, gate: float = 1.0) -> float:
+    """A score with so much above the gate."""
+    return gate * (1 + math.log1p(excess / gate))
+
+
 def test_a_row_like_a_remembered_one_falls_below_one_that_leaves_the_planes_in_its_own_way(network):
     network.set_memory(torch.tensor([row(4), row(0, 0, 0, 4)]), gate=1.0)
     same, near, own_way = scores(network, [row(4), row(4, 0.1), row(0, 4)])
     assert same == pytest.approx(1)
-    assert near == pytest.approx(1 + 15.01 * 0.01 / (0.01 + LIKENESS * 16.01))
-    assert own_way == pytest.approx(1 + 15 * 32 / (32 + LIKENESS * 16))
-    assert own_way > 14.8
+    assert near == pytest.approx(grown(15.01 * 0.01 / (0.01 + LIKENESS * 16.01)))
+    assert own_way == pytest.approx(grown(15 * 32 / (32 + LIKENESS * 16)))
 
 
 def test_up_to_the_gate_a_score_is_as_without_a_memory_and_past_it_never_below_the_gate(network):
     rows = [row(x) for x in (0.5, 1.0, 1.9999, 2.0001, 2.2, 3.0)]
     plain = scores(network, rows)
     network.set_memory(torch.tensor([row(3), row(0, 9)]), gate=4.0)
-    lowered = scores(network, rows)
-    assert lowered[:3] == plain[:3]
-    assert lowered[3] == pytest.approx(plain[3], rel=1e-4)
-    assert min(lowered[3:]) >= 4.0 * (1 - 1e-6)
-    assert all(low <= high * (1 + 1e-6) for low, high in zip(lowered, plain, strict=True))
+    compared = scores(network, rows)
+    assert compared[:3] == plain[:3]
+    assert compared[3] == pytest.approx(plain[3], rel=1e-4)
+    assert min(compared[3:]) >= 4.0 * (1 - 1e-6)
+    assert all(low <= high * (1 + 1e-6) for low, high in zip(compared, plain, strict=True))
 
 
-def test_a_row_that_is_a_remembered_one_has_the_same_score_in_any_batch(network):
-    """Its distance is nothing but rounding errors."""
-    rows = (np.random.default_rng(0).normal(size=(64, N)) * 1e2).astype(np.float32)
-    network.set_memory(torch.from_numpy(rows) * (1 + 3e-6), gate=4.0)
-    np.testing.assert_allclose(scores(network, rows.tolist()), 4.0, rtol=1e-4)
+def test_a_rare_row_rises_above_one_that_leaves_the_planes_as_far_and_no_score_jumps_at_the_gate(network):
+    # One mixture of one component: the rarity is the squared length of the second input.
+    second = torch.zeros(1, N, N)
+    second[0, 1, 1] = 1.0
+    network.set_memory(torch.tensor([row(0, 0, 0, 9)]), gate=4.0)
+    network.set_mixtures(second, torch.zeros(1, N), torch.zeros(1, 1), usual=4.0)
+    common, rare = scores(network, [row(30), row(0, 30)])
+    kept = 896 / 4 * (1 / (1 + LIKENESS * 900 / 981))
+    assert common == pytest.approx(4 * (1 + math.log1p(kept)))
+    assert rare == pytest.approx(4 * (1 + math.log1p(kept) + RARITY_WEIGHT * 896 * kept / (kept + 1)))
+    at_the_gate = scores(network, [row(0, 2), row(0, 2.0001)])
+    assert at_the_gate[1] == pytest.approx(at_the_gate[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("freeze", [False, True])
@@ -89,13 +101,15 @@ def test_an_exported_graph_compares_all_rows_with_the_same_result(network, tmp_p
         torch.testing.assert_close(answers["anomaly_score"], network.score(batch)[0])
 
 
-def test_a_model_of_before_the_memory_is_rebuilt_without_one(network):
+def test_a_model_of_an_earlier_score_is_not_rebuilt_by_this_formula(network):
     class Stored:
         def state_dict(self) -> dict[str, torch.Tensor]:
-            return {k: v for k, v in network.state_dict().items() if k not in ("memory", "gate")}
+            return {k: v for k, v in network.state_dict().items() if not k.startswith("ordinary")}
 
-    rows = [row(0.1), row(5, 1)]
-    assert scores(package.eager(Stored(), SPEC), rows) == scores(network, rows)
+    with pytest.raises(
+        package.PackagingError, match=r"expected a model of this version's score.*train it again"
+    ):
+        package.eager(Stored(), SPEC)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -109,8 +123,8 @@ def test_only_rows_that_labels_call_normal_are_remembered(labelled):
     assert bool(network.gate.isfinite()) is labelled
     fraud = rows[:1].tolist()
     with_memory = scores(network, fraud)
-    network.set_memory(torch.zeros(1, N), float("inf"))
-    assert with_memory == pytest.approx(scores(network, fraud), rel=0.2)
+    network.set_memory(torch.full((1, N), 1e6), float(network.gate))  # which is like no row at all
+    assert with_memory == pytest.approx(scores(network, fraud), rel=0.02)
 
 
 def unusual_columns(n: int, seed: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from model import torchscript
 from model.network import (
     INPUT_REACH,
     LIKENESS,
+    RARITY_WEIGHT,
     RESIDUAL_REACH,
     TransactionAutoencoder,
 )
@@ -47,18 +48,37 @@ def reference(network: TransactionAutoencoder, x: np.ndarray) -> dict[str, np.nd
         fields[f"{scale}_RMSE"] = np.sqrt((errors**2).mean(axis=1))
         fields[f"{scale}_MSE"] = (errors**2).mean(axis=1)
         fields[f"{scale}_MSLE"] = (logs**2).mean(axis=1)
-    residual = z - z_recon
-    residual[:, TIME_INDEX] = 0
-    residual[:, AMOUNT_INDEX] = np.log1p(np.maximum(x[:, AMOUNT_INDEX], 0)) - np.log1p(
-        np.maximum(recon[:, AMOUNT_INDEX], 0)
-    )
-    d = np.clip(residual, -RESIDUAL_REACH, RESIDUAL_REACH) - p["center"]
-    whitened = d @ p["whitening"].T
-    contributions = whitened**2 + np.abs(d) * p["absolute_weight"]
+
+    def in_units_of_the_score(standardised: np.ndarray, raw: np.ndarray) -> np.ndarray:
+        values = np.clip(standardised, -RESIDUAL_REACH, RESIDUAL_REACH)
+        values[:, TIME_INDEX] = 0
+        values[:, AMOUNT_INDEX] = np.log1p(np.maximum(raw[:, AMOUNT_INDEX], 0))
+        return values
+
+    inputs = in_units_of_the_score(z, x)
+    whitened = (inputs - in_units_of_the_score(z_recon, recon)) @ p["whitening"].T + p["offset"]
+    ordinary = (inputs @ p["ordinary_whitening"].T + p["ordinary_offset"]) ** 2
+    ordinary *= np.minimum(1, p["ordinary_limit"] / ordinary.sum(axis=1))[:, None]
+    contributions = whitened**2 + ordinary
     distance = np.array([((p["memory"] - row) ** 2).sum(axis=1).min() for row in whitened])
     score, kept = contributions.sum(axis=1), distance / (distance + LIKENESS * (whitened**2).sum(axis=1))
-    lowered = np.where(score > p["gate"], p["gate"] + (score - p["gate"]) * kept, score)
-    contributions *= (lowered / score)[:, None]
+    rarity = -np.mean(
+        [
+            np.log(
+                np.exp(logs - ((inputs @ w.T + b) ** 2).reshape(len(x), len(logs), -1).sum(axis=2)).sum(
+                    axis=1
+                )
+            )
+            for w, b, logs in zip(
+                p["mixture_whitenings"], p["mixture_offsets"], p["mixture_logs"], strict=True
+            )
+        ],
+        axis=0,
+    )
+    above = np.maximum(score - p["gate"], 0) * kept / p["gate"]
+    rare = RARITY_WEIGHT * np.maximum(rarity - p["usual_rarity"], 0) * above / (above + 1)
+    compared = np.where(score > p["gate"], p["gate"] * (1 + np.log1p(above) + rare), score)
+    contributions *= (compared / score)[:, None]
     return {**fields, "anomaly_score": contributions.sum(axis=1), "contributions": contributions}
 
 

@@ -46,8 +46,8 @@ def test_fit_gives_the_documented_score():
 
     rng = np.random.default_rng(3)
     rows = rng.normal(size=(2000, 5)) @ rng.normal(size=(5, 5)) + 7
-    scale = whitening.fit(rows, seed=0)
-    np.testing.assert_allclose(scale.absolute_weight, 1 / (5 * rows.std(axis=0)))
+    inputs = rng.normal(size=(2000, 5)) @ rng.normal(size=(5, 5)) - 3
+    scale = whitening.fit(rows, inputs, seed=0)
     np.testing.assert_allclose(scale.center, rows.mean(axis=0), atol=0.2)
     # The definition, by inverses in place of whitenings.
     unit = rows / rows.std(axis=0)
@@ -62,13 +62,20 @@ def test_fit_gives_the_documented_score():
     core *= chi2.ppf(0.5, 5) / np.median(core)
     quadratic = np.square((rows - scale.center) @ scale.whitening.T).sum(1)
     np.testing.assert_allclose(quadratic, (whitening.QUADRATIC_SHARE * core + outer) / 5, rtol=1e-6)
+    # The ordinary part: the reweighted estimate of the inputs, six times as large in the median.
+    unit = inputs / inputs.std(axis=0)
+    ordinary = MinCovDet(support_fraction=whitening.SUPPORT, random_state=0).fit(unit).mahalanobis(unit)
+    ordinary *= whitening.ORDINARY_WEIGHT * np.median(quadratic) / np.median(ordinary)
+    lengths = np.square((inputs - scale.ordinary_center) @ scale.ordinary_whitening.T).sum(1)
+    np.testing.assert_allclose(lengths, ordinary, rtol=1e-6)
+    assert scale.ordinary_limit == pytest.approx(whitening.ORDINARY_LIMIT * np.median(ordinary))
 
 
 def test_normals_that_leave_the_planes_together_score_below_rows_that_leave_them_another_way():
     rng = np.random.default_rng(6)
     core = rng.normal(size=(4000, 1)) * np.array([1.0, 1.0, 1.0]) + 0.01 * rng.normal(size=(4000, 3))
     core[:40] += rng.normal(size=(40, 1)) * np.array([2.0, -2.0, 0.0])  # normal, and off the plane
-    scale = whitening.fit(core, seed=0)
+    scale = whitening.fit(core, core, seed=0)
 
     def quadratic(row: list[float]) -> float:
         return float(np.square((np.array(row) - scale.center) @ scale.whitening.T).sum())
@@ -79,18 +86,21 @@ def test_normals_that_leave_the_planes_together_score_below_rows_that_leave_them
 def test_a_few_outliers_do_not_move_the_fit():
     rng = np.random.default_rng(4)
     rows = rng.normal(size=(2000, 4))
-    clean = whitening.fit(rows, seed=0)
+    clean = whitening.fit(rows, rows, seed=0)
     spoiled = rows.copy()
     spoiled[:3] = 500.0
-    dirty = whitening.fit(spoiled, seed=0)
-    np.testing.assert_allclose(dirty.center, clean.center, atol=0.15)
-    np.testing.assert_allclose(dirty.whitening, clean.whitening, atol=0.15 * np.abs(clean.whitening).max())
+    dirty = whitening.fit(spoiled, spoiled, seed=0)
+    for part in ("center", "ordinary_center"):
+        np.testing.assert_allclose(getattr(dirty, part), getattr(clean, part), atol=0.15)
+    for part in ("whitening", "ordinary_whitening"):
+        want = getattr(clean, part)
+        np.testing.assert_allclose(getattr(dirty, part), want, atol=0.15 * np.abs(want).max())
 
 
 def test_outliers_that_are_half_of_the_rows_farthest_out_still_stand_out():
     rows = np.random.default_rng(4).normal(size=(2000, 4))
     rows[:10] = 500.0
-    scale = whitening.fit(rows, seed=0)
+    scale = whitening.fit(rows, rows, seed=0)
     np.testing.assert_allclose(scale.center, 0, atol=0.15)
     quadratic = np.square((rows - scale.center) @ scale.whitening.T).sum(1)
     assert quadratic[:10].min() > 1000 * quadratic[10:].max()
@@ -99,6 +109,6 @@ def test_outliers_that_are_half_of_the_rows_farthest_out_still_stand_out():
 def test_a_constant_feature_does_not_break_the_fit():
     rows = np.random.default_rng(5).normal(size=(2000, 4))
     rows[:, 2] = 0.0
-    scale = whitening.fit(rows, seed=0)
-    for part in (scale.center, scale.whitening, scale.absolute_weight):
+    scale = whitening.fit(rows, rows, seed=0)
+    for part in vars(scale).values():
         assert np.isfinite(part).all()
