@@ -57,10 +57,11 @@ FEATURES = [f"customer_behaviour_indicator_{i}" for i in range(60)]
 
 
 def test_a_narrow_terminal_folds_texts_and_names_and_no_number_or_time(terminal, capsys):
-    terminal(60)
-    print_rows([{"feature": name, "at": NOW, "outside_percent": 1234.125} for name in FEATURES])
+    terminal(90)
+    texts = [{"feature": name, "next_one": name, "last_one": name} for name in FEATURES]
+    print_rows([row | {"at": NOW, "outside_percent": 1234.125} for row in texts])
     out = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)
-    assert max(map(len, out.splitlines())) <= 60
+    assert max(map(len, out.splitlines())) <= 90
     assert out.count("2026-03-08 12:00:00") == out.count("1,234.125") == len(FEATURES)
     assert "customer_behaviour_indicator_59" not in out  # over two lines
 
