@@ -91,7 +91,7 @@ def _in_order(times: pa.Array, ids: pa.Array | None) -> npt.NDArray[np.intp]:
     """Returns the positions of rows by time, then by id; by time alone where ids are no texts or integers."""
     keys = {"time": times}
     if ids is not None:
-        texts = plain(one_column(ids))
+        texts = plain(ids)
         if is_text(texts.type) or pa.types.is_integer(texts.type):
             keys["id"] = texts if is_text(texts.type) else texts.cast(pa.string())
     order: npt.NDArray[np.intp] = pc.sort_indices(
