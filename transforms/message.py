@@ -8,14 +8,17 @@ which files, tables, servers and training also follow.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from common.limits import MAX_BATCH_BYTES, MAX_MESSAGE_BYTES
@@ -25,6 +28,7 @@ from features.roles import EPOCH, Roles
 from transforms.dead_letter import dead_letters, traceable
 from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction
 from transforms.forms import Encoding, default_encoding
+from transforms.plain_columns import texts
 from transforms.trace import message_trace, passed_values, source_column
 
 _DECODE_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -37,7 +41,6 @@ _FIRST_MICROS, _LAST_MICROS = ((moment - EPOCH) // _MICROSECOND for moment in (_
 _MOST_MICROS: Final = 2**61
 """A longer limit is beyond the calendar, from either end of it."""
 _CENTURY: Final = 100 * 365 * 86_400_000_000
-_INT64: Final = pa.int64()
 
 
 class MessageColumns(NamedTuple):
@@ -90,6 +93,11 @@ class MessageRules:
     encoding: Encoding = field(default_factory=default_encoding)
     pass_through: tuple[str, ...] = ()
     trace_messages: bool = False
+
+    @cached_property
+    def usual_lead(self) -> tuple[int, int]:
+        """Microseconds by which an event time may lie ahead of the publish time, within a century."""
+        return -min(_micros(self.max_age), _CENTURY), min(_micros(self.max_lead), _CENTURY)
 
 
 class Parsed(NamedTuple):
@@ -190,11 +198,12 @@ def _parse(
     timed = _times(rows, messages.at(positions), rules, default_time)
     assembled = form.assemble(rows, timed.column, lambda k: form.decoder(*limits)(payloads[positions[k]]))
     ids, unnamed = _ids(rows, positions, messages)
+    derived = [row.event_time_derived is True for row in rows]
     columns = [
         ids,
-        pa.array([row.account_id for row in rows], pa.string()),
+        texts([row.account_id for row in rows]),
         timed.column,
-        pa.array([row.event_time_derived is True for row in rows], pa.bool_()),
+        pa.array(derived, pa.bool_()) if any(derived) else _none_derived(len(rows)),
     ]
     # A message that cannot be read says so, whatever its time.
     refused = {**assembled.reasons, **timed.reasons, **assembled.unread}
@@ -229,7 +238,7 @@ def _ids(
 ) -> tuple[pa.Array, list[int]]:
     """The column of ids, and the numbers of the rows whose message had none."""
     ids = [row.transaction_id for row in rows]
-    column = pa.array(ids, pa.string())
+    column = texts(ids)
     if not column.null_count:
         return column, []
     unnamed = [k for k, each in enumerate(ids) if each is None]
@@ -261,29 +270,41 @@ def _times(
                 except RejectedError as error:
                     reasons[k] = str(error)
                 rows[k].event_time_derived = False
-    column = pa.array(moments, EVENT_TIME)
     published = messages.publish_times
-    defaulted = []
-    if column.null_count:
-        defaulted = [k for k, moment in enumerate(moments) if moment is None]
-        for k in defaulted:
-            moments[k] = (published and published[k]) or default
-            rows[k].event_time_derived = True
-        column = pa.array(moments, EVENT_TIME)
-    micros = column.view(_INT64).to_numpy()
+    defaulted = [k for k, moment in enumerate(moments) if moment is None]
+    for k in defaulted:
+        moments[k] = (published and published[k]) or default
+        rows[k].event_time_derived = True
+    micros = _since_epoch(moments)
+    column = pa.Array.from_buffers(EVENT_TIME, len(rows), [None, pa.py_buffer(micros)])
     origin: Any = (default - EPOCH) // _MICROSECOND
-    if published:
-        origin = pa.array([each or default for each in published], EVENT_TIME).view(_INT64).to_numpy()
-    most_age, most_lead = _micros(rules.max_age), _micros(rules.max_lead)
+    if published and any(published):
+        origin = _since_epoch([each or default for each in published])
     lead = micros - origin
+    least, most = rules.usual_lead
     # The usual case: near the publish time, so that no bound is beyond the calendar.
-    if len(lead) and (lead.min() < -min(most_age, _CENTURY) or lead.max() > min(most_lead, _CENTURY)):
+    if len(lead) and (np.minimum.reduce(lead) < least or np.maximum.reduce(lead) > most):
+        most_age, most_lead = _micros(rules.max_age), _micros(rules.max_lead)
         is_early = micros < np.maximum(origin - most_age, _FIRST_MICROS)
         is_late = micros > np.minimum(origin + most_lead, _LAST_MICROS)
         for k in np.flatnonzero(is_early | is_late).tolist():
             moment: Any = moments[k]
             reasons.setdefault(k, outside_text(moment.isoformat(), bool(is_early[k]), rules))
     return _Times(column, reasons, defaulted)
+
+
+def _since_epoch(moments: Sequence[Any]) -> npt.NDArray[np.int64]:
+    """Microseconds of moments; one without a time zone is in UTC."""
+    try:  # Arrow takes longer for its call, and as long for each moment
+        return np.array([(moment - EPOCH) // _MICROSECOND for moment in moments], np.int64)
+    except TypeError:  # one has no time zone
+        micros: npt.NDArray[np.int64] = pa.array(moments, EVENT_TIME).view(pa.int64()).to_numpy()
+        return micros
+
+
+@functools.lru_cache(maxsize=16)
+def _none_derived(rows: int) -> pa.Array:
+    return pa.repeat(pa.scalar(False), rows)
 
 
 def _micros(limit: dt.timedelta) -> int:
