@@ -16,7 +16,7 @@ _ID: Final = "transaction_id"
 """No two rows share it: neither a dictionary nor statistics of it are worth their time."""
 _SAMPLED_ROWS: Final = 1000
 _WORTH: Final = 0.6
-"""Share of their bytes that compressed ids and fractions may have: most shrink by a quarter at best. That would
+"""Share of their bytes that compressed ids and fractions may have: most shrink by a quarter at best. It would
 take a third of the time of a file of scores, half of it with all outputs."""
 
 

@@ -42,39 +42,34 @@ _Share = TypeVar("_Share", Range, RowGroups)
 
 
 @dataclass
-class FindFiles(beam.PTransform):
-    """Finds files when the job runs.
+class FindShares(beam.PTransform):
+    """Finds the files of a source when the job runs, and spreads shares of them over the workers.
 
-    Input: a pipeline. Output: PCollection of apache_beam.io.filesystem.FileMetadata.
+    Input: a pipeline. Output: PCollection of lists of shares; a list has several where there are more than
+    MAX_SHARES. The bundles behind it are no more than its elements, and each bundle of a batch job takes
+    streams of BigQuery, whose number is limited.
 
     Attributes:
       pattern: see common.files.find. No match is an error.
+      split: divides a file into shares.
     """
 
     pattern: str
+    split: Callable[[FileMetadata], Iterable[Range] | Iterable[RowGroups]]
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
-        """The pattern to files."""
-        return begin | beam.Create([self.pattern], reshuffle=False) | beam.FlatMap(_find)
+        """The pattern to shares, and these to workers."""
+        shares = beam.FlatMap(_find_shares, self.pattern, self.split).with_output_types(list)
+        return begin | beam.Impulse() | "Split" >> shares | "Spread" >> beam.Reshuffle()
 
 
-def _find(pattern: str) -> list[FileMetadata]:
-    if files := find(pattern):
-        return files
-    raise FileColumnsError(f"{pattern}: no such file")
-
-
-class Spread(beam.PTransform):
-    """Spreads shares over the workers, several together where there are more than MAX_SHARES.
-
-    The bundles behind it are no more than its elements, and each bundle of a batch job takes streams of
-    BigQuery, whose number is limited.
-    """
-
-    def expand(self, shares: beam.PCollection) -> beam.PCollection:
-        """Shares to lists of shares."""
-        gathered = shares | "Gather" >> beam.combiners.ToList()
-        return gathered | "Group" >> beam.FlatMap(group_shares) | "Spread" >> beam.Reshuffle()
+def _find_shares(
+    _: bytes, pattern: str, split: Callable[[FileMetadata], Iterable[_Share]]
+) -> list[list[_Share]]:
+    files = find(pattern)
+    if not files:
+        raise FileColumnsError(f"{pattern}: no such file")
+    return group_shares(share for file in files for share in split(file))
 
 
 def group_shares(shares: Iterable[_Share], most: int = MAX_SHARES) -> list[list[_Share]]:
