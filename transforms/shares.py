@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
@@ -14,9 +14,6 @@ from common import memory
 from common.command import CommandError
 from common.files import find
 from common.limits import MAX_SHARES
-
-_RELEASE_ELEMENTS: Final = 8
-"""Of a share: a compressed file is one, whatever its size."""
 
 
 class FileColumnsError(CommandError, ValueError):
@@ -86,11 +83,9 @@ def group_shares(shares: Iterable[_Share], most: int = MAX_SHARES) -> list[list[
 def read_shares(shares: Iterable[Any], read: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:
     """Reads shares one after the other, and gives memory back that the elements so far have left free."""
     for share in shares:
-        for number, element in enumerate(read(share, *args), start=1):
+        for element in read(share, *args):
             yield element
-            if number % _RELEASE_ELEMENTS == 0:
-                memory.release()
-        memory.release()
+            memory.release()
 
 
 def with_keys(
