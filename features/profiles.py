@@ -135,7 +135,7 @@ class Bins:
           scores: [n].
           missing: rows without a value, by name of the feature; of some features.
         """
-        values = np.concatenate([rows[:, self.columns], scores.astype(np.float32)[:, None]], axis=1)
+        values = np.concatenate([rows.take(self.columns, 1), scores.astype(np.float32)[:, None]], axis=1)
         digest = hashlib.blake2b("\0".join(ids).encode(), digest_size=_DIGEST_BYTES).digest()
         without = np.zeros(len(self.names), np.int64)
         if missing:

@@ -53,16 +53,17 @@ def feature_quantiles(names: Sequence[str], rows: Floats) -> dict[str, tuple[flo
     }
 
 
-def _count_outside(rows: Floats, low: Floats, high: Floats) -> npt.NDArray[np.int64]:
-    """Counts the values of each column below `low` or above `high`."""
+def _count_outside(rows: Floats, low: Floats, high: Floats) -> npt.NDArray[np.int64] | None:
+    """Counts the values of each column below `low` or above `high`; None where there are none, as mostly."""
     width = rows.shape[1]
-    counts = np.zeros(width, np.int64)
+    counts = None
     for start in range(0, len(rows), _AT_ONCE):
         part = rows[start : start + _AT_ONCE]
         is_outside = part < low
         is_outside |= part > high
-        if len(places := np.flatnonzero(is_outside)):  # few, and rarely any
-            counts += np.bincount(places % width, minlength=width)
+        if np.count_nonzero(is_outside):
+            part_counts = np.bincount(np.flatnonzero(is_outside) % width, minlength=width)
+            counts = part_counts if counts is None else counts + part_counts
     return counts
 
 
@@ -126,14 +127,16 @@ class FeatureWatch:
         if not len(features) or not self._names:
             return 0
         whole = len(features) - len(features) % _SIDE_BY_SIDE
-        by_feature = _count_outside(features[whole:], self._low, self._high)
+        parts = [_count_outside(features[whole:], self._low, self._high)]
         if whole:
             wide = _count_outside(features[:whole].reshape(-1, len(self._wide[0])), *self._wide)
-            by_feature += wide.reshape(_SIDE_BY_SIDE, -1).sum(axis=0)
-        self._outside += by_feature
+            parts.append(wide if wide is None else wide.reshape(_SIDE_BY_SIDE, -1).sum(axis=0))
+        counts = [part for part in parts if part is not None]
+        for by_feature in counts:
+            self._outside += by_feature
         if not self._has_warned:
             self._gather(features)
-        return int(by_feature.sum())
+        return int(np.sum(counts)) if counts else 0
 
     def _gather(self, features: Floats) -> None:
         first = self._first

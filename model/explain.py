@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 TOP_K = 3
 
+_FEW = 16
+"""Rows up to which a plain sort takes less time than the calls of the faster one."""
 _SPARE_BITS = (1 << 29) - 1
 """The bits of a float64 that are zero when it holds a finite float32."""
 _INFINITY = np.float64(np.inf).view(np.int64)
@@ -42,6 +44,8 @@ def top_features(
     width = matrix.shape[1]
     if not 1 <= k <= width:
         raise ValueError(f"k must be between 1 and {width}, got {k}")
+    if len(matrix) <= _FEW:
+        return _sorted_top(matrix, k)
     # A float32 leaves 29 bits of a float64 empty. With the position in them, one sort of plain numbers, which
     # numpy does by vector instructions, orders values and positions: half the time of k passes of argmax.
     # Sorted as integers, which order as floats do where none is negative: a zero with its position is a
@@ -52,13 +56,19 @@ def top_features(
     bits.sort(axis=1)
     if np.count_nonzero(bits[:, 0] < 0) or np.count_nonzero(bits[:, -1] >= _INFINITY):
         # This model answers no such value, but a server of another one may: sorted the slow way, not wrongly.
-        indices = np.argsort(-matrix, axis=1, kind="stable")[:, :k]
-        return indices, np.take_along_axis(matrix, indices, axis=1).astype(np.float64)
+        return _sorted_top(matrix, k)
     values = np.ascontiguousarray(keys[:, : -k - 1 : -1])
     bits = values.view(np.int64)
     indices = width - 1 - (bits & _SPARE_BITS)
     bits &= ~_SPARE_BITS
     return indices, values
+
+
+def _sorted_top(
+    matrix: npt.NDArray[np.float32], k: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    indices = (-matrix).argsort(axis=1, kind="stable")[:, :k]
+    return indices, matrix[np.arange(len(matrix))[:, None], indices].astype(np.float64)
 
 
 @functools.cache

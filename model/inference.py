@@ -1,4 +1,4 @@
-"""Runs a loaded model: one way to choose between `forward` and `score`, and one warm-up."""
+"""Runs a loaded model: one way to choose between `forward`, `score` and numpy, and one warm-up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model.few_rows import FEW, FewRows
 from model.outputs import CONTRIBUTIONS, SCORE_FIELDS
 
 CALL_ROWS: Final = 4096
@@ -31,17 +32,23 @@ def use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def outputs(module: torch.jit.ScriptModule, features: Floats, fields: Sequence[str]) -> dict[str, Floats]:
+def outputs(
+    module: torch.jit.ScriptModule, features: Floats, fields: Sequence[str], few: FewRows | None = None
+) -> dict[str, Floats]:
     """Computes outputs of the model, by the cheap `score` where that suffices.
 
     Args:
       module: from `Artifact.load_model`.
       features: raw inputs, float32 [n, k].
       fields: names out of `model.outputs.ANSWER_FIELDS`.
+      few: computes `score` of few rows, from `model.few_rows.few_rows` of this module.
 
     Returns:
       The fields by name, in their order; arrays of n rows.
     """
+    if few is not None and len(features) <= FEW and _CHEAP.issuperset(fields):
+        cheap = dict(zip(SCORE_FIELDS, few.score(features), strict=True))
+        return {name: cheap[name] for name in fields}
     # torch warns of an array that it cannot write to, such as a view of an Arrow buffer.
     rows = torch.from_numpy(features if features.flags.writeable else features.copy())
     if len(rows) <= CALL_ROWS:

@@ -23,7 +23,7 @@ from features.times import is_pattern
 from features.values import shown
 from transforms.decode import Transaction, decoder
 from transforms.decode_object import object_decoder
-from transforms.number_lists import LEAST_TEXTS, Block, BlockDecoder, block_decoder
+from transforms.number_lists import Block, BlockDecoder, block_decoder
 from transforms.schema import transactions_schema
 
 TYPES: Final = {"number": pa.float64(), "boolean": pa.bool_(), "category": pa.string()}
@@ -70,9 +70,9 @@ class ListForm:
         """Makes the function that decodes a message; see `transforms.decode.decoder`."""
         return decoder(self.names, roles, max_bytes)
 
-    def block_decoder(self, roles: Roles, max_bytes: int, messages: int) -> BlockDecoder | None:
-        """Makes the function that decodes a part of so many messages in one go."""
-        return block_decoder(roles, max_bytes, len(self.names), messages >= LEAST_TEXTS)
+    def block_decoder(self, roles: Roles, max_bytes: int, has_texts: bool) -> BlockDecoder | None:
+        """Makes the function that decodes some messages in one go, but for times as texts."""
+        return block_decoder(roles, max_bytes, len(self.names), has_texts)
 
     def assemble(
         self, rows: Sequence[Transaction], times: pa.Array, blocks: Sequence[tuple[int, Block]] = ()
@@ -136,7 +136,7 @@ class ObjectForm:
         """Makes the function that decodes a message; see `transforms.decode.decoder`."""
         return object_decoder(tuple(self.fields.items()), roles, max_bytes)
 
-    def block_decoder(self, roles: Roles, max_bytes: int, messages: int) -> BlockDecoder | None:
+    def block_decoder(self, roles: Roles, max_bytes: int, has_texts: bool) -> BlockDecoder | None:
         """Returns None: values of several types are decoded message by message."""
         return None
 

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -25,7 +26,16 @@ from features.roles import EPOCH, Roles
 from transforms.dead_letter import dead_letters, traceable
 from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction
 from transforms.forms import Encoding, default_encoding
-from transforms.number_lists import AT_ONCE, LEAST_MESSAGES, LEAST_TEXTS, Block, moments_of, read_times
+from transforms.number_lists import (
+    AT_ONCE,
+    LEAST_MESSAGES,
+    LEAST_TEXTS,
+    Block,
+    moments_of,
+    read_times,
+    since_epoch,
+)
+from transforms.plain_columns import all_false, texts
 from transforms.trace import message_trace, passed_values, source_column
 
 _DECODE_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -38,7 +48,6 @@ _FIRST_MICROS, _LAST_MICROS = ((moment - EPOCH) // _MICROSECOND for moment in (_
 _MOST_MICROS: Final = 2**61
 """A longer limit is beyond the calendar, from either end of it."""
 _CENTURY: Final = 100 * 365 * 86_400_000_000
-_INT64: Final = pa.int64()
 
 
 class MessageColumns(NamedTuple):
@@ -91,6 +100,11 @@ class MessageRules:
     encoding: Encoding = field(default_factory=default_encoding)
     pass_through: tuple[str, ...] = ()
     trace_messages: bool = False
+
+    @cached_property
+    def usual_lead(self) -> tuple[int, int]:
+        """Microseconds by which an event time may lie ahead of the publish time, within a century."""
+        return -min(_micros(self.max_age), _CENTURY), min(_micros(self.max_lead), _CENTURY)
 
 
 class Parsed(NamedTuple):
@@ -176,7 +190,8 @@ def _parse(
     form = rules.encoding.form
     limits = rules.roles, min(rules.max_bytes, MAX_LINE_BYTES - 1)
     decode = form.decoder(*limits)
-    decode_block = form.block_decoder(*limits, len(payloads)) if len(payloads) >= LEAST_MESSAGES else None
+    has_texts = len(payloads) >= LEAST_TEXTS
+    decode_block = form.block_decoder(*limits, has_texts) if len(payloads) >= LEAST_MESSAGES else None
     blocks: list[tuple[int, Block]] = []
     parts = [slice(start, start + AT_ONCE) for start in range(0, len(payloads), AT_ONCE)][::-1]
     while parts:
@@ -207,14 +222,15 @@ def _parse(
     def again(k: int) -> Transaction:
         return decode(payloads[positions[k]])
 
-    timed = _times(rows, messages.at(positions), rules, default_time, again)
+    timed = _times(rows, messages.at(positions), rules, default_time, again, has_texts)
     assembled = form.assemble(rows, timed.column, blocks)
     ids, unnamed = _ids(rows, positions, messages)
+    derived = [row.event_time_derived is True for row in rows]
     columns = [
         ids,
-        pa.array([row.account_id for row in rows], pa.string()),
+        texts([row.account_id for row in rows]),
         timed.column,
-        pa.array([row.event_time_derived is True for row in rows], pa.bool_()),
+        pa.array(derived, pa.bool_()) if any(derived) else all_false(len(rows)),
     ]
     # A message that cannot be read says so, whatever its time.
     refused = {**assembled.reasons, **timed.reasons, **timed.unread}
@@ -249,7 +265,7 @@ def _ids(
 ) -> tuple[pa.Array, list[int]]:
     """The column of ids, and the numbers of the rows whose message had none."""
     ids = [row.transaction_id for row in rows]
-    column = pa.array(ids, pa.string())
+    column = texts(ids)
     if not column.null_count:
         return column, []
     unnamed = [k for k, each in enumerate(ids) if each is None]
@@ -281,15 +297,15 @@ def _times(
     rules: MessageRules,
     default: dt.datetime,
     again: Callable[[int], Transaction],
+    has_texts: bool,
 ) -> _Times:
     """Reads the event times of rows, and sets `event_time_derived` where another place has them."""
     reasons: dict[int, str] = {}
     unread: dict[int, str] = {}
     moments: list[Any] = [row.event_time for row in rows]
-    column = None
-    if len(rows) >= LEAST_TEXTS:
-        column = read_times(moments) if not rules.event_time_attribute else None
-        moments = moments_of(rows, again, unread) if column is None else moments
+    column = read_times(moments) if has_texts and not rules.event_time_attribute else None
+    if has_texts and column is None:
+        moments = moments_of(rows, again, unread)
     if rules.event_time_attribute:
         for k, attributes in enumerate(messages.attributes or ()):
             if rules.event_time_attribute in attributes:
@@ -298,24 +314,22 @@ def _times(
                 except RejectedError as error:
                     reasons[k] = str(error)
                 rows[k].event_time_derived = False
-    if column is None:
-        column = pa.array(moments, EVENT_TIME)
     published = messages.publish_times
-    defaulted = []
-    if column.null_count:
-        defaulted = [k for k, moment in enumerate(moments) if moment is None]
-        for k in defaulted:
-            moments[k] = (published and published[k]) or default
-            rows[k].event_time_derived = True
-        column = pa.array(moments, EVENT_TIME)
-    micros = column.view(_INT64).to_numpy()
+    defaulted = [k for k, moment in enumerate(moments) if moment is None]
+    for k in defaulted:
+        moments[k] = (published and published[k]) or default
+        rows[k].event_time_derived = True
+    if column is None:
+        column = pa.Array.from_buffers(EVENT_TIME, len(rows), [None, pa.py_buffer(since_epoch(moments))])
+    micros = column.view(pa.int64()).to_numpy()
     origin: Any = (default - EPOCH) // _MICROSECOND
-    if published:
-        origin = pa.array([each or default for each in published], EVENT_TIME).view(_INT64).to_numpy()
-    most_age, most_lead = _micros(rules.max_age), _micros(rules.max_lead)
+    if published and any(published):
+        origin = since_epoch([each or default for each in published])
     lead = micros - origin
+    least, most = rules.usual_lead
     # The usual case: near the publish time, so that no bound is beyond the calendar.
-    if len(lead) and (lead.min() < -min(most_age, _CENTURY) or lead.max() > min(most_lead, _CENTURY)):
+    if len(lead) and (np.minimum.reduce(lead) < least or np.maximum.reduce(lead) > most):
+        most_age, most_lead = _micros(rules.max_age), _micros(rules.max_lead)
         is_early = micros < np.maximum(origin - most_age, _FIRST_MICROS)
         is_late = micros > np.minimum(origin + most_lead, _LAST_MICROS)
         for k in np.flatnonzero(is_early | is_late).tolist():

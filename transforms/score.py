@@ -18,6 +18,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from features.ranges import FeatureWatch
 from model import artifact, inference
+from model.few_rows import FewRows, few_rows
 from model.live import Event, Follower, ForeignError, Live, check_spec, first
 from model.outputs import ANSWER_FIELDS, SCORE_FIELDS
 from model.thresholds import check_thresholds
@@ -82,6 +83,7 @@ class LoadedModel:
       rules: thresholds, version and detail.
       watch: over the inputs.
       encode: makes the inputs, where this model learnt other numbers of the features than that of the launch.
+      few: the same network for few rows.
       since: seconds of a steady clock at which this process had it.
     """
 
@@ -89,6 +91,7 @@ class LoadedModel:
     rules: ScoreRules
     watch: FeatureWatch
     encode: LearntInputs | None = None
+    few: FewRows | None = None
     since: float = field(default_factory=time.monotonic)
 
     def inputs(
@@ -102,7 +105,7 @@ class LoadedModel:
     def outputs(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """The model's outputs by name for raw features [n, 30]."""
         inference.use_one_thread()
-        return inference.outputs(self.module, features, self.fields)
+        return inference.outputs(self.module, features, self.fields, self.few)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -182,7 +185,8 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, WorkerModel]):
             ) from error
         bins = manifest.bins(self.profile_every) if self.profile_every else None
         rules = ScoreRules(thresholds, manifest.model_version, self.detail, manifest.spec, bins)
-        loaded = LoadedModel(found.load_model(), rules, FeatureWatch(manifest.ranges), encode)
+        module = found.load_model()
+        loaded = LoadedModel(module, rules, FeatureWatch(manifest.ranges), encode, few_rows(module))
         inference.use_one_thread()
         inference.warm_up(loaded.module, loaded.fields, len(manifest.spec.inputs))
         return loaded
@@ -199,8 +203,10 @@ class PytorchHandler(ModelHandler[pa.RecordBatch, Scored, WorkerModel]):
         # Two models share one copy: torch takes no view of an Arrow buffer.
         matrix = feature_matrix(batch).copy() if model.shadow else None
         features = loaded.inputs(batch, matrix)
-        metrics.add({metrics.VALUES_OUT_OF_RANGE: loaded.watch.look(features)})
-        metrics.add({_COUNTERS[event]: n for event, n in model.take_events().items()})
+        if n_outside := loaded.watch.look(features):
+            metrics.add({metrics.VALUES_OUT_OF_RANGE: n_outside})
+        if events := model.take_events():
+            metrics.add({_COUNTERS[event]: n for event, n in events.items()})
         _MODEL_AGE.update(int(time.monotonic() - loaded.since))
         outputs = loaded.outputs(features)
         shadow = model.shadow.columns(batch, matrix) if model.shadow else None

@@ -21,6 +21,7 @@ from model.outputs import ANOMALY_SCORE, CONTRIBUTIONS, ENCODED, SCALAR_OUTPUTS,
 from model.thresholds import SEVERITIES, check_thresholds, codes_of
 from transforms.dead_letter import dead_letters
 from transforms.json_rows import PASSED, untraced, without_list
+from transforms.plain_columns import no_texts, one_time, texts
 from transforms.readable import amounts, by_feature, value_texts
 from transforms.schema import (
     CARRIED_FIELDS,
@@ -37,12 +38,12 @@ from transforms.trace import source_attributes
 OutputDetail = Literal["compact", "full"]
 
 _SEVERITY_NAMES: Final = pa.array(SEVERITIES, pa.string())
-_FEW: Final = 16
+_FEW: Final = 64
 """Rows up to which a call of Arrow's compute functions takes longer than Python objects."""
 _NORMAL: Final = _SEVERITY_NAMES[0]
 _TIME: Final = SCORES.field("scored_at").type
 _TOP_LIST: Final = SCORES.field("top_features").type
-_TOP_FIELDS: Final = list(_TOP_LIST.value_type)
+_NUMBERS: Final = pa.list_(pa.float64())
 
 
 @dataclass(frozen=True)
@@ -133,23 +134,25 @@ def assemble_scores(
       shadow: the columns of SHADOW_FIELDS, if a second model has scored.
     """
     score = np.asarray(outputs[ANOMALY_SCORE], np.float64)
-    finite = np.isfinite(score)
-    n = len(score)
-    # count_nonzero and view: of one row, `all` and a cast take as long as a layer of the model.
-    if np.count_nonzero(finite) < n:
-        mask = pa.array(finite)
-        bad = transactions.filter(pa.array(~finite))
-        reasons = [f"anomaly_score: the model gave {value}" for value in score[~finite]]
-        kept = {name: values[finite] for name, values in outputs.items()}
-        rest = None if features is None else features[finite]
-        beside = shadow and [column.filter(mask) for column in shadow]
-        scored = assemble_scores(transactions.filter(mask), kept, rules, scored_at, rest, beside)
-        return scored._replace(dead_letters=unscored(bad, reasons, rules.spec))
-    is_any_alert = np.count_nonzero(score >= rules.steps[0])
-    codes = codes_of(score, rules.steps) if is_any_alert else None
+    n, codes = len(score), None
+    # One look finds the usual batch, which has no alert. Ufuncs: of one row, a method takes twice as long.
+    if not np.maximum.reduce(np.absolute(score), initial=0.0) < rules.steps[0]:
+        finite = np.isfinite(score)
+        if np.count_nonzero(finite) < n:
+            mask = pa.array(finite)
+            bad = transactions.filter(pa.array(~finite))
+            reasons = [f"anomaly_score: the model gave {value}" for value in score[~finite]]
+            kept = {name: values[finite] for name, values in outputs.items()}
+            rest = None if features is None else features[finite]
+            beside = shadow and [column.filter(mask) for column in shadow]
+            scored = assemble_scores(transactions.filter(mask), kept, rules, scored_at, rest, beside)
+            return scored._replace(dead_letters=unscored(bad, reasons, rules.spec))
+        codes = codes_of(score, rules.steps)
+        codes = codes if np.count_nonzero(codes) else None
     taken = feature_matrix(transactions) if features is None else features
-    matrix = None if transactions.schema.get_field_index("inputs") >= 0 else taken
     traced = transactions.num_columns - len(CARRIED_FIELDS)
+    # Raw values, if there are any, stand between the features and what is carried.
+    matrix = taken if traced == len(KEY_FIELDS) + 1 else None
     columns = [
         *map(transactions.column, range(len(KEY_FIELDS))),
         amounts(transactions, matrix, rules.spec),
@@ -158,7 +161,7 @@ def assemble_scores(
         _lists(outputs.get(ENCODED), n),
         _top(transactions, matrix, outputs.get(CONTRIBUTIONS), codes, rules),
         repeated(rules.version, n),
-        pa.array(np.full(n, scored_at, np.int64)).view(_TIME),
+        one_time(scored_at, n, _TIME),
         *map(transactions.column, range(traced, traced + len(TRACE_FIELDS))),
         *(shadow or _unset(n)[:-1]),
         _unset(n)[-1],
@@ -190,7 +193,8 @@ def sampled(
     bins, n = rules.bins, transactions.num_rows
     if bins is None or not n:
         return ()
-    first = bins.first_row(transactions["transaction_id"][0].as_py())
+    column = transactions.column(0)
+    first = bins.first_row(column[0].as_py())
     if first >= n:
         return ()
     chosen = slice(first, None, bins.every)
@@ -200,7 +204,10 @@ def sampled(
         for feature in rules.spec.features:
             if (index := raw.type.get_field_index(feature.source)) >= 0:
                 missing[feature.name] = count_missing(raw.field(index))
-    ids = transactions["transaction_id"].take(pa.array(np.arange(n)[chosen])).to_pylist()
+    rows = range(n)[chosen]
+    ids = (
+        column.take(pa.array(rows)).to_pylist() if len(rows) > _FEW else [column[row].as_py() for row in rows]
+    )
     return (
         bins.sample(rules.model_version, ids, features[chosen], scores[chosen].astype(np.float32), missing),
     )
@@ -241,8 +248,8 @@ def _top(
         return pa.nulls(n, _TOP_LIST)
     most = min(TOP_FEATURES, len(rules.spec.names))
     indices, shares = top_features(by_feature(np.asarray(contributions), rules.spec), most)
-    texts = (
-        pa.nulls(n * most, pa.string())
+    shown = (
+        no_texts(n * most)
         if codes is None
         else value_texts(transactions, matrix, indices, codes > 0, rules.spec)
     )
@@ -250,10 +257,11 @@ def _top(
     names = (
         rules.names.take(pa.array(places))
         if n > _FEW
-        else pa.array([rules.spec.names[place] for place in places.tolist()], pa.string())
+        else texts([rules.spec.names[place] for place in places.tolist()])
     )
-    top = pa.StructArray.from_arrays([names, pa.array(shares.reshape(-1)), texts], fields=_TOP_FIELDS)
-    return pa.ListArray.from_arrays(_offsets(n, most), top)
+    children = [names, pa.array(shares.reshape(-1)), shown]
+    top = pa.Array.from_buffers(_TOP_LIST.value_type, n * most, [None], children=children)
+    return pa.Array.from_buffers(_TOP_LIST, n, [None, _offsets(n, most)], children=[top])
 
 
 def _numbers(values: npt.NDArray[np.floating] | None, n: int) -> pa.Array:
@@ -262,9 +270,9 @@ def _numbers(values: npt.NDArray[np.floating] | None, n: int) -> pa.Array:
 
 def _lists(matrix: npt.NDArray[np.floating] | None, n: int) -> pa.Array:
     if matrix is None:
-        return pa.nulls(n, pa.list_(pa.float64()))
-    width = matrix.shape[1]
-    return pa.ListArray.from_arrays(_offsets(n, width), pa.array(matrix.reshape(-1).astype(np.float64)))
+        return pa.nulls(n, _NUMBERS)
+    values = pa.array(matrix.reshape(-1).astype(np.float64))
+    return pa.Array.from_buffers(_NUMBERS, n, [None, _offsets(n, matrix.shape[1])], children=[values])
 
 
 @functools.lru_cache(maxsize=32)
@@ -280,5 +288,6 @@ def _unset(n: int) -> tuple[pa.Array, ...]:
 
 
 @functools.lru_cache(maxsize=16)
-def _offsets(n: int, width: int) -> pa.Array:
-    return pa.array(np.arange(0, (n + 1) * width, width, dtype=np.int32))
+def _offsets(n: int, width: int) -> pa.Buffer:
+    """The buffer of offsets of lists of one length."""
+    return pa.py_buffer(np.arange(0, n * width + 1, width, dtype=np.int32))

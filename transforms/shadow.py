@@ -14,6 +14,7 @@ import torch
 
 from model import inference
 from model.artifact import Artifact
+from model.few_rows import FewRows
 from model.live import Follower, Live
 from model.outputs import ANOMALY_SCORE
 from model.thresholds import codes_of
@@ -32,6 +33,7 @@ class Model(Protocol):
 
     module: torch.jit.ScriptModule
     rules: ScoreRules
+    few: FewRows | None
 
     def inputs(self, batch: pa.RecordBatch, features: Matrix | None = None) -> Matrix:
         """The inputs of the model for a TRANSACTIONS batch, whose features may be at hand."""
@@ -80,7 +82,8 @@ class Shadow:
 
 
 def _columns(model: Model, batch: pa.RecordBatch, features: Matrix | None) -> list[pa.Array]:
-    outputs = inference.outputs(model.module, model.inputs(batch, features), [ANOMALY_SCORE])
+    inputs = model.inputs(batch, features)
+    outputs = inference.outputs(model.module, inputs, [ANOMALY_SCORE], model.few)
     scores = outputs[ANOMALY_SCORE].astype(np.float64)
     rules, n = model.rules, len(scores)
     codes, finite = codes_of(scores, rules.steps), np.isfinite(scores)

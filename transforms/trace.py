@@ -13,18 +13,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 import orjson
 import pyarrow as pa
 
 from features.columns import find_column
 from transforms.dead_letter import ATTEMPT_ATTRIBUTE, traceable
 from transforms.json_rows import PASSED, decode_object, row_dicts
+from transforms.plain_columns import no_texts, one_time, texts
 from transforms.schema import CARRIED_FIELDS, SOURCE_FIELD
 
 READ_AT: Final = "read_at"
 STORED_AT: Final = "stored_at"
-_SOURCE_FIELDS: Final = list(SOURCE_FIELD.type)
 _TYPES: Final = {field.name: field.type for field in CARRIED_FIELDS}
 
 
@@ -40,10 +39,10 @@ def stamped(batch: pa.RecordBatch, name: str, micros: int) -> pa.RecordBatch:
       name: of a column of timestamps.
       micros: microseconds since the epoch.
     """
-    number = batch.schema.get_field_index(name)
-    field = batch.schema.field(number)
-    times = pa.array(np.full(batch.num_rows, micros, np.int64)).view(field.type)
-    return batch.set_column(number, field, times)
+    schema = batch.schema
+    number = schema.get_field_index(name)
+    field = schema.field(number)
+    return batch.set_column(number, field, one_time(micros, batch.num_rows, field.type))
 
 
 def message_trace(
@@ -64,7 +63,7 @@ def message_trace(
     """
     columns: dict[str, pa.Array] = {}
     if message_ids is not None:
-        columns["message_id"] = pa.array([each or None for each in message_ids], pa.string())
+        columns["message_id"] = texts([each or None for each in message_ids])
     if publish_times is not None:
         columns["publish_time"] = pa.array(publish_times, _TYPES["publish_time"])
     if passed is not None:
@@ -95,14 +94,14 @@ def source_column(
     """
     if message_ids is None:
         return None
-    ids = pa.array([each or None for each in message_ids], pa.string())
-    texts = [
+    ids = texts([each or None for each in message_ids])
+    encoded = [
         orjson.dumps(each) if (each and with_attributes) or ATTEMPT_ATTRIBUTE in each else None
         for each in attributes or ()
     ]
-    found = any(texts)
-    column = pa.array(texts, pa.binary()).cast(pa.string()) if found else pa.nulls(len(ids), pa.string())
-    return pa.StructArray.from_arrays([ids, column], fields=_SOURCE_FIELDS)
+    is_any = any(encoded)
+    column = pa.array(encoded, pa.binary()).cast(pa.string()) if is_any else no_texts(len(ids))
+    return pa.Array.from_buffers(SOURCE_FIELD.type, len(ids), [None], children=[ids, column])
 
 
 def source_attributes(source: Mapping[str, str | None] | None) -> dict[str, str]:
@@ -139,7 +138,7 @@ def passed_values(payloads: Sequence[bytes], names: Sequence[str]) -> pa.Array:
     paths = _paths(names)
     outer = tuple(dict.fromkeys(path[0] for path in paths))
     decode = _decoder(outer)
-    texts: list[bytes | None] = []
+    passed: list[bytes | None] = []
     for payload in payloads:
         message: dict[str, Any] = {}
         try:
@@ -150,8 +149,8 @@ def passed_values(payloads: Sequence[bytes], names: Sequence[str]) -> pa.Array:
                     _set(message, path, orjson.Fragment(bytes(raw)))
         except RecursionError:  # the parser, a step higher on the stack, just fitted
             message = {}
-        texts.append(orjson.dumps(message) if message else None)
-    return pa.array(texts, pa.binary()).cast(pa.string())
+        passed.append(orjson.dumps(message) if message else None)
+    return pa.array(passed, pa.binary()).cast(pa.string())
 
 
 def _paths(names: Sequence[str]) -> list[list[str]]:
@@ -201,10 +200,10 @@ def passed_columns(batch: pa.RecordBatch, names: Sequence[str]) -> pa.Array | No
     if not there:
         return None
     rows = row_dicts(pa.RecordBatch.from_pydict({number: column for number, (_, column) in there.items()}))
-    texts = []
+    passed = []
     for row in rows:
         message: dict[str, Any] = {}
         for number, value in row.items():
             _set(message, there[number][0], value)
-        texts.append(orjson.dumps(message).decode())
-    return pa.array(texts, pa.string())
+        passed.append(orjson.dumps(message).decode())
+    return pa.array(passed, pa.string())

@@ -13,6 +13,7 @@ import orjson
 from features.rows import RowEncoder
 from model import inference
 from model.artifact import Artifact, Manifest
+from model.few_rows import few_rows
 from model.inference import use_one_thread
 from model.outputs import ANOMALY_SCORE, ANSWER_FIELDS, DEFAULT_FIELDS
 from model.serving.own_features import parser_of
@@ -42,6 +43,7 @@ class Predictor:
         self.manifest: Manifest = artifact.manifest
         spec = self.manifest.spec
         self._module = artifact.load_model()
+        self._few = few_rows(self._module)
         for fields in (DEFAULT_FIELDS, ANSWER_FIELDS):
             inference.warm_up(self._module, fields, len(spec.inputs))
         self.parse = parser_of(spec, self.manifest.learnt).parse
@@ -62,7 +64,7 @@ class Predictor:
         Raises:
           FloatingPointError: the model gave a number that is not finite.
         """
-        outputs = inference.outputs(self._module, features, fields)
+        outputs = inference.outputs(self._module, features, fields, self._few)
         for name, values in outputs.items():
             if not np.isfinite(values).all():
                 raise FloatingPointError(f"the model gave {name} that is not finite")

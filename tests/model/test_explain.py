@@ -20,13 +20,16 @@ def test_no_rows_give_no_features():
     assert indices.shape == values.shape == (0, 3)
 
 
+@pytest.mark.parametrize("n", [10, 500])  # few rows are sorted in another way
 @pytest.mark.parametrize("k", [1, 3, 30])
-def test_top_features_are_those_of_a_stable_sort(k):
+def test_top_features_are_those_of_a_stable_sort(k, n):
     random = np.random.default_rng(5)
     rows = random.exponential(size=(500, 30)).astype(np.float32) ** 4
     rows[100:200] = rows[100:200].round()  # with ties, zeros among them
     rows[200] = np.finfo(np.float32).max
     rows[201] = np.finfo(np.float32).smallest_subnormal
+    rows = rows[195:][:n] if n < 500 else rows
+    assert len(rows) == n
     indices, values = top_features(rows, k)
     assert indices.tolist() == np.argsort(-rows, axis=1, kind="stable")[:, :k].tolist()
     assert values.tolist() == np.take_along_axis(rows, indices, axis=1).tolist()
@@ -42,10 +45,11 @@ def test_top_features_are_those_of_a_stable_sort(k):
     ],
 )
 def test_what_this_model_never_answers_is_sorted_all_the_same(row, first):
-    """Infinite and negative contributions, beside a row of the ordinary kind."""
-    indices, values = top_features(np.array([row, [0.0, 1.0, 3.0, 2.0]], np.float32), k=4)
-    assert indices.tolist() == [first, [2, 3, 1, 0]]
-    assert values.tolist() == [[row[i] for i in first], [3.0, 2.0, 1.0, 0.0]]
+    """Infinite and negative contributions, beside rows of the ordinary kind."""
+    for n in (1, 40):
+        indices, values = top_features(np.array([row, *[[0.0, 1.0, 3.0, 2.0]] * n], np.float32), k=4)
+        assert indices.tolist() == [first, *[[2, 3, 1, 0]] * n]
+        assert values.tolist() == [[row[i] for i in first], *[[3.0, 2.0, 1.0, 0.0]] * n]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from google.cloud.pubsub_v1.types import PubsubMessage
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -233,6 +234,17 @@ def test_no_event_time_takes_the_publish_time_then_the_default():
 def test_a_row_says_whether_its_event_time_is_its_own(changes, attributes, derived):
     rules = MessageRules(NOW, event_time_attribute="ts")
     assert accepted(message(**changes), rules, attributes=[attributes])["event_time_derived"] is derived
+
+
+def test_publish_times_with_nanoseconds_and_without_a_zone():
+    """Google's client gives the first; Arrow takes the second in UTC, as this parser does."""
+    whole = dt.datetime(2026, 2, 1, 1, 2, 3, 456_789)
+    precise = PubsubMessage(publish_time={"seconds": 1_769_907_723, "nanos": 456_789_999}).publish_time
+    assert precise.nanosecond == 456_789_999
+    for published in (precise, whole):
+        assert accepted(message(event_time=...), publish_times=[published])["event_time"] == whole.replace(
+            tzinfo=dt.UTC
+        )
 
 
 def test_bounds_of_event_time_count_from_the_publish_time():

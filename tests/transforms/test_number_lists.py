@@ -223,6 +223,12 @@ def test_an_unusual_time_gets_what_it_gets_alone_and_so_do_its_neighbours(roles)
         assert_same([*usual, *unusual], rules)
 
 
+def test_times_are_texts_by_the_messages_and_not_by_the_rows_that_are_left():
+    payloads = [message(transaction_id=f"t-{i}") for i in range(LEAST_TEXTS)]
+    payloads[7] = b"not JSON"
+    assert_same(payloads, MessageRules(NOW))
+
+
 def test_an_attribute_goes_before_the_times_of_many_messages():
     payloads = [message(transaction_id=f"t-{i}") for i in range(LEAST_TEXTS)]
     payloads[-1] = message(event_time="yesterday")

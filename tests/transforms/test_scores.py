@@ -43,6 +43,27 @@ def outputs(scores):
     }
 
 
+@pytest.mark.parametrize("n", [1, 4, 5, 16, 17, 64, 65])
+def test_small_batches_have_the_rows_of_a_large_one(n):
+    """Some columns of few rows are made in another way."""
+    rng, rows = np.random.default_rng(3), 130
+    matrix = rng.normal(0, 50, (rows, 30)).astype(np.float32)
+    matrix[:10, 29] = [0.03125, 12.34, 999.99994, 1000, 1000.125, -5.125, -0.0, 1e6 + 0.125, 3.4e38, 1e-30]
+    batch = transactions(rows).set_column(
+        4, TRANSACTIONS.field(4), pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), 30)
+    )
+    made = outputs(rng.choice([1.0, 9.999, 10.0, 30.0], rows, p=[0.9, 0.06, 0.02, 0.02]))
+    made["contributions"] = rng.choice([0.0, 1.0, 2.5], (rows, 30)).astype(np.float32)
+    whole = assemble_scores(batch, made, RULES, SCORED_AT).scores
+    whole.validate(full=True)
+    assert whole["amount"][:6].to_pylist() == [0.0312, 12.34, 999.9999, 1000, 1000.12, -5.125]
+    for start in range(0, rows, n):
+        part = {name: values[start : start + n] for name, values in made.items()}
+        scored = assemble_scores(batch.slice(start, n), part, RULES, SCORED_AT)
+        scored.scores.validate(full=True)
+        assert scored.scores.equals(whole.slice(start, n))
+
+
 def test_literal_rows():
     scored = assemble_scores(transactions(2), outputs([9.5, 20.0]), RULES, SCORED_AT)
     assert scored.scores.schema.remove_metadata().equals(SCORES, check_metadata=True)

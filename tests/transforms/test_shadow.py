@@ -121,7 +121,7 @@ def test_the_log_tells_the_shadow_from_the_model(models, tmp_path, caplog):
 def test_a_shadow_that_fails_costs_no_row_and_says_so_once(models, counted, caplog):
     handler = PytorchHandler(str(models / "a"), encoding=ENCODING, shadow=str(models / "b"))
     model = handler.load_model()
-    model.shadow._live.current.module = None  # as good as any exception within
+    model.shadow._live.current.rules = None  # as good as any exception within
     for _ in range(3):
         (result,) = handler.run_inference(batch(4), model)
         assert result.scores["anomaly_score"].null_count == 0
