@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +19,7 @@ BLOCK_BYTES: Final = 4 * 1024 * 1024
 """Bytes that are parsed in one go. A longer row is an error: most probably a quote that is not closed."""
 
 NULLS: Final = ("", "null", "NULL")
+"""Values that are missing, quoted or not. NA is none: it is the code of a country."""
 
 _NUMBER: Final = rb"(?:^|[;\t|\"])\s*-?\d+%s\d+(?:[eE][-+]?\d+)?\s*(?=$|[;\t|\"\r\n])"
 _DECIMAL_COMMA: Final = re.compile(_NUMBER % b",", re.M)
@@ -97,7 +98,7 @@ def read_table(path: str, categories: Collection[str] = ()) -> pa.Table:
     """
     written = dialect(path)
     texts = _chosen(written, categories)
-    convert = csv.ConvertOptions(decimal_point=written.decimal_point, column_types=texts)
+    convert = _convert_options(texts, decimal_point=written.decimal_point)
     with open_content(path) as file:
         try:
             table: pa.Table = csv.read_csv(file, _read_options(), _parse_options(written), convert)
@@ -119,7 +120,7 @@ def read_first(path: str, rows: int, categories: Collection[str] = ()) -> pa.Tab
       OSError: it cannot be opened.
     """
     written = dialect(path)
-    texts = csv.ConvertOptions(column_types=dict.fromkeys(written.names, pa.string()))
+    texts = _convert_options(dict.fromkeys(written.names, pa.string()))
     taken: list[pa.RecordBatch] = []
     with open_content(path) as file:
         try:
@@ -137,7 +138,7 @@ def read_first(path: str, rows: int, categories: Collection[str] = ()) -> pa.Tab
                 pa.BufferReader(content),
                 csv.ReadOptions(use_threads=False, block_size=max(BLOCK_BYTES, content.size)),
                 csv.ParseOptions(newlines_in_values=True),
-                csv.ConvertOptions(decimal_point=written.decimal_point, column_types=chosen),
+                _convert_options(chosen, decimal_point=written.decimal_point),
             )
             return _with_codes(table, chosen)
         except pa.ArrowInvalid as error:
@@ -182,14 +183,7 @@ def read_texts(
       CompressedFileError: it is compressed, and cut off or damaged.
       OSError: it cannot be opened.
     """
-    convert = csv.ConvertOptions(
-        column_types=dict.fromkeys(columns, pa.binary()),
-        include_columns=list(columns),
-        null_values=list(NULLS),
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-    )
-
+    convert = _convert_options(dict.fromkeys(columns, pa.binary()), include_columns=list(columns))
     too_long = 0
 
     def skip(row: csv.InvalidRow) -> str:
@@ -213,6 +207,12 @@ def _unreadable(path: str, reason: str) -> str:
 
 def _read_options(block_bytes: int = BLOCK_BYTES) -> csv.ReadOptions:
     return csv.ReadOptions(use_threads=False, block_size=block_bytes)
+
+
+def _convert_options(types: Mapping[str, pa.DataType], **more: Any) -> csv.ConvertOptions:
+    return csv.ConvertOptions(
+        column_types=dict(types), null_values=list(NULLS), strings_can_be_null=True, **more
+    )
 
 
 def _parse_options(

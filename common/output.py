@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -35,6 +36,11 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u206
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _PIPE_WIDTH: Final = 100_000
 """Columns of a table that is not shown in a terminal: as many as it takes."""
+
+_TEXT_WIDTH: Final = 16
+"""Columns of a terminal that a text of a table has at least, where it is as long."""
+_GAP: Final = 3
+"""Columns of a terminal between two columns of a table."""
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -134,15 +140,24 @@ class _RateColumn(ProgressColumn):
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints rows as a table: with colour and as wide as the window in a terminal, plain in a pipe."""
+    """Prints rows as a table: with colour and as wide as the window in a terminal, plain in a pipe.
+
+    Where the window is too narrow for its columns, each row is a block of lines, one a field.
+    """
     is_terminal = sys.stdout.isatty()
     console = Console(
         file=sys.stdout, width=None if is_terminal else _PIPE_WIDTH, highlight=False, markup=False
     )
+    widths = _widths(rows, console.width)
+    if widths is None:
+        for i, row in enumerate(rows):
+            print(end="\n" if i else "")
+            print_record(row)
+        return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for name in rows[0]:
+    for name, width in zip(rows[0], widths, strict=True):
         numeric = all(isinstance(row[name], int | float) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", width=width)
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     if is_terminal:
@@ -151,6 +166,26 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     with console.capture() as captured:
         console.print(table)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _widths(rows: Sequence[Mapping[str, Any]], available: int) -> list[int] | None:
+    """Returns the widths of columns that fit; None where numbers or times would be cut into pieces.
+
+    Texts, and names at their underscores, may go over several lines.
+    """
+    widths, least = [], []
+    for name in rows[0]:
+        cells = max(cell_len(_cell(row[name])) for row in rows)
+        is_text = any(isinstance(row[name], str) for row in rows)
+        widths.append(max(cells, cell_len(name)))
+        least.append(max(min(cells, _TEXT_WIDTH) if is_text else cells, *map(len, name.split("_"))))
+    available -= _GAP * (len(widths) - 1)
+    if sum(least) > available:
+        return None
+    while sum(widths) > available:
+        widest = max(range(len(widths)), key=lambda i: (widths[i] > least[i], widths[i]))
+        widths[widest] -= 1
+    return widths
 
 
 def _cell(value: Any) -> str:

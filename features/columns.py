@@ -119,8 +119,13 @@ def required_column(table: pa.Table | pa.RecordBatch, field: str) -> pa.Array:
     return column
 
 
-def find_column(table: pa.Table | pa.RecordBatch, field: str) -> pa.Array | None:
+def find_column(table: pa.Table | pa.RecordBatch, field: str, is_role: bool = False) -> pa.Array | None:
     """Returns the column of a field; None where it is not there.
+
+    Args:
+      table: the columns.
+      field: its name, dotted where it is nested.
+      is_role: an id, account or time, of which an empty text is a wrong value; see `one_column`.
 
     Raises:
       ColumnError: it is there more than once.
@@ -136,7 +141,7 @@ def find_column(table: pa.Table | pa.RecordBatch, field: str) -> pa.Array | None
         return None
     if names.count(first) > 1:
         raise ColumnError(f"Column {first!r} is there {names.count(first)} times; keep one of them")
-    column = one_column(table.column(first))
+    column = one_column(table.column(first), is_role)
     if whole is not None:
         return column
     for key in rest:
@@ -144,7 +149,7 @@ def find_column(table: pa.Table | pa.RecordBatch, field: str) -> pa.Array | None
             return None
         # Unlike `field`, `struct_field` gives null where the struct itself is null.
         column = pc.struct_field(column, key)
-    return one_column(column)
+    return one_column(column, is_role)
 
 
 _Encode = Callable[[pa.Array], "tuple[tuple[npt.NDArray[Any], ...], Bad, str]"]
@@ -334,14 +339,17 @@ def timestamps(column: pa.Array, form: str, name: str) -> tuple[pa.Array, Bad]:
     return read.column, bad
 
 
-def one_column(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Returns a column as one array of a plain type or a dictionary, in which an empty text is null."""
+def one_column(column: pa.Array | pa.ChunkedArray, is_role: bool = False) -> pa.Array:
+    """Returns a column as one array of a plain type or a dictionary, in which an empty text is null.
+
+    That of a role keeps it: as in a message, it is no id, account or time, and not a missing one.
+    """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     # Categories are encoded by their dictionary.
     if not pa.types.is_dictionary(column.type):
         column = arrow.plain(column)
-    if not arrow.is_text(column.type):
+    if is_role or not arrow.is_text(column.type):
         return column
     is_empty = pc.equal(pc.binary_length(column), 0)
     return pc.if_else(is_empty, pa.scalar(None, column.type), column) if pc.any(is_empty).as_py() else column

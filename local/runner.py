@@ -41,7 +41,7 @@ from google.cloud.pubsub_v1 import SubscriberClient
 from common.command import CommandError
 from common.pubsub import subscriber_client
 from local.evaluators import LocalContext, LocalEvaluators, Progress
-from local.subscription import Subscription
+from local.subscription import Subscription, close_all
 from local.versions import check_version
 
 _LOGGER = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ class LocalResult(beam_direct.DirectPipelineResult):
     def cancel(self) -> str:
         """Ends the pipeline after the bundle in progress, for which it waits at most 6 seconds.
 
-        Messages that are not acknowledged come again.
+        Messages that are not acknowledged come again. A Pub/Sub that does not answer is waited for 3 s more.
         """
         if not PipelineState.is_terminal(self._state):
             self._end(PipelineState.CANCELLED)
@@ -283,14 +283,15 @@ class LocalResult(beam_direct.DirectPipelineResult):
 
     def _end(self, state: str) -> None:
         self._progress.stop.set()
+        for subscription in self._progress.subscriptions.values():
+            subscription.stop()
         if self._stop_workers():
             self._progress.tear_down()
         else:
             _LOGGER.warning(
                 "The bundle in progress has not ended; it is given up, and its messages come again"
             )
-        for subscription in self._progress.subscriptions.values():
-            subscription.close()
+        close_all(self._progress.subscriptions.values())
         if self._client is not None:
             self._client.close()
         self._state = state

@@ -8,14 +8,14 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.utils.timestamp import Timestamp
 from google.api_core import exceptions
+from google.api_core.retry import Retry
 from google.cloud.pubsub_v1 import SubscriberClient
 from google.pubsub_v1.types import AcknowledgeRequest, PullRequest, PullResponse, ReceivedMessage
 
@@ -27,7 +27,8 @@ _GATHER_SECONDS = 0.05
 _FULL_ANSWER = 100
 """Messages of the largest answer of Google's emulator, whatever a request asks for."""
 _OUTAGE_SECONDS = 30.0
-_CLOSE_SECONDS = 10.0
+_CLOSE_SECONDS = 3.0
+"""For all that is tried at the end, by all subscriptions of a pipeline."""
 _ACK_SECONDS = 30.0
 _TRANSIENT = (
     exceptions.ServiceUnavailable,
@@ -59,7 +60,7 @@ class Subscription:
     _pulled: collections.deque[tuple[float, list[str]]] = field(default_factory=collections.deque, init=False)
     _acknowledging: list[tuple[list[str], grpc.Future]] = field(default_factory=list, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _closed: threading.Event = field(default_factory=threading.Event, init=False)
+    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
     _renewer: threading.Thread | None = field(default=None, init=False)
     _failing_since: float | None = field(default=None, init=False)
 
@@ -113,7 +114,7 @@ class Subscription:
             if time.monotonic() - self._failing_since > _OUTAGE_SECONDS:
                 raise
             _LOGGER.warning("A pull failed, will try again: %s", error)
-            self._closed.wait(0.5)
+            self._stopped.wait(0.5)
             return ()
         self._failing_since = None
         # The wrapped form costs ten times as much to read.
@@ -139,10 +140,10 @@ class Subscription:
             )
 
     def confirm(self) -> None:
-        """Waits for the answers to the last `acknowledge`, and repeats what has failed.
+        """Waits for the answers to the last `acknowledge`, and repeats what has failed until `stop`.
 
         Raises:
-          GoogleAPICallError: it has failed again; the messages come again.
+          GoogleAPICallError: it has failed again, for 30 s where that may pass; the messages come again.
         """
         while self._acknowledging:
             chunk, answer = self._acknowledging.pop(0)
@@ -150,35 +151,61 @@ class Subscription:
                 answer.result()
             except grpc.RpcError as error:
                 _LOGGER.warning("Could not acknowledge messages, will try again: %s", error)
-                self.client.acknowledge(subscription=self.name, ack_ids=chunk, timeout=_ACK_SECONDS)
+                try:
+                    self.client.acknowledge(
+                        subscription=self.name, ack_ids=chunk, retry=self._retry(), timeout=_ACK_SECONDS
+                    )
+                except exceptions.GoogleAPICallError as error:
+                    if not self._stopped.is_set():
+                        raise
+                    _LOGGER.warning("Could not acknowledge messages, they come again: %s", error)
 
-    def close(self) -> None:
+    def _retry(self) -> Retry:
+        def may_pass(error: Exception) -> bool:
+            return isinstance(error, _TRANSIENT) and not self._stopped.is_set()
+
+        return Retry(predicate=may_pass, initial=0.1, maximum=1.0, timeout=_OUTAGE_SECONDS)
+
+    def stop(self) -> None:
+        """Ends the renewal of leases, and every wait for a Pub/Sub that refuses."""
+        self._stopped.set()
+
+    def close(self, deadline: float | None = None) -> None:
         """Returns messages that were not acknowledged to Pub/Sub, and deletes a temporary subscription.
 
         Each is tried once: without an answer from Pub/Sub, leases run out by themselves.
+
+        Args:
+          deadline: A time (time.monotonic) after which nothing is waited for; None: in 3 s.
         """
-        self._closed.set()
+
+        def left() -> float:
+            return max(0.0, end - time.monotonic())
+
+        end = time.monotonic() + _CLOSE_SECONDS if deadline is None else deadline
+        self.stop()
         if self._renewer is not None:
-            self._renewer.join(_CLOSE_SECONDS)
+            self._renewer.join(left())
         try:
             for _, answer in self._acknowledging:
                 with contextlib.suppress(grpc.RpcError, grpc.FutureTimeoutError):
-                    answer.result(timeout=_CLOSE_SECONDS)
-            self._set_deadlines(0, retry=None, timeout=_CLOSE_SECONDS)
+                    answer.result(timeout=left())
+            self._set_deadlines(0, timeout=left())
             self._pulled.clear()
             if self.topic is not None:
-                self.client.delete_subscription(subscription=self.name, retry=None, timeout=_CLOSE_SECONDS)
+                self.client.delete_subscription(subscription=self.name, retry=None, timeout=left())
         except exceptions.GoogleAPICallError as error:
             _LOGGER.warning("Could not clean up %s: %s", self.name, error)
 
     def _renew(self) -> None:
-        while not self._closed.wait(_RENEW_SECONDS):
+        while not self._stopped.wait(_RENEW_SECONDS):
             try:
-                self._set_deadlines(_LEASE_SECONDS)
+                self._set_deadlines(_LEASE_SECONDS, timeout=_RENEW_SECONDS)
             except exceptions.GoogleAPICallError as error:
                 _LOGGER.warning("Could not renew the leases of %s: %s", self.name, error)
 
-    def _set_deadlines(self, seconds: int, **call: Any) -> None:
+    def _set_deadlines(self, seconds: int, timeout: float) -> None:
+        """Tries once: the next renewal comes soon."""
         with self._lock:
             ack_ids = [ack_id for _, ids in self._pulled for ack_id in ids]
         for chunk in _chunks(ack_ids):
@@ -186,8 +213,16 @@ class Subscription:
                 subscription=self.name,
                 ack_ids=chunk,
                 ack_deadline_seconds=seconds,
-                **{"timeout": 10, **call},
+                retry=None,
+                timeout=timeout,
             )
+
+
+def close_all(subscriptions: Collection[Subscription]) -> None:
+    """Closes the subscriptions of a pipeline, in 3 s at most where Pub/Sub does not answer."""
+    deadline = time.monotonic() + _CLOSE_SECONDS
+    for subscription in subscriptions:
+        subscription.close(deadline)
 
 
 def _chunks(ack_ids: list[str]) -> list[list[str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import fcntl
 import os
 import shutil
 import tempfile
@@ -11,13 +13,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from common.writing import writing
 from model.manifest import MANIFEST_FILE, ArtifactError
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob
+
+LOCK_FILE: Final = ".lock"
+_LOCK_SECONDS: Final = 120
+"""Age from which an object LOCK_FILE is of a process that was killed: a promotion takes seconds."""
+
+
+class BusyError(ArtifactError):
+    """Another process replaces what is at a place."""
+
+    def __init__(self, uri: str, more: str = "") -> None:
+        super().__init__(
+            f"{uri}: expected no other promotion at the same time, got one that is at work there: nothing "
+            f"was changed, try again when it has ended{more}"
+        )
 
 
 class ArtifactUnavailableError(ArtifactError):
@@ -91,6 +107,15 @@ class Place(ABC):
 
         Raises:
           ArtifactError: the place cannot be written to.
+        """
+
+    @abstractmethod
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps others out that ask the same of this place, for a `with` block; readers are not held up.
+
+        Raises:
+          BusyError: another has it.
+          ArtifactUnavailableError: Cloud Storage does not do it.
         """
 
     @property
@@ -168,6 +193,23 @@ class LocalPlace(Place):
             raise ArtifactError(
                 f"{self.uri}: cannot be written: {e}; name a directory that you may write to"
             ) from e
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Locks the directory itself, which the system undoes when the process ends, however it ends.
+
+        A directory that is not there, or that its file system cannot lock, as some of a network, stays open
+        to all.
+        """
+        with contextlib.ExitStack() as opened:
+            with contextlib.suppress(OSError):
+                directory = os.open(self.uri, os.O_RDONLY)
+                opened.callback(os.close, directory)
+                try:
+                    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise BusyError(self.uri) from None
+            yield
 
     @property
     def key(self) -> str:
@@ -248,6 +290,42 @@ class CloudPlace(Place):
         """
         with self._errors():
             _ = self._root
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keeps an object LOCK_FILE, which only one can create.
+
+        One that a killed process has left counts for 2 minutes.
+        """
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        lock = self._locked()
+        try:
+            yield
+        finally:
+            # One that is left there counts for 2 minutes; it must not hide how the block ended.
+            gone = contextlib.suppress(NotFound, PreconditionFailed)
+            with contextlib.suppress(ArtifactUnavailableError), self._errors(), gone:
+                lock.delete(if_generation_match=lock.generation)
+
+    def _locked(self) -> Blob:
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        lock, token = self._blob(LOCK_FILE), uuid.uuid4().bytes
+        for _ in range(3):
+            with self._errors(), contextlib.suppress(NotFound, PreconditionFailed):
+                try:
+                    lock.upload_from_string(token, if_generation_match=0)
+                    return lock
+                except PreconditionFailed:
+                    lock.reload()
+                if lock.download_as_bytes(if_generation_match=lock.generation) == token:
+                    return lock  # the client had sent it twice: the first answer was lost
+                now = datetime.datetime.now(datetime.UTC)
+                if (now - lock.time_created).total_seconds() < _LOCK_SECONDS:
+                    break
+                lock.delete(if_generation_match=lock.generation)
+        raise BusyError(self.uri, f"; one that was killed counts for {_LOCK_SECONDS} s")
 
     @property
     def key(self) -> str:

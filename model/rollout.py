@@ -52,17 +52,20 @@ def promote(source: str, to: str) -> Change:
     Raises:
       ArtifactError: `source` is no whole artifact of this package, `to` cannot be read or written, or has
         another model of the same version.
+      BusyError: another promotion to the same place is at work.
       ForeignError: the model at `to` has another feature spec.
     """
     found = artifact.read(source)
     found.load_model()  # refuses a graph that no job could load
-    before, version = _manifest(to), found.manifest.model_version
-    if before and before.model_version == version and before.digest != found.manifest.digest:
-        raise ArtifactError(
-            f"{to}: expected another version than {version}, which another model there has: scores and "
-            "profiles of the two could not be told apart; train it again, or with another --model_version"
-        )
-    return _replace(found, to)
+    place(to).check_writable()
+    with place(to).exclusive():
+        before, version = _manifest(to), found.manifest.model_version
+        if before and before.model_version == version and before.digest != found.manifest.digest:
+            raise ArtifactError(
+                f"{to}: expected another version than {version}, which another model there has: scores and "
+                "profiles of the two could not be told apart; train it again, or with another --model_version"
+            )
+        return _replace(found, to)
 
 
 def go_back(to: str) -> Change:
@@ -70,8 +73,14 @@ def go_back(to: str) -> Change:
 
     Raises:
       ArtifactError: there is no previous one, or it is damaged, or `to` cannot be read or written.
+      BusyError: another promotion to the same place is at work.
       ForeignError: the previous one has another feature spec.
     """
+    with place(to).exclusive():
+        return _exchange(to)
+
+
+def _exchange(to: str) -> Change:
     previous, spare = place(to).child(PREVIOUS), _spare(to)
     found = _interrupted(spare, to)
     if found is None:

@@ -123,9 +123,9 @@ def _shown(column: pa.Array, row: int) -> str:
 def _role_column(batch: pa.RecordBatch, key: str, roles: Roles) -> pa.Array:
     """The column of a role, in a plain type; all null where there is none of its own name."""
     name = getattr(roles, key)
-    column = find_column(batch, name)
+    column = find_column(batch, name, is_role=True)
     if column is None and name != key:
-        column = find_column(batch, key)
+        column = find_column(batch, key, is_role=True)
         if column is None:
             raise ColumnError(
                 f"{OPTIONS[key]}: there is no column {name}; it has {', '.join(batch.schema.names)}"
@@ -134,14 +134,14 @@ def _role_column(batch: pa.RecordBatch, key: str, roles: Roles) -> pa.Array:
 
 
 def _event_times(column: pa.Array, roles: Roles) -> Read:
-    if roles.time_format == "any":
-        return arrow.event_times(column, roles.event_time)
-    times, bad = timestamps(column, roles.time_format, roles.event_time)
+    if roles.time_format == "any":  # of a date as well this one says that it is no time
+        times, reasons = arrow.event_times(column, roles.event_time)
+        unread = [*reasons]
+    else:
+        times, bad = timestamps(column, roles.time_format, roles.event_time)
+        unread = np.flatnonzero(bad).tolist()
     expected = time_text(roles.time_format)
-    return Read(
-        times,
-        {row: f"expected {expected}, got {_shown(column, row)}" for row in np.flatnonzero(bad).tolist()},
-    )
+    return Read(times, {row: f"expected {expected}, got {shown(column[row].as_py())}" for row in unread})
 
 
 def _content(values: dict[str, pa.Array]) -> list[bytes]:

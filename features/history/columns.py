@@ -58,14 +58,14 @@ def add_history(
         return added
     roles = spec.roles
     by_account = next((feature for feature in spec.history if feature.by is None), None)
-    accounts = find_column(table, roles.account_id) if by_account else pa.nulls(table.num_rows)
+    accounts = find_column(table, roles.account_id, is_role=True) if by_account else pa.nulls(table.num_rows)
     if accounts is None:
         assert by_account is not None
         raise ColumnError(
             f"The source has no column {roles.account_id!r}, the account, which the history feature "
             f"{by_account.name!r} is computed by: write account: with the column in the feature spec"
         )
-    moments = find_column(table, roles.event_time)
+    moments = find_column(table, roles.event_time, is_role=True)
     if moments is None:
         raise ColumnError(
             f"The source has no column {roles.event_time!r}, the event time, which the history feature "
@@ -91,7 +91,7 @@ def _in_order(times: pa.Array, ids: pa.Array | None) -> npt.NDArray[np.intp]:
     """Returns the positions of rows by time, then by id; by time alone where ids are no texts or integers."""
     keys = {"time": times}
     if ids is not None:
-        texts = plain(one_column(ids))
+        texts = plain(ids)
         if is_text(texts.type) or pa.types.is_integer(texts.type):
             keys["id"] = texts if is_text(texts.type) else texts.cast(pa.string())
     order: npt.NDArray[np.intp] = pc.sort_indices(
@@ -106,7 +106,7 @@ def _refused(
     """Marks the rows that are dead letters in a pipeline."""
     is_refused = np.zeros(table.num_rows, bool)
     for name in (spec.roles.transaction_id, spec.roles.account_id):
-        is_refused[_refused_ids(find_column(table, name), name)] = True
+        is_refused[_refused_ids(find_column(table, name, is_role=True), name)] = True
     if columns:
         encoder = ColumnEncoder(spec, learn(spec, columns))
         is_refused[list(encoder.encode(columns).reasons)] = True

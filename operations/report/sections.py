@@ -160,8 +160,10 @@ def _versions(figures: Figures) -> charts.Chart:
 
 
 def _shadow(figures: Figures) -> list[Bar]:
+    """Draws the shadow beside the model in use, and says where the shadow is that model by now."""
     bars = []
-    for row in figures.rows["shadow_agreement"][-MOST_SHADOWS:]:
+    rows = figures.rows["shadow_agreement"]
+    for row in [row for row in rows if row["shadow_version"] != row["model_version"]][-MOST_SHADOWS:]:
         # None where neither model raises an alert: they agree.
         share = 100.0 if row["agreement_percent"] is None else row["agreement_percent"]
         label = f"{row['day']:%Y-%m-%d} {row['shadow_version']} beside {row['model_version']}"
@@ -170,6 +172,10 @@ def _shadow(figures: Figures) -> list[Bar]:
             f"in {row['transactions']:,} transactions"
         )
         bars.append(Bar(label, aside, f"{share:g} %", share))
+    if rows and rows[-1]["shadow_version"] == (version := rows[-1]["model_version"]):
+        # A bar of 100 % would look like a trial that went well.
+        advice = "it agrees with itself: launch the stream without --shadow_model"
+        bars.append(Bar(f"{rows[-1]['day']:%Y-%m-%d} {version} is in use itself", advice, "", 0))
     return bars
 
 

@@ -7,7 +7,9 @@ import fnmatch
 import hashlib
 import json
 import re
+import threading
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -23,6 +25,7 @@ class Blob:
     data: bytes
     generation: int
     content_type: str = "application/octet-stream"
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass
@@ -47,17 +50,27 @@ class Storage:
     listed: list[list[str]] = field(default_factory=list)
     _uploads: dict[str, tuple[str, str, str, bytearray]] = field(default_factory=dict)
     _count: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def names(self, bucket: str, prefix: str = "") -> list[str]:
         """The objects of a bucket."""
         return sorted(name for owner, name in self.objects if owner == bucket and name.startswith(prefix))
 
-    def put(self, bucket: str, name: str, data: bytes, content_type: str = "") -> dict[str, Any]:
-        """Stores an object."""
+    def put(
+        self, bucket: str, name: str, data: bytes, content_type: str = "", generation: str = ""
+    ) -> dict[str, Any]:
+        """Stores an object, where the one that is there has this generation."""
         self._bucket(bucket)
-        self._count += 1
-        self.objects[bucket, name] = Blob(data, self._count, content_type or "application/octet-stream")
-        return self._resource(bucket, name)
+        with self._lock:
+            self._check(bucket, name, generation)
+            self._count += 1
+            self.objects[bucket, name] = Blob(data, self._count, content_type or "application/octet-stream")
+            return self._resource(bucket, name)
+
+    def _check(self, bucket: str, name: str, generation: str) -> None:
+        there = self.objects.get((bucket, name))
+        if generation and int(generation) != (there.generation if there else 0):
+            raise Refusal(412, "FAILED_PRECONDITION", "At least one of the pre-conditions did not hold.")
 
     def answer(self, request: Request) -> Any:
         """The answer to a request; None where it is not one of Cloud Storage."""
@@ -80,7 +93,7 @@ class Storage:
     def _resource(self, bucket: str, name: str) -> dict[str, Any]:
         blob = self._blob(bucket, name)
         link = f"{self.url}/storage/v1/b/{bucket}/o/{quote(name, safe='')}"
-        moment = "2026-01-01T00:00:00.000Z"
+        moment = blob.created.isoformat().replace("+00:00", "Z")
         return {
             "kind": "storage#object",
             "id": f"{bucket}/{name}/{blob.generation}",
@@ -159,6 +172,7 @@ class Storage:
         if self.forbidden and f"{match['bucket']}/{match['name']}".startswith(self.forbidden):
             raise Refusal(403, "PERMISSION_DENIED", "storage.objects.get is missing")
         blob = self._blob(match["bucket"], match["name"])
+        self._check(match["bucket"], match["name"], request.one("ifGenerationMatch"))
         if request.one("alt") != "media" and not request.path.startswith("/download/"):
             return self._resource(match["bucket"], match["name"])
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
@@ -174,8 +188,10 @@ class Storage:
         return Raw(part, headers, 206 if wanted else 200)
 
     def delete_object(self, match: re.Match[str], request: Request) -> Any:
-        self._blob(match["bucket"], match["name"])
-        del self.objects[match["bucket"], match["name"]]
+        with self._lock:
+            self._blob(match["bucket"], match["name"])
+            self._check(match["bucket"], match["name"], request.one("ifGenerationMatch"))
+            del self.objects[match["bucket"], match["name"]]
         return Raw(code=204)
 
     def copy_object(self, match: re.Match[str], request: Request) -> Any:
@@ -195,7 +211,8 @@ class Storage:
             described, data = (body for _, body in _parts(request))
             meta = json.loads(described)
             name = meta.get("name") or request.one("name")
-            return self.put(bucket, name, data, meta.get("contentType", ""))
+            wanted = request.one("ifGenerationMatch")
+            return self.put(bucket, name, data, meta.get("contentType", ""), wanted)
         if request.method == "POST":
             meta = request.json or {}
             session = str(len(self._uploads) + 1)

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from common.csv_files import CsvError, Dialect, dialect_of, read_table, read_texts
+from common.csv_files import CsvError, Dialect, dialect_of, read_first, read_table, read_texts
 
 NAMES = ("Time", "V1", "Amount")
 
@@ -58,9 +58,21 @@ def test_texts_come_as_they_are_and_rows_of_another_width_apart(tmp_path):
     assert rows == [
         {"id": b"007", "V1": b"1e3"},
         {"id": b"\xff", "V1": None},
-        {"id": b"", "V1": None},
+        {"id": None, "V1": None},
     ]
     assert [(row.actual_columns, row.text) for row in broken] == [(2, "a,b"), (4, "1,2,3,4")]
+
+
+@pytest.mark.parametrize("missing", ["", '""', "null", "NULL", '"null"'])
+def test_a_missing_value_is_null_for_training_as_it_is_for_a_batch_job(tmp_path, missing):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"account_id,amount,country\na,1.5,NA\n{missing},{missing},{missing}\n")
+    names = ["account_id", "amount", "country"]
+    (batch,) = read_texts(str(path), dialect_of(path.read_bytes(), str(path)), names, pytest.fail)
+    assert batch.to_pylist() == [dict(zip(names, (b"a", b"1.5", b"NA"), strict=True)), dict.fromkeys(names)]
+    rows = [dict(zip(names, ("a", 1.5, "NA"), strict=True)), dict.fromkeys(names)]
+    assert read_table(str(path)).to_pylist() == rows
+    assert read_first(str(path), 9).to_pylist() == rows
 
 
 @pytest.mark.parametrize("lines", [1_500_000, 6_000_000])

@@ -6,6 +6,7 @@ import csv
 import datetime as dt
 import io
 import json
+import re
 
 import pytest
 
@@ -39,6 +40,43 @@ def test_a_table_in_a_pipe_is_plain_text(capsys):
 def test_a_long_cell_stays_on_its_line(capsys):
     print_rows([{"id": "x" * 500}])
     assert "x" * 500 in capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Makes stdout a terminal of so many columns."""
+
+    def set_width(columns):
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        monkeypatch.setenv("COLUMNS", str(columns))
+
+    return set_width
+
+
+FEATURES = [f"customer_behaviour_indicator_{i}" for i in range(60)]
+
+
+def test_a_narrow_terminal_folds_texts_and_names_and_no_number_or_time(terminal, capsys):
+    terminal(90)
+    texts = [{"feature": name, "next_one": name, "last_one": name} for name in FEATURES]
+    print_rows([row | {"at": NOW, "outside_percent": 1234.125} for row in texts])
+    out = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)
+    assert max(map(len, out.splitlines())) <= 90
+    assert out.count("2026-03-08 12:00:00") == out.count("1,234.125") == len(FEATURES)
+    assert "customer_behaviour_indicator_59" not in out  # over two lines
+
+
+def test_a_terminal_too_narrow_for_a_table_has_a_line_for_each_field(terminal, capsys):
+    row = {f"feature_{i}": name for i, name in enumerate(FEATURES[:5])} | {"at": NOW, "score": 2.75}
+    terminal(80)
+    print_rows([row, row | {"at": None}])
+    first, second = capsys.readouterr().out.split("\n\n")
+    assert first.splitlines()[0].split() == ["feature_0", FEATURES[0]]
+    assert first.splitlines()[-2:] == ["at         2026-03-08 12:00:00", "score      2.75"]
+    assert second.splitlines()[-2:] == ["at         -", "score      2.75"]
+    terminal(250)
+    print_rows([row])
+    assert " ".join([*FEATURES[:5], "2026-03-08"]) in " ".join(capsys.readouterr().out.split())
 
 
 def test_no_rows(capsys):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import csv, parquet
 
 from features.declaration import FeatureSpec
 from model import artifact, data, evaluate, fitting, train
@@ -17,7 +17,7 @@ from model.dataset import DataError, from_arrow
 from model.evaluation import WITHOUT_HISTORY
 
 DAY = 86_400_000_000
-SPEC = {
+SPEC: dict[str, Any] = {
     "label": "fraud",
     "features": [
         {"name": "amount", "kind": "number", "scale": "log"},
@@ -64,6 +64,16 @@ def test_rows_get_their_history_whatever_their_order_and_labels() -> None:
     labels = pa.array(table["fraud"].to_pylist(), mask=~is_known)
     partly = from_arrow(table.set_column(3, "fraud", labels), "x", spec=spec)
     np.testing.assert_array_equal(partly.features, whole.features[is_known])
+
+
+def test_rows_of_csv_without_an_account_count_in_other_histories_as_in_a_batch_job(tmp_path: Path) -> None:
+    visits = {"name": "visits", "kind": "history", "statistic": "count", "by": "shop", "half_life": "1d"}
+    spec = FeatureSpec.from_json(SPEC | {"features": [*SPEC["features"], visits]})
+    accounts = pa.array(_table(2_000)["account_id"].to_pylist(), mask=np.arange(2_000) % 50 == 7)
+    table = _table(2_000).set_column(0, "account_id", accounts).append_column("shop", pa.repeat("s", 2_000))
+    csv.write_csv(table, tmp_path / "rows.csv")
+    loaded = data.load(str(tmp_path / "rows.csv"), spec=spec)
+    np.testing.assert_allclose(loaded.features, from_arrow(table, "x", spec=spec).features, rtol=1e-6)
 
 
 def test_the_history_of_the_test_part_continues_that_of_the_training_part() -> None:

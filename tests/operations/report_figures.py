@@ -120,7 +120,7 @@ def figures(texts: tuple[str, ...] = ("tx-1", "tx-2")) -> Figures:
             {
                 "day": NOON.replace(hour=0),
                 "model_version": text,
-                "shadow_version": text,
+                "shadow_version": f"{text} next",
                 "transactions": 9000,
                 "alerts": 43,
                 "shadow_alerts": 41,

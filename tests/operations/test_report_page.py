@@ -120,9 +120,21 @@ def test_the_shadow_agreement_is_the_share_of_alerts_that_both_raise():
     some = figures(("v1", "v2"))
     some.rows["shadow_agreement"][1] |= {"alerts": 0, "gained": 0, "lost": 0, "agreement_percent": None}
     first, second = sections._shadow(some)
-    assert (first.label, first.value, first.percent) == ("2026-03-08 v1 beside v1", "82.6 %", 82.6)
+    assert (first.label, first.value, first.percent) == ("2026-03-08 v1 next beside v1", "82.6 %", 82.6)
     assert first.aside == "3 gained, 5 lost, of 43 alerts in 9,000 transactions"
     assert second.value == "100 %"  # neither raised one
+
+
+def test_a_shadow_that_was_promoted_is_no_trial_that_went_well():
+    some = figures(("v1", *["v2"] * sections.MOST_SHADOWS))
+    for row in some.rows["shadow_agreement"][1:]:
+        row |= {"shadow_version": "v2", "gained": 0, "lost": 0, "agreement_percent": 100.0}
+    trial, promoted = sections._shadow(some)
+    assert (trial.label, trial.value) == ("2026-03-08 v1 next beside v1", "82.6 %")
+    assert (promoted.label, promoted.value, promoted.percent) == ("2026-03-08 v2 is in use itself", "", 0)
+    assert promoted.aside == "it agrees with itself: launch the stream without --shadow_model"
+    some.rows["shadow_agreement"] = some.rows["shadow_agreement"][:1]
+    assert sections._shadow(some) == [trial]
 
 
 def test_the_value_of_a_feature_is_shown_where_the_table_has_it():
