@@ -40,7 +40,8 @@ from transforms.bigquery import ReadBatches, WriteBatches
 from transforms.bigquery.append import Appender
 from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
-from transforms.files import ReadJsonLines, ReadParquetBatches, WriteParquetBatches
+from transforms.files import ReadJsonLines, ReadParquetBatches
+from transforms.parquet_sink import WriteParquetBatches
 from transforms.schema import SCORES
 from transforms.tables import create_tables, scores_table
 
@@ -75,7 +76,12 @@ def file_cases(directory: Path, batches: int) -> list[Case]:
     rows = batches * data.BATCH_ROWS
     lines, parquet, out = directory / "rows.jsonl", directory / "in", directory / "out"
     data.write_lines(lines, rows)
-    pipeline(lambda p: generated(p, batches) | WriteParquetBatches(f"{parquet}/rows", SCORES))
+
+    def write(place: Path) -> None:
+        own = WriteParquetBatches(str(place), {"rows": SCORES}, overwrite=True)
+        pipeline(lambda p: {"rows": generated(p, batches)} | own)
+
+    write(parquet)
 
     def read(source: beam.PTransform) -> None:
         pipeline(lambda p: p | source | beam.ParDo(data.Drop()))
@@ -111,7 +117,7 @@ def file_cases(directory: Path, batches: int) -> list[Case]:
             "parquet out",
             "WriteParquetBatches",
             rows,
-            lambda: pipeline(lambda p: generated(p, batches) | WriteParquetBatches(f"{out}/own", SCORES)),
+            lambda: write(out / "own"),
             "beam.io.WriteToParquetBatched",
         ),
         Case("parquet out", "beam.io.WriteToParquetBatched", rows, lambda: pipeline(beams_sink)),

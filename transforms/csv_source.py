@@ -21,7 +21,7 @@ from transforms.observations import letter_counters
 from transforms.parse import ParseColumns, ParseOutput
 from transforms.rebatch import BATCH_ROWS, rebatch
 from transforms.schema import empty
-from transforms.shares import FindFiles, Range, Spread, read_shares, with_keys
+from transforms.shares import FindShares, Range, read_shares, with_keys
 
 
 class CsvRows(NamedTuple):
@@ -56,13 +56,8 @@ class ReadCsv(beam.PTransform):
         read = beam.FlatMap(
             read_shares, read_rows, tuple(self.columns), self.numbers, self.batch_rows, self.categories
         )
-        return (
-            begin
-            | "Match" >> FindFiles(self.pattern)
-            | "Share" >> beam.Map(lambda file: Range(file.path, 0, None))
-            | "Spread" >> Spread()
-            | "Read" >> read.with_output_types(CsvRows)
-        )
+        shares = begin | "Find" >> FindShares(self.pattern, lambda file: [Range(file.path, 0, None)])
+        return shares | "Read" >> read.with_output_types(CsvRows)
 
 
 @dataclass

@@ -38,17 +38,17 @@ class Transaction(msgspec.Struct, gc=False):
 
     Attributes:
       features: the numbers, their list as raw JSON, or the raw values of other fields.
+      event_time: also as a text, of a message that is decoded with others.
     """
 
     features: Any
     transaction_id: str | None = None
     account_id: str | None = None
-    event_time: dt.datetime | None = None
+    event_time: dt.datetime | str | None = None
     event_time_derived: bool | None = None
 
 
 _DECODE_ANY = msgspec.json.Decoder().decode
-_ROLE_TYPES: Final = {"transaction_id": Identifier, "account_id": Identifier, "event_time": EventTime}
 
 
 @functools.lru_cache(maxsize=64)
@@ -103,18 +103,20 @@ def checked_payload(payload: bytes, max_bytes: int) -> None:
         payload.decode("utf-8")  # the decoder does not look inside the strings that it skips
 
 
-def usual_decoder(features: Any, names: Roles) -> Callable[[bytes], Transaction]:
+def usual_decoder(features: Any, names: Roles, time: Any = EventTime) -> Callable[[bytes], Transaction]:
     """Makes the decoder of usual messages: values of exactly these types.
 
     Args:
-      features: the type of the list; UNSET where the message has none.
+      features: the type of the list; UNSET where the message has none, and msgspec.Raw for one that has.
       names: the keys of id, account and time.
+      time: the type of the event time.
     """
+    types = {"transaction_id": Identifier, "account_id": Identifier, "event_time": time}
     usual: Any = msgspec.defstruct(
         "Usual",
         [
-            ("features", features, msgspec.UNSET),
-            *((role, kind | None, None) for role, kind in _ROLE_TYPES.items()),
+            ("features", features) if features is msgspec.Raw else ("features", features, msgspec.UNSET),
+            *((role, kind | None, None) for role, kind in types.items()),
             ("event_time_derived", bool | None, None),
         ],
         gc=False,
@@ -123,7 +125,7 @@ def usual_decoder(features: Any, names: Roles) -> Callable[[bytes], Transaction]
     if not renamed:
         return msgspec.json.Decoder(usual).decode
     fields = [
-        (f"own_{role}", _ROLE_TYPES[role] | None, msgspec.field(default=None, name=name))
+        (f"own_{role}", types[role] | None, msgspec.field(default=None, name=name))
         for role, name in renamed.items()
     ]
     own_type: Any = msgspec.defstruct("Own", fields, bases=(usual,), gc=False)

@@ -1,9 +1,9 @@
-"""Files as sources and sinks: JSON lines and Parquet in, Parquet out. Any file system that Beam knows."""
+"""Files as sources: JSON lines and Parquet. Any file system that Beam knows."""
 
 from __future__ import annotations
 
 import codecs
-import time
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
@@ -12,7 +12,6 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystem import FileMetadata
-from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.compressed import compression, decompressed
@@ -22,9 +21,8 @@ from common.parquet import ROW_GROUP_ROWS
 from transforms.columnar import present_columns
 from transforms.decode import MAX_LINE_BYTES
 from transforms.metrics import counter
-from transforms.parquet_sink import ParquetSink
 from transforms.rebatch import BATCH_ROWS, rebatch
-from transforms.shares import FileColumnsError, FindFiles, Range, RowGroups, Spread, read_shares, with_keys
+from transforms.shares import FileColumnsError, FindShares, Range, RowGroups, read_shares, with_keys
 
 BLOCK_BYTES: Final = 1024 * 1024
 
@@ -62,29 +60,24 @@ class ReadJsonLines(beam.PTransform):
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
         """Files to ranges, spread over the workers, to lines."""
-        return (
-            begin
-            | "Match" >> FindFiles(self.pattern)
-            | "Split" >> beam.FlatMap(split_lines, self.split_bytes)
-            | "Spread" >> Spread()
-            | "Read"
-            >> beam.FlatMap(read_shares, read_lines, self.rows, self.max_line_bytes).with_output_types(
-                list[bytes]
-            )
-            | "Messages" >> beam.ParDo(_MessagesFn()).with_output_types(list[bytes])
-        )
+        split = functools.partial(split_lines, split_bytes=self.split_bytes)
+        read = beam.ParDo(_ReadLinesFn(self.rows, self.max_line_bytes)).with_output_types(list[bytes])
+        return begin | "Find" >> FindShares(self.pattern, split) | "Read" >> read
 
 
-class _MessagesFn(beam.DoFn):
-    """Lists of lines in; the same without blank lines out."""
+class _ReadLinesFn(beam.DoFn):
+    """Lists of shares in; lists of their lines out, without blank lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int, max_line_bytes: int) -> None:
+        self._limits = rows, max_line_bytes
         self._blank = counter(BLANK_LINES)
 
-    def process(self, lines: list[bytes]) -> Iterable[list[bytes]]:
-        messages = lines if all(map(bytes.strip, lines)) else [line for line in lines if line.strip()]
-        self._blank.inc(len(lines) - len(messages))
-        return [messages] if messages else []
+    def process(self, shares: list[Range]) -> Iterator[list[bytes]]:
+        for lines in read_shares(shares, read_lines, *self._limits):
+            messages = lines if all(map(bytes.strip, lines)) else [line for line in lines if line.strip()]
+            self._blank.inc(len(lines) - len(messages))
+            if messages:
+                yield messages
 
 
 @dataclass
@@ -111,58 +104,10 @@ class ReadParquetBatches(beam.PTransform):
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
         """Files to row groups, spread over the workers, to record batches."""
         required = () if self.optional else tuple(self.columns)
+        split = functools.partial(split_row_groups, columns=required, split_bytes=self.split_bytes)
         read = beam.FlatMap(read_shares, read_row_groups, tuple(self.columns), self.batch_rows)
-        return (
-            begin
-            | "Match" >> FindFiles(self.pattern)
-            | "Split" >> beam.FlatMap(split_row_groups, required, self.split_bytes)
-            | "Spread" >> Spread()
-            | "Read" >> read.with_output_types(pa.RecordBatch)
-        )
-
-
-@dataclass
-class WriteParquetBatches(beam.PTransform):
-    """Writes record batches to Parquet files.
-
-    Input: PCollection of pyarrow.RecordBatch with `schema`. Output: PCollection of str, the paths.
-
-    Bounded: `PREFIX-00000-of-00003.parquet` and so on, one file a bundle. They are written under temporary
-    names and renamed when all are complete. Without any rows there is one file without rows. With `staging`
-    they keep their temporary names, and the paths are these: `transforms.publication` renames several sets.
-
-    Unbounded: one file every `window_seconds` by the clock,
-    `PREFIX-LAUNCH-[START, END)-00000-of-00001.parquet`.
-
-    Attributes:
-      prefix: how the paths begin, local or gs://. Missing local directories are created.
-      schema: the columns; batches may have them in their order only.
-      codec: compression, as pyarrow names it. "zstd" makes files a third smaller, and takes longer.
-      window_seconds: for unbounded input.
-      staging: directory where the files of bounded input stay, under temporary names; "" to rename them.
-    """
-
-    prefix: str
-    schema: pa.Schema
-    codec: str = "snappy"
-    window_seconds: int = 60
-    staging: str = ""
-
-    def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        """Batches to a file sink."""
-        if batches.is_bounded:
-            bounded = ParquetSink(self.prefix, self.schema, self.codec, staging=self.staging)
-            return batches | beam.io.iobase.Write(bounded)
-        # The name of a window's file must not be that of a job before this one.
-        prefix = f"{self.prefix}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-        sink = ParquetSink(prefix, self.schema, self.codec, "-W-SSSSS-of-NNNNN")
-        return (
-            batches
-            # Windows of the clock: by event time, rows that come late would be dropped.
-            | "By the clock" >> beam.Map(lambda batch: TimestampedValue(batch, time.time()))
-            | "Windows" >> beam.WindowInto(FixedWindows(self.window_seconds))
-            | beam.io.iobase.Write(sink)
-        )
+        shares = begin | "Find" >> FindShares(self.pattern, split)
+        return shares | "Read" >> read.with_output_types(pa.RecordBatch)
 
 
 def split_lines(file: FileMetadata, split_bytes: int = SPLIT_BYTES) -> list[Range]:

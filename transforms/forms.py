@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -23,9 +21,9 @@ from features.roles import KEYS, Roles
 from features.rows import text_of
 from features.times import is_pattern
 from features.values import shown
-from transforms.decode import RejectedError, Transaction, decoder
+from transforms.decode import Transaction, decoder
 from transforms.decode_object import object_decoder
-from transforms.number_lists import AT_ONCE, LEAST_MESSAGES, raw_decoder, read_lists
+from transforms.number_lists import Block, BlockDecoder, block_decoder
 from transforms.schema import transactions_schema
 
 TYPES: Final = {"number": pa.float64(), "boolean": pa.bool_(), "category": pa.string()}
@@ -39,13 +37,11 @@ class Assembled(NamedTuple):
       features: the inputs of the model, float32 [n, inputs].
       reasons: position of a refused row -> the reason, which names the field.
       inputs: raw values as a struct by field; None where `features` holds them.
-      unread: the same as `reasons`, of rows whose message cannot be decoded after all.
     """
 
     features: npt.NDArray[np.float32]
     reasons: dict[int, str]
     inputs: pa.StructArray | None = None
-    unread: Mapping[int, str] = MappingProxyType({})
 
     def kept(self, is_kept: Sequence[bool]) -> Assembled:
         """Returns some of the rows."""
@@ -74,61 +70,49 @@ class ListForm:
         """Makes the function that decodes a message; see `transforms.decode.decoder`."""
         return decoder(self.names, roles, max_bytes)
 
-    def batch_decoder(self, roles: Roles, max_bytes: int, messages: int) -> Callable[[bytes], Transaction]:
-        """Makes the function that decodes a message out of so many, whose lists `assemble` reads at once."""
-        exact = self.decoder(roles, max_bytes)
-        return exact if messages < LEAST_MESSAGES else raw_decoder(roles, max_bytes, exact)
+    def block_decoder(self, roles: Roles, max_bytes: int, has_texts: bool) -> BlockDecoder | None:
+        """Makes the function that decodes some messages in one go, but for times as texts."""
+        return block_decoder(roles, max_bytes, len(self.names), has_texts)
 
     def assemble(
-        self, rows: Sequence[Transaction], times: pa.Array, exact: Callable[[int], Transaction]
+        self, rows: Sequence[Transaction], times: pa.Array, blocks: Sequence[tuple[int, Block]] = ()
     ) -> Assembled:
         """Makes columns of decoded rows.
 
         Args:
-          rows: of `batch_decoder`.
+          rows: of `decoder`, and of `block_decoder`.
           times: of the rows; where features are made of them, they are encoded.
-          exact: decodes the message of a row once more, by `decoder`.
+          blocks: those of `block_decoder`, each after the number of its first row.
         """
-        wide, unread = self._numbers(rows, exact)
-        with np.errstate(over="ignore"):
-            matrix = wide.astype(np.float32)
+        matrix = self._numbers(rows, blocks)
         reasons: dict[int, str] = {}
         finite = np.isfinite(matrix)
         if np.count_nonzero(finite) < finite.size:
             for k in np.flatnonzero(~finite.all(axis=1)).tolist():
                 at = int(np.flatnonzero(~finite[k])[0])
-                value = shown(wide[k, at].item())
+                value = shown(float(rows[k].features[at]))
                 reasons[k] = f"features: {self.names[at]} is {value}, not a finite float32"
-        return Assembled(matrix, reasons, unread=unread)
+        return Assembled(matrix, reasons)
 
     def _numbers(
-        self, rows: Sequence[Transaction], exact: Callable[[int], Transaction]
-    ) -> tuple[npt.NDArray[np.float64], dict[int, str]]:
-        """The numbers of all rows, and the reasons of those whose list is none of numbers."""
+        self, rows: Sequence[Transaction], blocks: Sequence[tuple[int, Block]]
+    ) -> npt.NDArray[np.float32]:
+        """The numbers of all rows: those of blocks, and those of the rows between."""
         width = len(self.names)
-        raw = [k for k, row in enumerate(rows) if type(row.features) is msgspec.Raw]
-        if not raw:
-            values = itertools.chain.from_iterable(row.features for row in rows)
-            return np.fromiter(values, np.float64, len(rows) * width).reshape(-1, width), {}
-        numbers = np.zeros((len(rows), width))
-        reasons: dict[int, str] = {}
-        single = [k for k, row in enumerate(rows) if type(row.features) is not msgspec.Raw]
-        for start in range(0, len(raw), AT_ONCE):
-            chosen = raw[start : start + AT_ONCE]
-            read = read_lists([rows[k].features for k in chosen], width)
-            if read is not None:
-                first, end = chosen[0], chosen[-1] + 1
-                numbers[slice(first, end) if end - first == len(chosen) else chosen] = read
-                continue
-            for k in chosen:
-                try:
-                    rows[k].features = exact(k).features
-                    single.append(k)
-                except RejectedError as error:
-                    reasons[k] = str(error)
-        for k in single:
-            numbers[k] = rows[k].features
-        return numbers, reasons
+        parts = []
+        end = 0
+        for start, block in (*blocks, (len(rows), None)):
+            if start > end:
+                values = itertools.chain.from_iterable(row.features for row in rows[end:start])
+                with np.errstate(over="ignore"):
+                    wide = np.fromiter(values, np.float64, (start - end) * width)
+                    parts.append(wide.astype(np.float32).reshape(-1, width))
+            if block is not None:
+                parts.append(block.numbers)
+                end = start + len(block.rows)
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty((0, width), np.float32)
 
 
 class ObjectForm:
@@ -152,14 +136,14 @@ class ObjectForm:
         """Makes the function that decodes a message; see `transforms.decode.decoder`."""
         return object_decoder(tuple(self.fields.items()), roles, max_bytes)
 
-    def batch_decoder(self, roles: Roles, max_bytes: int, messages: int) -> Callable[[bytes], Transaction]:
-        """Makes the same function: values of several types are decoded message by message."""
-        return self.decoder(roles, max_bytes)
+    def block_decoder(self, roles: Roles, max_bytes: int, has_texts: bool) -> BlockDecoder | None:
+        """Returns None: values of several types are decoded message by message."""
+        return None
 
     def assemble(
-        self, rows: Sequence[Transaction], times: pa.Array, exact: Callable[[int], Transaction]
+        self, rows: Sequence[Transaction], times: pa.Array, blocks: Sequence[tuple[int, Block]] = ()
     ) -> Assembled:
-        """Makes columns of decoded rows and their event times."""
+        """Makes columns of decoded rows and their event times; there are no blocks."""
         columns = zip(*(row.features for row in rows), strict=True) if rows else [()] * len(self.fields)
         arrays = {
             name: _array(values, TYPES[self.fields[name]])

@@ -8,17 +8,15 @@ which files, tables, servers and training also follow.
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from common.limits import MAX_BATCH_BYTES, MAX_MESSAGE_BYTES
@@ -28,7 +26,16 @@ from features.roles import EPOCH, Roles
 from transforms.dead_letter import dead_letters, traceable
 from transforms.decode import MAX_LINE_BYTES, ArrayError, RejectedError, Transaction
 from transforms.forms import Encoding, default_encoding
-from transforms.plain_columns import texts
+from transforms.number_lists import (
+    AT_ONCE,
+    LEAST_MESSAGES,
+    LEAST_TEXTS,
+    Block,
+    moments_of,
+    read_times,
+    since_epoch,
+)
+from transforms.plain_columns import all_false, texts
 from transforms.trace import message_trace, passed_values, source_column
 
 _DECODE_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -182,31 +189,51 @@ def _parse(
     arrays: list[int] = []
     form = rules.encoding.form
     limits = rules.roles, min(rules.max_bytes, MAX_LINE_BYTES - 1)
-    decode = form.batch_decoder(*limits, len(payloads))
-    for i, payload in enumerate(payloads):
-        try:
-            rows.append(decode(payload))
-        except RejectedError as error:
-            rejected[i] = str(error)
-        except ArrayError:
-            if is_element:
-                rejected[i] = "payload: an array within an array, not an object"
+    decode = form.decoder(*limits)
+    has_texts = len(payloads) >= LEAST_TEXTS
+    decode_block = form.block_decoder(*limits, has_texts) if len(payloads) >= LEAST_MESSAGES else None
+    blocks: list[tuple[int, Block]] = []
+    parts = [slice(start, start + AT_ONCE) for start in range(0, len(payloads), AT_ONCE)][::-1]
+    while parts:
+        part = parts.pop()
+        some = payloads[part]
+        if decode_block and len(some) >= LEAST_MESSAGES:
+            if block := decode_block(some):
+                blocks.append((len(rows), block))
+                rows += block.rows
+                positions += range(part.start, part.start + len(some))
+                continue
+            middle = part.start + len(some) // 2
+            parts += [slice(middle, part.start + len(some)), slice(part.start, middle)]
+            continue
+        for i, payload in enumerate(some, part.start):
+            try:
+                rows.append(decode(payload))
+            except RejectedError as error:
+                rejected[i] = str(error)
+            except ArrayError:
+                if is_element:
+                    rejected[i] = "payload: an array within an array, not an object"
+                else:
+                    arrays.append(i)
             else:
-                arrays.append(i)
-        else:
-            positions.append(i)
-    timed = _times(rows, messages.at(positions), rules, default_time)
-    assembled = form.assemble(rows, timed.column, lambda k: form.decoder(*limits)(payloads[positions[k]]))
+                positions.append(i)
+
+    def again(k: int) -> Transaction:
+        return decode(payloads[positions[k]])
+
+    timed = _times(rows, messages.at(positions), rules, default_time, again, has_texts)
+    assembled = form.assemble(rows, timed.column, blocks)
     ids, unnamed = _ids(rows, positions, messages)
     derived = [row.event_time_derived is True for row in rows]
     columns = [
         ids,
         texts([row.account_id for row in rows]),
         timed.column,
-        pa.array(derived, pa.bool_()) if any(derived) else _none_derived(len(rows)),
+        pa.array(derived, pa.bool_()) if any(derived) else all_false(len(rows)),
     ]
     # A message that cannot be read says so, whatever its time.
-    refused = {**assembled.reasons, **timed.reasons, **assembled.unread}
+    refused = {**assembled.reasons, **timed.reasons, **timed.unread}
     if refused:
         rejected |= {positions[k]: reason for k, reason in refused.items()}
         kept = [k not in refused for k in range(len(rows))]
@@ -249,19 +276,36 @@ def _ids(
 
 
 class _Times(NamedTuple):
-    """The column of event times; why a row is refused by its time; the rows whose message had no time."""
+    """The column of event times.
+
+    Attributes:
+      column: of all rows.
+      reasons: why a row is refused by its time.
+      defaulted: the rows whose message had no time.
+      unread: the reasons of rows whose message cannot be decoded after all.
+    """
 
     column: pa.Array
     reasons: dict[int, str]
     defaulted: list[int]
+    unread: dict[int, str]
 
 
 def _times(
-    rows: Sequence[Transaction], messages: MessageColumns, rules: MessageRules, default: dt.datetime
+    rows: list[Transaction],
+    messages: MessageColumns,
+    rules: MessageRules,
+    default: dt.datetime,
+    again: Callable[[int], Transaction],
+    has_texts: bool,
 ) -> _Times:
     """Reads the event times of rows, and sets `event_time_derived` where another place has them."""
     reasons: dict[int, str] = {}
-    moments = [row.event_time for row in rows]
+    unread: dict[int, str] = {}
+    moments: list[Any] = [row.event_time for row in rows]
+    column = read_times(moments) if has_texts and not rules.event_time_attribute else None
+    if has_texts and column is None:
+        moments = moments_of(rows, again, unread)
     if rules.event_time_attribute:
         for k, attributes in enumerate(messages.attributes or ()):
             if rules.event_time_attribute in attributes:
@@ -275,11 +319,12 @@ def _times(
     for k in defaulted:
         moments[k] = (published and published[k]) or default
         rows[k].event_time_derived = True
-    micros = _since_epoch(moments)
-    column = pa.Array.from_buffers(EVENT_TIME, len(rows), [None, pa.py_buffer(micros)])
+    if column is None:
+        column = pa.Array.from_buffers(EVENT_TIME, len(rows), [None, pa.py_buffer(since_epoch(moments))])
+    micros = column.view(pa.int64()).to_numpy()
     origin: Any = (default - EPOCH) // _MICROSECOND
     if published and any(published):
-        origin = _since_epoch([each or default for each in published])
+        origin = since_epoch([each or default for each in published])
     lead = micros - origin
     least, most = rules.usual_lead
     # The usual case: near the publish time, so that no bound is beyond the calendar.
@@ -288,23 +333,9 @@ def _times(
         is_early = micros < np.maximum(origin - most_age, _FIRST_MICROS)
         is_late = micros > np.minimum(origin + most_lead, _LAST_MICROS)
         for k in np.flatnonzero(is_early | is_late).tolist():
-            moment: Any = moments[k]
+            moment: Any = again(k).event_time if type(moments[k]) is str else moments[k]
             reasons.setdefault(k, outside_text(moment.isoformat(), bool(is_early[k]), rules))
-    return _Times(column, reasons, defaulted)
-
-
-def _since_epoch(moments: Sequence[Any]) -> npt.NDArray[np.int64]:
-    """Microseconds of moments; one without a time zone is in UTC."""
-    try:  # Arrow takes longer for its call, and as long for each moment
-        return np.array([(moment - EPOCH) // _MICROSECOND for moment in moments], np.int64)
-    except TypeError:  # one has no time zone
-        micros: npt.NDArray[np.int64] = pa.array(moments, EVENT_TIME).view(pa.int64()).to_numpy()
-        return micros
-
-
-@functools.lru_cache(maxsize=16)
-def _none_derived(rows: int) -> pa.Array:
-    return pa.repeat(pa.scalar(False), rows)
+    return _Times(column, reasons, defaulted, unread)
 
 
 def _micros(limit: dt.timedelta) -> int:

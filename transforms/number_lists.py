@@ -1,56 +1,92 @@
-"""Decodes lists of numbers of many messages at once, without a Python object for each number.
+"""Decodes many messages at once, without a Python object for each number and each time.
 
-A message is taken apart by msgspec, which leaves the list as it came. simdjson then reads the lists of some
-messages in one go. Both read the same JSON and round alike. Where anything is unusual, nothing is read here,
-and `transforms.decode` decides what becomes of the message.
+A message is taken apart by msgspec, which leaves the list of numbers as it came, and the time as a text.
+simdjson then reads the lists of some messages in one go, and Arrow the times of all. They read the same JSON
+and round alike. Where anything is unusual, nothing is read here, and `transforms.decode` decides what becomes
+of the message.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import simdjson
 
-from features.roles import Roles
-from transforms.decode import RejectedError, Transaction, checked_payload, usual_decoder
+from features.arrow import EVENT_TIME
+from features.roles import EPOCH, Roles
+from transforms.decode import EventTime, RejectedError, Transaction, usual_decoder
 
 LEAST_MESSAGES: Final = 32
 """Fewer messages are decoded one by one: the calls for all of them would cost more."""
-AT_ONCE: Final = 64
-"""Lists that are read in one go: where one of them is unusual, so many are read again."""
+AT_ONCE: Final = 128
+"""Messages that are decoded in one go; where one of them is unusual, each half for itself."""
+
+LEAST_TEXTS: Final = 512
+"""Fewer times are decoded one by one."""
+
+_LEAST_WIDTH: Final = 2
+_BOUND: Final = 1e99
+"""Follows each list. No list that is read here has it: it is no float32."""
+_LEAST_LENGTH: Final = 20
+"""Characters of a time with seconds and a zone."""
+_SECONDS_COLON: Final = 16
+_MICROSECOND: Final = dt.timedelta(microseconds=1)
+_LOCAL: Final = threading.local()
+
+
+class Block(NamedTuple):
+    """Some messages: the rows without their numbers, and the numbers, float32 [rows, width]."""
+
+    rows: list[Transaction]
+    numbers: npt.NDArray[np.float32]
+
+
+BlockDecoder = Callable[[Sequence[bytes]], Block | None]
+"""Decodes messages; None where one of them is unusual."""
 
 
 @functools.lru_cache(maxsize=64)
-def raw_decoder(
-    names: Roles, max_bytes: int, exact: Callable[[bytes], Transaction]
-) -> Callable[[bytes], Transaction]:
-    """Makes the function that decodes a message but for its list of numbers, which stays raw JSON.
+def block_decoder(names: Roles, max_bytes: int, width: int, has_texts: bool = False) -> BlockDecoder:
+    """Makes the function that decodes messages with lists of numbers.
 
-    >>> from transforms.decode import decoder
-    >>> decode = raw_decoder(Roles(), 65_536, decoder(("amount",), Roles(), 65_536))
-    >>> bytes(decode(b'{"account_id": "a", "features": [12.5]}').features)
-    b'[12.5]'
+    >>> decode = block_decoder(Roles(), 65_536, 2)
+    >>> decode([b'{"account_id": "a", "features": [12.5, 1]}']).numbers.tolist()
+    [[12.5, 1.0]]
+    >>> decode([b'{"account_id": 7, "features": [12.5, 1]}']) is None
+    True
 
     Args:
       names: the keys of id, account and time.
       max_bytes: the longest payload that is decoded.
-      exact: decodes a message in which anything is unusual, and says what is wrong.
+      width: numbers of a list.
+      has_texts: leaves times as texts, for `read_times`.
     """
-    usual = usual_decoder(msgspec.Raw, names)
+    usual = usual_decoder(msgspec.Raw, names, str if has_texts else EventTime)
 
-    def decode(payload: bytes) -> Transaction:
+    def decode(payloads: Sequence[bytes]) -> Block | None:
+        if max(map(len, payloads)) > max_bytes:
+            return None
         try:
-            if len(payload) > max_bytes or not payload.isascii():
-                checked_payload(payload, max_bytes)
-            row = usual(payload)
-        except (msgspec.MsgspecError, RecursionError, RejectedError, UnicodeDecodeError):
-            return exact(payload)
-        return exact(payload) if row.features is msgspec.UNSET else row
+            rows = [usual(payload) for payload in payloads if payload.isascii()]
+        except (msgspec.MsgspecError, RecursionError):
+            return None
+        if len(rows) < len(payloads):
+            return None
+        # At once, while the lists are in the cache.
+        wide = read_lists([row.features for row in rows], width)
+        if wide is None:
+            return None
+        with np.errstate(over="ignore"):
+            numbers = wide.astype(np.float32)
+        return Block(rows, numbers) if np.isfinite(numbers).all() else None
 
     return decode
 
@@ -67,14 +103,83 @@ def read_lists(lists: Sequence[Any], width: int) -> npt.NDArray[np.float64] | No
       lists: JSON values, at least one, each valid by itself but for its numbers.
       width: numbers of a list.
     """
-    text = b"[" + b",".join(lists) + b"]"
+    n = len(lists)
+    text = b"[%b,1e99]" % b",1e99,".join(lists)
     try:
-        array: Any = simdjson.Parser().parse(text)
+        array: Any = _parser().parse(text)
         numbers = np.frombuffer(array.as_buffer(of_type="d"))
-        widths = {len(each) for each in array}
-    except (ValueError, TypeError, RuntimeError):  # no JSON, no number, a number of too many digits, no list
+    except (ValueError, TypeError, RuntimeError):  # no JSON, no number, a number of too many digits
         return None
-    # All values are numbers, however they are nested: with so few brackets they are not.
-    if widths != {width} or text.count(b"[") != 1 + len(lists):
+    # All values are numbers, however they are nested. The bounds are where lists of `width` end, and no other
+    # number is one. With so few brackets no list is nested: it would have the bracket of a number that stands
+    # in the place of another list, but that one ends at a bound for a width of 1 alone.
+    if width < _LEAST_WIDTH or len(numbers) != n * (width + 1) or text.count(b"[") != n + 1:
         return None
-    return numbers.reshape(-1, width)
+    matrix = numbers.reshape(n, width + 1)
+    if (matrix[:, width] != _BOUND).any() or np.count_nonzero(numbers == _BOUND) != n:
+        return None
+    return matrix[:, :width]
+
+
+def _parser() -> simdjson.Parser:
+    """The parser of this thread, which keeps its memory."""
+    if not hasattr(_LOCAL, "parser"):
+        _LOCAL.parser = simdjson.Parser()
+    parser: simdjson.Parser = _LOCAL.parser
+    return parser
+
+
+def read_times(texts: Sequence[Any]) -> pa.Array | None:
+    """Reads event times; None where one of them is no text, unusual or no time.
+
+    >>> read_times(["2026-03-01T11:00:00.25Z"])[0].value, read_times(["yesterday at eleven or so"])
+    (1772362800250000, None)
+    """
+    if set(map(type, texts)) != {str}:
+        return None
+    column = pa.array(texts, pa.string())
+    _, places, data = column.buffers()
+    offsets = np.frombuffer(places, np.int32, len(texts) + 1)
+    characters = np.frombuffer(data, np.uint8)
+    if np.diff(offsets).min() < _LEAST_LENGTH:
+        return None
+    # All that Arrow reads otherwise and the rules do not: times without seconds, and the year 0.
+    starts = offsets[:-1]
+    if (characters[starts + _SECONDS_COLON] != ord(":")).any() or (characters[starts] < ord("1")).any():
+        return None
+    try:
+        return column.cast(EVENT_TIME)
+    except pa.ArrowInvalid:  # another form, or no day of the calendar
+        return None
+
+
+def moments_of(
+    rows: list[Transaction], again: Callable[[int], Transaction], unread: dict[int, str]
+) -> list[dt.datetime | None]:
+    """Reads event times that `read_times` does not, those of each row for itself.
+
+    Args:
+      rows: the decoded messages; where the text of a time is unusual, another one takes the place of a row.
+      again: decodes the message of a row by itself.
+      unread: takes the reasons of rows whose messages cannot be decoded after all.
+    """
+    for k, row in enumerate(rows):
+        if type(row.event_time) is str:
+            try:
+                row.event_time = msgspec.convert(row.event_time, EventTime)
+            except msgspec.ValidationError:
+                try:
+                    rows[k] = again(k)
+                except RejectedError as error:
+                    row.event_time, unread[k] = None, str(error)
+    moments: list[Any] = [row.event_time for row in rows]
+    return moments
+
+
+def since_epoch(moments: Sequence[Any]) -> npt.NDArray[np.int64]:
+    """Returns the microseconds of moments since 1970; one without a time zone is in UTC."""
+    try:  # Arrow takes longer for its call, and as long for each moment
+        return np.array([(moment - EPOCH) // _MICROSECOND for moment in moments], np.int64)
+    except TypeError:  # one has no time zone
+        micros: npt.NDArray[np.int64] = pa.array(moments, EVENT_TIME).view(pa.int64()).to_numpy()
+        return micros

@@ -1,95 +1,121 @@
-"""Beam's sink of files with Parquet in it, behind transforms.files.WriteParquetBatches."""
+"""Writes sets of record batches to Parquet files, which are published together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
+import apache_beam as beam
 import pyarrow as pa
-from apache_beam.coders import BytesCoder
-from apache_beam.io.filebasedsink import FileBasedSink
 from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
+import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.parquet import RowGroupWriter
 from common.writing import writing
-from transforms.publication import make_directory
+from transforms.publication import make_directory, publish, remove_temporary, staging
 
 _FLAG: Final = "--output"
+_MIME: Final = "application/x-parquet"
+_EMPTY: Final = "empty"
+"""Name of the temporary file of a set without rows: that of a bundle which runs again is the same."""
 
 
-class _OpenFile(NamedTuple):
-    path: str
-    writer: RowGroupWriter
+@dataclass
+class WriteParquetBatches(beam.PTransform):
+    """Writes sets of record batches to Parquet files, one a set and bundle, and publishes them as one.
 
+    {set: PCollection of pyarrow.RecordBatch, bounded}  ->  PCollection of str, the paths
 
-class ParquetSink(FileBasedSink):
-    """Beam's file sink (temporary names, one rename at the end) with Parquet in the files.
+    The paths are `DIRECTORY/SET-00000-of-00003.parquet` and so on; a set without rows is one file without
+    rows. See `transforms.publication` for the temporary files. Beam's own sink takes fifteen steps a set, and
+    makes a row group of every batch, however small.
 
-    Batches are gathered to row groups of some size: Beam's own Parquet sink makes one of every batch.
-
-    Args:
-      prefix: how the paths begin.
-      schema: of all batches.
-      codec: compresses the pages.
-      shard_name_template: what follows the prefix, as Beam writes it; numbers when None.
-      staging: directory where the files stay, under temporary names, for `transforms.publication`; "" for
-        Beam's own renaming, set by set.
+    Attributes:
+      directory: local or gs://. Missing directories are created.
+      schemas: the columns of each set; batches may have them in their order only.
+      overwrite: whether the files of an earlier job are replaced; otherwise the job fails where there are
+        any.
+      job: names the temporary files of this job.
     """
 
-    def __init__(
-        self,
-        prefix: str,
-        schema: pa.Schema,
-        codec: str = "snappy",
-        shard_name_template: str | None = None,
-        staging: str = "",
-    ) -> None:
-        super().__init__(
-            prefix,
-            coder=BytesCoder(),
-            file_name_suffix=".parquet",
-            num_shards=0,
-            shard_name_template=shard_name_template,
-            mime_type="application/x-parquet",
-            compression_type=CompressionTypes.UNCOMPRESSED,
-        )
+    directory: str
+    schemas: Mapping[str, pa.Schema]
+    overwrite: bool = False
+    job: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def expand(self, sets: Mapping[str, beam.PCollection]) -> beam.PCollection:
+        """Batches to temporary files, and all of these to names."""
+        staged = [
+            sets[name]
+            | f"Files {name}"
+            >> beam.ParDo(_WriteFn(name, schema, self._place(name))).with_output_types(tuple[str, str])
+            for name, schema in self.schemas.items()
+        ]
+        files = staged | beam.Flatten()
+        once = files.pipeline | beam.Impulse()
+        move = beam.FlatMap(self._publish, beam.pvalue.AsIter(files))
+        return once | "Publish" >> move.with_output_types(str)
+
+    def _place(self, name: str) -> str:
+        return f"{staging(self.directory, self.job)}/{name}"
+
+    def _publish(self, _: bytes, staged: Iterable[tuple[str, str]]) -> list[str]:
+        files = list(staged)
+        names = {name for name, _ in files}
+        empty = [(name, self._write_empty(name)) for name in self.schemas if name not in names]
+        paths = publish([*files, *empty], self.directory, tuple(self.schemas), self.overwrite)
+        if empty:  # a bundle that runs again has written them once more
+            remove_temporary(self.directory, self.job)
+        return paths
+
+    def _write_empty(self, name: str) -> str:
+        file = _File(self._place(name), self.schemas[name], _EMPTY)
+        file.close()
+        return file.path
+
+
+class _File:
+    """A temporary file that is being written."""
+
+    def __init__(self, directory: str, schema: pa.Schema, name: str) -> None:
+        self.path = f"{directory}/{name}.parquet"
+        with writing(self.path, _FLAG):
+            make_directory(directory)
+            file = FileSystems.create(self.path, _MIME, CompressionTypes.UNCOMPRESSED)
+            self._writer = RowGroupWriter(file, schema)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        with writing(self.path, _FLAG):
+            self._writer.write(batch)
+
+    def close(self) -> None:
+        with writing(self.path, _FLAG):
+            self._writer.close()
+
+
+class _WriteFn(beam.DoFn):
+    """Record batches in, (set, path) of the file of a bundle out."""
+
+    def __init__(self, name: str, schema: pa.Schema, directory: str) -> None:
+        self._name = name
         self._schema = schema
-        self._codec = codec
-        self._staging = staging
+        self._directory = directory
+        self._file: _File | None = None
 
-    def initialize_write(self) -> Any:
-        """Makes the directory of the temporary files."""
-        if not self._staging:
-            return super().initialize_write()
-        make_directory(self._staging)
-        return self._staging
+    def start_bundle(self) -> None:
+        self._file = None  # that of a bundle that failed is not complete
 
-    def pre_finalize(self, init_result: str, writer_results: Iterable[str]) -> None:
-        """Removes files in the way; there are none before the publication."""
-        if not self._staging:
-            super().pre_finalize(init_result, writer_results)
+    def process(self, element: pa.RecordBatch) -> None:
+        if self._file is None:
+            self._file = _File(self._directory, self._schema, uuid.uuid4().hex)
+        self._file.write(element)
 
-    def finalize_write(
-        self, init_result: str, writer_results: Iterable[str], unused_pre_finalize_results: Any
-    ) -> Iterator[str]:
-        """Renames the files, or yields their temporary paths."""
-        if self._staging:
-            yield from writer_results
-        else:
-            yield from super().finalize_write(init_result, writer_results, unused_pre_finalize_results)
-
-    def open(self, temp_path: str) -> _OpenFile:
-        """Opens one file."""
-        with writing(temp_path, _FLAG):
-            return _OpenFile(temp_path, RowGroupWriter(super().open(temp_path), self._schema, self._codec))
-
-    def write_record(self, file_handle: _OpenFile, value: pa.RecordBatch) -> None:
-        """Adds a batch to a file."""
-        with writing(file_handle.path, _FLAG):
-            file_handle.writer.write(value)
-
-    def close(self, file_handle: _OpenFile | None) -> None:
-        """Completes a file."""
-        if file_handle is not None:
-            with writing(file_handle.path, _FLAG):
-                file_handle.writer.close()
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._file is not None:
+            self._file.close()
+            yield GlobalWindows.windowed_value((self._name, self._file.path))

@@ -32,6 +32,12 @@ def no_texts(rows: int) -> pa.Array:
     return pa.nulls(rows, pa.string())
 
 
+@functools.lru_cache(maxsize=16)
+def all_false(rows: int) -> pa.Array:
+    """Makes a column of booleans that are all false."""
+    return pa.repeat(pa.scalar(False), rows)
+
+
 def texts(values: Sequence[str | None]) -> pa.Array:
     """Makes a column of texts.
 

@@ -15,11 +15,9 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import apache_beam as beam
 import orjson
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
@@ -37,29 +35,6 @@ _BEAMS_TEMPORARY: Final = re.compile(r"/beam-temp-[^/]*-[0-9a-f]{32}/")
 
 class PublicationError(CommandError):
     """The files of a job cannot be published; those that were there before are left or marked."""
-
-
-@dataclass
-class Publish(beam.PTransform):
-    """Moves the files of a job to their names, when all of them are complete.
-
-    (set, path of a temporary file)  ->  path of each file under its name
-
-    Attributes:
-      directory: local or gs://.
-      sets: names of the sets of files, with which their names begin.
-      overwrite: whether files of an earlier job may be replaced.
-    """
-
-    directory: str
-    sets: Sequence[str]
-    overwrite: bool = False
-
-    def expand(self, staged: beam.PCollection) -> beam.PCollection:
-        """All temporary files to one list, and the list to names."""
-        gathered = staged | "Gather" >> beam.combiners.ToList()
-        move = beam.FlatMap(publish, self.directory, tuple(self.sets), self.overwrite)
-        return gathered | "Move" >> move.with_output_types(str)
 
 
 def publish(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
@@ -14,9 +14,6 @@ from common import memory
 from common.command import CommandError
 from common.files import find
 from common.limits import MAX_SHARES
-
-_RELEASE_ELEMENTS: Final = 8
-"""Of a share: a compressed file is one, whatever its size."""
 
 
 class FileColumnsError(CommandError, ValueError):
@@ -42,39 +39,34 @@ _Share = TypeVar("_Share", Range, RowGroups)
 
 
 @dataclass
-class FindFiles(beam.PTransform):
-    """Finds files when the job runs.
+class FindShares(beam.PTransform):
+    """Finds the files of a source when the job runs, and spreads shares of them over the workers.
 
-    Input: a pipeline. Output: PCollection of apache_beam.io.filesystem.FileMetadata.
+    Input: a pipeline. Output: PCollection of lists of shares; a list has several where there are more than
+    MAX_SHARES. The bundles behind it are no more than its elements, and each bundle of a batch job takes
+    streams of BigQuery, whose number is limited.
 
     Attributes:
       pattern: see common.files.find. No match is an error.
+      split: divides a file into shares.
     """
 
     pattern: str
+    split: Callable[[FileMetadata], Iterable[Range] | Iterable[RowGroups]]
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
-        """The pattern to files."""
-        return begin | beam.Create([self.pattern], reshuffle=False) | beam.FlatMap(_find)
+        """The pattern to shares, and these to workers."""
+        shares = beam.FlatMap(_find_shares, self.pattern, self.split).with_output_types(list)
+        return begin | beam.Impulse() | "Split" >> shares | "Spread" >> beam.Reshuffle()
 
 
-def _find(pattern: str) -> list[FileMetadata]:
-    if files := find(pattern):
-        return files
-    raise FileColumnsError(f"{pattern}: no such file")
-
-
-class Spread(beam.PTransform):
-    """Spreads shares over the workers, several together where there are more than MAX_SHARES.
-
-    The bundles behind it are no more than its elements, and each bundle of a batch job takes streams of
-    BigQuery, whose number is limited.
-    """
-
-    def expand(self, shares: beam.PCollection) -> beam.PCollection:
-        """Shares to lists of shares."""
-        gathered = shares | "Gather" >> beam.combiners.ToList()
-        return gathered | "Group" >> beam.FlatMap(group_shares) | "Spread" >> beam.Reshuffle()
+def _find_shares(
+    _: bytes, pattern: str, split: Callable[[FileMetadata], Iterable[_Share]]
+) -> list[list[_Share]]:
+    files = find(pattern)
+    if not files:
+        raise FileColumnsError(f"{pattern}: no such file")
+    return group_shares(share for file in files for share in split(file))
 
 
 def group_shares(shares: Iterable[_Share], most: int = MAX_SHARES) -> list[list[_Share]]:
@@ -91,11 +83,9 @@ def group_shares(shares: Iterable[_Share], most: int = MAX_SHARES) -> list[list[
 def read_shares(shares: Iterable[Any], read: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:
     """Reads shares one after the other, and gives memory back that the elements so far have left free."""
     for share in shares:
-        for number, element in enumerate(read(share, *args), start=1):
+        for element in read(share, *args):
             yield element
-            if number % _RELEASE_ELEMENTS == 0:
-                memory.release()
-        memory.release()
+            memory.release()
 
 
 def with_keys(

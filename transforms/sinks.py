@@ -19,7 +19,7 @@ from transforms.bigquery import Commit, WriteBatches
 from transforms.bigquery.methods import NEEDS, Method
 from transforms.dead_letter import given_message_id
 from transforms.detect import Detected
-from transforms.files import WriteParquetBatches
+from transforms.parquet_sink import WriteParquetBatches
 from transforms.schema import ALERTS, ERROR_RECORDS, FEATURE_PROFILES, SCORE_WINDOWS, SCORES
 from transforms.topics import RowMessages
 from transforms.trace import STORED_AT, stamped
@@ -138,18 +138,12 @@ class WriteFiles(beam.PTransform):
 
     def expand(self, detected: Detected) -> None:
         """Three sets of files, and their names."""
-        staged = []
-        for name, batches, schema in (
-            (tables.SCORES_TABLE, detected.scores, self.scores_schema),
-            (tables.ALERTS_TABLE, detected.alerts, ALERTS),
-            (tables.ERRORS_TABLE, detected.dead_letters, ERROR_RECORDS),
-        ):
-            place = f"{publication.staging(self.directory, self.job)}/{name}"
-            write = WriteParquetBatches(f"{self.directory.rstrip('/')}/{name}", schema, staging=place)
-            paths = batches | f"Files {name}" >> write
-            staged.append(paths | f"Set {name}" >> beam.Map(_in_set, name))
-        publish = publication.Publish(self.directory, FILE_SETS, self.overwrite)
-        _ = staged | beam.Flatten() | "Publish" >> publish
+        sets = (detected.scores, detected.alerts, detected.dead_letters)
+        schemas = (self.scores_schema, ALERTS, ERROR_RECORDS)
+        write = WriteParquetBatches(
+            self.directory, dict(zip(FILE_SETS, schemas, strict=True)), self.overwrite, self.job
+        )
+        _ = dict(zip(FILE_SETS, sets, strict=True)) | "Files" >> write
 
     def discard(self) -> None:
         """Removes the temporary files of this job, which has failed."""
@@ -157,10 +151,6 @@ class WriteFiles(beam.PTransform):
             publication.remove_temporary(self.directory, self.job)
         except OSError as error:
             logging.warning("%s: cannot remove the temporary files of this job: %s", self.directory, error)
-
-
-def _in_set(path: str, name: str) -> tuple[str, str]:
-    return name, path
 
 
 @dataclass

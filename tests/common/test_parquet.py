@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import uuid
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -60,13 +61,52 @@ def test_ids_are_compressed_where_that_makes_them_smaller(ids: list[str], codec:
     assert pq.read_table(file).to_batches()[0].equals(batch)
 
 
-def test_every_column_of_scores_is_compressed_and_texts_have_a_dictionary() -> None:
+RANDOM = np.random.default_rng(1)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        (RANDOM.normal(size=2000), "UNCOMPRESSED"),
+        (RANDOM.normal(size=2000).astype(np.float32).astype(np.float64), "UNCOMPRESSED"),
+        (RANDOM.integers(0, 3, 2000).astype(np.float64), "SNAPPY"),
+        (np.zeros(2000), "SNAPPY"),
+        (pa.nulls(2000, pa.float64()), "SNAPPY"),
+    ],
+    ids=["random", "random float32", "few values", "zeros", "nulls"],
+)
+def test_numbers_are_compressed_where_that_makes_them_much_smaller(
+    numbers: np.ndarray | pa.Array, expected: str
+) -> None:
+    plain = pa.array(numbers)
+    offsets = pa.array(np.arange(2001, dtype=np.int32))
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "plain": plain,
+            "lists": pa.ListArray.from_arrays(offsets, plain),
+            "nested": pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays([plain], ["number"])),
+            "fixed": pa.FixedSizeListArray.from_arrays(plain, 1),
+        }
+    )
+    file = written(batch.schema, batch.slice(0, 7), batch.slice(7))
+    assert {name: column.compression for name, column in columns(file).items()} == {
+        "plain": expected,
+        "lists.list.element": expected,
+        "nested.list.element.number": expected,
+        "fixed.list.element": expected,
+    }
+    assert pq.read_table(file).combine_chunks().to_batches()[0].equals(batch)
+
+
+def test_every_other_column_of_scores_is_compressed_and_texts_have_a_dictionary() -> None:
     row = {"transaction_id": "t", "top_features": [{"feature": "V1", "contribution": 1.0, "value": "2"}]}
     batch = pa.RecordBatch.from_pylist(
         [row | {"encoded": [1.0]}], pa.schema([f.with_nullable(True) for f in SCORES])
     )
     found = columns(written(batch.schema, batch))
-    assert {name for name, column in found.items() if column.compression != "SNAPPY"} == {"transaction_id"}
+    assert {name for name, column in found.items() if column.compression != "SNAPPY"} == {
+        *("transaction_id", "encoded.list.element", "top_features.list.element.contribution")
+    }
     texts = ("account_id", "top_features.list.element.feature", "top_features.list.element.value")
     assert all("RLE_DICTIONARY" in found[name].encodings for name in texts)
     assert not any(

@@ -9,9 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.filesystem import FileMetadata
-from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
-from apache_beam.transforms.window import TimestampedValue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,14 +18,13 @@ from local.gcs import local_gcs
 from transforms.files import (
     ReadJsonLines,
     ReadParquetBatches,
-    WriteParquetBatches,
     parquet_schema,
     read_lines,
     read_row_groups,
     split_lines,
     split_row_groups,
 )
-from transforms.schema import ALERTS
+from transforms.parquet_sink import WriteParquetBatches
 from transforms.shares import FileColumnsError, Range, RowGroups, group_shares
 
 SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False), pa.field("name", pa.string())])
@@ -207,97 +204,6 @@ class TestReadParquet:
         )
 
 
-class TestWriteParquet:
-    def written(self, directory: Path) -> list[dict]:
-        rows = [row for path in sorted(directory.iterdir()) for row in pq.read_table(path).to_pylist()]
-        return sorted(rows, key=lambda row: row["n"])
-
-    def test_rows_and_schema_survive(self, tmp_path):
-        with pipeline() as p:
-            paths = (
-                p
-                | beam.Create([batch(0, 3), batch(3, 5)])
-                | WriteParquetBatches(f"{tmp_path}/o/rows", SCHEMA)
-            )
-            assert_that(paths, equal_to([f"{tmp_path}/o/rows-00000-of-00001.parquet"]))
-        assert self.written(tmp_path / "o") == [
-            {"n": 0, "name": None},
-            {"n": 1, "name": "name 1"},
-            {"n": 2, "name": "name 2"},
-            {"n": 3, "name": None},
-            {"n": 4, "name": "name 4"},
-        ]
-        assert pq.read_schema(tmp_path / "o/rows-00000-of-00001.parquet") == SCHEMA
-
-    def test_small_batches_share_a_row_group(self, tmp_path):
-        with pipeline() as p:
-            batches = [batch(i, i + 1) for i in range(50)]
-            _ = p | beam.Create(batches, reshuffle=False) | WriteParquetBatches(f"{tmp_path}/rows", SCHEMA)
-        (path,) = tmp_path.glob("*.parquet")
-        assert pq.read_metadata(path).num_row_groups == 1
-
-    def test_nested_columns_survive(self, tmp_path):
-        row = {
-            "transaction_id": "a",
-            "account_id": None,
-            "event_time": dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
-            "event_time_derived": True,
-            "amount": 12.5,
-            "anomaly_score": 3.5,
-            "severity": "high",
-            "threshold": 3.0,
-            "top_features": [
-                {"feature": "V4", "contribution": 0.5, "value": "-7"},
-                {"feature": "Amount", "contribution": 0.25, "value": "12.5"},
-            ],
-            "model_version": "1",
-            "scored_at": dt.datetime(2026, 3, 1, 0, 0, 1, tzinfo=dt.UTC),
-            "message_id": "17",
-            "publish_time": dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
-            "read_at": None,
-            "pass_through": '{"load_id":1}',
-            "suppressed": False,
-            "suppressed_before": 2,
-        }
-        with pipeline() as p:
-            alerts = p | beam.Create([pa.RecordBatch.from_pylist([row], ALERTS)])
-            _ = alerts | WriteParquetBatches(f"{tmp_path}/alerts", ALERTS)
-        assert pq.read_table(tmp_path / "alerts-00000-of-00001.parquet").to_pylist() == [row]
-
-    def test_no_rows_give_one_file_without_rows(self, tmp_path):
-        with pipeline() as p:
-            nothing = p | beam.Create([]) | beam.Map(lambda x: x).with_output_types(pa.RecordBatch)
-            _ = nothing | WriteParquetBatches(f"{tmp_path}/rows", SCHEMA)
-        table = pq.read_table(tmp_path / "rows-00000-of-00001.parquet")
-        assert table.num_rows == 0
-        assert table.schema == SCHEMA
-
-    def test_a_failed_pipeline_leaves_no_output(self, tmp_path):
-        def fail(batch: pa.RecordBatch) -> pa.RecordBatch:
-            if batch.column("n")[0].as_py() == 3:
-                raise ValueError("this bundle fails")
-            return batch
-
-        p = pipeline()
-        batches = p | beam.Create([batch(0, 3), batch(3, 5)], reshuffle=False) | beam.Map(fail)
-        _ = batches | WriteParquetBatches(f"{tmp_path}/rows", SCHEMA)
-        with pytest.raises(Exception, match="this bundle fails"):
-            p.run().wait_until_finish()
-        assert list(tmp_path.glob("*.parquet")) == []
-
-    def test_an_unbounded_source_gives_files_by_the_clock_and_keeps_late_rows(self, tmp_path):
-        events = (
-            test_stream.TestStream()
-            .add_elements([TimestampedValue(batch(0, 2), 100)])
-            .advance_watermark_to(10_000)
-            .add_elements([TimestampedValue(batch(2, 4), 100)])  # late by hours
-            .advance_watermark_to_infinity()
-        )
-        with beam.Pipeline(runner="BundleBasedDirectRunner", argv=["--streaming"]) as p:
-            _ = p | events | WriteParquetBatches(f"{tmp_path}/rows", SCHEMA, window_seconds=60)
-        assert [row["n"] for row in self.written(tmp_path)] == [0, 1, 2, 3]
-
-
 def test_cloud_storage_paths_go_through_beams_file_systems(tmp_path):
     """On a directory that stands for gs://, as in the local stack."""
     (tmp_path / "bucket").mkdir()
@@ -307,7 +213,8 @@ def test_cloud_storage_paths_go_through_beams_file_systems(tmp_path):
             lines = p | ReadJsonLines("gs://bucket/*.jsonl", split_bytes=4) | beam.FlatMap(lambda rows: rows)
             assert_that(lines, equal_to([b"one", b"two"]))
         with pipeline() as p:
-            paths = p | beam.Create([batch(0, 3)]) | WriteParquetBatches("gs://bucket/out/rows", SCHEMA)
+            rows = {"rows": p | beam.Create([batch(0, 3)])}
+            paths = rows | WriteParquetBatches("gs://bucket/out", {"rows": SCHEMA})
             assert_that(paths, equal_to(["gs://bucket/out/rows-00000-of-00001.parquet"]))
         with pipeline() as p:
             rows = (

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.arrow import EVENT_TIME
 from features.roles import Roles
 from features.ulb import FEATURES
 from tests.transforms.test_message import NOW, VALUES, message
+from transforms.decode import decoder
 from transforms.message import MessageColumns, MessageRules, Parsed, parse_messages
-from transforms.number_lists import AT_ONCE, LEAST_MESSAGES, read_lists
+from transforms.number_lists import AT_ONCE, LEAST_MESSAGES, LEAST_TEXTS, read_lists, read_times
 
 WIDTH = len(FEATURES)
 UNUSUAL = [
@@ -105,6 +107,16 @@ def test_a_list_is_read_at_once_only_where_all_are_of_so_many_numbers():
         assert read_lists([text], 2) is None
     assert read_lists([b"[1,2,3]", b"[4]"], 2) is None
     assert read_lists([b"[1,[2]", b"3],4]"], 2) is None
+    # The bound behind each list is a number as well.
+    assert read_lists([b"[1e99,2]", b"[1,2]"], 2) is None
+    assert read_lists([b"[1]", b"[1e99,2,3]"], 2) is None
+    assert read_lists([b"[1,2,1e99]", b"[4]"], 2) is None
+    assert read_lists([b"[1,2,1e99,[4,5]]", b"7"], 2) is None
+    assert read_lists([b"7", b"[[5]]"], 1) is None
+    for _ in range(2):  # the parser is used again after an error
+        assert read_lists([b"[1,2"], 2) is None
+        first, second = (read_lists([b"[%d,2]" % n], 2) for n in (3, 4))
+        assert (first.tolist(), second.tolist()) == ([[3.0, 2.0]], [[4.0, 2.0]])
 
 
 NUMBERS = st.one_of(
@@ -129,6 +141,104 @@ def test_numbers_are_the_same_to_the_bit(rows):
     assert sorted(map(repr, without_time(together.dead_letters))) == sorted(
         map(repr, without_time(apart.dead_letters))
     )
+
+
+def test_rows_keep_the_order_of_the_messages():
+    payloads = [message(transaction_id=f"t-{i}") for i in range(5 * AT_ONCE)]
+    for i in (3, AT_ONCE + 40, AT_ONCE + 41, 4 * AT_ONCE):
+        payloads[i] = message(transaction_id=f"t-{i}", merchant="Café", features=[str(i), *VALUES[1:]])
+    payloads[7] = b"not JSON"
+    parsed = whole(payloads, MessageRules(NOW))
+    expected = [f"t-{i}" for i in range(5 * AT_ONCE) if i != 7]
+    assert parsed.transactions["transaction_id"].to_pylist() == expected
+    assert parsed.transactions["features"][3].as_py()[0] == 3.0
+
+
+TWO, ZONES = (
+    st.integers(0, 99).map("{:02}".format),
+    ["Z", "z", "", "+01:00", "-0130", "+01", "+24:00", " UTC"],
+)
+TIMES = st.one_of(
+    st.datetimes(timezones=st.sampled_from([dt.UTC, dt.timezone(dt.timedelta(hours=-5))])).map(
+        dt.datetime.isoformat
+    ),
+    st.builds(
+        "{}-{}-{}{}{}:{}{}{}{}".format,
+        *(st.sampled_from(["2026", "0000", "0001", "9999", "1969", "026"]), TWO, TWO),
+        st.sampled_from(["T", " ", "t"]),
+        *(TWO, TWO, TWO.map(":{}".format) | st.just("")),
+        st.sampled_from(["", ".5", ".123456", ".1234567", ".123456789", "."]),
+        st.sampled_from(ZONES),
+    ),
+    st.builds(
+        "2026-02-28{}09:18{}{}{}".format,
+        st.sampled_from(["T", " ", "t"]),
+        st.sampled_from([":26", ":60", ""]),
+        st.sampled_from(["", ".5", ".123456", ".1234567", "."]),
+        st.sampled_from(ZONES),
+    ),
+    st.sampled_from(["1795598306", "1795598306000", " 2026-11-25T09:18:26Z", "yesterday", "", "2026-11-25"]),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(TIMES, min_size=1, max_size=3))
+def test_times_that_are_read_at_once_are_those_of_the_rules(texts):
+    column = read_times(texts)
+    if column is not None:
+        decode = decoder(tuple(FEATURES), Roles(), 65_536)
+        moments = [decode(message(event_time=text)).event_time for text in texts]
+        assert column.equals(pa.array(moments, EVENT_TIME))
+
+
+def test_usual_times_are_read_at_once():
+    texts = ["2026-03-01T11:00:00Z", "2026-03-01T11:00:00.888Z", "2026-03-01T11:00:00.000001+01:00"]
+    assert read_times(texts) is not None
+    for other in ("2026-02-29T11:00:00Z", "2026-03-01T11:00+01:00", "0000-03-01T11:00:00Z", None, NOW):
+        assert read_times([*texts, other]) is None
+
+
+@pytest.mark.parametrize("roles", [Roles(), Roles("id", "card", "at")])
+def test_an_unusual_time_gets_what_it_gets_alone_and_so_do_its_neighbours(roles):
+    usual = [message(transaction_id=f"t-{i}") for i in range(LEAST_TEXTS)]
+    times = [
+        "2026-03-01 11:00:00+0100",
+        "2026-03-01t11:00:00z",
+        "2026-03-01T11:00:00.123456789Z",
+        1_772_362_800,
+    ]
+    times += [
+        "1900-01-01 00:00:00+01",
+        "1900-01-01T00:00:00+01:00",
+        "yesterday",
+        "",
+        None,
+        True,
+        "2026-02-30",
+    ]
+    unusual = [message(transaction_id=f"u-{i}", event_time=time) for i, time in enumerate(times)]
+    for rules in (MessageRules(NOW, roles=roles), MessageRules(NOW, roles=roles, event_time_attribute="at")):
+        for each in unusual:
+            assert_same([*usual, each], rules)
+        assert_same([*usual, *unusual], rules)
+
+
+def test_times_are_texts_by_the_messages_and_not_by_the_rows_that_are_left():
+    payloads = [message(transaction_id=f"t-{i}") for i in range(LEAST_TEXTS)]
+    payloads[7] = b"not JSON"
+    assert_same(payloads, MessageRules(NOW))
+
+
+def test_an_attribute_goes_before_the_times_of_many_messages():
+    payloads = [message(transaction_id=f"t-{i}") for i in range(LEAST_TEXTS)]
+    payloads[-1] = message(event_time="yesterday")
+    attributes = [{"at": "2026-03-01T10:00:00Z"} if i % 2 == 0 else {} for i in range(len(payloads))]
+    rules = MessageRules(NOW, event_time_attribute="at")
+    parsed = parse_messages(MessageColumns(payloads, attributes), rules)
+    expected = read_times(["2026-03-01T10:00:00Z", "2026-03-01T11:00:00Z"]).to_pylist()
+    assert parsed.transactions["event_time"].to_pylist()[:2] == expected
+    alone = one_by_one(payloads[-1:], rules).dead_letters["errorMessage"]
+    assert parsed.dead_letters["errorMessage"].equals(alone)
 
 
 def whole(payloads: list[bytes], rules: MessageRules) -> Parsed:
