@@ -21,12 +21,12 @@ keep close to a few planes which 1 to 2 % of them leave, and most frauds; see do
 QUADRATIC_SHARE: Final = 0.01
 """Weight of the squared distance from the core of the normals beside that from the rows farthest out; the
 figures hardly change between 0.003 and 0.03."""
-ORDINARY_WEIGHT: Final = 6.0
+ORDINARY_WEIGHT: Final = 3.0
 """Median of the ordinary part among normals, beside that of the part that grows: so the first orders ordinary
-transactions, the second strong anomalies. The figures hardly change between 2 and 20."""
-ORDINARY_LIMIT: Final = 3.0
-"""The ordinary part saturates at this many times its median. At 10 and more, the order of strong anomalies
-becomes that of the inputs."""
+transactions, the second strong anomalies. The figures hardly change between 1 and 6."""
+ORDINARY_LIMIT: Final = 25.0
+"""The ordinary part saturates so many deviations over its median, those of a chi-squared variable. Where it
+grows on, the order of strong anomalies becomes that of the inputs."""
 FIT_ROWS: Final = 100_000
 """At most this many rows, drawn at random, make the covariances: the time of the fit grows with them, the
 precision of 29 x 29 numbers hardly."""
@@ -106,7 +106,8 @@ def fit(residuals: Matrix, inputs: Matrix, seed: int = 0, floors: Matrix | None 
 
     The ordinary part is the squared Mahalanobis distance of the inputs, after the reweighting step: of
     ordinary rows, the network reconstructs too much to order them by the residual. It is scaled to
-    ORDINARY_WEIGHT times the median of the part that grows, and saturates at ORDINARY_LIMIT of its medians.
+    ORDINARY_WEIGHT times the median of the part that grows. It saturates ORDINARY_LIMIT deviations over its
+    median, in terms of a chi-squared variable: most inputs of few features are farther out than of many.
 
     Two bounds keep a single input from ruling the score, and change nothing where none would. The residual of
     a discrete input, such as a rare flag, has a deviation of at least its floor: the network reconstructs the
@@ -147,7 +148,8 @@ def fit(residuals: Matrix, inputs: Matrix, seed: int = 0, floors: Matrix | None 
     parts = np.square((inputs - ordinary_center) @ ordinary.T)
     weight = ORDINARY_WEIGHT * _typical(growing) / _typical(parts)
     parts *= weight
-    limit = ORDINARY_LIMIT * _typical(parts)
+    degrees = own.values.shape[1]
+    limit = _typical(parts) * (1.0 + ORDINARY_LIMIT * np.sqrt(2.0 * degrees) / chi2.ppf(0.5, degrees))
     parts *= np.minimum(1.0, limit / np.maximum(parts.sum(axis=1), np.finfo(float).tiny))[:, None]
     factors = np.sqrt(_bounding(growing + parts))[:, None]
     return ScoreScale(
