@@ -239,8 +239,8 @@ def _compare_with(network: TransactionAutoencoder, rows: Tensor, seed: int) -> N
     with torch.no_grad():
         inputs, residual = (part.double().numpy() for part in _measured(network, rows))
         fitted = mixtures.fit(inputs, residual, whitening.discrete_columns(rows.numpy()), seed)
-        whitenings, offsets, logs = map(torch.from_numpy, (fitted.whitenings, fitted.offsets, fitted.logs))
-        network.set_mixtures(whitenings, offsets, logs, fitted.usual)
+        matrix, offset, logs = map(torch.from_numpy, (fitted.whitening, fitted.offset, fitted.logs))
+        network.set_mixtures(matrix, offset, logs, fitted.usual)
         network.set_memory(network.whiten(rows[highest.indices]), float(highest.values[-1]))
 
 

@@ -32,18 +32,18 @@ RIDGE: Final = 1e-4
 class Mixtures:
     """m mixtures of c components of k columns.
 
-    The log density of a row u under component c is logs[c] minus the squared length of
-    whitenings[c] @ u + offsets[c].
+    The log density of a row u under a component is its entry in logs, minus the squared length of its k rows
+    of whitening @ u + offset.
 
     Attributes:
-      whitenings: [m, c * k, k].
-      offsets: [m, c * k].
+      whitening: [m * c * k, k].
+      offset: [m * c * k].
       logs: [m, c].
       usual: the median rarity of the rows that they were fitted to: their mean negative log density.
     """
 
-    whitenings: Matrix
-    offsets: Matrix
+    whitening: Matrix
+    offset: Matrix
     logs: Matrix
     usual: float
 
@@ -73,7 +73,7 @@ def fit(inputs: Matrix, residuals: Matrix, is_discrete: Mask, seed: int) -> Mixt
     mean, spread = mean[columns], spread[columns]
     values = (rows[:, columns] - mean) / spread
     count = max(1, min(COMPONENTS, len(rows) // max(1, ROWS_A_COMPONENT * len(columns))))
-    whitenings, offsets = np.zeros((MIXTURES, count, k, k)), np.zeros((MIXTURES, count, k))
+    whitening, offset = np.zeros((MIXTURES, count, k, k)), np.zeros((MIXTURES, count, k))
     logs, rarity = np.zeros((MIXTURES, count)), np.zeros(len(rows))
     for i in range(MIXTURES if len(columns) and len(rows) > 1 else 0):
         mixture = GaussianMixture(count, reg_covar=RIDGE, random_state=seed + i)
@@ -83,13 +83,8 @@ def fit(inputs: Matrix, residuals: Matrix, is_discrete: Mask, seed: int) -> Mixt
         # The half is that of the density's exponent.
         factors = np.swapaxes(mixture.precisions_cholesky_, 1, 2) * math.sqrt(0.5)
         scaled = factors / spread
-        whitenings[i][np.ix_(np.arange(count), columns, columns)] = scaled
-        offsets[i][:, columns] = -scaled @ mean - (factors @ mixture.means_[:, :, None])[:, :, 0]
+        whitening[i][np.ix_(np.arange(count), columns, columns)] = scaled
+        offset[i][:, columns] = -scaled @ mean - (factors @ mixture.means_[:, :, None])[:, :, 0]
         widths = np.log(np.diagonal(mixture.precisions_cholesky_, axis1=1, axis2=2)).sum(axis=1)
         logs[i] = np.log(mixture.weights_) + widths - len(columns) / 2 * math.log(2 * math.pi)
-    return Mixtures(
-        whitenings.reshape(MIXTURES, count * k, k),
-        offsets.reshape(MIXTURES, -1),
-        logs,
-        float(np.median(rarity)),
-    )
+    return Mixtures(whitening.reshape(-1, k), offset.reshape(-1), logs, float(np.median(rarity)))

@@ -59,8 +59,8 @@ class TransactionAutoencoder(nn.Module):
 
     memory: Tensor
     gate: Tensor
-    mixture_whitenings: Tensor
-    mixture_offsets: Tensor
+    mixture_whitening: Tensor
+    mixture_offset: Tensor
     mixture_logs: Tensor
     usual_rarity: Tensor
     mean: Tensor
@@ -87,7 +87,7 @@ class TransactionAutoencoder(nn.Module):
         self.register_buffer("ordinary_whitening", torch.zeros(n, n))
         self.register_buffer("ordinary_limit", torch.tensor(1.0))
         self.set_memory(torch.zeros(1, n), math.inf)
-        self.set_mixtures(torch.zeros(1, n, n), torch.zeros(1, n), torch.zeros(1, 1))
+        self.set_mixtures(torch.zeros(n, n), torch.zeros(n), torch.zeros(1, 1))
         # Which inputs enter the score as they are, and for each of those on a log scale a row with its 1.
         is_scored, is_log = torch.tensor(spec.is_scored), torch.tensor(spec.is_log)
         self._logs: list[int] = (is_scored & is_log).nonzero()[:, 0].tolist()
@@ -136,17 +136,17 @@ class TransactionAutoencoder(nn.Module):
         self.register_buffer("memory", memory.float())
         self.register_buffer("gate", torch.tensor(gate))
 
-    def set_mixtures(self, whitenings: Tensor, offsets: Tensor, logs: Tensor, usual: float = 0.0) -> None:
+    def set_mixtures(self, whitening: Tensor, offset: Tensor, logs: Tensor, usual: float = 0.0) -> None:
         """Sets the mixtures that make the rarity of rows above the gate; see `model.mixtures.Mixtures`.
 
         Args:
-          whitenings: [m, c * k, k], of c components in each of m mixtures.
-          offsets: [m, c * k].
+          whitening: [m * c * k, k], of c components in each of m mixtures.
+          offset: [m * c * k].
           logs: [m, c].
           usual: the rarity up to which no score grows.
         """
-        self.register_buffer("mixture_whitenings", whitenings.float())
-        self.register_buffer("mixture_offsets", offsets.float())
+        self.register_buffer("mixture_whitening", whitening.float())
+        self.register_buffer("mixture_offset", offset.float())
         self.register_buffer("mixture_logs", logs.float())
         self.register_buffer("usual_rarity", torch.tensor(usual))
 
@@ -201,8 +201,8 @@ class TransactionAutoencoder(nn.Module):
             inputs,
             self.gate,
             self.memory,
-            self.mixture_whitenings,
-            self.mixture_offsets,
+            self.mixture_whitening,
+            self.mixture_offset,
             self.mixture_logs,
             self.usual_rarity,
         )
@@ -276,17 +276,13 @@ def _stack(sizes: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _rarity(inputs: Tensor, whitenings: Tensor, offsets: Tensor, logs: Tensor) -> Tensor:
-    rarity = torch.zeros_like(inputs[:, 0])
-    # One mixture after the other: a feed of high rows alone must not take much memory.
-    for i in range(len(logs)):
-        squares = torch.addmm(offsets[i], inputs, whitenings[i].t()).square()
-        by_component = squares.unflatten(1, (logs.shape[1], inputs.shape[1])).sum(2)
-        # Opset 17 of ONNX has no logsumexp as torch writes it.
-        densities = logs[i] - by_component
-        highest = densities.amax(1)
-        rarity = rarity - highest - (densities - highest[:, None]).exp().sum(1).log()
-    return rarity / len(logs)
+def _rarity(inputs: Tensor, whitening: Tensor, offset: Tensor, logs: Tensor) -> Tensor:
+    """The mean negative log density [n] of inputs [n, k] under mixtures, see `model.mixtures.Mixtures`."""
+    squares = torch.addmm(offset, inputs, whitening.t()).square()
+    densities = logs - squares.unflatten(1, (logs.shape[0], logs.shape[1], inputs.shape[1])).sum(3)
+    # Opset 17 of ONNX has no logsumexp as torch writes it.
+    highest = densities.amax(2)
+    return -(highest + (densities - highest[:, :, None]).exp().sum(2).log()).mean(1)
 
 
 def _compare(
@@ -295,8 +291,8 @@ def _compare(
     inputs: Tensor,
     gate: Tensor,
     memory: Tensor,
-    mixture_whitenings: Tensor,
-    mixture_offsets: Tensor,
+    mixture_whitening: Tensor,
+    mixture_offset: Tensor,
     mixture_logs: Tensor,
     usual_rarity: Tensor,
     likeness: float = LIKENESS,
@@ -315,7 +311,7 @@ def _compare(
     kept = distance / (distance + likeness * length).clamp_min(tiny)
     score = contributions.sum(1)
     above = (score - gate).clamp_min(0.0) * kept / gate
-    rarity = _rarity(inputs, mixture_whitenings, mixture_offsets, mixture_logs) - usual_rarity
+    rarity = _rarity(inputs, mixture_whitening, mixture_offset, mixture_logs) - usual_rarity
     # The last factor lets the rarity in by and by: no score jumps at the gate.
     grown = above.log1p() + rarity_weight * rarity.clamp_min(0.0) * (above / (above + 1.0))
     compared = torch.where(score > gate, gate * (1.0 + grown), score)
@@ -331,8 +327,8 @@ def _compare_above_gate(
     inputs: Tensor,
     gate: Tensor,
     memory: Tensor,
-    mixture_whitenings: Tensor,
-    mixture_offsets: Tensor,
+    mixture_whitening: Tensor,
+    mixture_offset: Tensor,
     mixture_logs: Tensor,
     usual_rarity: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -346,8 +342,8 @@ def _compare_above_gate(
             inputs.index_select(0, rows),
             gate,
             memory,
-            mixture_whitenings,
-            mixture_offsets,
+            mixture_whitening,
+            mixture_offset,
             mixture_logs,
             usual_rarity,
         )

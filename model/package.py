@@ -101,7 +101,7 @@ def eager(module: torch.jit.ScriptModule, spec: FeatureSpec = ULB) -> Transactio
         )
     # These have their sizes from the training.
     network.set_memory(state["memory"], float(state["gate"]))
-    network.set_mixtures(state["mixture_whitenings"], state["mixture_offsets"], state["mixture_logs"])
+    network.set_mixtures(state["mixture_whitening"], state["mixture_offset"], state["mixture_logs"])
     network.load_state_dict(state)
     return network.eval()
 

@@ -23,8 +23,8 @@ METHODS = ("forward", "score")
 OPERATORS: Final = frozenset(
     f"aten::{name}"
     for name in [
-        "Bool",
         "__getitem__",
+        "Bool",
         "abs",
         "add",
         "addcmul",
@@ -40,11 +40,11 @@ OPERATORS: Final = frozenset(
         "gt",
         "index_copy_",
         "index_select",
-        "len",
         "linear",
         "log",
         "log1p",
         "matmul",
+        "mean",
         "minimum",
         "mul",
         "narrow",
@@ -63,7 +63,6 @@ OPERATORS: Final = frozenset(
         "unflatten",
         "unsqueeze",
         "where",
-        "zeros_like",
     ]
 ) | {"prim::TupleUnpack"}
 """The operators of the network, and of its earlier versions. TorchScript has others that read files, such as

@@ -66,10 +66,10 @@ def test_up_to_the_gate_a_score_is_as_without_a_memory_and_past_it_never_below_t
 
 def test_a_rare_row_rises_above_one_that_leaves_the_planes_as_far_and_no_score_jumps_at_the_gate(network):
     # One mixture of one component: the rarity is the squared length of the second input.
-    second = torch.zeros(1, N, N)
-    second[0, 1, 1] = 1.0
+    second = torch.zeros(N, N)
+    second[1, 1] = 1.0
     network.set_memory(torch.tensor([row(0, 0, 0, 9)]), gate=4.0)
-    network.set_mixtures(second, torch.zeros(1, N), torch.zeros(1, 1), usual=4.0)
+    network.set_mixtures(second, torch.zeros(N), torch.zeros(1, 1), usual=4.0)
     common, rare = scores(network, [row(30), row(0, 30)])
     kept = 896 / 4 * (1 / (1 + LIKENESS * 900 / 981))
     assert common == pytest.approx(4 * (1 + math.log1p(kept)))

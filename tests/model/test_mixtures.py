@@ -15,7 +15,7 @@ K = 5
 
 def rarity(fitted: mixtures.Mixtures, rows: np.ndarray) -> np.ndarray:
     """The rarity of rows as the network computes it, in float64."""
-    parts = (torch.from_numpy(part) for part in (rows, fitted.whitenings, fitted.offsets, fitted.logs))
+    parts = (torch.from_numpy(part) for part in (rows, fitted.whitening, fitted.offset, fitted.logs))
     return _rarity(*parts).numpy()
 
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.special import logsumexp
 
 from features.ulb import AMOUNT_INDEX, N_FEATURES, TIME_INDEX
 from model import torchscript
@@ -62,19 +63,9 @@ def reference(network: TransactionAutoencoder, x: np.ndarray) -> dict[str, np.nd
     contributions = whitened**2 + ordinary
     distance = np.array([((p["memory"] - row) ** 2).sum(axis=1).min() for row in whitened])
     score, kept = contributions.sum(axis=1), distance / (distance + LIKENESS * (whitened**2).sum(axis=1))
-    rarity = -np.mean(
-        [
-            np.log(
-                np.exp(logs - ((inputs @ w.T + b) ** 2).reshape(len(x), len(logs), -1).sum(axis=2)).sum(
-                    axis=1
-                )
-            )
-            for w, b, logs in zip(
-                p["mixture_whitenings"], p["mixture_offsets"], p["mixture_logs"], strict=True
-            )
-        ],
-        axis=0,
-    )
+    squares = (inputs @ p["mixture_whitening"].T + p["mixture_offset"]) ** 2
+    densities = p["mixture_logs"] - squares.reshape(len(x), *p["mixture_logs"].shape, -1).sum(axis=3)
+    rarity = -logsumexp(densities, axis=2).mean(axis=1)
     above = np.maximum(score - p["gate"], 0) * kept / p["gate"]
     rare = RARITY_WEIGHT * np.maximum(rarity - p["usual_rarity"], 0) * above / (above + 1)
     compared = np.where(score > p["gate"], p["gate"] * (1 + np.log1p(above) + rare), score)
