@@ -280,9 +280,9 @@ def _rarity(inputs: Tensor, whitening: Tensor, offset: Tensor, logs: Tensor) -> 
     """The mean negative log density [n] of inputs [n, k] under mixtures, see `model.mixtures.Mixtures`."""
     squares = torch.addmm(offset, inputs, whitening.t()).square()
     densities = logs - squares.unflatten(1, (logs.shape[0], logs.shape[1], inputs.shape[1])).sum(3)
-    # Opset 17 of ONNX has no logsumexp as torch writes it.
+    # Opset 17 of ONNX has neither logsumexp nor mean as torch writes them.
     highest = densities.amax(2)
-    return -(highest + (densities - highest[:, :, None]).exp().sum(2).log()).mean(1)
+    return (highest + (densities - highest[:, :, None]).exp().sum(2).log()).sum(1) / -logs.shape[0]
 
 
 def _compare(

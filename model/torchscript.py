@@ -44,7 +44,6 @@ OPERATORS: Final = frozenset(
         "log",
         "log1p",
         "matmul",
-        "mean",
         "minimum",
         "mul",
         "narrow",
