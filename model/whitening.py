@@ -21,12 +21,12 @@ keep close to a few planes which 1 to 2 % of them leave, and most frauds; see do
 QUADRATIC_SHARE: Final = 0.01
 """Weight of the squared distance from the core of the normals beside that from the rows farthest out; the
 figures hardly change between 0.003 and 0.03."""
-ORDINARY_WEIGHT: Final = 3.0
-"""Median of the ordinary part among normals, beside that of the part that grows: so the first orders ordinary
-transactions, the second strong anomalies. The figures hardly change between 1 and 6."""
-ORDINARY_LIMIT: Final = 25.0
-"""The ordinary part saturates so many deviations over its median, those of a chi-squared variable. Where it
-grows on, the order of strong anomalies becomes that of the inputs."""
+ORDINARY_WEIGHT: Final = 1.0
+"""Median of the ordinary part among normals, beside that of the part that grows. The figures hardly change
+between 1 and 6."""
+ORDINARY_QUANTILE: Final = 0.9
+"""Share of the normals below the limit of the ordinary part. Where it grows on, the order of strong anomalies
+becomes that of the inputs."""
 FIT_ROWS: Final = 100_000
 """At most this many rows, drawn at random, make the covariances: the time of the fit grows with them, the
 precision of 29 x 29 numbers hardly."""
@@ -106,8 +106,8 @@ def fit(residuals: Matrix, inputs: Matrix, seed: int = 0, floors: Matrix | None 
 
     The ordinary part is the squared Mahalanobis distance of the inputs, after the reweighting step: of
     ordinary rows, the network reconstructs too much to order them by the residual. It is scaled to
-    ORDINARY_WEIGHT times the median of the part that grows. It saturates ORDINARY_LIMIT deviations over its
-    median, in terms of a chi-squared variable: most inputs of few features are farther out than of many.
+    ORDINARY_WEIGHT times the median of the part that grows, and saturates at what ORDINARY_QUANTILE of the
+    rows are below.
 
     Two bounds keep a single input from ruling the score, and change nothing where none would. The residual of
     a discrete input, such as a rare flag, has a deviation of at least its floor: the network reconstructs the
@@ -148,10 +148,8 @@ def fit(residuals: Matrix, inputs: Matrix, seed: int = 0, floors: Matrix | None 
     parts = np.square((inputs - ordinary_center) @ ordinary.T)
     weight = ORDINARY_WEIGHT * _typical(growing) / _typical(parts)
     parts *= weight
-    degrees = own.values.shape[1]
-    limit = _typical(parts) * (1.0 + ORDINARY_LIMIT * np.sqrt(2.0 * degrees) / chi2.ppf(0.5, degrees))
-    parts *= np.minimum(1.0, limit / np.maximum(parts.sum(axis=1), np.finfo(float).tiny))[:, None]
-    factors = np.sqrt(_bounding(growing + parts))[:, None]
+    limit = float(np.quantile(parts.sum(axis=1), ORDINARY_QUANTILE)) or 1.0
+    factors = np.sqrt(_bounding(growing, parts, limit))[:, None]
     return ScoreScale(
         center, whitening * factors, ordinary_center, ordinary * np.sqrt(weight) * factors, limit
     )
@@ -218,18 +216,24 @@ def _core_moments(rows: Matrix, seed: int, is_discrete: Mask, reweighted: bool) 
     return location, covariance
 
 
-def _bounding(contributions: Matrix) -> Matrix:
-    """Finds factors [k], at most 1, under which no column is over the limit in the mean contributions."""
-    means = contributions.mean(axis=0)
-    limit = max(MAX_SHARE, 2.0 / len(means))
-    factors = np.ones(len(means))
-    if len(means) > 2:
-        # A column that is scaled down raises the shares of the others; few steps settle it.
-        for _ in range(100):
-            shares = means * factors / (means * factors).sum()
-            if shares.max() <= limit * (1 + 1e-6):
-                break
-            factors[shares > limit] *= limit / shares[shares > limit]
+def _bounding(growing: Matrix, ordinary: Matrix, saturation: float) -> Matrix:
+    """Finds factors [k], at most 1, under which no column is over the limit in the mean contributions.
+
+    Nor in those of the lower 99 % of the rows: of the others, a score keeps the logarithm.
+    """
+    k = growing.shape[1]
+    limit, factors = max(MAX_SHARE, 2.0 / k), np.ones(k)
+    # A column that is scaled down raises the shares of the others; few steps settle it.
+    for _ in range(100 if k > 2 else 0):
+        scaled = ordinary * factors
+        sums = np.maximum(scaled.sum(axis=1), np.finfo(float).tiny)
+        parts = growing * factors + scaled * np.minimum(1.0, saturation / sums)[:, None]
+        sums = parts.sum(axis=1)
+        means = np.stack([parts.mean(axis=0), parts[sums <= np.quantile(sums, 0.99)].mean(axis=0)])
+        shares = (means / np.maximum(means.sum(axis=1), np.finfo(float).tiny)[:, None]).max(axis=0)
+        if shares.max() <= limit * (1 + 1e-6):
+            break
+        factors[shares > limit] *= limit / shares[shares > limit]
     return factors
 
 

@@ -25,6 +25,17 @@ def test_heavy_tails_have_a_bounded_share():
     assert shares[-1] / shares.sum() <= whitening.MAX_SHARE + 1e-6
 
 
+def test_columns_of_even_spread_have_a_bounded_share_in_the_scores_of_ordinary_rows():
+    """Of all rows they have less: in the highest ones, whose scores become logarithms, the others lead."""
+    rng = np.random.default_rng(4)
+    angle = rng.uniform(0, 2 * np.pi, 5000)
+    rows = np.column_stack([np.sin(angle), np.cos(angle), *(rng.standard_cauchy((5, 5000)))])
+    parts = contributions(whitening.fit(rows, rows), rows)
+    sums = parts.sum(axis=1)
+    for kept in (parts, parts[sums <= np.quantile(sums, 0.99)]):
+        assert kept.mean(axis=0).max() / kept.mean(axis=0).sum() <= 2 / 7 + 1e-3
+
+
 def test_a_rare_flag_does_not_lead_all_high_scores():
     rng = np.random.default_rng(1)
     n = 10_000

@@ -68,8 +68,7 @@ def test_fit_gives_the_documented_score():
     ordinary *= whitening.ORDINARY_WEIGHT * np.median(quadratic) / np.median(ordinary)
     lengths = np.square((inputs - scale.ordinary_center) @ scale.ordinary_whitening.T).sum(1)
     np.testing.assert_allclose(lengths, ordinary, rtol=1e-6)
-    deviations = 1 + whitening.ORDINARY_LIMIT * np.sqrt(2 * 5) / chi2.ppf(0.5, 5)
-    assert scale.ordinary_limit == pytest.approx(deviations * np.median(ordinary))
+    assert scale.ordinary_limit == pytest.approx(np.quantile(ordinary, whitening.ORDINARY_QUANTILE))
 
 
 def test_normals_that_leave_the_planes_together_score_below_rows_that_leave_them_another_way():
