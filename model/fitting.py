@@ -19,6 +19,7 @@ from features.declaration import FeatureSpec
 from features.default import ULB
 from model import mixtures, whitening
 from model.data import SplitBy
+from model.dataset import DataError
 from model.network import TransactionAutoencoder
 from model.threads import one_thread
 from model.thresholds import ALERT_BUDGETS
@@ -155,6 +156,11 @@ def _fit_once(
     network.set_normalisation(mean, torch.where(std > 0, std, 1.0))
     is_constant = rows.amin(dim=0) == rows.amax(dim=0)
     network.leave_out(is_constant)
+    if not network.is_scored.any():
+        raise DataError(
+            f"expected training rows of which a feature in the score varies, got {len(rows):,} in which all "
+            "are constant; train on more rows, or name other features"
+        )
     history = _train(network, rows, held_out, options, progress)
     if progress:
         count = min(len(rows), whitening.FIT_ROWS)
@@ -236,6 +242,8 @@ def _whiten(network: TransactionAutoencoder, rows: Tensor, seed: int) -> None:
 def _compare_with(network: TransactionAutoencoder, rows: Tensor, seed: int) -> None:
     rows = _sampled(rows, seed)
     highest = _scores(network, rows).topk(max(1, int(REMEMBERED_SHARE * len(rows))))
+    if not highest.values[-1] > 0:  # what a score has above the gate counts in units of it
+        return
     with torch.no_grad():
         inputs, residual = (part.double().numpy() for part in _measured(network, rows))
         fitted = mixtures.fit(inputs, residual, whitening.discrete_columns(rows.numpy()), seed)

@@ -13,6 +13,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from model.whitening import RESOLUTION
+
 Matrix = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
@@ -69,7 +71,7 @@ def fit(inputs: Matrix, residuals: Matrix, is_discrete: Mask, seed: int) -> Mixt
     lengths = np.square((residuals - residuals.mean(axis=0)) / np.where(scale > 0, scale, 1.0)).sum(axis=1)
     rows = inputs[np.argsort(lengths)[-math.ceil(SHARE * len(inputs)) :]]
     mean, spread = rows.mean(axis=0), rows.std(axis=0)
-    columns = np.flatnonzero((spread > 0) & ~is_discrete)
+    columns = np.flatnonzero((spread > RESOLUTION) & ~is_discrete)
     mean, spread = mean[columns], spread[columns]
     values = (rows[:, columns] - mean) / spread
     count = max(1, min(COMPONENTS, len(rows) // max(1, ROWS_A_COMPONENT * len(columns))))

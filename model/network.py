@@ -298,6 +298,7 @@ def _compare(
     likeness: float = LIKENESS,
     rarity_weight: float = RARITY_WEIGHT,
     tiny: float = FLOAT32_TINY,
+    largest: float = FLOAT32_MAX,
 ) -> tuple[Tensor, Tensor]:
     """Scores [n] and contributions [n, k] of which the part above the gate shrinks and grows.
 
@@ -310,7 +311,7 @@ def _compare(
     length = whitened.square().sum(1)
     kept = distance / (distance + likeness * length).clamp_min(tiny)
     score = contributions.sum(1)
-    above = (score - gate).clamp_min(0.0) * kept / gate
+    above = ((score - gate).clamp_min(0.0) * kept / gate).clamp_max(largest)
     rarity = _rarity(inputs, mixture_whitening, mixture_offset, mixture_logs) - usual_rarity
     # The last factor lets the rarity in by and by: no score jumps at the gate.
     grown = above.log1p() + rarity_weight * rarity.clamp_min(0.0) * (above / (above + 1.0))

@@ -15,6 +15,14 @@ import numpy.typing as npt
 Matrix = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
+RESOLUTION: Final = 1e-7
+"""Least deviation of a column in the units of the score: below it, float32 holds rounding errors alone. It
+keeps the squares of the largest values that a score measures finite."""
+LEAST_MEDIAN: Final = 1e-4
+"""Least median square that a form is scaled by, so that rows which hardly vary are not made to."""
+HEAVY: Final = 1e-3
+"""Where the middle 98 % of a column deviate less than this, as a share of all rows, a few rows far out hide
+them from the FastMCD, which then takes their own unit."""
 SUPPORT: Final = 0.99
 """Share of the training rows that the covariance is made of; the most outlying 1 % are left out. The normals
 keep close to a few planes which 1 to 2 % of them leave, and most frauds; see docs/model.md."""
@@ -36,7 +44,8 @@ planes and are normal all the same."""
 OUTER_ROWS: Final = 4
 """At least this many rows for each residual, whatever the share gives."""
 OUTER_FLOOR: Final = 1e-4
-"""Smallest eigenvalue of the second correlation matrix, which few rows estimate."""
+"""Smallest eigenvalue of the second correlation matrix, which few rows estimate. Also the least variance of a
+column in it, as a share of that in the core."""
 FLOOR_SHARE: Final = 0.5
 """Least deviation of a discrete input's residual, as a share of that of the input."""
 FEW_VALUES: Final = 32
@@ -128,27 +137,30 @@ def fit(residuals: Matrix, inputs: Matrix, seed: int = 0, floors: Matrix | None 
     k = residuals.shape[1]
     is_discrete = np.zeros(k, bool) if floors is None else floors > 0
     rows = _Standard(residuals, is_discrete, floors)
-    location, covariance = _core_moments(rows.values, seed, rows.is_discrete, reweighted=False)
+    location, covariance = _core_moments(rows, seed, reweighted=False)
     deviations = rows.values - location
     core = corr_max(covariance)
     squared = np.square(deviations @ core.T).sum(axis=1)
-    consistency = chi2.ppf(0.5, deviations.shape[1]) / np.median(squared)
+    consistency = chi2.ppf(0.5, max(1, deviations.shape[1])) / max(float(np.median(squared)), LEAST_MEDIAN)
     moments = _outer_moments(deviations, squared)
+    moments = _raised(moments, OUTER_FLOOR * np.diag(covariance))
     moments += np.diag(np.where(rows.is_discrete, np.maximum(1.0 - np.diag(moments), 0.0), 0.0))
     outer = corr_max(moments, OUTER_FLOOR)
     # The squares of the two whitened vectors add up to one quadratic form, whose own correlation-maximal
     # whitening keeps its components to the features.
     form = QUADRATIC_SHARE * consistency * core.T @ core + outer.T @ outer
-    center, whitening = rows.raw(location, corr_max(np.linalg.inv(form), floor=0.0) / np.sqrt(k))
+    scale = np.sqrt(np.diag(form))  # without it, columns of very different cores make the form singular
+    inverse = np.linalg.inv(form / np.outer(scale, scale)) / np.outer(scale, scale)
+    center, whitening = rows.raw(location, corr_max(inverse, floor=0.0) / np.sqrt(k))
     growing = np.square((residuals - center) @ whitening.T)
 
     own = _Standard(inputs, is_discrete)
-    location, covariance = _core_moments(own.values, seed, own.is_discrete, reweighted=True)
+    location, covariance = _core_moments(own, seed, reweighted=True)
     ordinary_center, ordinary = own.raw(location, corr_max(covariance))
     parts = np.square((inputs - ordinary_center) @ ordinary.T)
-    weight = ORDINARY_WEIGHT * _typical(growing) / _typical(parts)
+    weight = ORDINARY_WEIGHT * _typical(growing) / max(_typical(parts), LEAST_MEDIAN)
     parts *= weight
-    limit = float(np.quantile(parts.sum(axis=1), ORDINARY_QUANTILE)) or 1.0
+    limit = max(float(np.quantile(parts.sum(axis=1), ORDINARY_QUANTILE)), RESOLUTION**2)
     factors = np.sqrt(_bounding(growing, parts, limit))[:, None]
     return ScoreScale(
         center, whitening * factors, ordinary_center, ordinary * np.sqrt(weight) * factors, limit
@@ -162,10 +174,12 @@ class _Standard:
     def __init__(self, rows: Matrix, is_discrete: Mask, floors: Matrix | None = None) -> None:
         spread = rows.std(axis=0)
         self._varies = spread > 0
-        self._spread = np.maximum(spread, 0.0 if floors is None else floors)[self._varies]
+        self._spread = np.maximum(spread, RESOLUTION if floors is None else np.maximum(floors, RESOLUTION))
+        self._spread = self._spread[self._varies]
         self._mean = rows.mean(axis=0)
         self.values = rows[:, self._varies] / self._spread
         self.is_discrete = is_discrete[self._varies]
+        self.least = np.square(RESOLUTION / self._spread)
 
     def raw(self, location: Matrix, whitening: Matrix) -> tuple[Matrix, Matrix]:
         """Turns a location and a whitening of `values` into those of all columns, in their own units."""
@@ -196,24 +210,39 @@ def discrete_columns(matrix: npt.NDArray[np.floating]) -> Mask:
     return np.array([frequent(column) >= DISCRETE_SHARE for column in rows.T], bool)
 
 
-def _core_moments(rows: Matrix, seed: int, is_discrete: Mask, reweighted: bool) -> tuple[Matrix, Matrix]:
+def _core_moments(standard: _Standard, seed: int, reweighted: bool) -> tuple[Matrix, Matrix]:
     """Computes the centre and the covariance of the core of the rows, whose columns have variance 1.
 
     The core is what scikit-learn's reweighting step leaves of the rows, or what it begins with. A discrete
-    column would make the determinant zero where the core holds one value; each stands by itself.
+    column would make the determinant zero where the core holds one value; each stands by itself, and so does
+    any other whose middle 98 % of the rows hold one value.
     """
     from sklearn.covariance import MinCovDet
 
-    location, covariance, varies = rows.mean(axis=0), np.eye(rows.shape[1]), ~is_discrete
+    rows = standard.values
+    location, covariance = rows.mean(axis=0), np.eye(rows.shape[1])
+    middle = np.clip(rows, *np.quantile(rows, [0.01, 0.99], axis=0)).std(axis=0)
+    varies = ~standard.is_discrete & (middle > np.sqrt(standard.least))
     if varies.any():
+        # The estimate takes a core of very small deviations for one without any.
+        unit = np.where(middle < HEAVY, middle, 1.0)[varies]
         with warnings.catch_warnings():
             # Of columns that depend on each other: the smallest eigenvalues are raised below.
             warnings.filterwarnings("ignore", message="The covariance matrix .* not full rank")
             warnings.filterwarnings("ignore", message="Determinant has increased")
-            estimate = MinCovDet(support_fraction=SUPPORT, random_state=seed).fit(rows[:, varies])
-        location[varies] = estimate.location_ if reweighted else estimate.raw_location_
-        covariance[np.ix_(varies, varies)] = estimate.covariance_ if reweighted else estimate.raw_covariance_
-    return location, covariance
+            warnings.filterwarnings("ignore", message="Only one sample available")
+            scaled = rows[:, varies] / unit
+            estimate = MinCovDet(support_fraction=SUPPORT, random_state=seed).fit(scaled)
+        center = estimate.location_ if reweighted else estimate.raw_location_
+        moments = estimate.covariance_ if reweighted else estimate.raw_covariance_
+        location[varies] = center * unit
+        covariance[np.ix_(varies, varies)] = moments * np.outer(unit, unit)
+    return location, _raised(covariance, standard.least)
+
+
+def _raised(moments: Matrix, least: Matrix) -> Matrix:
+    """Raises the variances [k] of second moments to the least ones."""
+    return moments + np.diag(np.maximum(least - np.diag(moments), 0.0))
 
 
 def _bounding(growing: Matrix, ordinary: Matrix, saturation: float) -> Matrix:
@@ -246,5 +275,6 @@ def _outer_moments(deviations: Matrix, squared: Matrix) -> Matrix:
     n, k = deviations.shape
     rows = np.argsort(squared)[-max(int(OUTER_SHARE * n), OUTER_ROWS * k) :]
     distance = np.sqrt(squared[rows])
-    far = deviations[rows] * np.minimum(1.0, np.median(distance) / distance)[:, None]
+    drawn = np.minimum(distance, np.median(distance)) / np.where(distance > 0, distance, 1.0)
+    far = deviations[rows] * drawn[:, None]
     return far.T @ far / len(far)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+import warnings
 
-from model import whitening
+import numpy as np
+import pytest
+import torch
+
+from features.declaration import FeatureSpec
+from model import fitting, whitening
+from model.dataset import DataError
+from model.network import FLOAT32_MAX
 
 
 def contributions(
@@ -71,3 +78,76 @@ def test_a_discrete_input_whose_residual_vanishes_counts_by_its_own_deviation():
     rows = np.column_stack([*rng.normal(size=(9, 3000)), rng.normal(size=3000) / 1000])
     scale = whitening.fit(rows, rows, 0, np.array([0.0] * 9 + [0.5]))
     assert np.abs(scale.whitening[9]).max() ** 2 * 10 <= 1.1 / 0.5**2
+
+
+def numbers(k: int, scale: str = "linear") -> FeatureSpec:
+    features = [{"name": f"x{i}", "kind": "number"} for i in range(k)]
+    return FeatureSpec.from_json(
+        {"features": [{**f, "scale": "log"} if scale == "log" else f for f in features]}
+    )
+
+
+def fitted(rows: np.ndarray, spec: FeatureSpec) -> fitting.Fitted:
+    rows = rows.astype(np.float32)
+    with warnings.catch_warnings(action="error"):
+        return fitting.fit(rows, rows[:100], fitting.TrainingOptions(epochs=1), progress=False, spec=spec)
+
+
+def extreme(k: int) -> np.ndarray:
+    values = [0, 1, -1, 1e-45, 1e-20, 1e6, 1e30, -1e30, FLOAT32_MAX, -FLOAT32_MAX]
+    return np.random.default_rng(1).choice(values, (300, k)).astype(np.float32)
+
+
+def corrupt(rng: np.random.Generator, k: int, value: float) -> np.ndarray:
+    """Normal rows, one of which has a value far outside."""
+    rows = rng.normal(size=(1000, k))
+    rows[7, 0] = value
+    return rows
+
+
+TABLES = {
+    "heavy tails": lambda rng, k: np.clip(rng.standard_cauchy((1000, k)) ** 9, -3e38, 3e38),
+    "one corrupt row": lambda rng, k: corrupt(rng, k, 1e30),
+    "one corrupt row, milder": lambda rng, k: corrupt(rng, k, 1e7),
+}
+
+
+@pytest.mark.parametrize("k", [1, 2, 6])
+@pytest.mark.parametrize("table", TABLES)
+def test_a_core_that_few_rows_hide_gives_finite_scores(table, k):
+    rows = TABLES[table](np.random.default_rng(0), k)
+    network = fitted(rows, numbers(k)).network
+    with torch.no_grad():
+        for part in (rows.astype(np.float32), extreme(k)):
+            score, _, contributions = network.score(torch.from_numpy(part))
+            assert torch.isfinite(score).all()
+            torch.testing.assert_close(contributions.sum(1), score, rtol=1e-4, atol=0)
+
+
+def test_a_corrupt_row_does_not_blind_the_score_to_its_feature():
+    """All other rows lie within a ten-millionth of its deviation."""
+    network = fitted(corrupt(np.random.default_rng(0), 1, 1e7), numbers(1)).network
+    with torch.no_grad():
+        low, high = network.score(torch.tensor([[1.0], [30.0]]))[0].tolist()
+    assert high > 10 * low
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e-30])
+@pytest.mark.parametrize("k", [1, 3])
+def test_amounts_in_a_unit_too_large_for_their_logarithm_give_finite_scores(unit, k):
+    rows = np.random.default_rng(0).random((400, k)) * unit
+    network = fitted(rows, numbers(k, "log")).network
+    with torch.no_grad():
+        assert torch.isfinite(network.score(torch.from_numpy(rows.astype(np.float32)))[0]).all()
+        assert torch.isfinite(network.score(torch.from_numpy(extreme(k)))[0]).all()
+
+
+def test_rows_that_all_score_zero_are_not_compared():
+    """Nothing lies a multiple of 0 above the gate: the score of any other row would be 0 as well, or NaN."""
+    network = fitted(-np.random.default_rng(0).lognormal(size=(400, 2)), numbers(2, "log")).network
+    assert network.gate == float("inf")
+
+
+def test_a_table_of_constants_is_refused():
+    with pytest.raises(DataError, match="a feature in the score varies, got 400 in which all are constant"):
+        fitted(np.full((400, 2), 0.1), numbers(2))

@@ -271,6 +271,21 @@ def test_extreme_finite_numbers_are_answered_with_finite_json(ask):
             assert np.isfinite(np.asarray(number, float)).all(), name
 
 
+def test_a_long_request_takes_several_calls_of_the_model(served, rows, monkeypatch):
+    """Where its rows are above the gate, one call of them all would take 20 kB a row."""
+    handler, _ = served
+    monkeypatch.setitem(type(handler)._predict.__globals__, "CALL_ROWS", 3)
+    calls: list[int] = []
+    call = handler._call
+    monkeypatch.setattr(handler, "_call", lambda part, wanted: calls.append(len(part)) or call(part, wanted))
+    many = np.concatenate([np.asarray(rows, np.float32)] * 7)[:7]
+    split = handler._predict(many, None)
+    assert calls == [3, 3, 1]
+    whole = call(many, None)
+    for name, values in whole.items():
+        np.testing.assert_allclose(split[name], values, rtol=1e-4, atol=1e-5)
+
+
 def test_no_data_gives_no_answers(served):
     handler, context = served
     assert handler.handle([], context) == []

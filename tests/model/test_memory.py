@@ -53,6 +53,12 @@ def test_a_row_like_a_remembered_one_falls_below_one_that_leaves_the_planes_in_i
     assert own_way == pytest.approx(grown(15 * 32 / (32 + LIKENESS * 16)))
 
 
+@pytest.mark.parametrize("gate", [0.0, 1e-45, 1e-30])
+def test_a_gate_near_zero_gives_finite_scores(network, gate):
+    network.set_memory(torch.tensor([row(3), row(0, 9)]), gate=gate)
+    assert all(map(math.isfinite, scores(network, [row(), row(1), row(1e10, 1e10)])))
+
+
 def test_up_to_the_gate_a_score_is_as_without_a_memory_and_past_it_never_below_the_gate(network):
     rows = [row(x) for x in (0.5, 1.0, 1.9999, 2.0001, 2.2, 3.0)]
     plain = scores(network, rows)
