@@ -21,8 +21,8 @@ keeps the squares of the largest values that a score measures finite."""
 LEAST_MEDIAN: Final = 1e-4
 """Least median square that a form is scaled by, so that rows which hardly vary are not made to."""
 HEAVY: Final = 1e-3
-"""Where the middle 98 % of a column deviate less than this, as a share of all rows, a few rows far out hide
-them from the FastMCD, which then takes their own unit."""
+"""Share of a column's deviation below which that of its middle 98 % is the unit of the covariance: a few rows
+far out would hide it."""
 SUPPORT: Final = 0.99
 """Share of the training rows that the covariance is made of; the most outlying 1 % are left out. The normals
 keep close to a few planes which 1 to 2 % of them leave, and most frauds; see docs/model.md."""

@@ -272,7 +272,7 @@ def test_extreme_finite_numbers_are_answered_with_finite_json(ask):
 
 
 def test_a_long_request_takes_several_calls_of_the_model(served, rows, monkeypatch):
-    """Where its rows are above the gate, one call of them all would take 20 kB a row."""
+    """One call of many rows above the gate would take 20 kB for each."""
     handler, _ = served
     monkeypatch.setitem(type(handler)._predict.__globals__, "CALL_ROWS", 3)
     calls: list[int] = []
