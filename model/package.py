@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import json
@@ -96,8 +97,8 @@ def eager(module: torch.jit.ScriptModule, spec: FeatureSpec = ULB) -> Transactio
     if "ordinary_whitening" not in state:
         raise PackagingError(
             "expected a model of this version's score, got one of an earlier version: it runs and serves as "
-            "it is, but ONNX and torch.export need the network that it came from; train it again, or package "
-            "it with the version that trained it"
+            "it is, but ONNX and torch.export need the network that it came from; pass --formats mar, "
+            "train it again, or package it with the version that trained it"
         )
     # These have their sizes from the training.
     network.set_memory(state["memory"], float(state["gate"]))
@@ -301,7 +302,15 @@ def package(packed: artifact.Artifact, directory: Path, formats: Sequence[str] =
       PackagingError: see the writers.
     """
     artifact.check_writable(directory)
-    network = eager(packed.load_model(freeze=False), packed.manifest.spec)
+
+    @functools.cache
+    def network() -> TransactionAutoencoder:
+        return eager(packed.load_model(freeze=False), packed.manifest.spec)
+
+    # The archive takes the graph as it is, even that of an earlier version. The others refuse it at once,
+    # before a file is written.
+    if set(formats) != {"mar"}:
+        network()
     writers: dict[str, Callable[[], Path]] = {
         "mar": lambda: write_archive(
             packed.model_path,
@@ -310,8 +319,8 @@ def package(packed: artifact.Artifact, directory: Path, formats: Sequence[str] =
             packed.manifest.spec,
             packed.manifest.learnt,
         ),
-        "onnx": lambda: write_onnx(network, directory / ONNX_FILE),
-        "pt2": lambda: write_exported(network, directory / EXPORT_FILE),
+        "onnx": lambda: write_onnx(network(), directory / ONNX_FILE),
+        "pt2": lambda: write_exported(network(), directory / EXPORT_FILE),
     }
     return [writers[name]() for name in formats]
 

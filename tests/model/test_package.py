@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from features.ulb import N_FEATURES
-from model import artifact, package
+from model import artifact, package, torchscript
 from model.outputs import ANSWER_FIELDS
 from tests.model.test_network import answers, assert_close
 
@@ -113,3 +113,14 @@ def test_an_output_that_is_no_directory_is_named(trained_dir, tmp_path, capsys):
 def test_no_rows_is_a_batch_too(network):
     with torch.no_grad():
         assert network(torch.zeros(0, N_FEATURES))["anomaly_score"].shape == (0,)
+
+
+def test_of_an_earlier_version_the_archive_alone_is_packed(trained, tmp_path, monkeypatch):
+    """Its graph lacks buffers of this version's network, which the archive does not need."""
+    with torchscript._quiet():
+        older = torch.jit.script(torch.nn.Linear(N_FEATURES, 1))
+    monkeypatch.setattr(artifact.Artifact, "load_model", lambda packed, freeze: older)
+    with pytest.raises(package.PackagingError, match=r"of an earlier version.*pass --formats mar"):
+        package.package(trained, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert [path.name for path in package.package(trained, tmp_path, ["mar"])] == [artifact.ARCHIVE_FILE]
