@@ -2,8 +2,9 @@
 
 For few rows an operator costs its call. In a process that does other things between two batches, one of torch
 takes three times as long as one of numpy, and what it evicts from the caches makes the rest slower as well.
-The graph stays the only home of the arithmetic: an operator that is not known here leaves all to torch, and
-so does a batch with a row above the gate, which the graph compares with the training's highest.
+The graph stays the only home of the arithmetic: an operator that is not known here, or has other
+arguments, leaves all to torch. So does a batch with a row above the gate, which the graph compares with the
+training's highest.
 """
 
 from __future__ import annotations
