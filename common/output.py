@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -32,13 +32,19 @@ Format = Literal["table", "json", "csv"]
 FORMATS: Final[tuple[Format, ...]] = ("table", "json", "csv")
 
 # C0 and C1 control characters, and those that reorder or hide text.
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+# Tags (U+E0000 on) hide a text in another one. Half of a surrogate pair cannot be printed at all.
+_CONTROL: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _PIPE_WIDTH: Final = 100_000
 """Columns of a table that is not shown in a terminal: as many as it takes."""
 
 _TEXT_WIDTH: Final = 16
 """Columns of a terminal that a text of a table has at least, where it is as long."""
+_PARTS: Final = re.compile("[^_]*_|[^_]+")
+"""Of the name of a column, which may stand on several lines."""
 _GAP: Final = 3
 """Columns of a terminal between two columns of a table."""
 
@@ -70,7 +76,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], form: Format = "table", empty:
         print(json.dumps([dict(row) for row in rows], indent=1, default=_plain))
     elif form == "csv":
         writer = csv.writer(sys.stdout)
-        writer.writerows([list(rows[0])] if rows else [])
+        writer.writerows([map(_csv_cell, rows[0])] if rows else [])
         writer.writerows([_csv_cell(value) for value in row.values()] for row in rows)
     elif rows:
         print_table(rows)
@@ -85,8 +91,9 @@ def print_record(record: Mapping[str, Any], form: Format = "table") -> None:
     elif form == "csv":
         print_rows([{"field": name, "value": value} for name, value in record.items()], form)
     else:
-        width = max(map(len, record), default=0)
-        print("\n".join(f"{name:{width}}  {_cell(value)}" for name, value in record.items()))
+        lines = [(safe_text(name), _cell(value)) for name, value in record.items()]
+        width = max((cell_len(name) for name, _ in lines), default=0)
+        print("\n".join(f"{set_cell_size(name, width)}  {cell}" for name, cell in lines))
 
 
 @contextlib.contextmanager
@@ -157,7 +164,8 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for name, width in zip(rows[0], widths, strict=True):
         numeric = all(isinstance(row[name], int | float) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold", width=width)
+        heading = _heading(safe_text(name), width)
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold", width=width)
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     if is_terminal:
@@ -177,8 +185,11 @@ def _widths(rows: Sequence[Mapping[str, Any]], available: int) -> list[int] | No
     for name in rows[0]:
         cells = max(cell_len(_cell(row[name])) for row in rows)
         is_text = any(isinstance(row[name], str) for row in rows)
-        widths.append(max(cells, cell_len(name)))
-        least.append(max(min(cells, _TEXT_WIDTH) if is_text else cells, *map(len, name.split("_"))))
+        heading = safe_text(name)
+        parts = max(map(cell_len, _PARTS.findall(heading)), default=0)
+        least.append(max(min(cells, _TEXT_WIDTH) if is_text else cells, parts))
+        # None is wider than all of them may be, however long its text.
+        widths.append(max(min(max(cells, cell_len(heading)), available), least[-1]))
     available -= _GAP * (len(widths) - 1)
     if sum(least) > available:
         return None
@@ -186,6 +197,16 @@ def _widths(rows: Sequence[Mapping[str, Any]], available: int) -> list[int] | No
         widest = max(range(len(widths)), key=lambda i: (widths[i] > least[i], widths[i]))
         widths[widest] -= 1
     return widths
+
+
+def _heading(name: str, width: int) -> Text:
+    """The name of a column in lines that end at its underscores."""
+    lines = [""]
+    for part in _PARTS.findall(name):
+        if lines[-1] and cell_len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return Text("\n".join(lines))
 
 
 def _cell(value: Any) -> str:

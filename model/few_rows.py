@@ -2,8 +2,9 @@
 
 For few rows an operator costs its call. In a process that does other things between two batches, one of torch
 takes three times as long as one of numpy, and what it evicts from the caches makes the rest slower as well.
-The graph stays the only home of the arithmetic: an operator that is not known here leaves all to torch, and
-so does a batch with a row above the gate, which the graph compares with the training's highest.
+The graph stays the only home of the arithmetic: an operator that is not known here, or has other
+arguments, leaves all to torch. So does a batch with a row above the gate, which the graph compares with the
+training's highest.
 """
 
 from __future__ import annotations
@@ -47,16 +48,15 @@ class _Step(NamedTuple):
 
 
 def _along(axis: int, part: Any) -> tuple[Any, ...]:
-    """The index of a part along an axis."""
-    return (*[slice(None)] * axis, part)
+    """The index of a part along an axis; a negative one counts from the end."""
+    return (..., part, *[slice(None)] * (-1 - axis)) if axis < 0 else (*[slice(None)] * axis, part)
 
 
 def _addcmul(first: Array, one: Array, other: Array, value: float) -> Array:
     product: Array = one * other
     if value != 1:
         product *= value
-    product += first
-    return product
+    return product + first
 
 
 def _addmm(bias: Array, rows: Array, weights: Array, beta: float, alpha: float) -> Array:
@@ -65,6 +65,13 @@ def _addmm(bias: Array, rows: Array, weights: Array, beta: float, alpha: float) 
         product *= alpha
     product += bias if beta == 1 else beta * bias
     return product
+
+
+def _narrow(rows: Array, axis: int, start: int, n: int) -> Array:
+    if start < 0:  # it counts from the end
+        start += rows.shape[axis]
+    part: Array = rows[_along(axis, slice(start, start + n))]
+    return part
 
 
 def _clamp(rows: Array, low: Array, high: Array) -> Array:
@@ -84,9 +91,9 @@ _OPERATORS: Final[Mapping[str, _Operator]] = {
     "aten::div": _Operator(np.divide, 2),
     "aten::gt": _Operator(np.greater, 2),
     "aten::log1p": _Operator(np.log1p, 1),
-    "aten::matmul": _Operator(np.dot, 2),
+    "aten::matmul": _Operator(np.matmul, 2),
     "aten::mul": _Operator(np.multiply, 2),
-    "aten::narrow": _Operator(lambda rows, axis, start, n: rows[_along(axis, slice(start, start + n))], 4),
+    "aten::narrow": _Operator(_narrow, 4),
     "aten::relu": _Operator(lambda rows: np.maximum(rows, _ZERO), 1),
     "aten::select": _Operator(lambda rows, axis, i: rows[_along(axis, i)], 3),
     "aten::slice": _Operator(lambda rows, axis, *bounds: rows[_along(axis, slice(*bounds))], 5),
@@ -112,12 +119,15 @@ class FewRows:
     def __init__(self, module: torch.jit.ScriptModule) -> None:
         self._values: list[Any] = []
         self._places: dict[str, int] = {}
+        self._nones: set[int] = set()
         graph = module.score.graph
         _, rows = graph.inputs()
         self._rows = self._place(rows)
         self._is_high: int | None = None
         self._steps = self._read(graph.nodes())
         (answer,) = graph.outputs()
+        if answer.node().kind() != "prim::TupleConstruct":
+            raise UnknownGraphError("an answer that is no tuple of outputs, or a constant")
         self._outputs = self._taken(answer.node())
 
     def score(self, rows: Floats) -> tuple[Floats, ...] | None:
@@ -136,7 +146,9 @@ class FewRows:
         for node in nodes:
             kind = node.kind()
             if kind == "prim::Constant":
-                self._place(node.output(), _constant(node.output()))
+                place = self._place(node.output(), _constant(node.output()))
+                if self._values[place] is None:
+                    self._nones.add(place)
             elif kind == "prim::If":
                 _, other = node.blocks()
                 if node.outputsSize() or list(other.nodes()) or self._is_high is not None:
@@ -147,6 +159,8 @@ class FewRows:
                 taken = self._taken(node)
                 if tuple(self._values[place] for place in taken[n:]) != rest:
                     raise UnknownGraphError(f"{kind} with other arguments than expected")
+                if kind != "aten::slice" and self._nones.intersection(taken[:n]):
+                    raise UnknownGraphError(f"{kind} without one of its arguments")
                 steps.append(_Step(function, _taker(taken[:n]), self._place(node.output())))
             elif kind != "prim::TupleConstruct":  # of the outputs
                 raise UnknownGraphError(f"operator {kind}")

@@ -22,7 +22,7 @@ from transforms.publication import make_directory, publish, remove_temporary, st
 _FLAG: Final = "--output"
 _MIME: Final = "application/x-parquet"
 _EMPTY: Final = "empty"
-"""Name of the temporary file of a set without rows: that of a bundle which runs again is the same."""
+"""Name of the temporary file of a set without rows. A bundle that runs again uses the same name."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class WriteParquetBatches(beam.PTransform):
 
     Attributes:
       directory: local or gs://. Missing directories are created.
-      schemas: the columns of each set; batches may have them in their order only.
+      schemas: the columns of each set, which its batches have in the same order.
       overwrite: whether the files of an earlier job are replaced; otherwise the job fails where there are
         any.
       job: names the temporary files of this job.

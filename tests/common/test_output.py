@@ -79,6 +79,38 @@ def test_a_terminal_too_narrow_for_a_table_has_a_line_for_each_field(terminal, c
     assert " ".join([*FEATURES[:5], "2026-03-08"]) in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_name_of_a_column_ends_its_lines_at_underscores(terminal, capsys):
+    terminal(30)
+    print_rows([{"very_long_heading_of_a_column": 1, "b": "z"}])
+    lines = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+    assert [line.split() for line in lines[:2]] == [["very_long_heading_of_a_"], ["column", "b"]]
+
+
+@pytest.mark.parametrize("columns", [30, 200])
+def test_hostile_names_of_columns_are_escaped_and_wide_ones_are_measured(terminal, capsys, columns):
+    terminal(columns)
+    print_rows([{"a\x1b[2J\n": 10**20, "\u6f22\u5b57": 10**20}])
+    lines = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+    assert not any("\x1b" in line for line in lines)
+    assert sum("a\\x1b[2J\\n" in line for line in lines) == 1
+    if columns == 30:  # a block: both values begin in the same column of the terminal
+        assert [line.index("1000") for line in lines] == [12, 10]
+
+
+@pytest.mark.parametrize(
+    "character", ["\u061c", "\xad", "\u180e", "\u206a", "\ufffa", "\U000e0041", "\ud800"]
+)
+def test_marks_that_reorder_or_hide_text_and_half_a_pair_are_escaped(character):
+    escape = character.encode("unicode_escape").decode()
+    assert safe_text(f"a{character}b") == f"a{escape}b"
+    safe_text(f"a{character}b").encode()
+
+
+def test_csv_names_of_columns_are_no_formulas(capsys):
+    print_rows([{"=cmd": 1}], "csv")
+    assert capsys.readouterr().out.splitlines() == ["'=cmd", "1"]
+
+
 def test_no_rows(capsys):
     print_rows([])
     assert capsys.readouterr().out == "No rows.\n"

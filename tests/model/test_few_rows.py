@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +117,63 @@ def test_a_graph_that_is_not_known_is_left_to_torch(tmp_path, kind):
     with pytest.raises(UnknownGraphError):
         FewRows(module)
     assert few_rows(module) is None
+
+
+class Function(torch.nn.Module):
+    """A graph of `score` that is one expression."""
+
+    def __init__(self, compute: Callable[[torch.Tensor, Any], torch.Tensor]) -> None:
+        super().__init__()
+        self.compute = compute
+        self.register_buffer("mean", torch.linspace(-1, 1, 30))
+        self.register_buffer("cubes", torch.linspace(-1, 1, 60).reshape(2, 30, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def score(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.compute(x, self),)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x, own: x.narrow(1, -3, 3),
+        lambda x, own: x.narrow(-1, -3, 2),
+        lambda x, own: x.select(-1, 2),
+        lambda x, own: x.unsqueeze(-1),
+        lambda x, own: x.unsqueeze(-2),
+        lambda x, own: x.matmul(own.cubes),
+        lambda x, own: torch.addcmul(x, own.mean, own.mean),
+        lambda x, own: torch.addcmul(own.mean, x, own.mean, value=-2.0),
+    ],
+)
+def test_arguments_that_count_from_the_end_and_shapes_that_grow_are_read_as_torch_reads_them(compute):
+    module = torchscript.frozen(torchscript.trace(Function(compute)))
+    rows = np.random.default_rng(0).normal(size=(3, 30)).astype(np.float32)
+    before = rows.copy()
+    few = FewRows(module)
+    with torch.inference_mode():
+        (expected,) = module.score(torch.from_numpy(rows))
+    for _ in range(2):  # no constant is changed
+        (values,) = few.score(rows)
+        assert values.shape == tuple(expected.shape)
+        np.testing.assert_allclose(values, expected.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(rows, before)
+
+
+@pytest.mark.parametrize(
+    ("compute", "reason"),
+    [
+        (lambda x, own: x.clamp(min=0.5), "aten::clamp without one of its arguments"),
+        (lambda x, own: x.clamp(max=0.5), "aten::clamp without one of its arguments"),
+        (lambda x, own: own.mean, "an answer that is no tuple of outputs, or a constant"),
+    ],
+)
+def test_a_known_operator_without_an_argument_and_a_constant_answer_are_left_to_torch(compute, reason):
+    module = torchscript.frozen(torchscript.trace(Function(compute)))
+    with pytest.raises(UnknownGraphError, match=reason):
+        FewRows(module)
 
 
 def test_a_module_that_is_not_frozen_is_left_to_torch(trained):
