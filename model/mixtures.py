@@ -21,6 +21,8 @@ Mask = npt.NDArray[np.bool_]
 SHARE: Final = 0.2
 """Share of the training rows, those that the network reconstructs worst, that the mixtures are fitted to. In
 those of all rows most components describe ordinary ones, and few are left for rows far out."""
+FIT_ROWS: Final = 10_000
+"""At most this many of these rows, drawn at random: the time of the fits grows with them."""
 MIXTURES: Final = 8
 """Their mean varies less than one, whose components depend on where its fit began."""
 COMPONENTS: Final = 10
@@ -70,6 +72,8 @@ def fit(inputs: Matrix, residuals: Matrix, is_discrete: Mask, seed: int) -> Mixt
     scale = residuals.std(axis=0)
     lengths = np.square((residuals - residuals.mean(axis=0)) / np.where(scale > 0, scale, 1.0)).sum(axis=1)
     rows = inputs[np.argsort(lengths)[-math.ceil(SHARE * len(inputs)) :]]
+    if len(rows) > FIT_ROWS:
+        rows = rows[np.random.default_rng(seed).choice(len(rows), FIT_ROWS, replace=False)]
     mean, spread = rows.mean(axis=0), rows.std(axis=0)
     columns = np.flatnonzero((spread > RESOLUTION) & ~is_discrete)
     mean, spread = mean[columns], spread[columns]
