@@ -29,7 +29,7 @@ keep close to a few planes which 1 to 2 % of them leave, and most frauds; see do
 QUADRATIC_SHARE: Final = 0.01
 """Weight of the squared distance from the core of the normals beside that from the rows farthest out; the
 figures hardly change between 0.003 and 0.03."""
-ORDINARY_WEIGHT: Final = 1.0
+ORDINARY_WEIGHT: Final = 3.0
 """Median of the ordinary part among normals, beside that of the part that grows. The figures hardly change
 between 1 and 6."""
 ORDINARY_QUANTILE: Final = 0.9
