@@ -222,7 +222,7 @@ class Job:
 
     def parts(self) -> list[Path]:
         """Files of scores that are being written."""
-        return [path for path in self.directory.glob("scored/_temporary/**/*scores*") if path.is_file()]
+        return [path for path in self.directory.glob("scored/_temporary/*/scores/*") if path.is_file()]
 
     def output(self) -> list[Path]:
         """Files that are complete."""
