@@ -15,16 +15,13 @@ from model.artifact import PREVIOUS
 from model.manifest import MANIFEST_FILE, MODEL_FILE
 from model.places import LocalPlace
 from operations.models.__main__ import main
-from tests.model.serving.artifacts import build_artifact
+from tests.model.serving.artifacts import build_artifact, build_models
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
     """A directory with the models a, b and c."""
-    root = tmp_path_factory.mktemp("models")
-    for seed, version in enumerate("abc"):
-        build_artifact(root / version, version, seed=seed)
-    return root
+    return build_models(tmp_path_factory.mktemp("models"), "abc")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from model import artifact
 from model.artifact import PREVIOUS
 from model.places import LOCK_FILE, BusyError, Place, place
 from model.rollout import Change, go_back, promote
-from tests.model.serving.artifacts import build_artifact
+from tests.model.serving.artifacts import build_models
 
 Start = Callable[[Callable[[], Change]], "Future[Change]"]
 
@@ -22,10 +22,7 @@ Start = Callable[[Callable[[], Change]], "Future[Change]"]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
     """A directory with the models a, b, c and d."""
-    root = tmp_path_factory.mktemp("models")
-    for seed, version in enumerate("abcd"):
-        build_artifact(root / version, version, seed=seed)
-    return root
+    return build_models(tmp_path_factory.mktemp("models"), "abcd")
 
 
 @pytest.fixture

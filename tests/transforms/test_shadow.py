@@ -14,7 +14,7 @@ import pytest
 from model import artifact
 from model.manifest import MANIFEST_FILE, MODEL_FILE
 from model.thresholds import SEVERITIES, severity_codes
-from tests.model.serving.artifacts import build_artifact
+from tests.model.serving.artifacts import build_models
 from tests.transforms.test_refresh import ENCODING, batch
 from transforms import metrics
 from transforms import shadow as shadow_module
@@ -27,10 +27,7 @@ COLUMNS = ["shadow_score", "shadow_severity", "shadow_version"]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    for seed, version in enumerate("ab"):
-        build_artifact(root / version, version, seed=seed)
-    return root
+    return build_models(tmp_path_factory.mktemp("models"), "ab")
 
 
 @pytest.fixture

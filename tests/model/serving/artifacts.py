@@ -88,3 +88,10 @@ def transactions(n: int, seed: int = 0) -> np.ndarray:
     features[:, TIME_INDEX] = rng.uniform(0, 172_792, n)
     features[:, AMOUNT_INDEX] = rng.lognormal(3, 1.5, n)
     return features.astype(np.float32)
+
+
+def build_models(root: Path, versions: str) -> Path:
+    """Writes an artifact of each version, a letter, to a directory of its name; another network each."""
+    for seed, version in enumerate(versions):
+        build_artifact(root / version, version, seed=seed)
+    return root
