@@ -17,7 +17,6 @@ import transforms.coder  # noqa: F401  registers the coder of record batches
 from common.compressed import compression, decompressed
 from common.files import open_raw, partition_keys
 from common.limits import MAX_BATCH_BYTES, SPLIT_BYTES
-from common.parquet import ROW_GROUP_ROWS
 from transforms.columnar import present_columns
 from transforms.decode import MAX_LINE_BYTES
 from transforms.metrics import counter
@@ -30,7 +29,7 @@ BLANK_LINES: Final = "blank_lines"
 """Counts lines without a message."""
 
 _DECODE_BYTES: Final = 4 * MAX_BATCH_BYTES
-"""Bytes of a Parquet file that are decoded in one go: many small decodings take a fifth longer."""
+"""Bytes of a Parquet file that are decoded in one go, at most."""
 
 
 @dataclass
@@ -218,10 +217,11 @@ def read_row_groups(
         # Nanoseconds, Arrow's reading of int96, hold the years to 2262 alone: a later one would wrap around.
         file = pq.ParquetFile(source, coerce_int96_timestamp_unit="us")
         names = present_columns(columns, file.schema_arrow.names)
-        # Decoded in large pieces, which are then cut.
+        # Small batches are cut from a larger piece: many small decodings take a fifth longer. Larger pieces
+        # than the usual batch would leave the cache before they are parsed.
         rows = _DECODE_BYTES // _row_bytes(file.metadata, share.numbers, names)
         batches = file.iter_batches(
-            max(1, min(rows, max(batch_rows, ROW_GROUP_ROWS))),
+            max(1, min(rows, max(batch_rows, BATCH_ROWS))),
             row_groups=share.numbers,
             columns=names or None,
             use_threads=False,

@@ -36,13 +36,14 @@ def rebatch(
     for batch in batches:
         start = 0
         while start < batch.num_rows:
-            part = _first_rows(batch.slice(start, rows - count), max_bytes - size)
+            part, part_bytes = _first_rows(batch.slice(start, rows - count), max_bytes - size)
             if not (part.num_rows or held):
                 part = batch.slice(start, 1)
+                part_bytes = _decoded_bytes(part)
             held.append(part)
             start += part.num_rows
             count += part.num_rows
-            size += _decoded_bytes(part)
+            size += part_bytes
             if count == rows or start < batch.num_rows:  # full, by rows or by bytes
                 joined = join(held)
                 held, count, size = [], 0, 0
@@ -51,21 +52,22 @@ def rebatch(
         yield join(held)
 
 
-def _first_rows(batch: pa.RecordBatch, max_bytes: int) -> pa.RecordBatch:
-    """Returns the rows of the beginning that have at most `max_bytes`: all, a half, a quarter ..., none."""
-    while batch.num_rows and _decoded_bytes(batch) > max_bytes:
+def _first_rows(batch: pa.RecordBatch, max_bytes: int) -> tuple[pa.RecordBatch, int]:
+    """Returns the rows of the beginning that have at most `max_bytes`, and their bytes.
+
+    They are all, a half, a quarter ..., none.
+    """
+    while (size := _decoded_bytes(batch)) > max_bytes and batch.num_rows:
         batch = batch.slice(0, batch.num_rows // 2)
-    return batch
+    return batch, size
 
 
 def _decoded_bytes(batch: pa.RecordBatch) -> int:
     """Returns the bytes of the rows once their dictionaries are decoded; a slice has the whole dictionary."""
-    total = 0
-    for column in batch.columns:
-        if not pa.types.is_dictionary(column.type):
-            total += column.nbytes
-            continue
-        total += column.indices.nbytes
+    encoded = [i for i, kind in enumerate(batch.schema.types) if pa.types.is_dictionary(kind)]
+    total = batch.nbytes
+    for column in map(batch.column, encoded):
+        total += column.indices.nbytes - column.nbytes
         if pa.types.is_string(column.type.value_type) or pa.types.is_large_string(column.type.value_type):
             total += pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
     return total

@@ -19,7 +19,8 @@ from common.parquet import RowGroupWriter
 from transforms.coder import RecordBatchCoder
 from transforms.dead_letter import dead_letters
 from transforms.files import Range, read_lines, read_row_groups, split_row_groups
-from transforms.rebatch import join, rebatch
+from transforms.rebatch import BATCH_ROWS, join, rebatch
+from transforms.shares import RowGroups
 
 TEXTS = pa.schema([("text", pa.string())])
 
@@ -106,6 +107,14 @@ class TestColumns:
             found += batch.column("id").to_pylist()
         assert found == ids
         assert max(held) < 100_000_000  # of 200: what was decoded in one go, and a batch
+
+    def test_parquet_is_decoded_a_batch_at_a_time(self, tmp_path):
+        path = tmp_path / "columns.parquet"
+        pq.write_table(pa.table({"n": [1.5] * 200_000}), path)
+        before = pa.total_allocated_bytes()
+        held = [pa.total_allocated_bytes() - before for _ in read_row_groups(RowGroups(str(path), (0,)))]
+        assert len(held) == -(-200_000 // BATCH_ROWS)
+        assert max(held) < 2 * 8 * BATCH_ROWS  # a larger piece would leave the cache before it is parsed
 
     def test_row_groups_are_full_by_bytes_as_well(self, tmp_path, monkeypatch):
         monkeypatch.setattr("common.parquet.ROW_GROUP_BYTES", 10_000)
