@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -16,7 +17,7 @@ from features.ulb import FEATURES
 from tests.transforms.test_message import NOW, VALUES, message
 from transforms.decode import decoder
 from transforms.message import MessageColumns, MessageRules, Parsed, parse_messages
-from transforms.number_lists import AT_ONCE, LEAST_MESSAGES, LEAST_TEXTS, read_lists, read_times
+from transforms.number_lists import AT_ONCE, BETWEEN, LEAST_MESSAGES, LEAST_TEXTS, read_lists, read_times
 
 WIDTH = len(FEATURES)
 UNUSUAL = [
@@ -90,32 +91,36 @@ def test_an_unusual_message_gets_what_it_gets_alone_and_so_do_its_neighbours(rol
     assert_same(UNUSUAL * 3, rules)
 
 
-def test_a_list_is_read_at_once_only_where_all_are_of_so_many_numbers():
-    assert read_lists([b"[1,2]", b"[ -0.0 , 1e5 ]"], 2).tolist() == [[1.0, 2.0], [-0.0, 1e5]]
+def read_all(lists: list[bytes], width: int) -> Any:
+    return read_lists(BETWEEN.join(lists), len(lists), width)
+
+
+def test_lists_are_read_at_once_only_where_all_are_of_so_many_numbers():
+    assert read_all([b"1,2", b" -0.0 , 1e5 "], 2).tolist() == [[1.0, 2.0], [-0.0, 1e5]]
+    assert read_all([b"7", b"8"], 1).tolist() == [[7.0], [8.0]]
     for text in (
-        b"[1]",
-        b"[1,2,3]",
-        b"[[1,2]]",
-        b"[[1],2]",
-        b"[1,[2]]",
-        b"[1,null]",
-        b'["1",2]',
-        b"[]",
-        b"7",
+        b"1",
+        b"1,2,3",
+        b"1,null",
+        b'"1",2',
+        b'1,{"a":2}',
+        b"1,2,",
+        b",1,2",
+        b"1,02",
+        b"",
+        b" ",
     ):
-        assert read_lists([b"[1,2]", text], 2) is None
-        assert read_lists([text], 2) is None
-    assert read_lists([b"[1,2,3]", b"[4]"], 2) is None
-    assert read_lists([b"[1,[2]", b"3],4]"], 2) is None
+        assert read_all([b"1,2", text], 2) is None
+        assert read_all([text], 2) is None
+    assert read_all([b"1,2,3", b"4"], 2) is None
     # The bound behind each list is a number as well.
-    assert read_lists([b"[1e99,2]", b"[1,2]"], 2) is None
-    assert read_lists([b"[1]", b"[1e99,2,3]"], 2) is None
-    assert read_lists([b"[1,2,1e99]", b"[4]"], 2) is None
-    assert read_lists([b"[1,2,1e99,[4,5]]", b"7"], 2) is None
-    assert read_lists([b"7", b"[[5]]"], 1) is None
+    assert read_all([b"1e99,2", b"1,2"], 2) is None
+    assert read_all([b"1", b"1e99,2,3"], 2) is None
+    assert read_all([b"1,2,1e99", b"4"], 2) is None
+    assert read_all([b"1e99"], 1) is None
     for _ in range(2):  # the parser is used again after an error
-        assert read_lists([b"[1,2"], 2) is None
-        first, second = (read_lists([b"[%d,2]" % n], 2) for n in (3, 4))
+        assert read_all([b"1,2}"], 2) is None
+        first, second = (read_all([b"%d,2" % n], 2) for n in (3, 4))
         assert (first.tolist(), second.tolist()) == ([[3.0, 2.0]], [[4.0, 2.0]])
 
 
