@@ -145,7 +145,7 @@ def read_lists(lists: bytes, n: int, width: int) -> npt.NDArray[np.float64] | No
         numbers = np.frombuffer(array.as_buffer(of_type="d"))
     except (ValueError, TypeError, RuntimeError):  # no JSON, no number, a number of too many digits
         return None
-    # All values are numbers, side by side. The bounds are where lists of `width` end, and no other number is one.
+    # All values are numbers, side by side. The bounds are where lists of `width` end, and nowhere else.
     if len(numbers) != n * (width + 1):
         return None
     is_bound = (numbers == _BOUND).reshape(n, width + 1)
@@ -168,9 +168,12 @@ def read_times(texts: Sequence[Any]) -> pa.Array | None:
     >>> read_times(["2026-03-01T11:00:00.25Z"])[0].value, read_times(["yesterday at eleven or so"])
     (1772362800250000, None)
     """
-    if set(map(type, texts)) != {str}:
+    try:
+        column = pa.array(texts, pa.string())
+    except pa.ArrowTypeError:  # a moment among them
         return None
-    column = pa.array(texts, pa.string())
+    if column.null_count or not texts:
+        return None
     _, places, data = column.buffers()
     offsets = np.frombuffer(places, np.int32, len(texts) + 1)
     characters = np.frombuffer(data, np.uint8)

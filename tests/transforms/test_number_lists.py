@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from features.arrow import EVENT_TIME
@@ -17,7 +17,15 @@ from features.ulb import FEATURES
 from tests.transforms.test_message import NOW, VALUES, message
 from transforms.decode import decoder
 from transforms.message import MessageColumns, MessageRules, Parsed, parse_messages
-from transforms.number_lists import AT_ONCE, BETWEEN, LEAST_MESSAGES, LEAST_TEXTS, read_lists, read_times
+from transforms.number_lists import (
+    AT_ONCE,
+    BETWEEN,
+    LEAST_MESSAGES,
+    LEAST_TEXTS,
+    block_decoder,
+    read_lists,
+    read_times,
+)
 
 WIDTH = len(FEATURES)
 UNUSUAL = [
@@ -52,6 +60,8 @@ UNUSUAL = [
     b"[" + message() + b"," + message(features=[1.0]) + b"]",
     message(merchant="x" * 70_000),
     b"\xff" + message(),
+    message(merchant="x").replace(b'"x"', b'"\xff"'),
+    message(merchant="x", tags=[]).replace(b'"x"', b'"\xff"'),
 ]
 """Messages of which some are accepted, and some rejected, each for a reason of its own."""
 
@@ -146,6 +156,73 @@ def test_numbers_are_the_same_to_the_bit(rows):
     assert sorted(map(repr, without_time(together.dead_letters))) == sorted(
         map(repr, without_time(apart.dead_letters))
     )
+
+
+TOKENS = [
+    b"{",
+    b'"transaction_id"',
+    b":",
+    b'"t"',
+    b",",
+    b'"features"',
+    b":",
+    b"[",
+    b"1",
+    b",",
+    b"2.5",
+    b"]",
+    b"}",
+]
+"""A message."""
+PIECES = [*TOKENS, b'"x"', b"[]", b"3", b"1e99", b"null", b" ", b"\n", b'"', b"\\", "é".encode()]
+PIECES += [b'"features":[],', b'"features":[3,4],', b',"features":[3,4]', b'"x":[5,6],', b',"x":[5,6]']
+
+
+@st.composite
+def edited(draw: st.DrawFn) -> bytes:
+    tokens = list(TOKENS)
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(tokens) - 1))
+        tokens[at : at + draw(st.integers(0, 2))] = draw(st.lists(st.sampled_from(PIECES), max_size=2))
+        tokens = tokens or [b""]
+    return b"".join(tokens)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(edited(), min_size=1, max_size=3))
+@example([b'{"x":[1,2.5],"features":[]}'])
+@example([b'{"features":[],"x":[1,2.5]}'])
+@example([b'{"features":[1,2.5],"features":[]}'])
+@example([b'{"features":[1', b"2.5]}"])
+@example([b'{"features":[1,2.5,1e99,3]}', b'{"features":[4]}'])
+@example([b'{"features":[1,2.5],"x":"[]"}', b'{"features":[3,4],"x":[[[]]]}'])
+def test_messages_decoded_together_are_those_that_decode_alone(payloads):
+    block = block_decoder(Roles(), 65_536, 2)(payloads)
+    alone = decoder(("a", "b"), Roles(), 65_536)
+    if block:
+        rows = [alone(payload) for payload in payloads]
+        assert [row.transaction_id for row in block.rows] == [row.transaction_id for row in rows]
+        assert block.numbers.tolist() == [list(row.features) for row in rows]
+
+
+def test_usual_messages_are_decoded_together_also_with_other_brackets():
+    decode = block_decoder(Roles(), 65_536, 2)
+    usual = b'{"features":[1,2.5]}'
+    for payload in (
+        usual,
+        b' {"features": [ 1 , 2.5 ] , "x": {"y": 7}}\r',
+        b'{"tags":["a",[]],"features" : [1, 2.5] }',
+        b'{"features":[1,2.5],"tags":["a"]}',
+        b'{"merchant":"[x","features":[1,2.5]}',
+        b'{"merchant":"]","features":[1,2.5]}',
+        b'{"features":[1,2.5],"merchant":"]"}',
+    ):
+        block = decode([usual, payload])
+        assert block is not None, payload
+        assert block.numbers.tolist() == [[1, 2.5]] * 2
+    for features in (b"[[1,2.5]]", b"[1],[2.5]", b"[1,[2.5]]", b"[1,2.5", b"1,2.5]", b"7", b'"[1,2.5]"'):
+        assert decode([usual, b'{"features":%b}' % features]) is None
+        assert decode([b'{"features":%b,"tags":[]}' % features]) is None
 
 
 def test_rows_keep_the_order_of_the_messages():
