@@ -37,7 +37,7 @@ class Transaction(msgspec.Struct, gc=False):
     """A decoded message.
 
     Attributes:
-      features: the numbers, their list as raw JSON, or the raw values of other fields.
+      features: the numbers, or the raw values of other fields; not the numbers where a Block has them.
       event_time: also as a text, of a message that is decoded with others.
     """
 
