@@ -163,15 +163,18 @@ def _parser() -> simdjson.Parser:
 
 
 def read_times(texts: Sequence[Any]) -> pa.Array | None:
-    """Reads event times; None where one of them is no text, unusual or no time.
+    """Reads event times, most of them texts; None where one of them is unusual or no time.
 
     >>> read_times(["2026-03-01T11:00:00.25Z"])[0].value, read_times(["yesterday at eleven or so"])
     (1772362800250000, None)
     """
     try:
         column = pa.array(texts, pa.string())
-    except pa.ArrowTypeError:  # a moment among them
-        return None
+    except pa.ArrowTypeError:  # moments of messages that were decoded one by one
+        if list(map(type, texts)).count(str) < len(texts) // 2:
+            return None
+        forms = [each.isoformat() if isinstance(each, dt.datetime) else each for each in texts]
+        column = pa.array(forms, pa.string())
     if column.null_count or not texts:
         return None
     _, places, data = column.buffers()

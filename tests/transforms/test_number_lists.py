@@ -276,8 +276,17 @@ def test_times_that_are_read_at_once_are_those_of_the_rules(texts):
 def test_usual_times_are_read_at_once():
     texts = ["2026-03-01T11:00:00Z", "2026-03-01T11:00:00.888Z", "2026-03-01T11:00:00.000001+01:00"]
     assert read_times(texts) is not None
-    for other in ("2026-02-29T11:00:00Z", "2026-03-01T11:00+01:00", "0000-03-01T11:00:00Z", None, NOW):
+    for other in ("2026-02-29T11:00:00Z", "2026-03-01T11:00+01:00", "0000-03-01T11:00:00Z", None):
         assert read_times([*texts, other]) is None
+    moments = [
+        NOW,
+        NOW.astimezone(dt.timezone(dt.timedelta(hours=-5, minutes=30))),
+        NOW.replace(microsecond=7),
+    ]
+    assert read_times([*texts, *moments])[3:].equals(pa.array(moments, EVENT_TIME))
+    assert read_times([*texts, NOW.replace(tzinfo=None)]) is None
+    assert read_times([texts[0], *moments]) is None
+    assert read_times([]) is None
 
 
 @pytest.mark.parametrize("roles", [Roles(), Roles("id", "card", "at")])
