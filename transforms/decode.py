@@ -37,7 +37,7 @@ class Transaction(msgspec.Struct, gc=False):
     """A decoded message.
 
     Attributes:
-      features: the numbers, their list as raw JSON, or the raw values of other fields.
+      features: the numbers, or the raw values of other fields; not the numbers where a Block has them.
       event_time: also as a text, of a message that is decoded with others.
     """
 
@@ -69,7 +69,7 @@ def decoder(features: tuple[str, ...], names: Roles, max_bytes: int) -> Callable
       transactions.
     """
     length = msgspec.Meta(min_length=len(features), max_length=len(features))
-    strict = usual_decoder(Annotated[list[float], length], names)
+    strict = usual_decoder(Annotated[list[float], length], names, default=msgspec.UNSET)
     keys = [(f"field_{i}", float, msgspec.field(name=name)) for i, name in enumerate(features)]
     decode_named = msgspec.json.Decoder(msgspec.defstruct("Named", keys, gc=False)).decode
 
@@ -103,19 +103,22 @@ def checked_payload(payload: bytes, max_bytes: int) -> None:
         payload.decode("utf-8")  # the decoder does not look inside the strings that it skips
 
 
-def usual_decoder(features: Any, names: Roles, time: Any = EventTime) -> Callable[[bytes], Transaction]:
+def usual_decoder(
+    features: Any, names: Roles, time: Any = EventTime, default: Any = msgspec.NODEFAULT
+) -> Callable[[bytes], Transaction]:
     """Makes the decoder of usual messages: values of exactly these types.
 
     Args:
-      features: the type of the list; UNSET where the message has none, and msgspec.Raw for one that has.
+      features: the type of the list.
       names: the keys of id, account and time.
       time: the type of the event time.
+      default: stands for the list of a message that has none; without it, such a message is refused.
     """
     types = {"transaction_id": Identifier, "account_id": Identifier, "event_time": time}
     usual: Any = msgspec.defstruct(
         "Usual",
         [
-            ("features", features) if features is msgspec.Raw else ("features", features, msgspec.UNSET),
+            ("features", features, default),
             *((role, kind | None, None) for role, kind in types.items()),
             ("event_time_derived", bool | None, None),
         ],

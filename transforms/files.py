@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
@@ -280,7 +281,10 @@ def _lines(blocks: Iterable[bytes], max_line_bytes: int) -> Iterator[list[bytes]
     """The lines of blocks that go on where the one before ended."""
     head = b""
     for block in blocks:
-        lines = block.split(b"\n")
+        # It looks for a line end in larger steps than `split` of bytes.
+        lines = [line.removesuffix(b"\n") for line in io.BytesIO(block)]
+        if not block or block.endswith(b"\n"):
+            lines.append(b"")
         lines[0] = (head + lines[0])[:max_line_bytes]
         head = lines.pop()[:max_line_bytes]
         yield lines

@@ -315,7 +315,7 @@ def _times(
                     reasons[k] = str(error)
                 rows[k].event_time_derived = False
     published = messages.publish_times
-    defaulted = [k for k, moment in enumerate(moments) if moment is None]
+    defaulted = [] if column is not None else [k for k, moment in enumerate(moments) if moment is None]
     for k in defaulted:
         moments[k] = (published and published[k]) or default
         rows[k].event_time_derived = True

@@ -1,6 +1,6 @@
 """Decodes many messages at once, without a Python object for each number and each time.
 
-A message is taken apart by msgspec, which leaves the list of numbers as it came, and the time as a text.
+The list of numbers is cut out of each message. msgspec decodes the rest, which leaves the time as a text.
 simdjson then reads the lists of some messages in one go, and Arrow the times of all. They read the same JSON
 and round alike. Where anything is unusual, nothing is read here, and `transforms.decode` decides what becomes
 of the message.
@@ -32,7 +32,10 @@ AT_ONCE: Final = 128
 LEAST_TEXTS: Final = 512
 """Fewer times are decoded one by one."""
 
-_LEAST_WIDTH: Final = 2
+_CUT: Final = b"[]"
+"""Stands where a list was cut out."""
+BETWEEN: Final = b",1e99,"
+"""Stands between lists."""
 _BOUND: Final = 1e99
 """Follows each list. No list that is read here has it: it is no float32."""
 _LEAST_LENGTH: Final = 20
@@ -69,19 +72,28 @@ def block_decoder(names: Roles, max_bytes: int, width: int, has_texts: bool = Fa
       width: numbers of a list.
       has_texts: leaves times as texts, for `read_times`.
     """
-    usual = usual_decoder(msgspec.Raw, names, str if has_texts else EventTime)
+    time = str if has_texts else EventTime
+    rest_decoder = usual_decoder(tuple[()], names, time)
+    whole_decoder = usual_decoder(msgspec.Raw, names, time)
 
     def decode(payloads: Sequence[bytes]) -> Block | None:
         if max(map(len, payloads)) > max_bytes:
             return None
+        cut = _cut(payloads)
+        if not b"".join(cut.rests if cut else payloads).isascii():
+            return None
         try:
-            rows = [usual(payload) for payload in payloads if payload.isascii()]
+            if cut:
+                rows = [rest_decoder(rest) for rest in cut.rests]
+            else:  # the list of numbers is one of several
+                rows = [whole_decoder(payload) for payload in payloads]
+                cut = _cut([bytes(row.features) for row in rows])
+                if not cut or set(cut.rests) != {_CUT}:
+                    return None
         except (msgspec.MsgspecError, RecursionError):
             return None
-        if len(rows) < len(payloads):
-            return None
         # At once, while the lists are in the cache.
-        wide = read_lists([row.features for row in rows], width)
+        wide = read_lists(cut.lists, len(rows), width)
         if wide is None:
             return None
         with np.errstate(over="ignore"):
@@ -91,34 +103,55 @@ def block_decoder(names: Roles, max_bytes: int, width: int, has_texts: bool = Fa
     return decode
 
 
-def read_lists(lists: Sequence[Any], width: int) -> npt.NDArray[np.float64] | None:
-    """Reads lists of numbers; None where one of them is anything but a list of `width` numbers.
+class _Cut(NamedTuple):
+    """Texts with an empty list in the place of their list, and what was in the lists, with bounds between."""
 
-    >>> read_lists([b"[1, 2.5]", b"[3,4]"], 2).tolist()
+    rests: list[bytes]
+    lists: bytes
+
+
+def _cut(texts: Sequence[bytes]) -> _Cut | None:
+    """Cuts the list out of each text; None where one of them has a second opening bracket.
+
+    An empty list in a rest is the one put there, then. A rest that is JSON with it, and numbers that are JSON
+    within brackets, make JSON together.
+    """
+    rests, lists, ends = [], [], []
+    for text in texts:
+        head, _, tail = text.partition(b"[")
+        numbers, _, end = tail.partition(b"]")
+        rests.append(head + _CUT + end)
+        lists.append(numbers)
+        ends.append(end)
+    within = BETWEEN.join(lists)
+    return None if b"[" in within or b"[" in b"".join(ends) else _Cut(rests, within)
+
+
+def read_lists(lists: bytes, n: int, width: int) -> npt.NDArray[np.float64] | None:
+    """Reads lists of numbers; None where one of them is anything but `width` numbers.
+
+    >>> read_lists(b"1, 2.5,1e99,3,4", 2, 2).tolist()
     [[1.0, 2.5], [3.0, 4.0]]
-    >>> read_lists([b"[1, 2, 3]", b"[4]"], 2) is None
+    >>> read_lists(b"1, 2, 3,1e99,4", 2, 2) is None
     True
 
     Args:
-      lists: JSON values, at least one, each valid by itself but for its numbers.
+      lists: JSON between the brackets of lists, no bracket in it, joined by BETWEEN.
+      n: how many they are, at least one.
       width: numbers of a list.
     """
-    n = len(lists)
-    text = b"[%b,1e99]" % b",1e99,".join(lists)
     try:
-        array: Any = _parser().parse(text)
+        array: Any = _parser().parse(b"[%b,1e99]" % lists)
         numbers = np.frombuffer(array.as_buffer(of_type="d"))
     except (ValueError, TypeError, RuntimeError):  # no JSON, no number, a number of too many digits
         return None
-    # All values are numbers, however they are nested. The bounds are where lists of `width` end, and no other
-    # number is one. With so few brackets no list is nested: it would have the bracket of a number that stands
-    # in the place of another list, but that one ends at a bound for a width of 1 alone.
-    if width < _LEAST_WIDTH or len(numbers) != n * (width + 1) or text.count(b"[") != n + 1:
+    # All values are numbers, side by side. The bounds are where lists of `width` end, and nowhere else.
+    if len(numbers) != n * (width + 1):
         return None
-    matrix = numbers.reshape(n, width + 1)
-    if (matrix[:, width] != _BOUND).any() or np.count_nonzero(numbers == _BOUND) != n:
+    is_bound = (numbers == _BOUND).reshape(n, width + 1)
+    if np.count_nonzero(is_bound) != n or not is_bound[:, width].all():
         return None
-    return matrix[:, :width]
+    return numbers.reshape(n, width + 1)[:, :width]
 
 
 def _parser() -> simdjson.Parser:
@@ -130,14 +163,20 @@ def _parser() -> simdjson.Parser:
 
 
 def read_times(texts: Sequence[Any]) -> pa.Array | None:
-    """Reads event times; None where one of them is no text, unusual or no time.
+    """Reads event times, most of them texts; None where one of them is unusual or no time.
 
     >>> read_times(["2026-03-01T11:00:00.25Z"])[0].value, read_times(["yesterday at eleven or so"])
     (1772362800250000, None)
     """
-    if set(map(type, texts)) != {str}:
+    try:
+        column = pa.array(texts, pa.string())
+    except pa.ArrowTypeError:  # moments of messages that were decoded one by one
+        if list(map(type, texts)).count(str) < len(texts) // 2:
+            return None
+        forms = [each.isoformat() if isinstance(each, dt.datetime) else each for each in texts]
+        column = pa.array(forms, pa.string())
+    if column.null_count or not texts:
         return None
-    column = pa.array(texts, pa.string())
     _, places, data = column.buffers()
     offsets = np.frombuffer(places, np.int32, len(texts) + 1)
     characters = np.frombuffer(data, np.uint8)

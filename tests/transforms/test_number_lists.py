@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from features.arrow import EVENT_TIME
@@ -16,7 +17,15 @@ from features.ulb import FEATURES
 from tests.transforms.test_message import NOW, VALUES, message
 from transforms.decode import decoder
 from transforms.message import MessageColumns, MessageRules, Parsed, parse_messages
-from transforms.number_lists import AT_ONCE, LEAST_MESSAGES, LEAST_TEXTS, read_lists, read_times
+from transforms.number_lists import (
+    AT_ONCE,
+    BETWEEN,
+    LEAST_MESSAGES,
+    LEAST_TEXTS,
+    block_decoder,
+    read_lists,
+    read_times,
+)
 
 WIDTH = len(FEATURES)
 UNUSUAL = [
@@ -51,6 +60,8 @@ UNUSUAL = [
     b"[" + message() + b"," + message(features=[1.0]) + b"]",
     message(merchant="x" * 70_000),
     b"\xff" + message(),
+    message(merchant="x").replace(b'"x"', b'"\xff"'),
+    message(merchant="x", tags=[]).replace(b'"x"', b'"\xff"'),
 ]
 """Messages of which some are accepted, and some rejected, each for a reason of its own."""
 
@@ -90,32 +101,36 @@ def test_an_unusual_message_gets_what_it_gets_alone_and_so_do_its_neighbours(rol
     assert_same(UNUSUAL * 3, rules)
 
 
-def test_a_list_is_read_at_once_only_where_all_are_of_so_many_numbers():
-    assert read_lists([b"[1,2]", b"[ -0.0 , 1e5 ]"], 2).tolist() == [[1.0, 2.0], [-0.0, 1e5]]
+def read_all(lists: list[bytes], width: int) -> Any:
+    return read_lists(BETWEEN.join(lists), len(lists), width)
+
+
+def test_lists_are_read_at_once_only_where_all_are_of_so_many_numbers():
+    assert read_all([b"1,2", b" -0.0 , 1e5 "], 2).tolist() == [[1.0, 2.0], [-0.0, 1e5]]
+    assert read_all([b"7", b"8"], 1).tolist() == [[7.0], [8.0]]
     for text in (
-        b"[1]",
-        b"[1,2,3]",
-        b"[[1,2]]",
-        b"[[1],2]",
-        b"[1,[2]]",
-        b"[1,null]",
-        b'["1",2]',
-        b"[]",
-        b"7",
+        b"1",
+        b"1,2,3",
+        b"1,null",
+        b'"1",2',
+        b'1,{"a":2}',
+        b"1,2,",
+        b",1,2",
+        b"1,02",
+        b"",
+        b" ",
     ):
-        assert read_lists([b"[1,2]", text], 2) is None
-        assert read_lists([text], 2) is None
-    assert read_lists([b"[1,2,3]", b"[4]"], 2) is None
-    assert read_lists([b"[1,[2]", b"3],4]"], 2) is None
+        assert read_all([b"1,2", text], 2) is None
+        assert read_all([text], 2) is None
+    assert read_all([b"1,2,3", b"4"], 2) is None
     # The bound behind each list is a number as well.
-    assert read_lists([b"[1e99,2]", b"[1,2]"], 2) is None
-    assert read_lists([b"[1]", b"[1e99,2,3]"], 2) is None
-    assert read_lists([b"[1,2,1e99]", b"[4]"], 2) is None
-    assert read_lists([b"[1,2,1e99,[4,5]]", b"7"], 2) is None
-    assert read_lists([b"7", b"[[5]]"], 1) is None
+    assert read_all([b"1e99,2", b"1,2"], 2) is None
+    assert read_all([b"1", b"1e99,2,3"], 2) is None
+    assert read_all([b"1,2,1e99", b"4"], 2) is None
+    assert read_all([b"1e99"], 1) is None
     for _ in range(2):  # the parser is used again after an error
-        assert read_lists([b"[1,2"], 2) is None
-        first, second = (read_lists([b"[%d,2]" % n], 2) for n in (3, 4))
+        assert read_all([b"1,2}"], 2) is None
+        first, second = (read_all([b"%d,2" % n], 2) for n in (3, 4))
         assert (first.tolist(), second.tolist()) == ([[3.0, 2.0]], [[4.0, 2.0]])
 
 
@@ -141,6 +156,73 @@ def test_numbers_are_the_same_to_the_bit(rows):
     assert sorted(map(repr, without_time(together.dead_letters))) == sorted(
         map(repr, without_time(apart.dead_letters))
     )
+
+
+TOKENS = [
+    b"{",
+    b'"transaction_id"',
+    b":",
+    b'"t"',
+    b",",
+    b'"features"',
+    b":",
+    b"[",
+    b"1",
+    b",",
+    b"2.5",
+    b"]",
+    b"}",
+]
+"""A message."""
+PIECES = [*TOKENS, b'"x"', b"[]", b"3", b"1e99", b"null", b" ", b"\n", b'"', b"\\", "é".encode()]
+PIECES += [b'"features":[],', b'"features":[3,4],', b',"features":[3,4]', b'"x":[5,6],', b',"x":[5,6]']
+
+
+@st.composite
+def edited(draw: st.DrawFn) -> bytes:
+    tokens = list(TOKENS)
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(tokens) - 1))
+        tokens[at : at + draw(st.integers(0, 2))] = draw(st.lists(st.sampled_from(PIECES), max_size=2))
+        tokens = tokens or [b""]
+    return b"".join(tokens)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(edited(), min_size=1, max_size=3))
+@example([b'{"x":[1,2.5],"features":[]}'])
+@example([b'{"features":[],"x":[1,2.5]}'])
+@example([b'{"features":[1,2.5],"features":[]}'])
+@example([b'{"features":[1', b"2.5]}"])
+@example([b'{"features":[1,2.5,1e99,3]}', b'{"features":[4]}'])
+@example([b'{"features":[1,2.5],"x":"[]"}', b'{"features":[3,4],"x":[[[]]]}'])
+def test_messages_decoded_together_are_those_that_decode_alone(payloads):
+    block = block_decoder(Roles(), 65_536, 2)(payloads)
+    alone = decoder(("a", "b"), Roles(), 65_536)
+    if block:
+        rows = [alone(payload) for payload in payloads]
+        assert [row.transaction_id for row in block.rows] == [row.transaction_id for row in rows]
+        assert block.numbers.tolist() == [list(row.features) for row in rows]
+
+
+def test_usual_messages_are_decoded_together_also_with_other_brackets():
+    decode = block_decoder(Roles(), 65_536, 2)
+    usual = b'{"features":[1,2.5]}'
+    for payload in (
+        usual,
+        b' {"features": [ 1 , 2.5 ] , "x": {"y": 7}}\r',
+        b'{"tags":["a",[]],"features" : [1, 2.5] }',
+        b'{"features":[1,2.5],"tags":["a"]}',
+        b'{"merchant":"[x","features":[1,2.5]}',
+        b'{"merchant":"]","features":[1,2.5]}',
+        b'{"features":[1,2.5],"merchant":"]"}',
+    ):
+        block = decode([usual, payload])
+        assert block is not None, payload
+        assert block.numbers.tolist() == [[1, 2.5]] * 2
+    for features in (b"[[1,2.5]]", b"[1],[2.5]", b"[1,[2.5]]", b"[1,2.5", b"1,2.5]", b"7", b'"[1,2.5]"'):
+        assert decode([usual, b'{"features":%b}' % features]) is None
+        assert decode([b'{"features":%b,"tags":[]}' % features]) is None
 
 
 def test_rows_keep_the_order_of_the_messages():
@@ -194,8 +276,17 @@ def test_times_that_are_read_at_once_are_those_of_the_rules(texts):
 def test_usual_times_are_read_at_once():
     texts = ["2026-03-01T11:00:00Z", "2026-03-01T11:00:00.888Z", "2026-03-01T11:00:00.000001+01:00"]
     assert read_times(texts) is not None
-    for other in ("2026-02-29T11:00:00Z", "2026-03-01T11:00+01:00", "0000-03-01T11:00:00Z", None, NOW):
+    for other in ("2026-02-29T11:00:00Z", "2026-03-01T11:00+01:00", "0000-03-01T11:00:00Z", None):
         assert read_times([*texts, other]) is None
+    moments = [
+        NOW,
+        NOW.astimezone(dt.timezone(dt.timedelta(hours=-5, minutes=30))),
+        NOW.replace(microsecond=7),
+    ]
+    assert read_times([*texts, *moments])[3:].equals(pa.array(moments, EVENT_TIME))
+    assert read_times([*texts, NOW.replace(tzinfo=None)]) is None
+    assert read_times([texts[0], *moments]) is None
+    assert read_times([]) is None
 
 
 @pytest.mark.parametrize("roles", [Roles(), Roles("id", "card", "at")])
