@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
 from common.command import CommandError
+from common.retry import Patience
 
 # gcloud reports an error as text alone, so that this is the one place that reads it.
 _MISSING: Final = re.compile(
@@ -26,6 +27,10 @@ _SETTLING: Final = re.compile(
     r"has not been used|SERVICE_DISABLED|concurrent policy changes|\bABORTED\b|\betag\b"
     r"|[Ss]ervice ?[Aa]ccount \S+ does not exist|\bKMS\b"
 )
+# gcloud signs in by a database of its own, before it asks for anything. Where others hold it for five seconds,
+# it gives up.
+_BUSY: Final = re.compile(r"database is locked")
+_BUSY_PATIENCE: Final = Patience(seconds=60, first=1, longest=8)
 
 
 class GcloudError(CommandError):
@@ -35,6 +40,7 @@ class GcloudError(CommandError):
       is_missing: whether the thing that the command asked for does not exist.
       is_settling: whether the project changed a moment ago, so that the same command may succeed soon: an API
         was enabled, an account made, or a policy changed by another process.
+      is_busy: whether other gcloud processes kept this one from signing in, so that it has done nothing.
     """
 
     def __init__(self, text: str, stderr: str = "") -> None:
@@ -42,6 +48,7 @@ class GcloudError(CommandError):
         # Google says of a thing that the caller may not see that it is forbidden "or does not exist".
         self.is_missing = bool(_MISSING.search(stderr)) and not _DENIED.search(stderr)
         self.is_settling = bool(_SETTLING.search(stderr))
+        self.is_busy = bool(_BUSY.search(stderr))
 
 
 @dataclass
@@ -143,6 +150,11 @@ class Gcloud:
             sys.stderr.flush()
 
     def _run(self, arguments: Sequence[str]) -> str:
+        return _BUSY_PATIENCE.call(
+            lambda: self._run_once(arguments), lambda error: isinstance(error, GcloudError) and error.is_busy
+        )
+
+    def _run_once(self, arguments: Sequence[str]) -> str:
         done = subprocess.run(
             self._command(arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )

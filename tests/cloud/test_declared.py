@@ -80,6 +80,17 @@ def test_what_gcloud_may_not_see_is_not_missing(tmp_path, monkeypatch, stderr, m
     assert raised.value.is_missing is missing
 
 
+def test_gcloud_whose_database_another_one_holds_is_asked_again(tmp_path, monkeypatch):
+    program, asked = tmp_path / "gcloud", tmp_path / "asked"
+    busy = "ERROR: gcloud crashed (OperationalError): database is locked"
+    program.write_text(
+        f"#!/bin/sh\nif [ -e {asked} ]; then echo '[7]'; else touch {asked}; echo '{busy}' >&2; exit 1; fi\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert Gcloud().read("projects", "describe", "my-project") == [7]
+
+
 def test_every_api_that_the_commands_call_is_declared():
     apis = declare(NAMES)[0].apis  # type: ignore[attr-defined]
     called = ("cloudresourcemanager", "dataflow", "iam", "pubsub", "bigquery", "storage", "cloudbuild")
