@@ -27,7 +27,7 @@ _SETTLING: Final = re.compile(
     r"has not been used|SERVICE_DISABLED|concurrent policy changes|\bABORTED\b|\betag\b"
     r"|[Ss]ervice ?[Aa]ccount \S+ does not exist|\bKMS\b"
 )
-# gcloud signs in by a database of its own, before it asks for anything. Where others hold it for five seconds,
+# gcloud signs in by a database of its own before it asks for anything. Where others hold it for five seconds,
 # it gives up.
 _BUSY: Final = re.compile(r"database is locked")
 _BUSY_PATIENCE: Final = Patience(seconds=60, first=1, longest=8)
