@@ -61,9 +61,13 @@ STEPS = {
         "transforms/files.py:_blocks",
         "files.py:_rest_of_line",
     ),
-    "decode, validate, to Arrow": ("transforms/message.py:", "transforms/parse.py:"),
-    "model": ("transforms/score.py:outputs", "transforms/score.py:_outputs"),
-    "assemble scores": ("transforms/scores.py:", "transforms/score.py:process"),
+    "decode, validate, to Arrow": (
+        "transforms/message.py:",
+        "transforms/parse.py:",
+        "transforms/number_lists.py:",
+    ),
+    "model": ("transforms/score.py:outputs", "model/inference.py:"),
+    "assemble scores": ("transforms/scores.py:", "model/explain.py:", "transforms/score.py:process"),
     "pick alerts": ("transforms/alert.py:",),
     "write Parquet": (
         "transforms/parquet_sink.py:",
@@ -254,7 +258,7 @@ def report(rates: dict[str, list[float]], profile: dict[str, float]) -> None:
         print(f"| ({way}) {names[way]} | {numbers} | {times(way, 'a'):.1f} |")
     print(f"\n(b) reaches {100 * times('b', 'd'):.0f} % of (d).")
     print(f"A shadow model makes (b) {100 * (times('b', 'bs') - 1):+.1f} % longer.")
-    print("\nWhere the time of (b) goes, in one more run, its stacks looked at every 4 ms:\n")
+    print("\nWhere the time of (b) goes, by the CPU time of one more run, its stack looked at every 4 ms:\n")
     total = 1e6 / median["b"]
     print("| step | share | us a row, at the median rate |\n|---|---:|---:|")
     for name, share in sorted(profile.items(), key=lambda item: -item[1]):

@@ -1,14 +1,13 @@
-"""Finds where a process spends its time: the stacks of its threads, looked at every few milliseconds.
+"""Finds where a process spends its time: the stack of its main thread, looked at every few milliseconds.
 
-A profiler that hooks into every call would make a loop over messages look dearer than it is; a look from
-outside costs every step the same.
+A profiler that hooks into every call would make a loop over messages look dearer than it is. A thread that
+looks from beside has to wait until the other one lets it, which long calls of native code do not.
 """
 
 from __future__ import annotations
 
 import collections
-import sys
-import threading
+import signal
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
@@ -17,37 +16,39 @@ from types import FrameType
 def shares(
     action: Callable[[], object], steps: Mapping[str, tuple[str, ...]], rest: str, interval: float = 0.004
 ) -> dict[str, float]:
-    """Runs `action` and tells which share of its time each step took.
+    """Runs `action` and tells which share of its CPU time each step took. Call it in the main thread.
+
+    A look comes at the end of a call of native code, however long that took, so that each one counts the CPU
+    time since the one before.
 
     Args:
-      action: what to run; its threads are looked at, those that wait for another one are not counted.
+      action: what to run; its work in other threads is not seen.
       steps: name to parts of "path:function"; a stack belongs to the step of its innermost frame that has one
         of them in its place.
       rest: name for stacks that belong to no step.
-      interval: seconds between two looks.
+      interval: seconds of CPU time between two looks.
 
     Returns:
       Name to share; the shares add up to 1.
     """
-    counts: collections.Counter[str] = collections.Counter()
-    done = threading.Event()
+    seconds: dict[str, float] = collections.defaultdict(float)
+    last = time.thread_time()
 
-    def look() -> None:
-        own = threading.get_ident()
-        while not done.wait(interval):
-            for thread, frame in sys._current_frames().items():
-                if thread != own and not _waits(frame):
-                    counts[_step(frame, steps, rest)] += 1
+    def look(_: int, frame: FrameType | None) -> None:
+        nonlocal last
+        now = time.thread_time()
+        seconds[_step(frame, steps, rest)] += now - last
+        last = now
 
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
+    before = signal.signal(signal.SIGPROF, look)
+    signal.setitimer(signal.ITIMER_PROF, interval, interval)
     try:
         action()
     finally:
-        done.set()
-        watcher.join()
-    total = counts.total() or 1
-    return {name: counts[name] / total for name in [*steps, rest]}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+    total = sum(seconds.values()) or 1
+    return {name: seconds[name] / total for name in [*steps, rest]}
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -55,11 +56,6 @@ def timed(action: Callable[[], object]) -> float:
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
-
-
-def _waits(frame: FrameType) -> bool:
-    """Tells whether a thread stands in a lock, a queue or a selector: it waits for another one."""
-    return frame.f_code.co_filename.endswith(("threading.py", "queue.py", "selectors.py", "_base.py"))
 
 
 def _step(frame: FrameType | None, steps: Mapping[str, tuple[str, ...]], rest: str) -> str:
