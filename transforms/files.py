@@ -20,6 +20,7 @@ from common.files import open_raw, partition_keys
 from common.limits import MAX_BATCH_BYTES, SPLIT_BYTES
 from transforms.columnar import present_columns
 from transforms.decode import MAX_LINE_BYTES
+from transforms.gather import Messages
 from transforms.metrics import counter
 from transforms.rebatch import BATCH_ROWS, rebatch
 from transforms.shares import FileColumnsError, FindShares, Range, RowGroups, read_shares, with_keys
@@ -61,7 +62,7 @@ class ReadJsonLines(beam.PTransform):
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
         """Files to ranges, spread over the workers, to lines."""
         split = functools.partial(split_lines, split_bytes=self.split_bytes)
-        read = beam.ParDo(_ReadLinesFn(self.rows, self.max_line_bytes)).with_output_types(list[bytes])
+        read = beam.ParDo(_ReadLinesFn(self.rows, self.max_line_bytes)).with_output_types(Messages)
         return begin | "Find" >> FindShares(self.pattern, split) | "Read" >> read
 
 

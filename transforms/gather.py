@@ -7,9 +7,9 @@ Logging. For the second it counts messages whatever their size, and uses state f
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import apache_beam as beam
 from apache_beam.coders import BytesCoder, PickleCoder, TupleCoder, VarIntCoder
@@ -29,6 +29,50 @@ from common.limits import MAX_BATCH_BYTES
 Message: TypeAlias = PubsubMessage | bytes
 
 _LISTS: Final = PickleCoder()
+_SAMPLED: Final = 32
+"""Messages of a list that are looked at to estimate its size."""
+
+
+class Messages(list[Any]):
+    """The type by which Beam knows a list of messages, so that it takes `MessagesCoder`; any list will do.
+
+    Beam estimates the size of the first ten elements of each bundle, all there are in a stream. By the coder
+    of lists of anything that is to encode each message, and takes as long as to parse it.
+    """
+
+
+class MessagesCoder(beam.coders.Coder):
+    """Encodes a list of messages, and estimates its size by a few of them."""
+
+    def encode(self, value: Sequence[Any]) -> bytes:
+        """The list, pickled."""
+        return cast(bytes, _LISTS.encode(list(value)))
+
+    def decode(self, encoded: bytes) -> list[Any]:
+        """The list that `encode` wrote."""
+        return cast(list[Any], _LISTS.decode(encoded))
+
+    def estimate_size(self, value: Sequence[Any]) -> int:
+        """Bytes of the payloads and attributes, about."""
+        some = value[:: len(value) // _SAMPLED + 1]
+        return len(value) * sum(map(message_bytes, some)) // max(1, len(some))
+
+    def is_deterministic(self) -> bool:
+        """False: a list is no key."""
+        return False
+
+    def to_type_hint(self) -> type:
+        """The Python type this coder is for."""
+        return Messages
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+beam.coders.registry.register_coder(Messages, MessagesCoder)
 
 
 @dataclass
@@ -55,12 +99,12 @@ class BatchMessages(beam.PTransform):
             raise ValueError(
                 f"BatchMessages: expected the global window, got {type(messages.windowing.windowfn).__name__}"
             )
-        gather = beam.ParDo(_GatherFn(self.rows, self.max_bytes)).with_output_types(list[Any])
+        gather = beam.ParDo(_GatherFn(self.rows, self.max_bytes)).with_output_types(Messages)
         lists = messages | "Gather" >> gather
         if not self.millis:
             return lists
         pack = beam.ParDo(_PackFn()).with_output_types(tuple[str, tuple[int, bytes]])
-        hold = beam.ParDo(_HoldFn(self.rows, self.max_bytes, self.millis)).with_output_types(list[Any])
+        hold = beam.ParDo(_HoldFn(self.rows, self.max_bytes, self.millis)).with_output_types(Messages)
         return lists | "Pack" >> pack | "Hold" >> hold
 
 
@@ -114,7 +158,7 @@ class _PackFn(WithSharedKey):
     State is read and written, and sent over the network, once a list.
     """
 
-    def process(self, messages: list[Message]) -> Iterable[tuple[str, tuple[int, bytes]]]:
+    def process(self, messages: Messages) -> Iterable[tuple[str, tuple[int, bytes]]]:
         """Encodes the list."""
         yield self.key, (len(messages), _LISTS.encode(messages))
 

@@ -12,7 +12,8 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows
 
 from common.limits import MAX_BATCH_BYTES
-from transforms.gather import BatchMessages, message_bytes
+from transforms.files import ReadJsonLines
+from transforms.gather import BatchMessages, Messages, MessagesCoder, message_bytes
 
 DIRECT = "apache_beam.runners.direct.direct_runner.BundleBasedDirectRunner"
 """Runs a TestStream, each of whose events is a bundle."""
@@ -54,6 +55,28 @@ def test_attributes_count_as_bytes():
     message = PubsubMessage(b"data", {"ключ": "value"})
     assert message_bytes(message) == 4 + 4 + 5
     in_a_bundle([message] * 3, BatchMessages(max_bytes=30), [[message] * 2, [message]])
+
+
+@pytest.mark.parametrize("read", [BatchMessages(), BatchMessages(millis=50), ReadJsonLines("*.jsonl")])
+def test_beam_estimates_the_size_of_a_list_by_a_few_messages(read):
+    p = beam.Pipeline()
+    lists = (p if isinstance(read, ReadJsonLines) else p | beam.Create([b"a"])) | read
+    coder = beam.coders.registry.get_coder(lists.element_type)
+    assert coder == MessagesCoder()
+    messages: list = [b"ab", PubsubMessage(b"a", {"k": ""})] * 5000
+    assert coder.estimate_size(messages) == coder.get_impl().get_estimated_size_and_observables(messages)[0]
+    assert coder.estimate_size(messages) == 20_000
+    others: list = [None] * 10_000  # are not looked at
+    others[::313] = [b"ab"] * 32
+    assert coder.estimate_size(others) == 20_000
+    assert coder.estimate_size([]) == 0
+
+
+def test_a_list_of_messages_comes_out_of_its_coder_as_it_was():
+    moment = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    messages = [b"a", PubsubMessage(b"b", {"k": "v"}, "7", publish_time=moment), b""]
+    coder = beam.coders.registry.get_coder(Messages)
+    assert coder.decode(coder.encode(messages)) == messages
 
 
 def test_messages_of_the_longest_kind_do_not_add_up():
