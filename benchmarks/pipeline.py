@@ -61,13 +61,9 @@ STEPS = {
         "transforms/files.py:_blocks",
         "files.py:_rest_of_line",
     ),
-    "decode, validate, to Arrow": (
-        "transforms/message.py:",
-        "transforms/parse.py:",
-        "transforms/number_lists.py:",
-    ),
-    "model": ("transforms/score.py:outputs", "model/inference.py:"),
-    "assemble scores": ("transforms/scores.py:", "model/explain.py:", "transforms/score.py:process"),
+    "decode, validate, to Arrow": ("transforms/message.py:", "transforms/parse.py:"),
+    "model": ("transforms/score.py:outputs",),
+    "assemble scores": ("transforms/scores.py:", "transforms/score.py:process"),
     "pick alerts": ("transforms/alert.py:",),
     "write Parquet": (
         "transforms/parquet_sink.py:",

@@ -36,19 +36,9 @@ class RecordBatchCoder(beam.coders.Coder):
         """Bytes of the batch's own rows, without encoding it."""
         return value.nbytes
 
-    def is_deterministic(self) -> bool:
-        """False: equal rows may be laid out differently, so a batch is no key."""
-        return False
-
     def to_type_hint(self) -> type:
         """The Python type this coder is for."""
         return pa.RecordBatch
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)
-
-    def __hash__(self) -> int:
-        return hash(type(self))
 
 
 beam.coders.registry.register_coder(pa.RecordBatch, RecordBatchCoder)

@@ -44,32 +44,22 @@ class Messages(list[Any]):
 class MessagesCoder(beam.coders.Coder):
     """Encodes a list of messages, and estimates its size by a few of them."""
 
-    def encode(self, value: Sequence[Any]) -> bytes:
+    def encode(self, value: Sequence[Message]) -> bytes:
         """The list, pickled."""
-        return cast(bytes, _LISTS.encode(list(value)))
+        return cast(bytes, _LISTS.encode(value))
 
-    def decode(self, encoded: bytes) -> list[Any]:
+    def decode(self, encoded: bytes) -> list[Message]:
         """The list that `encode` wrote."""
-        return cast(list[Any], _LISTS.decode(encoded))
+        return cast(list[Message], _LISTS.decode(encoded))
 
-    def estimate_size(self, value: Sequence[Any]) -> int:
+    def estimate_size(self, value: Sequence[Message]) -> int:
         """Bytes of the payloads and attributes, about."""
         some = value[:: len(value) // _SAMPLED + 1]
         return len(value) * sum(map(message_bytes, some)) // max(1, len(some))
 
-    def is_deterministic(self) -> bool:
-        """False: a list is no key."""
-        return False
-
     def to_type_hint(self) -> type:
         """The Python type this coder is for."""
         return Messages
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)
-
-    def __hash__(self) -> int:
-        return hash(type(self))
 
 
 beam.coders.registry.register_coder(Messages, MessagesCoder)

@@ -6,7 +6,7 @@ import datetime as dt
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import apache_beam as beam
 import pyarrow as pa
@@ -15,6 +15,7 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 import transforms.coder  # noqa: F401  registers the coder of record batches
 from transforms import metrics
 from transforms.columnar import to_transactions
+from transforms.gather import Messages
 from transforms.message import MessageColumns, MessageRules, Parsed, parse_parts
 from transforms.observations import letter_counters
 from transforms.trace import READ_AT, stamped
@@ -119,7 +120,9 @@ class _ParseFn(_CountingFn):
         super().__init__()
         self._rules = rules
 
-    def process(self, element: Any) -> Iterable[pa.RecordBatch]:  # of Messages, or any list of them
+    def process(
+        self, element: Messages | Sequence[PubsubMessage] | Sequence[bytes]
+    ) -> Iterable[pa.RecordBatch]:
         began = time.time_ns() // 1000
         for parsed in parse_parts(message_columns(element), self._rules):
             yield from self._emit(parsed, began)
