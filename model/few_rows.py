@@ -52,19 +52,25 @@ def _along(axis: int, part: Any) -> tuple[Any, ...]:
     return (..., part, *[slice(None)] * (-1 - axis)) if axis < 0 else (*[slice(None)] * axis, part)
 
 
-def _addcmul(first: Array, one: Array, other: Array, value: float) -> Array:
-    product: Array = one * other
+def _addcmul(first: Array, one: Array, other: Array, value: float, out: Array | None = None) -> Array:
+    product = one * other
     if value != 1:
         product *= value
-    return product + first
+    return np.add(first, product, out=out)
 
 
-def _addmm(bias: Array, rows: Array, weights: Array, beta: float, alpha: float) -> Array:
-    product: Array = rows.dot(weights)
+def _addmm(
+    bias: Array, rows: Array, weights: Array, beta: float, alpha: float, out: Array | None = None
+) -> Array:
+    product = rows.dot(weights)
     if alpha != 1:
         product *= alpha
-    product += bias if beta == 1 else beta * bias
-    return product
+    return np.add(product, bias if beta == 1 else beta * bias, out=product if out is None else out)
+
+
+def _copy(rows: Array, other: Array) -> Array:
+    rows[...] = other
+    return rows
 
 
 def _narrow(rows: Array, axis: int, start: int, n: int) -> Array:
@@ -78,7 +84,15 @@ def _clamp(rows: Array, low: Array, high: Array) -> Array:
     return np.minimum(np.maximum(rows, low), high)
 
 
-_OPERATORS: Final[Mapping[str, _Operator]] = {
+def _relu(rows: Array, out: Array | None = None) -> Array:
+    return np.maximum(rows, _ZERO, out=out)
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda rows, *others: function(rows, *others, out=rows)
+
+
+_NEW: Final[Mapping[str, _Operator]] = {
     "aten::Bool": _Operator(bool, 1),
     "aten::abs": _Operator(np.absolute, 1),
     "aten::add": _Operator(np.add, 2, (1,)),
@@ -88,19 +102,30 @@ _OPERATORS: Final[Mapping[str, _Operator]] = {
     "aten::clamp": _Operator(_clamp, 3),
     "aten::clamp_max": _Operator(np.minimum, 2),
     "aten::clamp_min": _Operator(np.maximum, 2),
+    "aten::contiguous": _Operator(np.ascontiguousarray, 1, (0,)),
+    "aten::copy_": _Operator(_copy, 2, (False,)),
     "aten::div": _Operator(np.divide, 2),
     "aten::gt": _Operator(np.greater, 2),
     "aten::log1p": _Operator(np.log1p, 1),
     "aten::matmul": _Operator(np.matmul, 2),
+    "aten::mm": _Operator(np.dot, 2),
     "aten::mul": _Operator(np.multiply, 2),
     "aten::narrow": _Operator(_narrow, 4),
-    "aten::relu": _Operator(lambda rows: np.maximum(rows, _ZERO), 1),
+    "aten::relu": _Operator(_relu, 1),
     "aten::select": _Operator(lambda rows, axis, i: rows[_along(axis, i)], 3),
     "aten::slice": _Operator(lambda rows, axis, *bounds: rows[_along(axis, slice(*bounds))], 5),
     "aten::square": _Operator(np.square, 1),
     "aten::sub": _Operator(np.subtract, 2, (1,)),
     "aten::sum": _Operator(lambda rows, axis, keep: np.add.reduce(rows, axis, keepdims=keep), 3, (None,)),
+    "aten::t": _Operator(np.transpose, 1),
     "aten::unsqueeze": _Operator(lambda rows, axis: rows[_along(axis, None)], 2),
+}
+_OPERATORS: Final = {
+    **_NEW,
+    **{
+        f"aten::{name}_": _NEW[f"aten::{name}"]._replace(function=_in_place(_NEW[f"aten::{name}"].function))
+        for name in ("add", "addcmul", "addmm", "div", "mul", "relu", "square")
+    },
 }
 
 

@@ -15,24 +15,18 @@ from torch import Tensor, nn
 
 from features.declaration import FeatureSpec
 from features.default import ULB
+from model.gate import compare, compare_above_gate
 from model.outputs import ANOMALY_SCORE, ENCODED, encoded_size
 
 HIDDEN: Final = (16 / 30, 8 / 30)
 """Sizes of the hidden layers as shares of the inputs: 30-16-8-4 for the default spec."""
 
 FLOAT32_MAX: Final = torch.finfo(torch.float32).max
-FLOAT32_TINY: Final = torch.finfo(torch.float32).tiny
 INPUT_REACH: Final = 10.0
 """The network sees normalised features clamped to +-INPUT_REACH standard deviations. An extreme value so
 cannot drag its own reconstruction along: it stays in the residual, where the score finds it."""
 RESIDUAL_REACH: Final = 1e6
 """Normalised residuals saturate here, far past any real transaction, so that their squares stay finite."""
-LIKENESS: Final = 0.02
-"""At this squared distance from a remembered row, as a share of its own squared length, a row keeps half of
-what its score has above the gate."""
-RARITY_WEIGHT: Final = 2e-4
-"""Weight of the rarity beside the logarithm of what a score has above the gate. The figures hardly change
-between 1e-4 and 1e-3."""
 
 
 class TransactionAutoencoder(nn.Module):
@@ -157,7 +151,10 @@ class TransactionAutoencoder(nn.Module):
 
     def normalize(self, x: Tensor) -> Tensor:
         """(x - mean) / std, [n, k]."""
-        return _saturate((x - self.mean) / self.std)
+        return _saturate(self._standardised(x))
+
+    def _standardised(self, x: Tensor) -> Tensor:
+        return (x - self.mean).div_(self.std)
 
     def reconstruct(self, normalized: Tensor) -> tuple[Tensor, Tensor]:
         """Bottleneck and normalised reconstruction [n, k] of normalised inputs."""
@@ -173,10 +170,14 @@ class TransactionAutoencoder(nn.Module):
 
         Some have theirs on a log scale, and that of an input that is left out is zero.
         """
-        values = normalized.clamp(-RESIDUAL_REACH, RESIDUAL_REACH) * self.plain
+        return self._scaled(x, normalized) * self.is_scored
+
+    def _scaled(self, x: Tensor, normalized: Tensor) -> Tensor:
+        """The same, with inputs that are left out."""
+        values = normalized.clamp(-RESIDUAL_REACH, RESIDUAL_REACH)
         # Column by column: few inputs have a log scale, and a logarithm of all of them would cost the most.
-        for row, i in enumerate(self._logs):
-            values = torch.addcmul(values, _log_amount(x.narrow(1, i, 1)), self.logs[row])
+        for i in self._logs:
+            values.narrow(1, i, 1).copy_(_log_amount(x.narrow(1, i, 1)))
         return values
 
     def residual(self, inputs: Tensor, reconstruction: Tensor) -> Tensor:
@@ -187,18 +188,31 @@ class TransactionAutoencoder(nn.Module):
             residual = torch.addcmul(residual, _log_amount(amount), self.logs[row], value=-1.0)
         return residual
 
-    def _score(self, x: Tensor, normalized: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = self.scaled(x, normalized)
-        whitened = self._whitened(self.residual(inputs, reconstruction))
-        ordinary = torch.addmm(self.ordinary_offset, inputs, self.ordinary_whitening.t()).square()
-        saturated = (self.ordinary_limit / ordinary.sum(1, keepdim=True)).clamp_max(1.0)
-        contributions = torch.addcmul(ordinary * saturated, whitened, whitened)
+    def _judge(self, x: Tensor, normalized: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The outputs of `score`, and the last hidden layer [m, n].
+
+        Features are rows here and transactions columns: the products of narrow layers, and the operators
+        between them, then run along long rows, which takes half the time. Inputs that are left out have
+        weights of zero, and the score needs no reconstruction but that of amounts: its last layer is part of
+        the whitening. All this leaves the results as they are, up to rounding.
+        """
+        first, last = self.encoder[0], self.decoder[-1]
+        visible = normalized.clamp(-INPUT_REACH, INPUT_REACH).t()
+        encoded = _by_columns(self.encoder[1:], _affine(first.weight * self.is_scored, visible, first.bias))
+        hidden = _by_columns(self.decoder[:-1], encoded)
+        inputs = self._scaled(x, normalized)
+        whitened = self._whitened(inputs, hidden, last.weight, last.bias)
+        ordinary = _affine(self.ordinary_whitening * self.is_scored, inputs.t(), self.ordinary_offset)
+        ordinary = ordinary.square_()
+        saturated = (self.ordinary_limit / ordinary.sum(0)).clamp_max(1.0)
+        contributions = ordinary.mul_(saturated).addcmul_(whitened, whitened)
         # An exported graph has no branches: there each row is compared, with the same result.
-        compare = _compare if torch.compiler.is_compiling() else _compare_above_gate
-        return compare(
+        comparison = compare if torch.compiler.is_compiling() else compare_above_gate
+        anomaly_score, contributions = comparison(
             contributions,
             whitened,
             inputs,
+            self.is_scored,
             self.gate,
             self.memory,
             self.mixture_whitening,
@@ -206,15 +220,24 @@ class TransactionAutoencoder(nn.Module):
             self.mixture_logs,
             self.usual_rarity,
         )
+        return anomaly_score, encoded.t().contiguous(), contributions.t(), hidden
 
-    def _whitened(self, residual: Tensor) -> Tensor:
-        return torch.addmm(self.offset, residual, self.whitening.t())
+    def _whitened(self, inputs: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The whitened residual [k, n] of inputs [n, k] and the reconstruction that a last layer makes."""
+        plain = self.whitening * self.plain
+        whitened = torch.mm(self.whitening * self.is_scored, inputs.t()).addmm_(-(plain @ weight), hidden)
+        for row, i in enumerate(self._logs):
+            amount = _affine(weight[i : i + 1], hidden, bias[i : i + 1]) * self.std[i] + self.mean[i]
+            loading = self.whitening @ self.logs[row]
+            whitened = whitened.addcmul_(loading[:, None], _log_amount(amount), value=-1.0)
+        return whitened.add_((self.offset - plain @ bias)[:, None])
 
     def whiten(self, x: Tensor) -> Tensor:
         """The whitened residual of raw inputs x [n, k], by whose squares and distances a row is judged."""
         normalized = self.normalize(x)
         reconstruction = self.reconstruct(normalized)[1]
-        return self._whitened(self.residual(self.scaled(x, normalized), reconstruction))
+        residual = self.residual(self.scaled(x, normalized), reconstruction)
+        return torch.addmm(self.offset, residual, self.whitening.t())
 
     def score(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The cheap path of the pipelines.
@@ -227,10 +250,8 @@ class TransactionAutoencoder(nn.Module):
           encoded: float32 [n, encoded_size(k)].
           contributions: float32 [n, k], non-negative; a row adds up to its anomaly_score.
         """
-        normalized = self.normalize(x)
-        encoded, reconstruction = self.reconstruct(normalized)
-        anomaly_score, contributions = self._score(x, normalized, reconstruction)
-        return anomaly_score, encoded, contributions
+        anomaly_score, encoded, contributions, _ = self._judge(x, self._standardised(x))
+        return anomaly_score, encoded, contributions.contiguous()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """All 14 fields (`model.outputs.FIELDS`) of raw inputs x, float32 [n, k].
@@ -240,8 +261,8 @@ class TransactionAutoencoder(nn.Module):
         MSLE is the mean of (log1p(max(reconstruction, 0)) - log1p(max(input, 0)))^2.
         """
         normalized = self.normalize(x)
-        encoded, reconstruction = self.reconstruct(normalized)
-        anomaly_score, _ = self._score(x, normalized, reconstruction)
+        anomaly_score, encoded, _, hidden = self._judge(x, normalized)
+        reconstruction = self.decoder[-1](hidden.t())
         denormalized = _saturate(reconstruction * self.std + self.mean)
         fields = {ENCODED: encoded}
         fields.update(_errors("normalized", self.n_inputs, normalized, reconstruction))
@@ -276,81 +297,18 @@ def _stack(sizes: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _rarity(inputs: Tensor, whitening: Tensor, offset: Tensor, logs: Tensor) -> Tensor:
-    """The mean negative log density [n] of inputs [n, k] under mixtures, see `model.mixtures.Mixtures`."""
-    squares = torch.addmm(offset, inputs, whitening.t()).square()
-    densities = logs - squares.unflatten(1, (logs.shape[0], logs.shape[1], inputs.shape[1])).sum(3)
-    # Opset 17 of ONNX has neither logsumexp nor mean as torch writes them.
-    highest = densities.amax(2)
-    return (highest + (densities - highest[:, :, None]).exp().sum(2).log()).sum(1) / -logs.shape[0]
+def _affine(weight: Tensor, columns: Tensor, bias: Tensor) -> Tensor:
+    return torch.mm(weight, columns).add_(bias[:, None])
 
 
-def _compare(
-    contributions: Tensor,
-    whitened: Tensor,
-    inputs: Tensor,
-    gate: Tensor,
-    memory: Tensor,
-    mixture_whitening: Tensor,
-    mixture_offset: Tensor,
-    mixture_logs: Tensor,
-    usual_rarity: Tensor,
-    likeness: float = LIKENESS,
-    rarity_weight: float = RARITY_WEIGHT,
-    tiny: float = FLOAT32_TINY,
-    largest: float = FLOAT32_MAX,
-) -> tuple[Tensor, Tensor]:
-    """Scores [n] and contributions [n, k] of which the part above the gate shrinks and grows.
-
-    TorchScript takes constants as defaults of parameters only.
-    """
-    squares = memory.square().sum(1) / 2
-    nearest = torch.addmm(squares, whitened, memory.t(), alpha=-1.0).argmin(1)
-    # Of the nearest row the difference itself is squared: that of two large squares would be rounding errors.
-    distance = (whitened - memory.index_select(0, nearest)).square().sum(1)
-    length = whitened.square().sum(1)
-    kept = distance / (distance + likeness * length).clamp_min(tiny)
-    score = contributions.sum(1)
-    above = ((score - gate).clamp_min(0.0) * kept / gate).clamp_max(largest)
-    rarity = _rarity(inputs, mixture_whitening, mixture_offset, mixture_logs) - usual_rarity
-    # The last factor lets the rarity in by and by: no score jumps at the gate.
-    grown = above.log1p() + rarity_weight * rarity.clamp_min(0.0) * (above / (above + 1.0))
-    compared = torch.where(score > gate, gate * (1.0 + grown), score)
-    contributions = contributions * (compared / score.clamp_min(tiny))[:, None]
-    return contributions.sum(1), contributions
-
-
-# In a trace this is a function of TorchScript, which keeps the branch: few rows pay for the comparison.
-@torch.jit.script_if_tracing
-def _compare_above_gate(
-    contributions: Tensor,
-    whitened: Tensor,
-    inputs: Tensor,
-    gate: Tensor,
-    memory: Tensor,
-    mixture_whitening: Tensor,
-    mixture_offset: Tensor,
-    mixture_logs: Tensor,
-    usual_rarity: Tensor,
-) -> tuple[Tensor, Tensor]:
-    score = contributions.sum(1)
-    is_high = score > gate
-    if bool(is_high.any()):
-        rows = is_high.nonzero()[:, 0]
-        high, parts = _compare(
-            contributions.index_select(0, rows),
-            whitened.index_select(0, rows),
-            inputs.index_select(0, rows),
-            gate,
-            memory,
-            mixture_whitening,
-            mixture_offset,
-            mixture_logs,
-            usual_rarity,
-        )
-        score.index_copy_(0, rows, high)
-        contributions.index_copy_(0, rows, parts)
-    return score, contributions
+def _by_columns(stack: nn.Sequential, columns: Tensor) -> Tensor:
+    """Runs layers on inputs [k, n], which it changes."""
+    for layer in stack:
+        if isinstance(layer, nn.Linear):
+            columns = _affine(layer.weight, columns, layer.bias)
+        else:
+            columns = columns.relu_()
+    return columns
 
 
 def _saturate(x: Tensor) -> Tensor:

@@ -135,6 +135,11 @@ class Function(torch.nn.Module):
         return (self.compute(x, self),)
 
 
+def _with_a_column_of_another(rows: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    rows.narrow(1, 2, 1).copy_(other.narrow(1, 5, 1))
+    return rows
+
+
 @pytest.mark.parametrize(
     "compute",
     [
@@ -146,6 +151,12 @@ class Function(torch.nn.Module):
         lambda x, own: x.matmul(own.cubes),
         lambda x, own: torch.addcmul(x, own.mean, own.mean),
         lambda x, own: torch.addcmul(own.mean, x, own.mean, value=-2.0),
+        lambda x, own: (x - own.mean).add_(own.mean).mul_(own.mean).square_(),
+        lambda x, own: (x - own.mean).div_(own.mean).relu_(),
+        lambda x, own: (x - own.mean).addcmul_(x, own.mean, value=-2.0),
+        lambda x, own: own.cubes[0].t().mm(x.t()).addmm_(own.cubes[1].t(), x.t(), beta=0.5, alpha=-1.0),
+        lambda x, own: _with_a_column_of_another(x.clamp(-1.0, 1.0), x),
+        lambda x, own: x.t().contiguous(),
     ],
 )
 def test_arguments_that_count_from_the_end_and_shapes_that_grow_are_read_as_torch_reads_them(compute):

@@ -12,7 +12,8 @@ import torch
 from features.declaration import Feature, FeatureSpec
 from features.roles import Roles
 from model import fitting, package, report, torchscript, whitening
-from model.network import LIKENESS, RARITY_WEIGHT, TransactionAutoencoder
+from model.gate import LIKENESS, RARITY_WEIGHT
+from model.network import TransactionAutoencoder
 
 N = 6
 SPEC = FeatureSpec(

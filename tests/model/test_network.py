@@ -8,15 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import logsumexp
 
+from features.declaration import Feature, FeatureSpec
+from features.roles import Roles
 from features.ulb import AMOUNT_INDEX, N_FEATURES, TIME_INDEX
 from model import torchscript
-from model.network import (
-    INPUT_REACH,
-    LIKENESS,
-    RARITY_WEIGHT,
-    RESIDUAL_REACH,
-    TransactionAutoencoder,
-)
+from model.gate import LIKENESS, RARITY_WEIGHT
+from model.network import INPUT_REACH, RESIDUAL_REACH, TransactionAutoencoder
 from model.outputs import FIELDS
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -142,6 +139,30 @@ def test_contributions_add_up_to_the_score_of_forward(module, rows):
     np.testing.assert_allclose(score, fields["anomaly_score"], rtol=1e-5)
     np.testing.assert_allclose(encoded, fields["encoded"], rtol=1e-5, atol=1e-6)
     assert (contributions >= 0).all()
+
+
+@pytest.mark.parametrize("log", [(), ("f3",), ("f0", "f1", "f3")])
+def test_the_score_is_that_of_the_residual_which_it_does_not_compute(log):
+    """Of several inputs on a log scale, some of them left out."""
+    spec = FeatureSpec(
+        tuple(
+            Feature(name := f"f{i}", "number", name, scale="log" if name in log else "linear")
+            for i in range(6)
+        ),
+        Roles(amount=None, label=None),
+    )
+    torch.manual_seed(4)
+    network = TransactionAutoencoder(spec).eval()
+    network.set_normalisation(torch.linspace(-3, 9, 6), torch.linspace(0.1, 20, 6))
+    network.set_whitening(torch.randn(6), torch.randn(6, 6))
+    network.leave_out(torch.tensor([False, True, False, False, False, True]))
+    rows = torch.randn(50, 6) * 9
+    with torch.no_grad():
+        score, _, contributions = network.score(rows)
+        expected = network.whiten(rows).square()
+    torch.testing.assert_close(contributions, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(score, expected.sum(1), rtol=1e-4, atol=1e-4)
+    assert contributions.is_contiguous()
 
 
 def test_time_stays_out_of_the_score(module, rows):
