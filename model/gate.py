@@ -1,4 +1,4 @@
-"""What a score becomes above the gate, where few transactions are: pure functions that TorchScript takes too.
+"""The part of a score above the gate, where few transactions are: pure functions that TorchScript takes too.
 
 Features are rows and transactions columns here, as in the score of `model.network`.
 """

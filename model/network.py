@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -196,12 +197,13 @@ class TransactionAutoencoder(nn.Module):
         weights of zero, and the score needs no reconstruction but that of amounts: its last layer is part of
         the whitening. All this leaves the results as they are, up to rounding.
         """
-        first, last = self.encoder[0], self.decoder[-1]
+        (weight, bias), *layers = _parameters(self.encoder)
         visible = normalized.clamp(-INPUT_REACH, INPUT_REACH).t()
-        encoded = _by_columns(self.encoder[1:], _affine(first.weight * self.is_scored, visible, first.bias))
-        hidden = _by_columns(self.decoder[:-1], encoded)
+        encoded = _by_columns([(weight * self.is_scored, bias), *layers], visible)
+        *layers, (weight, bias) = _parameters(self.decoder)
+        hidden = _by_columns(layers, encoded).relu_()
         inputs = self._scaled(x, normalized)
-        whitened = self._whitened(inputs, hidden, last.weight, last.bias)
+        whitened = self._whitened(inputs, hidden, weight, bias)
         ordinary = _affine(self.ordinary_whitening * self.is_scored, inputs.t(), self.ordinary_offset)
         ordinary = ordinary.square_()
         saturated = (self.ordinary_limit / ordinary.sum(0)).clamp_max(1.0)
@@ -301,14 +303,16 @@ def _affine(weight: Tensor, columns: Tensor, bias: Tensor) -> Tensor:
     return torch.mm(weight, columns).add_(bias[:, None])
 
 
-def _by_columns(stack: nn.Sequential, columns: Tensor) -> Tensor:
-    """Runs layers on inputs [k, n], which it changes."""
-    for layer in stack:
-        if isinstance(layer, nn.Linear):
-            columns = _affine(layer.weight, columns, layer.bias)
-        else:
-            columns = columns.relu_()
-    return columns
+def _parameters(stack: nn.Sequential) -> list[tuple[Tensor, Tensor]]:
+    """Weights and biases of the layers."""
+    return [(layer.weight, layer.bias) for layer in stack if isinstance(layer, nn.Linear)]
+
+
+def _by_columns(layers: Sequence[tuple[Tensor, Tensor]], columns: Tensor) -> Tensor:
+    """Runs layers with a ReLU between two of them on inputs [k, n]."""
+    for weight, bias in layers[:-1]:
+        columns = _affine(weight, columns, bias).relu_()
+    return _affine(layers[-1][0], columns, layers[-1][1])
 
 
 def _saturate(x: Tensor) -> Tensor:
