@@ -102,6 +102,7 @@ _NEW: Final[Mapping[str, _Operator]] = {
     "aten::clamp": _Operator(_clamp, 3),
     "aten::clamp_max": _Operator(np.minimum, 2),
     "aten::clamp_min": _Operator(np.maximum, 2),
+    "aten::clone": _Operator(np.array, 1, (None,)),
     "aten::contiguous": _Operator(np.ascontiguousarray, 1, (0,)),
     "aten::copy_": _Operator(_copy, 2, (False,)),
     "aten::div": _Operator(np.divide, 2),
@@ -124,7 +125,7 @@ _OPERATORS: Final = {
     **_NEW,
     **{
         f"aten::{name}_": _NEW[f"aten::{name}"]._replace(function=_in_place(_NEW[f"aten::{name}"].function))
-        for name in ("add", "addcmul", "addmm", "div", "mul", "relu", "square")
+        for name in ("add", "addcmul", "addmm", "div", "mul", "relu", "square", "sub")
     },
 }
 

@@ -226,12 +226,14 @@ class TransactionAutoencoder(nn.Module):
 
     def _whitened(self, inputs: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The whitened residual [k, n] of inputs [n, k] and the reconstruction that a last layer makes."""
+        if self._logs:
+            inputs = inputs.clone()
+        # Whitened each by itself, two logarithms that are nearly the same would leave rounding errors.
+        for i in self._logs:
+            amount = _affine(weight[i : i + 1], hidden, bias[i : i + 1]) * self.std[i] + self.mean[i]
+            inputs.narrow(1, i, 1).sub_(_log_amount(amount).t())
         plain = self.whitening * self.plain
         whitened = torch.mm(self.whitening * self.is_scored, inputs.t()).addmm_(-(plain @ weight), hidden)
-        for row, i in enumerate(self._logs):
-            amount = _affine(weight[i : i + 1], hidden, bias[i : i + 1]) * self.std[i] + self.mean[i]
-            loading = self.whitening @ self.logs[row]
-            whitened = whitened.addcmul_(loading[:, None], _log_amount(amount), value=-1.0)
         return whitened.add_((self.offset - plain @ bias)[:, None])
 
     def whiten(self, x: Tensor) -> Tensor:

@@ -157,6 +157,7 @@ def _with_a_column_of_another(rows: torch.Tensor, other: torch.Tensor) -> torch.
         lambda x, own: own.cubes[0].t().mm(x.t()).addmm_(own.cubes[1].t(), x.t(), beta=0.5, alpha=-1.0),
         lambda x, own: _with_a_column_of_another(x.clamp(-1.0, 1.0), x),
         lambda x, own: x.t().contiguous(),
+        lambda x, own: x.clone().sub_(own.mean),
     ],
 )
 def test_arguments_that_count_from_the_end_and_shapes_that_grow_are_read_as_torch_reads_them(compute):

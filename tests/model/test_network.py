@@ -165,6 +165,21 @@ def test_the_score_is_that_of_the_residual_which_it_does_not_compute(log):
     assert contributions.is_contiguous()
 
 
+def test_large_amounts_on_a_log_scale_that_hardly_vary_keep_their_digits():
+    spec = FeatureSpec(
+        tuple(Feature(name := f"f{i}", "number", name, scale="log") for i in range(4)),
+        Roles(amount=None, label=None),
+    )
+    torch.manual_seed(4)
+    network = TransactionAutoencoder(spec).eval()
+    network.set_normalisation(torch.full((4,), 1.7e9), torch.full((4,), 1.7e5))
+    network.set_whitening(torch.zeros(4), torch.randn(4, 4) * 1e5)
+    rows = 1.7e9 + 1.7e5 * torch.randn(50, 4)
+    with torch.no_grad():
+        score, expected = network.score(rows)[0], network.whiten(rows).square().sum(1)
+    torch.testing.assert_close(score, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_time_stays_out_of_the_score(module, rows):
     with torch.no_grad():
         assert (module.score(torch.from_numpy(rows))[2][:, TIME_INDEX] == 0).all()
