@@ -60,21 +60,22 @@ def compare(
     Returns:
       Scores [n] and contributions [k, n].
     """
-    whitened = whitened.t()
+    # Transactions are rows here: the sums of few columns would depend on how many there are.
+    contributions, whitened = contributions.t().contiguous(), whitened.t().contiguous()
     squares = memory.square().sum(1) / 2
     nearest = torch.addmm(squares, whitened, memory.t(), alpha=-1.0).argmin(1)
     # Of the nearest row the difference itself is squared: that of two large squares would be rounding errors.
     distance = (whitened - memory.index_select(0, nearest)).square().sum(1)
     length = whitened.square().sum(1)
     kept = distance / (distance + likeness * length).clamp_min(tiny)
-    score = contributions.sum(0)
+    score = contributions.sum(1)
     above = ((score - gate).clamp_min(0.0) * kept / gate).clamp_max(largest)
     rarity = _rarity(inputs * is_scored, mixture_whitening, mixture_offset, mixture_logs) - usual_rarity
     # The last factor lets the rarity in by and by: no score jumps at the gate.
     grown = above.log1p() + rarity_weight * rarity.clamp_min(0.0) * (above / (above + 1.0))
     compared = torch.where(score > gate, gate * (1.0 + grown), score)
-    contributions = contributions * (compared / score.clamp_min(tiny))
-    return contributions.sum(0), contributions
+    contributions = contributions * (compared / score.clamp_min(tiny))[:, None]
+    return contributions.sum(1), contributions.t()
 
 
 # In a trace this is a function of TorchScript, which keeps the branch: few rows pay for the comparison.
@@ -115,12 +116,10 @@ def compare_above_gate(
 
 def _rarity(inputs: Tensor, whitening: Tensor, offset: Tensor, logs: Tensor) -> Tensor:
     """The mean negative log density [n] of inputs [n, k] under mixtures, see `model.mixtures.Mixtures`."""
-    squares = torch.mm(whitening, inputs.t()).add_(offset[:, None]).square_()
-    densities = logs[:, :, None] - squares.unflatten(0, (logs.shape[0], logs.shape[1], inputs.shape[1])).sum(
-        2
-    )
+    squares = torch.mm(inputs, whitening.t()).add_(offset).square_()
+    densities = logs - squares.unflatten(1, (logs.shape[0], logs.shape[1], inputs.shape[1])).sum(3)
     # Opset 17 of ONNX has neither logsumexp nor mean as torch writes them.
-    highest = densities.amax(1)
+    highest = densities.amax(2)
     # A density of e^-80 of the highest adds nothing, and to let it underflow takes four times as long.
-    relative = (densities - highest[:, None]).clamp_min(-80.0).exp()
-    return (highest + relative.sum(1).log()).sum(0) / -logs.shape[0]
+    relative = (densities - highest[:, :, None]).clamp_min(-80.0).exp()
+    return (highest + relative.sum(2).log()).sum(1) / -logs.shape[0]

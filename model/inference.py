@@ -12,6 +12,9 @@ import torch
 from model.few_rows import FEW, FewRows
 from model.outputs import CONTRIBUTIONS, SCORE_FIELDS
 
+EVEN_ROWS: Final = 64
+"""A call of torch has a multiple of so many rows. The last of another number are added up in another order,
+so that a transaction in another batch would have another last digit."""
 CALL_ROWS: Final = 4096
 """Rows of one call of the model: what its layers pass on then stays in a core's cache."""
 WARM_UP_ROWS: Final = (1, 1, 2, 128, 128)
@@ -67,9 +70,12 @@ def warm_up(module: torch.jit.ScriptModule, fields: Sequence[str], n_inputs: int
 
 def _call(module: torch.jit.ScriptModule, rows: torch.Tensor, fields: Sequence[str]) -> dict[str, Floats]:
     named: dict[str, torch.Tensor] = {}
+    n = len(rows)
+    if over := -n % EVEN_ROWS:
+        rows = torch.cat([rows, rows[-1:].expand(over, -1)])
     with torch.inference_mode():
         if not _CHEAP.issuperset(fields):
             named.update(module(rows))
         if not named or CONTRIBUTIONS in fields:
             named.update(zip(SCORE_FIELDS, module.score(rows), strict=True))
-        return {name: named[name].numpy() for name in fields}
+        return {name: named[name][:n].numpy() for name in fields}

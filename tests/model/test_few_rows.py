@@ -95,6 +95,16 @@ def test_few_rows_run_by_numpy_and_all_else_by_torch(module, normals, monkeypatc
     assert taken == [1, FEW]
 
 
+@pytest.mark.parametrize("n", [FEW + 1, 500, 2000])
+def test_a_transaction_has_the_same_digits_in_any_batch_of_torch(module, network, normals, n):
+    rows = np.concatenate([normals[:4000], normals[:90] * 3])
+    whole = inference.outputs(module, rows, SCORE_FIELDS)
+    assert (whole[ANOMALY_SCORE] > float(network.gate)).sum() > 20
+    parts = [inference.outputs(module, rows[i : i + n], SCORE_FIELDS) for i in range(0, len(rows), n)]
+    for name, values in whole.items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), values, err_msg=name)
+
+
 class Other(torch.nn.Module):
     """A graph of `score` with one operator that is not known, or in another way."""
 

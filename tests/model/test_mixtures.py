@@ -8,7 +8,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 from model import mixtures
-from model.network import _rarity
+from model.gate import _rarity
 
 K = 5
 
