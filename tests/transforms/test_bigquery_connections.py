@@ -21,7 +21,7 @@ pytest_plugins = ("tests.transforms.bigquery_fixtures",)
 class TestConnections:
     def test_waits_grow_with_jitter_up_to_the_maximum(self, server, new_appender, sleeps):
         server.script = {i: Fault() for i in range(100)}
-        appender = new_appender(patience=Patience(first=0.5, longest=8, tries=12))
+        appender = new_appender(patience=Patience(seconds=600, first=0.5, longest=8, tries=12))
         with pytest.raises(TransientAppendError):
             appender.append([batch("a")])
         assert len(set(sleeps)) > 5
