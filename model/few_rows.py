@@ -89,10 +89,11 @@ def _relu(rows: Array, out: Array | None = None) -> Array:
 
 
 def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The form of an operator that writes its result into its first argument."""
     return lambda rows, *others: function(rows, *others, out=rows)
 
 
-_NEW: Final[Mapping[str, _Operator]] = {
+_PLAIN: Final[Mapping[str, _Operator]] = {
     "aten::Bool": _Operator(bool, 1),
     "aten::abs": _Operator(np.absolute, 1),
     "aten::add": _Operator(np.add, 2, (1,)),
@@ -104,7 +105,6 @@ _NEW: Final[Mapping[str, _Operator]] = {
     "aten::clamp_min": _Operator(np.maximum, 2),
     "aten::clone": _Operator(np.array, 1, (None,)),
     "aten::contiguous": _Operator(np.ascontiguousarray, 1, (0,)),
-    "aten::copy_": _Operator(_copy, 2, (False,)),
     "aten::div": _Operator(np.divide, 2),
     "aten::gt": _Operator(np.greater, 2),
     "aten::log1p": _Operator(np.log1p, 1),
@@ -122,11 +122,21 @@ _NEW: Final[Mapping[str, _Operator]] = {
     "aten::unsqueeze": _Operator(lambda rows, axis: rows[_along(axis, None)], 2),
 }
 _OPERATORS: Final = {
-    **_NEW,
+    **_PLAIN,
     **{
-        f"aten::{name}_": _NEW[f"aten::{name}"]._replace(function=_in_place(_NEW[f"aten::{name}"].function))
-        for name in ("add", "addcmul", "addmm", "div", "mul", "relu", "square", "sub")
+        f"{name}_": _PLAIN[name]._replace(function=_in_place(_PLAIN[name].function))
+        for name in (
+            "aten::add",
+            "aten::addcmul",
+            "aten::addmm",
+            "aten::div",
+            "aten::mul",
+            "aten::relu",
+            "aten::square",
+            "aten::sub",
+        )
     },
+    "aten::copy_": _Operator(_copy, 2, (False,)),
 }
 
 

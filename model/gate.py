@@ -1,6 +1,6 @@
 """The part of a score above the gate, where few transactions are: pure functions that TorchScript takes too.
 
-Features are rows and transactions columns here, as in the score of `model.network`.
+They take and give features as rows and transactions as columns, as the score of `model.network` has them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def compare(
     Returns:
       Scores [n] and contributions [k, n].
     """
-    # Transactions are rows here: the sums of few columns would depend on how many there are.
+    # From here on transactions are rows: the sums of few columns would depend on how many there are.
     contributions, whitened = contributions.t().contiguous(), whitened.t().contiguous()
     squares = memory.square().sum(1) / 2
     nearest = torch.addmm(squares, whitened, memory.t(), alpha=-1.0).argmin(1)

@@ -174,7 +174,7 @@ class TransactionAutoencoder(nn.Module):
         return self._scaled(x, normalized) * self.is_scored
 
     def _scaled(self, x: Tensor, normalized: Tensor) -> Tensor:
-        """The same, with inputs that are left out."""
+        """The same, a new tensor in which inputs that are left out have their values."""
         values = normalized.clamp(-RESIDUAL_REACH, RESIDUAL_REACH)
         # Column by column: few inputs have a log scale, and a logarithm of all of them would cost the most.
         for i in self._logs:

@@ -135,7 +135,7 @@ def test_rows_of_the_handler_are_the_models_own(model_dir, copies):
     with torch.no_grad():
         score, encoded, contributions = reference.score(torch.from_numpy(features))
     outputs = model.current.outputs(features)
-    np.testing.assert_allclose(outputs["anomaly_score"], score.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(outputs["anomaly_score"], score.numpy(), rtol=1e-6)
     np.testing.assert_allclose(outputs["encoded"], encoded.numpy(), rtol=1e-6)
     np.testing.assert_allclose(outputs["contributions"], contributions.numpy(), rtol=1e-5, atol=1e-6)
 
