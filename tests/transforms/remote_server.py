@@ -150,6 +150,14 @@ class FaultServer:
                 with contextlib.suppress(OSError):  # the connection was dropped on purpose
                     super().handle()
 
+            def parse_request(self) -> bool:
+                with owner._lock:
+                    dropped = self.connection not in owner._open
+                if dropped:  # Linux still hands over what comes after SHUT_RD: nobody is here to answer it
+                    self.close_connection = True
+                    return False
+                return super().parse_request()
+
             def do_GET(self) -> None:
                 is_endpoint = self.path.split("?")[0] == f"/v1/{ENDPOINT}"
                 self.reply(Reply(200, orjson.dumps(owner.resource), JSON) if is_endpoint else status(404))
