@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import fcntl
 import os
 import shutil
@@ -318,11 +317,11 @@ class CloudPlace(Place):
                     lock.upload_from_string(token, if_generation_match=0)
                     return lock
                 except PreconditionFailed:
-                    lock.reload()
+                    lock.metadata = {"asked": uuid.uuid4().hex}
+                    lock.patch()  # both moments are by the clock of Cloud Storage
                 if lock.download_as_bytes(if_generation_match=lock.generation) == token:
                     return lock  # the client had sent it twice: the first answer was lost
-                now = datetime.datetime.now(datetime.UTC)
-                if (now - lock.time_created).total_seconds() < _LOCK_SECONDS:
+                if (lock.updated - lock.time_created).total_seconds() < _LOCK_SECONDS:
                     break
                 lock.delete(if_generation_match=lock.generation)
         raise BusyError(self.uri, f"; one that was killed counts for {_LOCK_SECONDS} s")

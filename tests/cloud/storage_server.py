@@ -9,7 +9,7 @@ import json
 import re
 import threading
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -24,8 +24,9 @@ class Blob:
 
     data: bytes
     generation: int
+    created: datetime
+    updated: datetime
     content_type: str = "application/octet-stream"
-    created: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Storage:
       objects: (bucket, name) -> object.
       granted: the permissions that testIamPermissions answers; None grants all.
       forbidden: BUCKET/PREFIX of the objects that nobody may read.
+      ahead: how far the server's clock is before that of its clients.
       listed: the names that each answer to a question for lists has had.
     """
 
@@ -47,6 +49,7 @@ class Storage:
     policies: dict[str, Any] = field(default_factory=dict)
     granted: set[str] | None = None
     forbidden: str | None = None
+    ahead: timedelta = timedelta(0)
     listed: list[list[str]] = field(default_factory=list)
     _uploads: dict[str, tuple[str, str, str, bytearray]] = field(default_factory=dict)
     _count: int = 0
@@ -64,7 +67,8 @@ class Storage:
         with self._lock:
             self._check(bucket, name, generation)
             self._count += 1
-            self.objects[bucket, name] = Blob(data, self._count, content_type or "application/octet-stream")
+            moment, kind = self._now(), content_type or "application/octet-stream"
+            self.objects[bucket, name] = Blob(data, self._count, moment, moment, kind)
             return self._resource(bucket, name)
 
     def _check(self, bucket: str, name: str, generation: str) -> None:
@@ -80,6 +84,9 @@ class Storage:
                 return route(self, match, request)
         return None
 
+    def _now(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
     def _bucket(self, name: str) -> dict[str, Any]:
         if name not in self.buckets:
             raise Refusal(404, "NOT_FOUND", "The specified bucket does not exist.")
@@ -93,7 +100,6 @@ class Storage:
     def _resource(self, bucket: str, name: str) -> dict[str, Any]:
         blob = self._blob(bucket, name)
         link = f"{self.url}/storage/v1/b/{bucket}/o/{quote(name, safe='')}"
-        moment = blob.created.isoformat().replace("+00:00", "Z")
         return {
             "kind": "storage#object",
             "id": f"{bucket}/{name}/{blob.generation}",
@@ -105,8 +111,8 @@ class Storage:
             "contentType": blob.content_type,
             "md5Hash": base64.b64encode(hashlib.md5(blob.data).digest()).decode(),
             "crc32c": base64.b64encode(google_crc32c.Checksum(blob.data).digest()).decode(),
-            "timeCreated": moment,
-            "updated": moment,
+            "timeCreated": blob.created.isoformat().replace("+00:00", "Z"),
+            "updated": blob.updated.isoformat().replace("+00:00", "Z"),
             "storageClass": "STANDARD",
             "selfLink": link,
             "mediaLink": f"{self.url}/download/storage/v1/b/{bucket}/o/{quote(name, safe='')}?alt=media",
@@ -186,6 +192,10 @@ class Storage:
         if wanted:
             headers["Content-Range"] = f"bytes {first}-{first + len(part) - 1}/{len(blob.data)}"
         return Raw(part, headers, 206 if wanted else 200)
+
+    def patch_object(self, match: re.Match[str], request: Request) -> Any:
+        self._blob(match["bucket"], match["name"]).updated = self._now()
+        return self._resource(match["bucket"], match["name"])
 
     def delete_object(self, match: re.Match[str], request: Request) -> Any:
         with self._lock:
@@ -284,6 +294,7 @@ ROUTES: tuple[tuple[str, str, Any], ...] = (
         Storage.copy_object,
     ),
     ("GET", rf"(/download)?{_OBJECT}", Storage.get_object),
+    ("PATCH", _OBJECT, Storage.patch_object),
     ("DELETE", _OBJECT, Storage.delete_object),
     ("POST PUT", rf"(/resumable)?/upload{_BUCKET}/o", Storage.upload),
     ("POST", r"/batch(/storage/v1)?", Storage.batch),

@@ -114,7 +114,12 @@ def test_a_promotion_that_fails_keeps_nobody_out(models, to, monkeypatch):
     assert promote(str(models / "c"), to).after.model_version == "c"
 
 
-def test_a_promotion_to_cloud_storage_that_was_killed_keeps_others_out_for_two_minutes(models, cloud_storage):
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+def test_a_promotion_to_cloud_storage_that_was_killed_keeps_others_out_for_two_minutes(
+    hours, models, cloud_storage, monkeypatch
+):
+    """Two minutes by the clock of Cloud Storage, whatever that of this machine says."""
+    monkeypatch.setattr(cloud_storage.storage, "ahead", datetime.timedelta(hours=hours))
     to = "gs://bucket/live"
     promote(str(models / "a"), to)
     assert cloud_storage.storage.names("bucket", f"live/{LOCK_FILE}") == []
