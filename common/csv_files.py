@@ -210,8 +210,9 @@ def _read_options(block_bytes: int = BLOCK_BYTES) -> csv.ReadOptions:
 
 
 def _convert_options(types: Mapping[str, pa.DataType], **more: Any) -> csv.ConvertOptions:
+    # One text that is not UTF-8 would have the file refused; `features.arrow.plain` looks for them.
     return csv.ConvertOptions(
-        column_types=dict(types), null_values=list(NULLS), strings_can_be_null=True, **more
+        check_utf8=False, column_types=dict(types), null_values=list(NULLS), strings_can_be_null=True, **more
     )
 
 

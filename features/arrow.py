@@ -23,8 +23,9 @@ _NUMERIC: Final = frozenset(
         *(pa.float16(), pa.float32(), pa.float64()),
     )
 )
-_PLAIN: Final = _NUMERIC | {pa.string().id, EVENT_TIME.id, pa.bool_().id, pa.list_(pa.null()).id}
+_PLAIN: Final = _NUMERIC | {EVENT_TIME.id, pa.bool_().id, pa.list_(pa.null()).id}
 """Ids of usual types: one look in a set costs less than the questions of pyarrow.types, column by column."""
+_BYTES: Final = {pa.string().id: pa.binary(), pa.large_string().id: pa.large_binary()}
 
 
 class ColumnTypeError(ValueError):
@@ -39,22 +40,36 @@ class Read(NamedTuple):
 
 
 def plain(column: pa.Array) -> pa.Array:
-    """Returns the column in a type that has compute functions: no dictionary, view or extension."""
+    """Returns the column in a type that has compute functions: no dictionary, view or extension.
+
+    Texts of which one is not UTF-8 become bytes: who reads Parquet gets what a writer has called texts.
+    """
     kind = column.type
     if kind.id in _PLAIN:
         return column
+    if kind.id in _BYTES:
+        return column if is_utf8(column) else column.view(_BYTES[kind.id])
     if isinstance(kind, pa.BaseExtensionType):
         return plain(column.storage)
     if pa.types.is_dictionary(kind):
         return plain(column.dictionary_decode())
     if kind == pa.string_view():
-        return column.cast(pa.string())
+        return plain(column.cast(pa.string()))
     if kind == pa.binary_view():
         return column.cast(pa.binary())
     if kind == pa.binary(_UUID_BYTES):  # the type of Parquet's UUID where Arrow does not know it as one
         texts = [None if value is None else str(uuid.UUID(bytes=value)) for value in column.to_pylist()]
         return pa.array(texts, pa.string())
     return column
+
+
+def is_utf8(column: pa.Array) -> bool:
+    """Tells whether all texts of a column, nested ones as well, are UTF-8."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -85,7 +100,7 @@ def numbers(column: pa.Array, name: str) -> npt.NDArray[Any]:
     elif pa.types.is_null(kind):
         column = column.cast(pa.float32())
     elif is_text(kind):
-        trimmed = pc.ascii_trim_whitespace(_decoded(column).column)
+        trimmed = pc.ascii_trim_whitespace(decoded(column).column)
         is_number = pc.match_substring_regex(trimmed, f"^({NUMBER})$")
         column = pc.if_else(is_number, trimmed, pa.scalar(None, pa.string())).cast(pa.float64())
     else:
@@ -104,7 +119,7 @@ def identifiers(column: pa.Array, name: str) -> Read:
     """
     kind = column.type
     if is_text(kind):
-        texts, reasons = _decoded(column)
+        texts, reasons = decoded(column)
     elif pa.types.is_integer(kind) or pa.types.is_null(kind):
         texts, reasons = column.cast(pa.string()), {}
     else:
@@ -136,7 +151,7 @@ def event_times(column: pa.Array, name: str) -> Read:
     if pa.types.is_int64(kind):
         return Read(_from_epoch(column), {})
     if is_text(kind):
-        texts, reasons = _decoded(column)
+        texts, reasons = decoded(column)
         return _each(texts, roles.event_time, reasons)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _each(column, roles.event_time, {})
@@ -155,8 +170,8 @@ def _from_epoch(column: pa.Array) -> pa.Array:
     return pa.array(micros, pa.int64(), mask=column.is_null().to_numpy(zero_copy_only=False)).cast(EVENT_TIME)
 
 
-def _decoded(column: pa.Array) -> Read:
-    """Bytes as texts; null where they are not UTF-8."""
+def decoded(column: pa.Array) -> Read:
+    """Returns plain texts, or bytes as texts; null where they are not UTF-8."""
     try:
         return Read(column.cast(pa.string()), {})
     except pa.ArrowInvalid:

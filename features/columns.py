@@ -263,7 +263,7 @@ def booleans(column: pa.Array, name: str) -> tuple[Matrix, Bad]:
     if pa.types.is_boolean(column.type):
         return numbers(column.cast(pa.uint8()), name)
     if arrow.is_text(column.type):
-        lower = pc.utf8_lower(pc.utf8_trim(column.cast(pa.string()), BLANKS))
+        lower = pc.utf8_lower(pc.utf8_trim(arrow.decoded(column).column, BLANKS))
         words = pc.index_in(lower, value_set=_BOOLEANS).cast(pa.float64())
         values = words.to_numpy(zero_copy_only=False)
         values = np.where(np.isnan(values), values, values < len(TRUE_WORDS))
@@ -282,12 +282,12 @@ def category_texts(column: pa.Array, name: str) -> tuple[pa.Array, Bad]:
       ColumnError: the column has neither texts nor numbers.
     """
     kind = column.type
-    good = np.zeros(len(column), bool)
+    bad = np.zeros(len(column), bool)
     if pa.types.is_dictionary(kind):
-        texts, bad = category_texts(one_column(column.dictionary), name)
-        if bad.any() or texts.null_count:
+        texts, bad_texts = category_texts(one_column(column.dictionary), name)
+        if bad_texts.any() or texts.null_count:
             return category_texts(one_column(column.dictionary_decode()), name)
-        return pa.DictionaryArray.from_arrays(column.indices, texts), good
+        return pa.DictionaryArray.from_arrays(column.indices, texts), bad
     column = arrow.plain(column)
     kind = column.type
     if pa.types.is_floating(kind):
@@ -295,9 +295,13 @@ def category_texts(column: pa.Array, name: str) -> tuple[pa.Array, Bad]:
         is_whole = (np.abs(values) < LARGEST_WHOLE) & (values == np.floor(values))
         whole = pa.array(np.where(is_whole, values, 0).astype(np.int64), mask=~is_whole)
         return whole.cast(pa.string()), ~is_whole & ~np.isnan(values)
-    if not (arrow.is_text(kind) or any(is_kind(kind) for is_kind in _PLAIN)):
+    if arrow.is_text(kind):
+        texts, reasons = arrow.decoded(column)
+        bad[list(reasons)] = True
+        return texts, bad
+    if not any(is_kind(kind) for is_kind in _PLAIN):
         raise ColumnError(f"Column {name!r} is {kind}, not {EXPECTED['category']}")
-    return column.cast(pa.string()), good
+    return column.cast(pa.string()), bad
 
 
 _PLAIN: Final = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
@@ -347,7 +351,7 @@ def one_column(column: pa.Array | pa.ChunkedArray, is_role: bool = False) -> pa.
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     # Categories are encoded by their dictionary.
-    if not pa.types.is_dictionary(column.type):
+    if not (pa.types.is_dictionary(column.type) and arrow.is_utf8(column.dictionary)):
         column = arrow.plain(column)
     if is_role or not arrow.is_text(column.type):
         return column

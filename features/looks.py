@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.arrow import decoded, is_text
 from features.columns import one_column, required_column
 from features.roles import plain_name
 from features.times import parse_time
@@ -154,7 +155,10 @@ def looks(table: pa.Table) -> Iterator[Look]:
             column = column.cast(pa.timestamp("us"))
         elif pa.types.is_floating(kind):
             column = pc.if_else(pc.is_nan(column), None, column)
-        yield Look(name, one_column(column))
+        values = one_column(column)
+        texts = decoded(values).column if is_text(values.type) else values
+        # Of bytes that are no texts at all, the type says what they are.
+        yield Look(name, values if texts.null_count == len(texts) else texts)
 
 
 def fields_of(fields: Any, outer: str = "") -> Iterator[tuple[str, pa.DataType]]:

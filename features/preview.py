@@ -121,5 +121,7 @@ def _examples(column: pa.Array) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, bytes):
+        value = value.decode(errors="backslashreplace")
     text = safe_text("nothing" if value is None else str(value))
     return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}..."

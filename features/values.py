@@ -82,15 +82,20 @@ def boolean(text: str) -> bool:
 def shown(value: Any) -> str:
     """Names a value in a reason. A text is not repeated: reasons also go to logs, where no payload belongs.
 
-    >>> shown(None), shown(True), shown("4532-..."), shown(1e39)
-    ('null', 'true', 'a text', '1e+39')
+    >>> shown(None), shown(True), shown("4532-..."), shown(1e39), shown(b"\\xfc")
+    ('null', 'true', 'a text', '1e+39', 'bytes that are not UTF-8')
     """
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, (int, float)):
         text = repr(value) if isinstance(value, float) or abs(value) < 10**40 else "an integer of many digits"
         return text
-    kinds: dict[type, str] = {str: "a text", bytes: "a text", list: "a list", dict: "an object"}
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            return "bytes that are not UTF-8"
+    kinds: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
     return kinds.get(type(value), type(value).__name__)
 
 

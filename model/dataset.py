@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from common.command import CommandError
 from features import roles
-from features.arrow import count_missing, plain
+from features.arrow import count_missing, decoded, is_text, plain
 from features.columns import (
     ColumnEncoder,
     ColumnError,
@@ -35,7 +35,7 @@ from features.learning import learn
 from features.learnt import NOTHING, Learnt
 from features.roles import LABEL_NAMES, resembling
 from features.ulb import TIME
-from features.values import FALSE_WORDS, TRUE_WORDS
+from features.values import FALSE_WORDS, TRUE_WORDS, shown
 
 MAX_REFUSED_SHARE: Final = 0.1
 """Share of the rows that the spec may refuse. With more, the spec or the table is the wrong one."""
@@ -337,9 +337,12 @@ def _has_label(names: Sequence[str], label_column: str | None, label: str, sourc
 
 def _first_other(column: pa.Array) -> str:
     """Names the first label that is none, or the type of a column whose type holds none."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    if not is_text(column.type):
         return str(column.type)
-    words = pc.utf8_lower(pc.utf8_trim_whitespace(column.drop_null()))
+    texts, unread = decoded(column)
+    if unread:
+        return shown(column[min(unread)].as_py())
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(texts.drop_null()))
     others = words.filter(pc.invert(pc.is_in(words, pa.array([*TRUE_WORDS, *FALSE_WORDS], words.type))))
     return repr(others[0].as_py()) if len(others) else str(column.type)
 
@@ -349,7 +352,7 @@ def _labels(column: pa.Array, name: str, source: str) -> tuple[npt.NDArray[np.in
     try:
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        if is_text(column.type):
             values, bad = booleans(column, name)
             if bad.any():
                 raise pa.ArrowInvalid(f"{name}: words that are not true or false")

@@ -107,7 +107,7 @@ def object_messages(
     for i in rows:
         message = _key_values(transactions, i, unread)
         for name, column in source.items():
-            put(message, name, _number(column[i].as_py()))
+            put(message, name, _field(column[i].as_py()))
         messages.append(message_text(message, transactions.column(PASSED)[i].as_py()))
     return messages
 
@@ -184,6 +184,18 @@ def moment_text(moment: pa.TimestampScalar) -> str:
         return str(moment.as_py().isoformat())
     except OverflowError:
         return f"{moment.value} microseconds after 1970"
+
+
+def _field(value: Any) -> Any:
+    # A column's NaN is a missing value, and the text Infinity would be a valid category.
+    if isinstance(value, float) and not np.isfinite(value):
+        return None if np.isnan(value) else {"number": _plain(value)}
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return _unread(value)
+    return _plain(value)
 
 
 def _unread(value: Any) -> Any:

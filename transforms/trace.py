@@ -16,6 +16,7 @@ import msgspec
 import orjson
 import pyarrow as pa
 
+from features.arrow import is_utf8
 from features.columns import find_column
 from transforms.dead_letter import ATTEMPT_ATTRIBUTE, traceable
 from transforms.json_rows import PASSED, decode_object, row_dicts
@@ -192,10 +193,13 @@ def passed_columns(batch: pa.RecordBatch, names: Sequence[str]) -> pa.Array | No
     >>> passed_columns(batch, ["card", "other"]).to_pylist()
     ['{"card":"4000"}', '{"card":null}']
 
+    A text that is not UTF-8 passes with `\\xNN` for each such byte.
+
     Raises:
       ColumnError: a column is there more than once.
     """
-    columns = [(path, find_column(batch, ".".join(path))) for path in _paths(names)]
+    readable = pa.RecordBatch.from_arrays([_readable(column) for column in batch.columns], batch.schema.names)
+    columns = [(path, find_column(readable, ".".join(path))) for path in _paths(names)]
     there = {str(i): (path, column) for i, (path, column) in enumerate(columns) if column is not None}
     if not there:
         return None
@@ -207,3 +211,20 @@ def passed_columns(batch: pa.RecordBatch, names: Sequence[str]) -> pa.Array | No
             _set(message, there[number][0], value)
         passed.append(orjson.dumps(message).decode())
     return pa.array(passed, pa.string())
+
+
+def _readable(column: pa.Array) -> pa.Array:
+    return column if is_utf8(column) else pa.array([_readable_value(each) for each in column], column.type)
+
+
+def _readable_value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        if isinstance(scalar, pa.DictionaryScalar):
+            return _readable_value(scalar.value)
+        if isinstance(scalar, pa.StructScalar):
+            return {name: _readable_value(item) for name, item in scalar.items()}
+        if isinstance(scalar, pa.ListScalar):
+            return [_readable_value(item) for item in scalar.values]
+        return scalar.as_buffer().to_pybytes().decode(errors="backslashreplace")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 
+import pyarrow as pa
 import pytest
 
 from common.csv_files import CsvError, Dialect, dialect_of, read_first, read_table, read_texts
@@ -84,6 +85,16 @@ def test_a_quote_that_is_not_closed_is_an_error_that_names_the_file(tmp_path, li
         list(read_texts(str(path), Dialect(("id", "V1")), ["id"], lambda row: None))
     assert f"{path}: cannot be read as CSV: " in str(error.value)
     assert str(error.value).endswith("; is there a quote that is not closed?")
+
+
+@pytest.mark.parametrize("categories", [[], ["city"]])
+def test_a_value_that_is_not_utf_8_does_not_have_the_file_refused(tmp_path, categories):
+    path = tmp_path / "rows.csv"
+    path.write_bytes("city,code\nMünchen,1\nBern,2\n".encode("latin-1"))
+    for table in (read_table(str(path), categories), read_first(str(path), 9, categories)):
+        assert table.schema == pa.schema({"city": pa.string(), "code": pa.int64()})
+        assert table["city"].chunk(0).view(pa.binary()).to_pylist() == [b"M\xfcnchen", b"Bern"]
+        assert table["code"].to_pylist() == [1, 2]
 
 
 def test_a_date_with_points_is_no_number_with_one():

@@ -225,6 +225,7 @@ def test_a_split_by_time_tests_on_the_latest_rows():
         (pa.array([" True ", "nicht"] * 25), "got 'nicht'"),
         (pa.array([None, "vielleicht"] * 25), "got 'vielleicht'"),
         (pa.array([1] * 50, pa.date32()), "got date32[day]"),
+        (pa.array([b"0", b"\xfc"] * 25).view(pa.string()), "got bytes that are not UTF-8"),
     ],
 )
 def test_a_label_that_is_none_is_quoted_with_what_to_write(label, got, tmp_path):
