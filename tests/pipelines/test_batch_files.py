@@ -82,6 +82,18 @@ def test_parquet_named_pq(tmp_path, score):
     assert ids(tmp_path) == IDS
 
 
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.csv"])
+def test_a_row_whose_id_is_not_utf_8_is_a_dead_letter_and_the_others_are_scored(tmp_path, score, name):
+    keys = pa.array([b"M\xfcnchen", *(key.encode() for key in IDS[1:])]).view(pa.string())
+    rows = table().set_column(0, "transaction_id", keys)
+    (pq.write_table if name == "rows.parquet" else pc.write_csv)(rows, tmp_path / name)
+    assert score(tmp_path / name) == 0
+    assert ids(tmp_path) == IDS[1:]
+    (letters,) = (tmp_path / "out").glob("error_records-*.parquet")
+    reasons = pq.read_table(letters)["errorMessage"].to_pylist()
+    assert reasons == ["transaction_id: not UTF-8 (invalid start byte at byte 1)"]
+
+
 def test_blank_lines_are_no_messages(tmp_path, score, capsys):
     write_jsonl(tmp_path / "in.jsonl", MessageSource(TransactionGenerator(seed=1)), ROWS)
     lines = (tmp_path / "in.jsonl").read_bytes().splitlines()
