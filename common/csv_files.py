@@ -27,6 +27,11 @@ _DECIMAL_POINT: Final = re.compile(_NUMBER % rb"\.", re.M)
 """A value that is a number, and nothing more: a date such as 31.12.2026 has points as well."""
 
 
+_ROW: Final = re.compile(r"(Expected \d+ columns, got \d+):.*", re.S)
+"""After it pyarrow has the row itself, which no log may have."""
+_QUOTE: Final = "is there a quote that is not closed?"
+
+
 class CsvError(CommandError, ValueError):
     """A file is no CSV that can be read; the text names the file."""
 
@@ -77,9 +82,7 @@ def dialect_of(content: bytes, path: str) -> Dialect:
     delimiter = file_kinds.delimiter(first)
     names = file_kinds.fields(first, delimiter)
     if not any(names) or any(map(_is_number, names)):
-        raise CsvError(
-            f"{path}: expected the names of the columns in the first line, got {first.decode()[:60]!r}"
-        )
+        raise CsvError(f"{path}: expected the names of the columns in the first line, got {_start(first)!r}")
     rest = lines[1] if len(lines) > 1 else b""
     has_commas = delimiter != "," and _DECIMAL_COMMA.search(rest) and not _DECIMAL_POINT.search(rest)
     return Dialect(tuple(names), delimiter, "," if has_commas else ".")
@@ -188,21 +191,31 @@ def read_texts(
 
     def skip(row: csv.InvalidRow) -> str:
         nonlocal too_long
-        too_long = max(too_long, len(row.text)) if len(row.text) > BLOCK_BYTES else too_long
+        # A row over many lines that has a quote more than it closes has taken the others with it.
+        is_open = "\n" in row.text.rstrip("\r\n") and row.text.count('"') % 2
+        too_long = max(too_long, len(row.text)) if is_open or len(row.text) > BLOCK_BYTES else too_long
         broken(row)
         return "skip"
 
     with open_content(path) as file:
         try:
             yield from csv.open_csv(file, _read_options(), _parse_options(written, skip), convert)
-        except pa.ArrowInvalid as error:
-            raise CsvError(_unreadable(path, str(error))) from error
+        except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+            # Of such a row pyarrow cannot make the text that `skip` gets.
+            hint = "the row is not UTF-8: mend it, or remove it" if _ROW.search(str(error)) else _QUOTE
+            raise CsvError(_unreadable(path, str(error), hint)) from error
     if too_long:  # at the end of the file; elsewhere pyarrow refuses it
         raise CsvError(_unreadable(path, f"a row has {too_long:,} bytes"))
 
 
-def _unreadable(path: str, reason: str) -> str:
-    return f"{path}: cannot be read as CSV: {reason}; is there a quote that is not closed?"
+def _unreadable(path: str, reason: str, hint: str = _QUOTE) -> str:
+    told = _ROW.sub(r"\1", reason)
+    return f"{path}: cannot be read as CSV: {told}; {hint}"
+
+
+def _start(line: bytes) -> str:
+    """The first characters of a line; a file of one line may have its ends as an old Macintosh wrote them."""
+    return line.split(b"\r")[0].decode()[:60]
 
 
 def _read_options(block_bytes: int = BLOCK_BYTES) -> csv.ReadOptions:

@@ -25,6 +25,10 @@ _NUMERIC: Final = frozenset(
 )
 _PLAIN: Final = _NUMERIC | {EVENT_TIME.id, pa.bool_().id, pa.list_(pa.null()).id}
 """Ids of usual types: one look in a set costs less than the questions of pyarrow.types, column by column."""
+_MOST_TICKS: Final = {"s": (2**63 - 1) // 10**6, "ms": (2**63 - 1) // 10**3}
+"""By unit, the most of it that microseconds can hold: more would wrap."""
+_FAR: Final = "a time that is no time of the calendar"
+_NOT_PYTHON: Final = (ValueError, OverflowError, LookupError)
 _BYTES: Final = {pa.string().id: pa.binary(), pa.large_string().id: pa.large_binary()}
 
 
@@ -70,6 +74,37 @@ def is_utf8(column: pa.Array) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
+
+
+def python_values(column: pa.Array) -> list[Any]:
+    """Returns the values as Python has them, and as texts those that it cannot have.
+
+    These are times with nanoseconds, or beyond the years 1 to 9999, or in a zone that is not known; and texts
+    that are not UTF-8, with `\\xNN` for each such byte.
+    """
+    try:
+        return list(column.to_pylist())
+    except _NOT_PYTHON:
+        return [python_value(each) for each in column]
+
+
+def python_value(scalar: pa.Scalar) -> Any:
+    """Returns one value as `python_values` does."""
+    try:
+        return scalar.as_py()
+    except _NOT_PYTHON:
+        if isinstance(scalar, (pa.DictionaryScalar, pa.ExtensionScalar)):
+            return python_value(scalar.value)
+        if isinstance(scalar, pa.StructScalar):
+            return {name: python_value(item) for name, item in scalar.items()}
+        if isinstance(scalar, pa.ListScalar):
+            return [python_value(item) for item in scalar.values]
+        if hasattr(scalar, "as_buffer"):
+            return scalar.as_buffer().to_pybytes().decode(errors="backslashreplace")
+        try:
+            return str(scalar.cast(pa.string()))
+        except pa.ArrowException:  # the zone
+            return str(scalar.value)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -145,15 +180,23 @@ def event_times(column: pa.Array, name: str) -> Read:
     if pa.types.is_null(kind):
         return Read(column.cast(EVENT_TIME), {})
     if pa.types.is_timestamp(kind):
+        reasons = {}
+        if kind.unit in _MOST_TICKS:
+            is_far = pc.greater(pc.abs(column.cast(pa.int64())), _MOST_TICKS[kind.unit])
+            reasons = {int(i): _FAR for i in np.flatnonzero(pc.fill_null(is_far, False))}
+            column = pc.if_else(is_far, None, column) if reasons else column
         if kind.tz is None:
             column = pc.assume_timezone(column, "UTC")
-        return Read(pc.cast(column, EVENT_TIME, safe=False), {})
+        return Read(pc.cast(column, EVENT_TIME, safe=False), reasons)
     if pa.types.is_int64(kind):
         return Read(_from_epoch(column), {})
     if is_text(kind):
         texts, reasons = decoded(column)
         return _each(texts, roles.event_time, reasons)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        if pa.types.is_floating(kind):
+            column = column.cast(pa.float64())
+            column = pc.if_else(pc.is_nan(column), None, column)
         return _each(column, roles.event_time, {})
     if pa.types.is_decimal(kind):
         return _each(column.cast(pa.float64()), roles.event_time, {})

@@ -86,7 +86,7 @@ class ColumnEncoder:
                     at += 1
                 if bad.any():
                     for row in np.flatnonzero(bad).tolist():
-                        value = arrays[field][row].as_py()
+                        value = arrow.python_value(arrays[field][row])
                         value = None if is_missing(value) else value
                         reasons.setdefault(row, f"{field}: expected {expected}, got {shown(value)}")
         if reasons:
@@ -130,6 +130,16 @@ def find_column(table: pa.Table | pa.RecordBatch, field: str, is_role: bool = Fa
     Raises:
       ColumnError: it is there more than once.
     """
+    column = column_as_is(table, field)
+    return None if column is None else one_column(column, is_role)
+
+
+def column_as_is(table: pa.Table | pa.RecordBatch, field: str) -> pa.Array | None:
+    """Returns the column of a field in the source's own type; None where it is not there.
+
+    Raises:
+      ColumnError: it is there more than once.
+    """
     names = table.schema.names
     try:
         whole = roles.find_column(names, field)
@@ -141,15 +151,25 @@ def find_column(table: pa.Table | pa.RecordBatch, field: str, is_role: bool = Fa
         return None
     if names.count(first) > 1:
         raise ColumnError(f"Column {first!r} is there {names.count(first)} times; keep one of them")
-    column = one_column(table.column(first), is_role)
+    column = table.column(first)
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
     if whole is not None:
         return column
+    column = one_column(column)
     for key in rest:
         if not pa.types.is_struct(column.type) or column.type.get_field_index(key) < 0:
             return None
         # Unlike `field`, `struct_field` gives null where the struct itself is null.
         column = pc.struct_field(column, key)
-    return one_column(column, is_role)
+    return column
+
+
+def _is_plain(texts: pa.Array) -> bool:
+    """Tells whether a dictionary has texts and nothing else that a value may be: no empty ones, nor bytes."""
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        return False
+    return arrow.is_utf8(texts) and not pc.any(pc.equal(pc.binary_length(texts), 0)).as_py()
 
 
 _Encode = Callable[[pa.Array], "tuple[tuple[npt.NDArray[Any], ...], Bad, str]"]
@@ -351,7 +371,7 @@ def one_column(column: pa.Array | pa.ChunkedArray, is_role: bool = False) -> pa.
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     # Categories are encoded by their dictionary.
-    if not (pa.types.is_dictionary(column.type) and arrow.is_utf8(column.dictionary)):
+    if not (pa.types.is_dictionary(column.type) and _is_plain(column.dictionary)):
         column = arrow.plain(column)
     if is_role or not arrow.is_text(column.type):
         return column

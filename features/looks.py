@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.arrow import decoded, is_text
+from features.arrow import decoded, is_text, python_values
 from features.columns import one_column, required_column
 from features.roles import plain_name
 from features.times import parse_time
@@ -58,7 +58,10 @@ class Look:
 
     @cached_property
     def _counts(self) -> pa.StructArray:
-        return pc.value_counts(self.values.drop_null())
+        try:
+            return pc.value_counts(self.values.drop_null())
+        except pa.ArrowNotImplementedError:  # lists and maps, whose values are as texts as good as any
+            return pc.value_counts(pa.array(map(str, python_values(self.values.drop_null())), pa.string()))
 
     @property
     def n_values(self) -> int:
@@ -70,7 +73,7 @@ class Look:
         """The most frequent values, and how often each is there."""
         counts = self._counts.field("counts").to_numpy(zero_copy_only=False)
         order = np.argsort(-counts, kind="stable")[:_TOP]
-        values = self._counts.field("values").take(pa.array(order)).to_pylist()
+        values = python_values(self._counts.field("values").take(pa.array(order)))
         return list(zip(values, counts[order].tolist(), strict=True))
 
     @property

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from common.output import safe_text
+from features.arrow import python_value, python_values
 from features.columns import ColumnEncoder, field_columns, find_column, required_column
 from features.declaration import Feature, FeatureSpec
 from features.history.columns import add_history
@@ -83,7 +84,7 @@ def _feature_row(
     examples: dict[str, str] = {}
     for row in np.flatnonzero(is_good).tolist():
         numbers = ", ".join(f"{encoded.inputs[row, i]:.4g}" for i in inputs)
-        examples.setdefault(f"{_shown(column[row].as_py())} -> {numbers}", "")
+        examples.setdefault(f"{_shown(python_value(column[row]))} -> {numbers}", "")
         if len(examples) == EXAMPLES:
             break
     refused = sum(reason.startswith(f"{feature.source}: ") for reason in encoded.reasons.values())
@@ -116,7 +117,9 @@ def _row(column: str, becomes: str, examples: str, refused: int = 0) -> dict[str
 
 def _examples(column: pa.Array) -> str:
     return ", ".join(
-        dict.fromkeys(_shown(value) for value in column.slice(0, EXAMPLES).to_pylist() if value is not None)
+        dict.fromkeys(
+            _shown(value) for value in python_values(column.slice(0, EXAMPLES)) if value is not None
+        )
     )
 
 

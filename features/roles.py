@@ -206,7 +206,10 @@ def event_time(value: Any) -> dt.datetime | None:
             if match := _TIME.fullmatch(text):
                 day, time, fraction, sign, hours, minutes = match.groups()
                 offset = dt.timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
-                moment = dt.datetime.fromisoformat(f"{day}T{time}.{((fraction or '') + '000000')[:6]}+00:00")
+                digits = f"{fraction or ''}0000000"
+                moment = dt.datetime.fromisoformat(f"{day}T{time}.{digits[:6]}+00:00")
+                # As msgspec rounds the times of messages.
+                moment += dt.timedelta(microseconds=int(digits[6] >= "5"))
                 return moment + offset if sign == "-" else moment - offset
             if _DIGITS.fullmatch(text):
                 value = int(text) if text.lstrip("-").isdigit() else float(text)

@@ -19,7 +19,7 @@ from features.roles import KEYS, OPTIONS, Roles, find_column
 from features.values import shown
 from transforms.columnar_object import object_columns, object_transactions
 from transforms.derived_ids import fill_ids, row_bytes
-from transforms.division import divided, explain, unread_keys
+from transforms.division import DERIVED, divided, explain, read_derived, unread_keys
 from transforms.event_times import EVENT_TIME, outside_reasons
 from transforms.forms import ListForm, ObjectForm, raw_fields
 from transforms.json_rows import row_messages
@@ -28,7 +28,7 @@ from transforms.schema import empty
 from transforms.trace import message_trace, outer_names, passed_columns
 
 _MOST_LISTED: Final = 8
-_COMMON: Final = (*KEYS, "event_time_derived", "features")
+_COMMON: Final = (*KEYS, DERIVED, "features")
 
 _Columns = Mapping[str, pa.Array]
 """The columns of a source that are known, by the role, "features", or the name of a feature."""
@@ -113,6 +113,8 @@ def to_transactions(
         return _validated(source, batch.num_rows, default_event_time, form, rules, passed)
     except (arrow.ColumnTypeError, ColumnError) as error:
         raise SourceColumnsError(str(error)) from error
+    except pa.ArrowNotImplementedError as error:
+        raise SourceColumnsError(f"A column has a type that Arrow cannot read so: {error}") from error
 
 
 def _validated(
@@ -133,7 +135,9 @@ def _validated(
     ids = arrow.identifiers(source.get("transaction_id", absent), rules.roles.transaction_id)
     accounts = arrow.identifiers(source.get("account_id", absent), rules.roles.account_id)
     times = arrow.event_times(source.get("event_time", absent), rules.roles.event_time)
-    for name, read in zip(KEYS, (ids, accounts, times), strict=True):
+    derived = read_derived(source.get(DERIVED), n)
+    reads = {**dict(zip(KEYS, (ids, accounts, times), strict=True)), DERIVED: derived}
+    for name, read in reads.items():
         explain(reasons, read.reasons, name)
     for i, reason in outside_reasons(times.column, default_event_time, rules).items():
         reasons.setdefault(i, reason)
@@ -152,9 +156,7 @@ def _validated(
             named,
             accounts.column,
             pc.fill_null(times.column, pa.scalar(default_event_time, EVENT_TIME)),
-            pc.or_(untimed, _derived(source["event_time_derived"]))
-            if "event_time_derived" in source
-            else untimed,
+            pc.or_(untimed, derived.column),
             features,
             *message_trace(None, None, passed, n),
         ],
@@ -163,9 +165,7 @@ def _validated(
 
     def payloads(rows: list[int]) -> list[bytes]:
         values = [_source_values(source, i, form.names) for i in rows]
-        return row_messages(
-            transactions, rows, values, unread_keys(source, (ids, accounts, times)), form.names
-        )
+        return row_messages(transactions, rows, values, unread_keys(source, reads), form.names)
 
     return divided(transactions, reasons, payloads, unnamed, untimed)
 
@@ -283,12 +283,6 @@ def _source_values(source: _Columns, row: int, names: tuple[str, ...]) -> list[A
 def _not_finite(source: _Columns, row: int, feature: int, names: tuple[str, ...]) -> str:
     value = shown(_source_values(source, row, names)[feature])
     return f"features: {names[feature]} is {value}, not a finite float32"
-
-
-def _derived(column: pa.Array) -> pa.Array:
-    if not (pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
-        raise SourceColumnsError(f"Column 'event_time_derived' is {column.type}, not a boolean")
-    return pc.fill_null(column.cast(pa.bool_()), False)
 
 
 def _content(source: _Columns, times: pa.Array, names: tuple[str, ...]) -> npt.NDArray[np.uint8]:

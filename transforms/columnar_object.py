@@ -25,20 +25,19 @@ from features.rows import EXPECTED, is_missing
 from features.times import time_text
 from features.values import shown
 from transforms.derived_ids import fill_ids
-from transforms.division import divided, explain, unread_keys
+from transforms.division import DERIVED, divided, explain, read_derived, unread_keys
 from transforms.event_times import EVENT_TIME, outside_reasons
 from transforms.forms import ObjectForm
 from transforms.json_rows import object_messages
 from transforms.message import MessageRules, Parsed
 from transforms.trace import message_trace, outer_names
 
-_DERIVED: Final = "event_time_derived"
 _SEPARATOR: Final = "\x1f"
 
 
 def object_columns(form: ObjectForm, roles: Roles) -> tuple[str, ...]:
     """Returns the columns to ask a source for: of a nested field also the struct that holds it."""
-    return outer_names([*(getattr(roles, key) for key in KEYS), *KEYS, _DERIVED, *form.fields])
+    return outer_names([*(getattr(roles, key) for key in KEYS), *KEYS, DERIVED, *form.fields])
 
 
 def object_transactions(
@@ -65,7 +64,10 @@ def object_transactions(
     ids = arrow.identifiers(roles["transaction_id"], rules.roles.transaction_id)
     accounts = arrow.identifiers(roles["account_id"], rules.roles.account_id)
     times = _event_times(roles["event_time"], rules.roles)
-    for key, read in zip(KEYS, (ids, accounts, times), strict=True):
+    sent = find_column(batch, DERIVED)
+    derived = read_derived(None if sent is None else arrow.plain(sent), n)
+    reads = {**dict(zip(KEYS, (ids, accounts, times), strict=True)), DERIVED: derived}
+    for key, read in reads.items():
         explain(reasons, read.reasons, key)
     for row, reason in outside_reasons(times.column, default_event_time, rules).items():
         reasons.setdefault(row, reason)
@@ -80,17 +82,13 @@ def object_transactions(
             {name: column.filter(unnamed) for name, column in {**raw, "": times.column}.items()}
         )
         named = fill_ids(named, content, accounts.column)
-    derived = find_column(batch, _DERIVED)
-    is_derived = (
-        untimed if derived is None else pc.or_(untimed, pc.fill_null(derived.cast(pa.bool_()), False))
-    )
     others = [*assembled.columns(), *message_trace(None, None, passed, n)]
     transactions = pa.RecordBatch.from_arrays(
-        [named, accounts.column, moments, is_derived, *others], schema=form.schema
+        [named, accounts.column, moments, pc.or_(untimed, derived.column), *others], schema=form.schema
     )
 
     def payloads(rows: list[int]) -> list[bytes]:
-        return object_messages(transactions, rows, source, unread_keys(roles, (ids, accounts, times)))
+        return object_messages(transactions, rows, source, unread_keys({**roles, DERIVED: sent}, reads))
 
     return divided(transactions, reasons, payloads, unnamed, untimed)
 
@@ -103,6 +101,8 @@ def _raw(column: pa.Array, kind: str, name: str) -> Read:
     else:
         read = booleans if kind == "boolean" else numbers
         values, bad = read(arrow.plain(column), name)
+        if kind == "number":
+            bad = bad | np.isinf(values)
         is_null = np.isnan(values) | bad
         raw = pa.array(np.where(is_null, 0, values), mask=is_null)
         raw = raw.cast(pa.bool_()) if kind == "boolean" else raw
@@ -116,7 +116,7 @@ def _raw(column: pa.Array, kind: str, name: str) -> Read:
 
 
 def _shown(column: pa.Array, row: int) -> str:
-    value = column[row].as_py()
+    value = arrow.python_value(column[row])
     return shown(None if is_missing(value) else value)
 
 
@@ -141,7 +141,9 @@ def _event_times(column: pa.Array, roles: Roles) -> Read:
         times, bad = timestamps(column, roles.time_format, roles.event_time)
         unread = np.flatnonzero(bad).tolist()
     expected = time_text(roles.time_format)
-    return Read(times, {row: f"expected {expected}, got {shown(column[row].as_py())}" for row in unread})
+    return Read(
+        times, {row: f"expected {expected}, got {shown(arrow.python_value(column[row]))}" for row in unread}
+    )
 
 
 def _content(values: dict[str, pa.Array]) -> list[bytes]:

@@ -160,11 +160,14 @@ def _typed(
             column = pc.replace_substring(column, decimal_point, ".")
         try:
             text = column.cast(pa.string())
-            text = pc.utf8_trim_whitespace(text) if is_number else text
+            text = pc.ascii_trim_whitespace(text) if is_number else text
             text = codes(text) if field_.name.casefold() in categories else text
-            # Arrow takes +1, which no other way into the pipelines does.
-            has_plus = is_number and pc.any(pc.starts_with(text, "+")).as_py()
-            columns.append(column if has_plus else text.cast(field_.type))
+            typed = text.cast(field_.type)
+            # Arrow takes +1, NaN and Infinity, which no other way into the pipelines does.
+            is_odd = is_number and (
+                pc.any(pc.starts_with(text, "+")).as_py() or pc.all(pc.is_finite(typed)).as_py() is False
+            )
+            columns.append(column if is_odd else typed)
         except pa.ArrowInvalid:
             columns.append(column)
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from features.arrow import Read
-from features.roles import KEYS
+from features.arrow import Read, python_value
+from features.columns import booleans, one_column
+from features.values import shown
 from transforms.dead_letter import dead_letters
 from transforms.message import Parsed
 from transforms.schema import ERROR_RECORDS, empty
 
+DERIVED: Final = "event_time_derived"
 _NO_LETTERS = empty(ERROR_RECORDS)
 
 
@@ -23,17 +25,31 @@ def explain(reasons: dict[int, str], unread: Mapping[int, str], name: str) -> No
         reasons.setdefault(row, f"{name}: {reason}")
 
 
-def unread_keys(source: Mapping[str, pa.Array], reads: Sequence[Read]) -> dict[str, dict[int, Any]]:
+def unread_keys(source: Mapping[str, pa.Array], reads: Mapping[str, Read]) -> dict[str, dict[int, Any]]:
     """Returns the ids, accounts and times that could not be read, by key and row.
 
     Args:
       source: by key, the columns as the source has them.
-      reads: of each of KEYS.
+      reads: by key, what was read of them.
     """
     return {
-        key: {row: source[key][row].as_py() for row in read.reasons}
-        for key, read in zip(KEYS, reads, strict=True)
+        key: {row: python_value(source[key][row]) for row in read.reasons}
+        for key, read in reads.items()
+        if read.reasons
     }
+
+
+def read_derived(column: pa.Array | None, n: int) -> Read:
+    """Reads `event_time_derived` of n rows, false where it is null or there is no column.
+
+    Raises:
+      ColumnError: the column has neither booleans, numbers nor texts.
+    """
+    if column is None:
+        return Read(pa.array(np.zeros(n, bool)), {})
+    values, bad = booleans(one_column(column), DERIVED)
+    reasons = {int(i): f"{shown(column[int(i)].as_py())}, not true or false" for i in np.flatnonzero(bad)}
+    return Read(pa.array((values == 1) & ~bad), reasons)
 
 
 def divided(

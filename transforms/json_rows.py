@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import decimal
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from features.arrow import python_value
 from transforms.schema import CARRIED_FIELDS
 
 PASSED: Final = "pass_through"
@@ -27,14 +29,15 @@ def row_dicts(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     >>> row_dicts(pa.RecordBatch.from_pydict({"raw": [b"abc"], "score": [float("nan")]}))
     [{'raw': 'YWJj', 'score': 'NaN'}]
     """
-    return [_plain(row) for row in batch.to_pylist()]
+    return [json_value(row) for row in batch.to_pylist()]
 
 
-def _plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """Returns a value of a row as JSON has it; see `row_dicts`."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: json_value(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, float) and not np.isfinite(value):
@@ -107,7 +110,7 @@ def object_messages(
     for i in rows:
         message = _key_values(transactions, i, unread)
         for name, column in source.items():
-            put(message, name, _field(column[i].as_py()))
+            put(message, name, _field(python_value(column[i])))
         messages.append(message_text(message, transactions.column(PASSED)[i].as_py()))
     return messages
 
@@ -187,22 +190,24 @@ def moment_text(moment: pa.TimestampScalar) -> str:
 
 
 def _field(value: Any) -> Any:
+    if isinstance(value, decimal.Decimal) and value in (0, 1):
+        return int(value)  # as a text with a fraction it would be no boolean
     # A column's NaN is a missing value, and the text Infinity would be a valid category.
     if isinstance(value, float) and not np.isfinite(value):
-        return None if np.isnan(value) else {"number": _plain(value)}
+        return None if np.isnan(value) else {"number": json_value(value)}
     if isinstance(value, bytes):
         try:
             return value.decode()
         except UnicodeDecodeError:
             return _unread(value)
-    return _plain(value)
+    return json_value(value)
 
 
 def _unread(value: Any) -> Any:
     # An object: base64 would be a valid text.
-    return {"base64": _plain(value)} if isinstance(value, bytes) else _plain(value)
+    return {"base64": json_value(value)} if isinstance(value, bytes) else json_value(value)
 
 
 def _number(value: Any) -> Any:
     # Decimals become texts, which keep all their digits.
-    return value.decode(errors="replace") if isinstance(value, bytes) else _plain(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else json_value(value)

@@ -16,10 +16,10 @@ import msgspec
 import orjson
 import pyarrow as pa
 
-from features.arrow import is_utf8
-from features.columns import find_column
+from features.arrow import is_utf8, python_values
+from features.columns import column_as_is, one_column
 from transforms.dead_letter import ATTEMPT_ATTRIBUTE, traceable
-from transforms.json_rows import PASSED, decode_object, row_dicts
+from transforms.json_rows import PASSED, decode_object, json_value
 from transforms.plain_columns import no_texts, one_time, texts
 from transforms.schema import CARRIED_FIELDS, SOURCE_FIELD
 
@@ -193,38 +193,25 @@ def passed_columns(batch: pa.RecordBatch, names: Sequence[str]) -> pa.Array | No
     >>> passed_columns(batch, ["card", "other"]).to_pylist()
     ['{"card":"4000"}', '{"card":null}']
 
-    A text that is not UTF-8 passes with `\\xNN` for each such byte.
+    What neither Python nor JSON can have passes as a text; see `features.arrow.python_values`.
 
     Raises:
       ColumnError: a column is there more than once.
     """
-    readable = pa.RecordBatch.from_arrays([_readable(column) for column in batch.columns], batch.schema.names)
-    columns = [(path, find_column(readable, ".".join(path))) for path in _paths(names)]
-    there = {str(i): (path, column) for i, (path, column) in enumerate(columns) if column is not None}
+    columns = [(path, column_as_is(batch, ".".join(path))) for path in _paths(names)]
+    there = [(path, _json_values(column)) for path, column in columns if column is not None]
     if not there:
         return None
-    rows = row_dicts(pa.RecordBatch.from_pydict({number: column for number, (_, column) in there.items()}))
     passed = []
-    for row in rows:
+    for row in range(batch.num_rows):
         message: dict[str, Any] = {}
-        for number, value in row.items():
-            _set(message, there[number][0], value)
+        for path, values in there:
+            _set(message, path, values[row])
         passed.append(orjson.dumps(message).decode())
     return pa.array(passed, pa.string())
 
 
-def _readable(column: pa.Array) -> pa.Array:
-    return column if is_utf8(column) else pa.array([_readable_value(each) for each in column], column.type)
-
-
-def _readable_value(scalar: pa.Scalar) -> Any:
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        if isinstance(scalar, pa.DictionaryScalar):
-            return _readable_value(scalar.value)
-        if isinstance(scalar, pa.StructScalar):
-            return {name: _readable_value(item) for name, item in scalar.items()}
-        if isinstance(scalar, pa.ListScalar):
-            return [_readable_value(item) for item in scalar.values]
-        return scalar.as_buffer().to_pybytes().decode(errors="backslashreplace")
+def _json_values(column: pa.Array) -> list[Any]:
+    """The values of a column as JSON has them; an empty text is none, as where columns are read."""
+    plain = one_column(column) if is_utf8(column) else column
+    return [json_value(value) for value in python_values(plain)]

@@ -5,7 +5,7 @@ import gzip
 import pyarrow as pa
 import pytest
 
-from common.csv_files import CsvError, Dialect, dialect_of, read_first, read_table, read_texts
+from common.csv_files import CsvError, Dialect, dialect, dialect_of, read_first, read_table, read_texts
 
 NAMES = ("Time", "V1", "Amount")
 
@@ -76,7 +76,7 @@ def test_a_missing_value_is_null_for_training_as_it_is_for_a_batch_job(tmp_path,
     assert read_first(str(path), 9).to_pylist() == rows
 
 
-@pytest.mark.parametrize("lines", [1_500_000, 6_000_000])
+@pytest.mark.parametrize("lines", [1, 20, 1_500_000, 6_000_000])
 def test_a_quote_that_is_not_closed_is_an_error_that_names_the_file(tmp_path, lines):
     """Not a row that takes all that follow with it."""
     path = tmp_path / "rows.csv.gz"
@@ -95,6 +95,27 @@ def test_a_value_that_is_not_utf_8_does_not_have_the_file_refused(tmp_path, cate
         assert table.schema == pa.schema({"city": pa.string(), "code": pa.int64()})
         assert table["city"].chunk(0).view(pa.binary()).to_pylist() == [b"M\xfcnchen", b"Bern"]
         assert table["code"].to_pylist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "read", [read_table, lambda path: list(read_texts(path, dialect(path), ["id"], print))]
+)
+def test_a_row_of_another_width_that_is_not_utf_8_is_an_error_that_does_not_quote_it(tmp_path, read):
+    path = tmp_path / "rows.csv"
+    path.write_bytes("id,city\n1,Bern\nMünchen\n".encode("latin-1"))
+    with pytest.raises(CsvError) as error:
+        read(str(path))
+    assert "Expected 2 columns, got 1; " in str(error.value)
+    assert "nchen" not in str(error.value)
+
+
+def test_a_row_of_another_width_with_a_value_of_several_lines_is_no_open_quote(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'id,city\n1,"a\nb",2\n3,Bern\n')
+    broken = []
+    (batch,) = read_texts(str(path), dialect(str(path)), ["id"], lambda row: broken.append(row.text))
+    assert broken == ['1,"a\nb",2']
+    assert batch.to_pylist() == [{"id": b"3"}]
 
 
 def test_a_date_with_points_is_no_number_with_one():

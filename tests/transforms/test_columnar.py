@@ -259,7 +259,7 @@ class TestToTransactions:
                 {"event_time": [dt.date(2026, 3, 1)] * 3},
                 "Column 'event_time' is date32[day], not a timestamp",
             ),
-            ({"event_time_derived": ["no"] * 3}, "Column 'event_time_derived' is string, not a boolean"),
+            ({"event_time_derived": [[True]] * 3}, "Column 'event_time_derived' is list<item: bool>"),
             ({"transaction_id": [1.5, 2.5, 3.5]}, "Column 'transaction_id' is double"),
         ],
     )

@@ -57,6 +57,14 @@ def test_a_value_that_is_no_number_stays_as_it_is_for_its_row_to_be_rejected(tmp
     assert [row["Amount"] for row in rows_of(path)] == [b"free", b"9.5"]
 
 
+@pytest.mark.parametrize("odd", ["NaN", "-Infinity", "+1", "\u00a02"])
+@pytest.mark.parametrize("other", ["9.5", "free"])
+def test_what_is_no_number_elsewhere_is_none_here_whatever_stands_beside_it(tmp_path, odd, other):
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([HEADER, line("a", odd), line("b", other)]))
+    assert rows_of(path)[0]["Amount"] == odd.encode()
+
+
 def test_decimal_commas_are_points_beside_a_value_that_is_no_number(tmp_path):
     path = tmp_path / "rows.csv"
     lines = "\n".join([HEADER, line("a", "free"), line("b")])
