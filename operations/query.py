@@ -17,6 +17,7 @@ from google.cloud import bigquery
 
 from common import clients, google
 from common.command import CommandError, MissingExtraError, Parser, command
+from common.loopback import is_loopback_address
 from common.names import DATASET
 from common.options import OptionError, add_options, option, read_options
 from common.output import add_format, print_rows
@@ -34,7 +35,7 @@ EXAMPLES: Final = """\
 _SINCE: Final = re.compile(r"TIMESTAMP '[^']*' /\* since \*/")
 INT64_MAX: Final = 2**63 - 1
 """The largest number after LIMIT; BigQuery refuses to read a statement with a larger one."""
-_LIMIT: Final = re.compile(r"\d+ /\* limit \*/")
+_LIMIT: Final = re.compile(r"(\d+) /\* limit \*/")
 _DATASET: Final = re.compile(r"`anomaly\.")
 RETRY: Final = bigquery.DEFAULT_RETRY.with_timeout(LOOK_SECONDS)
 """The client alone would wait ten minutes for an answer, without a word."""
@@ -105,7 +106,7 @@ def explain(
 ) -> str:
     """Says why a call to BigQuery failed, and what to do about it; `role` is what it takes on the dataset."""
     problem = google.explain(error)
-    project, _, name = dataset.rpartition(".")
+    project = dataset.rpartition(".")[0]
     if problem.kind == "unreachable":
         variable = None if endpoint else os.environ.get(clients.REST_VARIABLE)  # Google's client reads it
         url = endpoint or variable or "https://bigquery.googleapis.com"
@@ -116,7 +117,7 @@ def explain(
     step = google.remedy(
         problem,
         project,
-        create=f"make it with: anomaly resources create --project {project} --dataset {name}",
+        create=f"make it with: {_create(dataset, endpoint)}",
         grant=f"grant roles/bigquery.jobUser on {project} and {role} on {dataset}",
     )
     return f"{dataset}: {problem.text}" + (f"\n{step}" if step else "")
@@ -187,6 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     rows = _ask(name, statement, options, namespace.bigquery_endpoint)
     print_rows(rows, namespace.format)
+    if (limit := _LIMIT.search(statement)) and len(rows) == int(limit[1]):
+        print(f"Cut at --limit={len(rows)}: there may be more rows.", file=sys.stderr)
     if options.plot:
         _plot(options.plot, name, rows)
     return 0
@@ -207,11 +210,11 @@ def _ask(name: str, statement: str, options: QueryOptions, endpoint: str | None)
             )
         return run(client, statement, options.max_bytes or None)
     except (*google.ERRORS, ValueError) as error:
-        lacking = outdated(client, dataset) if client and isinstance(error, BadRequest) else None
+        lacking = outdated(client, dataset, endpoint) if client and isinstance(error, BadRequest) else None
         raise CommandError(lacking or explain(error, dataset, endpoint)) from error
 
 
-def outdated(client: bigquery.Client, dataset: str) -> str | None:
+def outdated(client: bigquery.Client, dataset: str, endpoint: str | None) -> str | None:
     """Names the columns that a table of an earlier version lacks, and the command that adds them."""
     spec = tables.scores_table()
     try:
@@ -221,12 +224,19 @@ def outdated(client: bigquery.Client, dataset: str) -> str | None:
         return None
     if not missing:
         return None
-    project, _, name = dataset.rpartition(".")
     names = ", ".join(field.name for field in missing)
     return (
         f"{dataset}.{spec.name} is of an earlier version and lacks {names}.\nThe next launch adds what is "
-        f"missing, and so does: anomaly resources create --project {project} --dataset {name}"
+        f"missing, and so does: {_create(dataset, endpoint)}"
     )
+
+
+def _create(dataset: str, endpoint: str | None) -> str:
+    """The command that makes the dataset where it was looked for: people may be signed in to Google as well."""
+    project, _, name = dataset.rpartition(".")
+    url = endpoint or os.environ.get(clients.REST_VARIABLE) or ""
+    emulators = " --emulators" if is_loopback_address(url) else ""
+    return f"anomaly resources create --project {project} --dataset {name}{emulators}"
 
 
 def _plot(path: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -195,7 +195,9 @@ def _ask(dataset: str, since: dt.datetime, endpoint: str | None) -> list[list[di
         statements = [query.sql(name, dataset, since, query.INT64_MAX) for name in QUERIES]
         return [query.run(client, statement) for statement in statements]
     except (*google.ERRORS, ValueError) as error:
-        lacking = query.outdated(client, dataset) if client and isinstance(error, BadRequest) else None
+        lacking = (
+            query.outdated(client, dataset, endpoint) if client and isinstance(error, BadRequest) else None
+        )
         raise CommandError(lacking or query.explain(error, dataset, endpoint)) from error
 
 

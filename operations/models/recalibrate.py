@@ -205,5 +205,7 @@ def _ask(dataset: str, since: dt.datetime, version: str, endpoint: str | None) -
         job = query.start(client, statement, bigquery.QueryJobConfig(query_parameters=parameters))
         return [dict(row.items()) for row in job.result(retry=query.RETRY)]
     except (*google.ERRORS, ValueError) as error:
-        lacking = query.outdated(client, dataset) if client and isinstance(error, BadRequest) else None
+        lacking = (
+            query.outdated(client, dataset, endpoint) if client and isinstance(error, BadRequest) else None
+        )
         raise CommandError(lacking or query.explain(error, dataset, endpoint)) from error

@@ -95,7 +95,9 @@ def figures(options: ReportOptions, client: bigquery.Client, endpoint: str | Non
     try:
         return read(client, options.dataset, options.since(), options.max_bytes)
     except (*google.ERRORS, ValueError) as error:
-        outdated = query.outdated(client, options.dataset) if isinstance(error, BadRequest) else None
+        outdated = (
+            query.outdated(client, options.dataset, endpoint) if isinstance(error, BadRequest) else None
+        )
         raise CommandError(outdated or query.explain(error, options.dataset, endpoint)) from error
 
 

@@ -334,6 +334,10 @@ def test_the_command(filled, bigquery_emulator, capsys):
     out, err = capsys.readouterr()
     assert json.loads(out)[0]["transaction_id"] == "tx-2"
     assert "Scans" in err
+    assert "Cut at --limit=1: there may be more rows." in err
+    argv[argv.index("1")] = "1000"
+    assert query.main([*argv, f"--bigquery_endpoint={bigquery_emulator.bigquery}"]) == 0
+    assert "Cut at" not in capsys.readouterr().err
 
 
 @pytest.mark.integration
@@ -341,7 +345,7 @@ def test_a_dataset_that_is_not_there_is_named_with_the_command_that_makes_it(big
     argv = ["latency", "--dataset=local-project.none", f"--bigquery_endpoint={bigquery_emulator.bigquery}"]
     assert query.main(argv) == 1
     said = capsys.readouterr().err
-    assert "anomaly resources create --project local-project --dataset none" in said
+    assert "anomaly resources create --project local-project --dataset none --emulators" in said
 
 
 def test_without_credentials_the_command_says_how_to_sign_in(monkeypatch, capsys):
