@@ -232,7 +232,7 @@ def outdated(client: bigquery.Client, dataset: str, endpoint: str | None) -> str
 
 
 def _create(dataset: str, endpoint: str | None) -> str:
-    """The command that makes the dataset where it was looked for: people may be signed in to Google as well."""
+    """The command that makes the dataset where it was looked for: people may be signed in to Google."""
     project, _, name = dataset.rpartition(".")
     url = endpoint or os.environ.get(clients.REST_VARIABLE) or ""
     emulators = " --emulators" if is_loopback_address(url) else ""
