@@ -82,7 +82,7 @@ def inspect_all(resources: Sequence[Resource], clients: Clients) -> list[State]:
 
 
 def create(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> list[Change]:
-    """Creates the missing resources and repairs those that differ.
+    """Creates the missing resources and repairs those that differ; last those that cannot be repaired.
 
     Raises:
       ResourceError: a resource could not be made; those before it stay.
@@ -95,6 +95,8 @@ def create(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> li
         first = [_create(resource, inspect(resource, clients), clients, dry_run) for resource in apis]
         return [*first, *create(rest, clients, dry_run)]
     states = list(zip(resources, inspect_all(resources, clients), strict=True))
+    fixed = [(resource, state) for resource, state in states if not all(d.fixable for d in state.differences)]
+    states = [each for each in states if each not in fixed]
     done = [
         _create(resource, state, clients, dry_run)
         for resource, state in states
@@ -111,7 +113,8 @@ def create(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> li
 
     # Printing alone is fast, and keeps the order of the declaration.
     with ThreadPoolExecutor(1 if clients.gcloud.print_only else _THREADS) as pool:
-        return [*done, *(change for granted in pool.map(grant, things.values()) for change in granted)]
+        done += [change for granted in pool.map(grant, things.values()) for change in granted]
+    return done + [_create(resource, state, clients, dry_run) for resource, state in fixed]
 
 
 def _create(resource: Resource, state: State, clients: Clients, dry_run: bool) -> Change:

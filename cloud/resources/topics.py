@@ -150,11 +150,14 @@ class Subscription(Resource):
 
     def repair(self, clients: Clients, state: State) -> None:
         """Sets the settings that differ, except topic and filter, which a subscription keeps."""
-        state.refuse_fixed(
-            f"subscription {self.name}",
-            f"Delete it with `gcloud pubsub subscriptions delete {self.name}`, which loses its unread "
-            "messages, and create it again.",
+        # gcloud would look for it at Google.
+        how = (
+            "Stop the emulators, which keep no messages, and start them again"
+            if clients.emulators
+            else f"Delete it with `gcloud pubsub subscriptions delete {self.name}`, which loses its unread "
+            "messages"
         )
+        state.refuse_fixed(f"subscription {self.name}", f"{how}, and create it again.")
         paths = [difference.field for difference in state.differences]
         request = {"subscription": self._request(), "update_mask": {"paths": paths}}
         clients.subscriber.update_subscription(request=request)
