@@ -219,6 +219,8 @@ class Resource:
     """True for resources that the local stack has."""
     data: ClassVar[bool] = False
     """True for resources that hold the results, which `delete --keep_tables` keeps."""
+    is_last: ClassVar[bool] = False
+    """True where no other depends on it: one that cannot be repaired keeps no other from being made."""
     by_gcloud: ClassVar[bool] = False
     """True for resources that gcloud makes, so that --print_gcloud prints the command."""
     creator_role: ClassVar[str] = ""

@@ -82,7 +82,9 @@ def inspect_all(resources: Sequence[Resource], clients: Clients) -> list[State]:
 
 
 def create(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> list[Change]:
-    """Creates the missing resources and repairs those that differ; last those that cannot be repaired.
+    """Creates the missing resources and repairs those that differ.
+
+    A subscription that cannot be repaired comes last.
 
     Raises:
       ResourceError: a resource could not be made; those before it stay.
@@ -95,7 +97,11 @@ def create(resources: Sequence[Resource], clients: Clients, dry_run: bool) -> li
         first = [_create(resource, inspect(resource, clients), clients, dry_run) for resource in apis]
         return [*first, *create(rest, clients, dry_run)]
     states = list(zip(resources, inspect_all(resources, clients), strict=True))
-    fixed = [(resource, state) for resource, state in states if not all(d.fixable for d in state.differences)]
+    fixed = [
+        (resource, state)
+        for resource, state in states
+        if resource.is_last and not all(difference.fixable for difference in state.differences)
+    ]
     states = [each for each in states if each not in fixed]
     done = [
         _create(resource, state, clients, dry_run)

@@ -94,6 +94,7 @@ class Subscription(Resource):
     kind: ClassVar[str] = "subscription"
     creator_role: ClassVar[str] = "roles/pubsub.editor"
     emulated: ClassVar[bool] = True
+    is_last: ClassVar[bool] = True
 
     topic: str = ""
     ack_deadline: dt.timedelta = dt.timedelta(seconds=60)
