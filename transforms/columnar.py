@@ -136,7 +136,7 @@ def _validated(
     accounts = arrow.identifiers(source.get("account_id", absent), rules.roles.account_id)
     times = arrow.event_times(source.get("event_time", absent), rules.roles.event_time)
     derived = read_derived(source.get(DERIVED), n)
-    reads = {**dict(zip(KEYS, (ids, accounts, times), strict=True)), DERIVED: derived}
+    reads = dict(zip((*KEYS, DERIVED), (ids, accounts, times, derived), strict=True))
     for name, read in reads.items():
         explain(reasons, read.reasons, name)
     for i, reason in outside_reasons(times.column, default_event_time, rules).items():

@@ -66,7 +66,7 @@ def object_transactions(
     times = _event_times(roles["event_time"], rules.roles)
     sent = find_column(batch, DERIVED)
     derived = read_derived(None if sent is None else arrow.plain(sent), n)
-    reads = {**dict(zip(KEYS, (ids, accounts, times), strict=True)), DERIVED: derived}
+    reads = dict(zip((*KEYS, DERIVED), (ids, accounts, times, derived), strict=True))
     for key, read in reads.items():
         explain(reasons, read.reasons, key)
     for row, reason in outside_reasons(times.column, default_event_time, rules).items():

@@ -13,6 +13,7 @@ from features.columns import booleans, one_column
 from features.values import shown
 from transforms.dead_letter import dead_letters
 from transforms.message import Parsed
+from transforms.plain_columns import all_false
 from transforms.schema import ERROR_RECORDS, empty
 
 DERIVED: Final = "event_time_derived"
@@ -46,7 +47,7 @@ def read_derived(column: pa.Array | None, n: int) -> Read:
       ColumnError: the column has neither booleans, numbers nor texts.
     """
     if column is None:
-        return Read(pa.array(np.zeros(n, bool)), {})
+        return Read(all_false(n), {})
     values, bad = booleans(one_column(column), DERIVED)
     reasons = {int(i): f"{shown(column[int(i)].as_py())}, not true or false" for i in np.flatnonzero(bad)}
     return Read(pa.array((values == 1) & ~bad), reasons)
