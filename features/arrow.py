@@ -182,7 +182,8 @@ def event_times(column: pa.Array, name: str) -> Read:
     if pa.types.is_timestamp(kind):
         reasons = {}
         if kind.unit in _MOST_TICKS:
-            is_far = pc.greater(pc.abs(column.cast(pa.int64())), _MOST_TICKS[kind.unit])
+            ticks, most = column.cast(pa.int64()), _MOST_TICKS[kind.unit]
+            is_far = pc.or_(pc.greater(ticks, most), pc.less(ticks, -most))  # the least has no absolute value
             reasons = {int(i): _FAR for i in np.flatnonzero(pc.fill_null(is_far, False))}
             column = pc.if_else(is_far, None, column) if reasons else column
         if kind.tz is None:

@@ -14,11 +14,14 @@ import pytest
 from features.declaration import FeatureSpec
 from features.guess import guess
 from features.preview import preview
-from tests.transforms.test_not_utf8 import NOW, SPEC, parsed_of, rules, table_of
+from tests.transforms.column_cases import NOW, SPEC, learnt_rules, parsed_of, table_of
 from transforms.columnar import SourceColumnsError, check_columns
 from transforms.message import MessageColumns, MessageRules, parse_messages
 
-__all__ = ["rules"]
+
+@pytest.fixture(scope="module")
+def rules() -> MessageRules:
+    return learnt_rules()
 
 
 def ticks(kind: pa.DataType, *values: int) -> pa.Array:
@@ -94,10 +97,19 @@ def test_an_infinite_amount_is_rejected_as_it_is_in_a_message(paid, rules):
     ]
 
 
-@pytest.mark.parametrize(("unit", "wrapped"), [("s", 2**58), ("s", 2**62), ("ms", 2**61)])
-def test_a_time_far_away_does_not_wrap_into_today(unit, wrapped, rules):
-    second = SECOND * (1000 if unit == "ms" else 1)
-    parsed = parsed_of(table_of(when=ticks(pa.timestamp(unit), second, second + wrapped)), rules)
+@pytest.mark.parametrize(
+    ("unit", "far"),
+    [
+        ("s", SECOND + 2**58),
+        ("s", SECOND + 2**62),
+        ("ms", SECOND * 1000 + 2**61),
+        ("s", -(2**63)),
+        ("ms", -(2**63)),
+    ],
+)
+def test_a_time_far_away_does_not_wrap(unit, far, rules):
+    now = SECOND * (1000 if unit == "ms" else 1)
+    parsed = parsed_of(table_of(when=ticks(pa.timestamp(unit), now, far)), rules)
     assert parsed.transactions["transaction_id"].to_pylist() == ["t0"]
     (reason,) = parsed.dead_letters["errorMessage"].to_pylist()
     assert reason.startswith("event_time: expected a time")
