@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from common.command import CommandError, Parser, command
 from common.names import DATASET, TOPIC
 from common.options import add_options, option, read_options
 from common.output import add_format, print_record, print_rows, progress, safe_text
+from common.signals import StopOnSignal
 from common.values import at_least, moment
 from operations import query
 from operations.dead_letters import Letter, message, reason_to_keep, statement, to_letters
@@ -37,7 +39,8 @@ EXAMPLES: Final = """\
       --since 24h --stage parse --reason "over the limit"
 
 exit status: 0 done, letters that cannot be sent included; 1 something failed; 2 wrong options; 130 ended by
-Ctrl-C. Run one replay of a dataset at a time: two would send the same letters."""
+Ctrl-C, 143 by SIGTERM. Either waits for the letters under way to be noted; a second one does not. Run one
+replay of a dataset at a time: two would send the same letters."""
 
 PORTION_LETTERS: Final = 5_000
 PORTION_BYTES: Final = 32 * 1024**2
@@ -55,6 +58,7 @@ class Summary:
       sent: letters that the topic confirmed and that are noted.
       left: letters that were not sent, by reason.
       failed: how many of these a later run can send, as the topic refused them.
+      stopped: whether a signal ended the run before the last letter.
     """
 
     topic: str
@@ -62,6 +66,7 @@ class Summary:
     sent: int = 0
     left: Counter[str] = field(default_factory=Counter)
     failed: int = 0
+    stopped: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -72,6 +77,7 @@ class Summary:
             "left": self.left.total(),
             "failed": self.failed,
             "left_by_reason": dict(self.left),
+            "stopped": self.stopped,
         }
 
 
@@ -126,6 +132,7 @@ def replay(
     max_attempts: int,
     limit: int | None = None,
     progress: Callable[[int], None] = lambda number: None,
+    stop: threading.Event | None = None,
 ) -> Summary:
     """Sends letters in portions, and notes each portion once it is confirmed.
 
@@ -136,10 +143,11 @@ def replay(
       max_attempts: letters that were replayed as often stay.
       limit: the most letters to send.
       progress: called with the number of letters dealt with since the last call.
+      stop: ends the run when it is set, once the letters read so far are sent and noted.
     """
     summary = Summary(sink.destination)
     before = 0
-    for portion in _portions(_sendable(letters, summary, max_attempts, limit)):
+    for portion in _portions(_sendable(letters, summary, max_attempts, limit, stop)):
         pairs = [message(letter) for letter in portion]
         payloads, attributes = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         keys = pa.record_batch({"letter": [letter.key for letter in portion]})
@@ -166,11 +174,18 @@ def replay(
 
 
 def _sendable(
-    letters: Iterable[Letter], summary: Summary, max_attempts: int, limit: int | None
+    letters: Iterable[Letter],
+    summary: Summary,
+    max_attempts: int,
+    limit: int | None,
+    stop: threading.Event | None = None,
 ) -> Iterator[Letter]:
     number = 0
     for letter in letters:
         if limit is not None and number >= limit:
+            return
+        if stop is not None and stop.is_set():
+            summary.stopped = True
             return
         summary.read += 1
         reason = reason_to_keep(letter, max_attempts)
@@ -226,7 +241,8 @@ def plan(letters: Iterable[Letter], topic: str, options: LetterOptions) -> dict[
         {"stage": stage, "attempt": attempt, "reason": reason, "letters": number}
         for (stage, attempt, reason), number in groups.most_common()
     ]
-    known = {key: value for key, value in summary.to_dict().items() if key not in ("sent", "failed")}
+    of_sending = ("sent", "failed", "stopped")
+    known = {key: value for key, value in summary.to_dict().items() if key not in of_sending}
     return {"dry_run": True, **known, "would_send": groups.total(), "letters": rows}
 
 
@@ -240,6 +256,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     print_record(lines | {"left": f"{summary['left']:,}"})
     for reason, number in summary["left_by_reason"].items():
         print(f"  {number:,}  {safe_text(reason)}")
+    if summary.get("stopped"):
+        print("Ended before the last letter; the next run sends the rest.")
     rows = summary.get("letters", [])
     if rows:
         print_rows(rows[:DRY_ROWS])
@@ -265,12 +283,18 @@ def parser() -> Parser:
     return parser
 
 
-def run(client: bigquery.Client, options: LetterOptions, topic: str, is_quiet: bool) -> dict[str, Any]:
+def run(
+    client: bigquery.Client, options: LetterOptions, topic: str, is_quiet: bool, stop: StopOnSignal
+) -> dict[str, Any]:
     """Sends the letters; gives the summary as plain values."""
     client.get_dataset(options.dataset, retry=query.RETRY)  # create_tables would make one
     tables.create_tables(client, options.dataset, [tables.replayed_records_table()])
     rows = read(client, options, noted=True)
-    with PubSubTopic(topic) as sink, progress(rows.total_rows, "letters", is_quiet) as advance:
+    with (
+        stop.installed(),
+        PubSubTopic(topic) as sink,
+        progress(rows.total_rows, "letters", is_quiet) as advance,
+    ):
         summary = replay(
             to_letters(rows),
             sink,
@@ -278,6 +302,7 @@ def run(client: bigquery.Client, options: LetterOptions, topic: str, is_quiet: b
             options.max_attempts,
             options.limit,
             advance,
+            stop.event,
         )
     return summary.to_dict()
 
@@ -294,7 +319,7 @@ def _has_notes(client: bigquery.Client, dataset: str) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     namespace = parser().parse_args(argv)
-    options, topic = read_options(LetterOptions, namespace), namespace.topic
+    options, topic, stop = read_options(LetterOptions, namespace), namespace.topic, StopOnSignal()
     try:
         client = clients.BigQueryEndpoints(namespace.bigquery_endpoint).client(
             options.dataset.rpartition(".")[0]
@@ -303,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             noted = _has_notes(client, options.dataset)
             summary = plan(to_letters(read(client, options, noted)), topic, options)
         else:
-            summary = run(client, options, topic, namespace.quiet)
+            summary = run(client, options, topic, namespace.quiet, stop)
     except (PublishError, NoteError, TableError, tables.NoAnswerError) as error:
         raise CommandError(str(error)) from error
     except (*google.ERRORS, ValueError) as error:
@@ -312,10 +337,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = query.explain(error, options.dataset, namespace.bigquery_endpoint, role)
         raise CommandError(text) from error
     except KeyboardInterrupt:
-        print("error: ended; the next run sends again what was under way", file=sys.stderr)
+        print("error: ended before a letter was sent", file=sys.stderr)
         return 130
     if namespace.format == "table":
         print_summary(summary)
     else:
         print_record(summary, namespace.format)
-    return 1 if summary.get("failed") else 0
+    return 1 if summary.get("failed") else stop.status

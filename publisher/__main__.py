@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 
 from common import output
 from common.command import CommandError, command
 from common.options import OptionError
+from common.signals import StopOnSignal
 from publisher.messages import FileSource
 from publisher.options import parse
 from publisher.publish import Progress, Summary, publish
 from publisher.sink import PublishError
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class _StopOnSignal:
-    """Sets `event` at the first Ctrl-C or SIGTERM; a second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.number: int | None = None
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        self.event.set()
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status that --help describes."""
     options = parse(argv)
-    stop = _StopOnSignal()
+    stop = StopOnSignal()
     try:
         pattern = options.load.make_pattern()
         source = options.content.source(
@@ -92,9 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"blank lines, which are no messages: {source.blank_lines:,}", file=sys.stderr)
     for reason, number in summary.errors.items():
         print(f"error: {number} messages not published: {reason}", file=sys.stderr)
-    if summary.failed:
-        return 1
-    return 128 + stop.number if stop.number is not None else 0
+    return 1 if summary.failed else stop.status
 
 
 def describe(summary: Summary, is_file: bool = False) -> dict[str, str]:

@@ -1,124 +1,28 @@
-"""Replay of dead letters: what can be sent and how, and the whole way on the emulators."""
+"""Replay of dead letters, the whole way on the emulators."""
 
 import base64
 import dataclasses
 import datetime as dt
 import hashlib
 import json
+import signal
 
 import orjson
 import pytest
 from google.cloud import pubsub_v1
 
 from local.runner import LocalStreamingRunner, run_until_drained
-from model.synthetic.generator import TransactionGenerator
 from operations import replay
-from operations.dead_letters import Letter, message, reason_to_keep, statement, with_event_time
+from operations.dead_letters import with_event_time
 from pipelines import streaming
-from publisher.messages import MessageSource
+from publisher.pubsub import PubSubTopic
+from tests.operations.test_dead_letters import transactions
 from transforms import metrics, tables
 from transforms.bigquery.append import Appender
 from transforms.bigquery.connection import WriteChannel
 from transforms.bigquery.streams import default_stream
-from transforms.dead_letter import MAX_PAYLOAD_BYTES, dead_letters
-from transforms.message import MessageColumns, MessageRules, parse_messages
+from transforms.dead_letter import dead_letters
 from transforms.schema import ERROR_RECORDS
-
-MOMENT = dt.datetime(2026, 3, 8, 12, 0, 0, 250_000, tzinfo=dt.UTC)
-
-
-def letter(**changes):
-    values = {
-        "key": "k",
-        "timestamp": MOMENT,
-        "stage": "parse",
-        "reason": "payload: not JSON",
-        "attempt": 0,
-        "payload": b"{",
-        "attributes": {},
-    }
-    return Letter(**(values | changes))
-
-
-def transactions(count):
-    """MessageColumns of the generator, as dicts."""
-    source = MessageSource(TransactionGenerator(seed=3, cycle=1_000))
-    return [orjson.loads(payload) for payload in source.take(count).payloads]
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({}, None),
-        ({"stage": "score", "attempt": 2}, None),
-        ({"stage": "sink"}, "stage sink: the payload is the row"),
-        ({"payload": None}, "no payload"),
-        ({"attempt": 3}, "attempts used up: --max_attempts=3"),
-        ({"attributes": {str(i): "x" for i in range(100)}}, "attributes: 100 or more"),
-    ],
-)
-def test_what_cannot_be_sent_has_a_reason(changes, why):
-    reason = reason_to_keep(letter(**changes), 3)
-    assert reason is None if why is None else reason.startswith(why)
-
-
-def test_a_payload_that_was_cut_is_not_sent():
-    (row,) = dead_letters([b" " * (MAX_PAYLOAD_BYTES + 1)], ["payload: too long"], "parse").to_pylist()
-    cut = letter(reason=row["errorMessage"], payload=row["payloadBytes"])
-    assert reason_to_keep(cut, 3).startswith("payload cut")
-
-
-def test_a_message_counts_its_attempts_and_keeps_its_first_id():
-    payload, first = message(
-        letter(attributes={"planted_kind": "x", "message_id": "17", "googclient_a": "b"})
-    )
-    assert payload == b"{"
-    assert first == {"planted_kind": "x", "original_message_id": "17", "dead_letter_attempt": "1"}
-    _, second = message(letter(attempt=1, attributes=first | {"message_id": "42"}))
-    assert second == {"planted_kind": "x", "original_message_id": "17", "dead_letter_attempt": "2"}
-
-
-def test_a_message_without_event_time_keeps_the_time_of_its_rejection():
-    (row,) = transactions(1)
-    del row["event_time"]
-    rules = MessageRules()
-    for payload in (orjson.dumps(row), orjson.dumps(row | {"event_time": None}) + b" \r\n"):
-        parsed = parse_messages(MessageColumns([with_event_time(payload, MOMENT)]), rules)
-        assert parsed.transactions.column("event_time").to_pylist() == [MOMENT]
-        assert parsed.transactions.column("event_time_derived").to_pylist() == [True]
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"",
-        b"{",
-        b"{}",
-        b"[1]",
-        b"\xff",
-        b'"text"',
-        b'{"event_time":"2026-01-01T00:00:00Z"}',
-        b'{"event_time":7}',
-        b'{"event_time_derived":7}',
-    ],
-)
-def test_every_other_payload_stays_as_it_is(payload):
-    assert with_event_time(payload, MOMENT) == payload
-
-
-def test_the_statement_takes_a_part_or_a_pattern():
-    part, parameters = statement("my-project.anomaly", MOMENT, "parse", "over the limit", noted=True)
-    assert {each.name: each.value for each in parameters} == {
-        "since": MOMENT,
-        "stage": "parse",
-        "reason": "over the limit",
-    }
-    assert "STRPOS(errorMessage, @reason) > 0" in part
-    assert "stage = @stage" in part
-    assert "letter NOT IN (SELECT letter FROM `my-project.anomaly.replayed_records`)" in part
-    pattern, _ = statement("my-project.anomaly", MOMENT, None, "payload%", noted=False)
-    assert "errorMessage LIKE @reason" in pattern
-    assert "replayed_records" not in pattern
 
 
 def options_of(local_stack, dataset, topic, *more):
@@ -223,6 +127,31 @@ def test_no_letter_is_sent_twice(
     )
     assert sorted(note["attempt"] for note in notes) == [1, 1, 1, 2]
     assert {note["topic"] for note in notes} == {channel.topic}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_with_a_summary_and_what_was_sent_is_noted(
+    local_stack, dataset, channel, letters, capsys, monkeypatch, number, code
+):
+    monkeypatch.setattr(replay, "PORTION_LETTERS", 1)
+    argv = options_of(local_stack, dataset, channel.topic)
+    send = PubSubTopic.send
+
+    def send_and_stop(topic, messages):
+        signal.raise_signal(number)
+        return send(topic, messages)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(PubSubTopic, "send", send_and_stop)
+        stopped = summary_of(capsys, argv, code)
+        assert stopped["sent"] == stopped["read"] == 1
+        assert stopped["stopped"]
+        assert replay.main([*argv, "--format=table"]) == code
+        assert "the next run sends the rest" in capsys.readouterr().out
+    rest = summary_of(capsys, argv)
+    assert not rest["stopped"]
+    assert sorted(text for text, _ in pulled(channel.subscription)) == ["a", "b", "d", "e"]
 
 
 @pytest.mark.integration
