@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +14,7 @@ from pyarrow import csv
 
 from common import file_kinds
 from common.command import CommandError
-from common.files import head, open_content
+from common.files import followed_by, head, open_content
 
 BLOCK_BYTES: Final = 4 * 1024 * 1024
 """Bytes that are parsed in one go. A longer row is an error: most probably a quote that is not closed."""
@@ -107,6 +108,8 @@ def read_table(path: str, categories: Collection[str] = ()) -> pa.Table:
             table: pa.Table = csv.read_csv(file, _read_options(), _parse_options(written), convert)
         except pa.ArrowInvalid as error:
             raise CsvError(_unreadable(path, str(error))) from error
+    for _ in read_texts(path, written, written.names[:1], lambda row: None):
+        pass  # to its end, and a quote that is not closed is an error
     return _with_codes(table, texts)
 
 
@@ -123,29 +126,23 @@ def read_first(path: str, rows: int, categories: Collection[str] = ()) -> pa.Tab
       OSError: it cannot be opened.
     """
     written = dialect(path)
-    texts = _convert_options(dict.fromkeys(written.names, pa.string()))
+    chosen = _chosen(written, categories)
     taken: list[pa.RecordBatch] = []
-    with open_content(path) as file:
-        try:
-            reader = csv.open_csv(file, _read_options(), _parse_options(written), texts)
-            for batch in reader:
-                taken.append(batch.slice(0, rows))
-                rows -= taken[-1].num_rows
-                if rows <= 0:
-                    break
-            stream = pa.BufferOutputStream()
-            csv.write_csv(pa.Table.from_batches(taken, reader.schema), stream)
-            content = stream.getvalue()
-            chosen = _chosen(written, categories)
-            table = csv.read_csv(
-                pa.BufferReader(content),
-                csv.ReadOptions(use_threads=False, block_size=max(BLOCK_BYTES, content.size)),
-                csv.ParseOptions(newlines_in_values=True),
-                _convert_options(chosen, decimal_point=written.decimal_point),
-            )
-            return _with_codes(table, chosen)
-        except pa.ArrowInvalid as error:
-            raise CsvError(_unreadable(path, str(error))) from error
+    for batch in _batches(path, written, _convert_options(dict.fromkeys(written.names, pa.string()))):
+        taken.append(batch.slice(0, rows))
+        rows -= taken[-1].num_rows
+        if rows <= 0:
+            break
+    stream = pa.BufferOutputStream()
+    csv.write_csv(pa.Table.from_batches(taken), stream)
+    content = stream.getvalue()
+    table = csv.read_csv(
+        pa.BufferReader(content),
+        csv.ReadOptions(use_threads=False, block_size=max(BLOCK_BYTES, content.size)),
+        csv.ParseOptions(newlines_in_values=True),
+        _convert_options(chosen, decimal_point=written.decimal_point),
+    )
+    return _with_codes(table, chosen)
 
 
 def codes(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -187,25 +184,41 @@ def read_texts(
       OSError: it cannot be opened.
     """
     convert = _convert_options(dict.fromkeys(columns, pa.binary()), include_columns=list(columns))
-    too_long = 0
+    return _batches(path, written, convert, broken)
+
+
+def _batches(
+    path: str,
+    written: Dialect,
+    convert: csv.ConvertOptions,
+    broken: Callable[[csv.InvalidRow], None] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Reads rows of texts or bytes. After the last comes one of ours, which an open quote would take in."""
+    end = secrets.token_hex()
+    last = f"\n{written.delimiter.join([end] * len(written.names))}\n".encode()
+    is_whole = False
 
     def skip(row: csv.InvalidRow) -> str:
-        nonlocal too_long
-        # A row over many lines that has a quote more than it closes has taken the others with it.
-        is_open = "\n" in row.text.rstrip("\r\n") and row.text.count('"') % 2
-        too_long = max(too_long, len(row.text)) if is_open or len(row.text) > BLOCK_BYTES else too_long
-        broken(row)
+        if broken is None:
+            return "error"
+        if end not in row.text:
+            broken(row)
         return "skip"
 
-    with open_content(path) as file:
+    with open_content(path) as content, followed_by(content, last) as file:
         try:
-            yield from csv.open_csv(file, _read_options(), _parse_options(written, skip), convert)
+            for batch in csv.open_csv(file, _read_options(), _parse_options(written, skip), convert):
+                if batch.num_rows:
+                    first = batch.column(0)
+                    is_whole = first[-1].equals(pa.scalar(end, first.type))
+                    yield batch.slice(0, batch.num_rows - is_whole)
         except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-            # Of such a row pyarrow cannot make the text that `skip` gets.
-            hint = "the row is not UTF-8: mend it, or remove it" if _ROW.search(str(error)) else _QUOTE
+            # `skip` takes every row but one of which pyarrow can make no text.
+            is_no_text = broken is not None and _ROW.search(str(error))
+            hint = "the row is not UTF-8: mend it, or remove it" if is_no_text else _QUOTE
             raise CsvError(_unreadable(path, str(error), hint)) from error
-    if too_long:  # at the end of the file; elsewhere pyarrow refuses it
-        raise CsvError(_unreadable(path, f"a row has {too_long:,} bytes"))
+    if not is_whole:
+        raise CsvError(_unreadable(path, "the last row does not end"))
 
 
 def _unreadable(path: str, reason: str, hint: str = _QUOTE) -> str:

@@ -6,7 +6,9 @@ it: it takes a second, and many commands read no file.
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -127,6 +129,12 @@ def open_content(path: str) -> BinaryIO:
     if not compression(path):
         return raw
     return io.BufferedReader(_Blocks(raw, decompressed(raw, path, BLOCK_BYTES)), BLOCK_BYTES)
+
+
+def followed_by(file: BinaryIO, end: bytes) -> BinaryIO:
+    """Returns a file of the same content, and then of `end`."""
+    blocks = itertools.chain(iter(functools.partial(file.read, BLOCK_BYTES), b""), [end])
+    return io.BufferedReader(_Blocks(file, blocks), BLOCK_BYTES)
 
 
 def head(path: str) -> bytes:

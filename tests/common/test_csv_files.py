@@ -76,15 +76,31 @@ def test_a_missing_value_is_null_for_training_as_it_is_for_a_batch_job(tmp_path,
     assert read_first(str(path), 9).to_pylist() == rows
 
 
-@pytest.mark.parametrize("lines", [1, 20, 1_500_000, 6_000_000])
-def test_a_quote_that_is_not_closed_is_an_error_that_names_the_file(tmp_path, lines):
+def texts(path: str) -> list[pa.RecordBatch]:
+    return list(read_texts(path, dialect(path), ["id"], lambda row: None))
+
+
+@pytest.mark.parametrize("read", [texts, read_table, lambda path: read_first(path, 2_000_000)])
+@pytest.mark.parametrize("row", ['"1,2', '1,"2', '1,"2""'])
+@pytest.mark.parametrize("lines", [0, 1, 20, 1_500_000])
+def test_a_quote_that_is_not_closed_is_an_error_that_names_the_file(tmp_path, lines, row, read):
     """Not a row that takes all that follow with it."""
     path = tmp_path / "rows.csv.gz"
-    path.write_bytes(gzip.compress(b'id,V1\n"1,2\n' + b"3,4\n" * lines, 1))
+    path.write_bytes(gzip.compress(f"id,V1\n5,6\n{row}\n".encode() + b"3,4\n" * lines, 1))
     with pytest.raises(CsvError) as error:
-        list(read_texts(str(path), Dialect(("id", "V1")), ["id"], lambda row: None))
+        read(str(path))
     assert f"{path}: cannot be read as CSV: " in str(error.value)
     assert str(error.value).endswith("; is there a quote that is not closed?")
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
+@pytest.mark.parametrize("last", ['3,"a\nb"', '3,"a ""quote"""', '3,5" wide', '"3",', "3,"])
+@pytest.mark.parametrize("form", ["{},{}", "{};{}"])
+def test_a_quote_that_is_closed_is_none(tmp_path, last, end, form):
+    path = tmp_path / "rows.csv"
+    path.write_bytes((form.format("id", "note") + f"\n1,x\n{last}{end}".replace(",", form[2])).encode())
+    assert [row["id"] for batch in texts(str(path)) for row in batch.to_pylist()] == [b"1", b"3"]
+    assert read_table(str(path))["id"].to_pylist() == [1, 3] == read_first(str(path), 9)["id"].to_pylist()
 
 
 @pytest.mark.parametrize("categories", [[], ["city"]])
