@@ -1,18 +1,19 @@
-"""Files with a table, CSV or Parquet: a whole one for training, the first rows for a look at its columns."""
+"""Files with a table, in CSV, JSON lines or Parquet: whole to train on, the first rows for a look at them."""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Collection
 
 import pyarrow as pa
-from pyarrow import parquet
+from pyarrow import json, parquet
 
 from common import csv_files, file_kinds, files
 from common.command import CommandError
 
 
 class TableFileError(CommandError, ValueError):
-    """A file is neither CSV nor Parquet; the text names it."""
+    """A file is neither CSV nor JSON lines nor Parquet; the text names it."""
 
 
 def read_table(path: str, rows: int | None = None, categories: Collection[str] = ()) -> pa.Table:
@@ -21,14 +22,17 @@ def read_table(path: str, rows: int | None = None, categories: Collection[str] =
     Args:
       path: local or of any scheme that Beam knows.
       rows: at most so many of the first rows; None for all.
-      categories: columns of a CSV file whose values are names; see `common.csv_files.read_table`.
+      categories: columns of a CSV file, or of one of JSON lines, whose values are names; see
+        `common.csv_files.read_table`.
 
     Raises:
       TableFileError: it is of another kind.
       CsvError: it cannot be read as CSV.
+      pyarrow.ArrowException: it cannot be read as JSON lines or Parquet.
       OSError: it cannot be opened.
     """
-    kind = files.kind_by_name(path) or file_kinds.kind(files.head(path))
+    head = files.head(path)
+    kind = files.kind_by_name(path) or file_kinds.kind(head)
     if kind == "csv":
         if rows is None:
             table = csv_files.read_table(path, categories)
@@ -38,8 +42,14 @@ def read_table(path: str, rows: int | None = None, categories: Collection[str] =
         # As a file: a directory reader fails on a column that is there twice.
         with files.open_raw(path) as file:
             table = _parquet(parquet.ParquetFile(file), rows)
+    elif problem := file_kinds.problem(head):
+        raise TableFileError(f"{path} {problem}")
+    elif head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{":
+        table = _json(path, categories).slice(0, rows)
     else:
-        raise TableFileError(f"expected CSV or Parquet with the columns of a transaction, got {path!r}")
+        raise TableFileError(
+            f"expected CSV, JSON lines or Parquet with the columns of a transaction, got {path!r}"
+        )
     for name, value in files.partition_keys(path).items():
         if name not in table.column_names:
             table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
@@ -50,6 +60,21 @@ def join(tables: list[pa.Table]) -> pa.Table:
     """Joins the tables of several files."""
     # A single one as it is: joining fails on a column that is there twice.
     return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+
+
+def _json(path: str, categories: Collection[str], types: pa.Schema | None = None) -> pa.Table:
+    with files.open_content(path) as file:
+        table = json.read_json(
+            file, json.ReadOptions(block_size=csv_files.BLOCK_BYTES), json.ParseOptions(explicit_schema=types)
+        )
+    # Arrow makes times of texts that look like some, and a message has none.
+    names = {name.casefold() for name in categories}
+    times = [
+        name
+        for name, kind in zip(table.column_names, table.schema.types, strict=True)
+        if pa.types.is_timestamp(kind) and name.casefold() in names
+    ]
+    return _json(path, (), pa.schema(dict.fromkeys(times, pa.string()))) if times else table
 
 
 def _parquet(file: parquet.ParquetFile, rows: int | None) -> pa.Table:

@@ -25,7 +25,7 @@ def read_sample(source: str, rows: int = ROWS, categories: Collection[str] = ())
       source: CSV, JSON lines or Parquet files, as `common.files.find` finds them, or
         bigquery://project.dataset.table.
       rows: how many.
-      categories: columns of CSV files whose values are names; see `common.csv_files.read_table`.
+      categories: columns whose values are names; see `common.table_files.read_table`.
 
     Raises:
       SampleError: there is no such source, or it cannot be read.
@@ -46,16 +46,12 @@ def read_sample(source: str, rows: int = ROWS, categories: Collection[str] = ())
 
 def _files(source: str, rows: int, categories: Collection[str]) -> pa.Table:
     # Deferred with Beam, whose file systems they use.
-    from common import file_kinds, files, table_files
+    from common import files, table_files
 
     files.require_credentials(source)
     tables: list[pa.Table] = []
     for file in files.find(source):
-        kind = files.kind_by_name(file.path) or file_kinds.kind(files.head(file.path))
-        if kind == "jsonl":
-            tables.append(_json(file.path, rows))
-        else:
-            tables.append(table_files.read_table(file.path, rows, categories))
+        tables.append(table_files.read_table(file.path, rows, categories))
         rows -= tables[-1].num_rows
         if rows <= 0:
             break
@@ -65,15 +61,6 @@ def _files(source: str, rows: int, categories: Collection[str]) -> pa.Table:
             f"got {source!r}, and there is no such file"
         )
     return table_files.join(tables)
-
-
-def _json(path: str, rows: int) -> pa.Table:
-    from pyarrow import json
-
-    from common import files
-
-    with files.open_content(path) as file:
-        return json.read_json(file).slice(0, rows)
 
 
 def _bigquery(name: str) -> Iterable[pa.RecordBatch]:

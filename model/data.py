@@ -38,8 +38,8 @@ class DataOptions:
         SYNTHETIC,
         metavar="SOURCE",
         type=location,
-        help="CSV or Parquet with the columns of --features, as a file, pattern or directory, local or "
-        f"gs://; {BIGQUERY_SCHEME}project.dataset.table; or {SYNTHETIC} (default: %(default)s)",
+        help="CSV, JSON lines or Parquet with the columns of --features, as a file, pattern or directory, "
+        f"local or gs://; {BIGQUERY_SCHEME}project.dataset.table; or {SYNTHETIC} (default: %(default)s)",
     )
     features: str | None = option(
         None,
@@ -108,7 +108,7 @@ def load(
     ((1000, 30), True)
 
     Args:
-      source: CSV or Parquet files, as `common.files.find` finds them, `bigquery://project.dataset.table`,
+      source: CSV, JSON lines or Parquet files, as `common.files.find` finds them, `bigquery://project.dataset.table`,
         or `synthetic`.
       rows: how many synthetic transactions to draw; other sources are read whole.
       seed: of the synthetic generator.
@@ -181,8 +181,8 @@ def _read_files(source: str, spec: FeatureSpec) -> pa.Table:
     except Exception as e:  # whatever Cloud Storage's client raises: no permission, no network
         raise DataError(f"--data {source}: cannot be read: {e}") from e
     raise DataError(
-        f"--data: expected CSV or Parquet files, {BIGQUERY_SCHEME}project.dataset.table or {SYNTHETIC}, "
-        f"got {source!r}, and there is no such file"
+        f"--data: expected CSV, JSON lines or Parquet files, {BIGQUERY_SCHEME}project.dataset.table or "
+        f"{SYNTHETIC}, got {source!r}, and there is no such file"
     )
 
 

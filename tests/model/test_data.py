@@ -117,7 +117,7 @@ def test_many_refused_rows_are_an_error_that_names_the_first():
     ("name", "text"),
     [
         ("none.csv", "no such file"),
-        ("rows.xls", "expected CSV or Parquet with the columns of a transaction, got .*rows.xls"),
+        ("rows.xls", "expected CSV, JSON lines or Parquet with the columns of a transaction, got .*rows.xls"),
     ],
 )
 def test_bad_sources_are_named(tmp_path, name, text):

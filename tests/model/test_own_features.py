@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import gzip
 import json
 import logging
 
@@ -230,6 +231,19 @@ def test_the_same_seed_gives_the_same_model(own, source, spec_file, tmp_path):
     first, second = (read.load_model(freeze=False).state_dict() for read in (own, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert again.manifest.learnt == own.manifest.learnt
+
+
+def test_lines_of_json_are_read_as_parquet_is(spec_file, tmp_path):
+    spec = data.DataOptions(features=str(spec_file)).spec
+    table = payments(2_000)
+    parquet.write_table(table, tmp_path / "p.parquet")
+    lines = b"\n".join(orjson.dumps(row) for row in table.to_pylist())
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(lines, 1))
+    columns, rows = (data.load(str(tmp_path / name), spec=spec) for name in ("p.parquet", "p.jsonl.gz"))
+    np.testing.assert_array_equal(rows.features, columns.features)
+    np.testing.assert_array_equal(rows.labels, columns.labels)
+    np.testing.assert_array_equal(rows.times, columns.times)
+    assert rows.learnt == columns.learnt
 
 
 def test_frauds_teach_no_category(spec_file, tmp_path):
