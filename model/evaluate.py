@@ -22,6 +22,7 @@ from model import artifact, baselines, data, evaluation, fitting, metrics, plots
 from model.dataset import fingerprint
 from model.protocol import judge
 from model.protocol import report as protocol_report
+from model.report import print_left_out
 from model.thresholds import ScoreQuantiles, calibrate
 
 EXAMPLES: Final = """
@@ -301,11 +302,12 @@ def _evaluate(
     label = source.label_column
     dataset = data.load(source.data, source.rows, source.seed, label, spec, source.kind_column)
     prevalence = options.prevalence or metrics.usual_prevalence(spec, required_labels(dataset))
+    counts = {"data": _counts(dataset)}
     if options.protocol:
-        return judge.judge(dataset, protocol, prevalence, source.seed)
+        return counts | judge.judge(dataset, protocol, prevalence, source.seed)
     if judged:
         dataset = dataset.encoded_by(judged.manifest.learnt)
-        return evaluate_model(judged, dataset, prevalence, source.seed, options.png)
+        return counts | evaluate_model(judged, dataset, prevalence, source.seed, options.png)
     if options.train_data and spec.history:
         # The history of --data would begin anew, where that of an account goes on.
         raise OptionError(
@@ -317,7 +319,15 @@ def _evaluate(
         if options.train_data
         else None
     )
-    return evaluate_repeatedly(train_data, dataset, options.repeat or 1, prevalence, options.png)
+    if train_data:
+        counts["train_data"] = _counts(train_data)
+    return counts | evaluate_repeatedly(train_data, dataset, options.repeat or 1, prevalence, options.png)
+
+
+def _counts(dataset: data.Dataset) -> dict[str, Any]:
+    """The rows that were read, and how many of them are left out, and why."""
+    names = ("source", "rows", "rows_without_label", "rows_refused")
+    return {name: dataset.provenance[name] for name in names if name in dataset.provenance}
 
 
 @command
@@ -341,6 +351,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise MissingExtraError("an evaluation", "train", error) from error
     if options.report:
         write_text(options.report, json.dumps(report, indent=2) + "\n", "--report")
+    if args.format == "table":
+        for source in ("train_data", "data"):
+            print_left_out(report.get(source, {}))
     if options.protocol:
         if args.format == "table":
             protocol_report.print_report(report)

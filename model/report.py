@@ -55,13 +55,11 @@ def print_report(written: artifact.Artifact) -> None:
     print(f"Wrote {written.uri}: model {manifest.model_name} version {manifest.model_version}")
     print(f"Files: {', '.join((*manifest.files, artifact.MANIFEST_FILE))}")
     print(_rows_read(manifest.provenance, training["copies"]))
+    if "frauds" not in manifest.provenance:
+        print("No labels: frauds among the rows pass for normal, and frauds like them score less.")
     if unused := manifest.provenance.get("columns_not_used"):
         print(f"Columns not used: {safe_text(', '.join(unused))}")
-    if refused := manifest.provenance.get("rows_refused"):
-        texts = (f"{name} ({count:,})" for name, count in refused.items())
-        print(
-            f"Rows left out, because the feature spec refuses them, by field: {safe_text(', '.join(texts))}"
-        )
+    print_left_out(manifest.provenance)
     for line in _learnt_lines(manifest.spec, manifest.learnt):
         print(line)
     if constant := training["constant_features"]:
@@ -76,6 +74,7 @@ def print_report(written: artifact.Artifact) -> None:
                 "severity": name,
                 "threshold": f"{manifest.thresholds[name]:.4g}",
                 "budget": f"{100 * training[f'{name}_budget']:g} %",
+                "calibration_rows_above": round(training["rows_calibrated"] * training[f"{name}_budget"]),
                 "test_normals_alerted": f"{100 * at['share_of_normals']:.2f} %",
                 "alerts": at["alerts"],
                 "recall": at["recall"],
@@ -99,13 +98,20 @@ def print_report(written: artifact.Artifact) -> None:
         print(f"{name} cannot run on this data and is left out: {reason}")
 
 
+def print_left_out(provenance: Mapping[str, Any]) -> None:
+    """Says how many rows of a dataset are not used, and why."""
+    if without := provenance.get("rows_without_label"):
+        print(f"Rows left out, because they have no label: {without:,}")
+    if refused := provenance.get("rows_refused"):
+        texts = ", ".join(f"{name} ({count:,})" for name, count in refused.items())
+        print(f"Rows left out, because the feature spec refuses them, by field: {safe_text(texts)}")
+
+
 def _rows_read(provenance: Mapping[str, Any], copies: int) -> str:
     """Says in a sentence how many rows came, and of which kinds."""
     parts = [f"Read {provenance['rows']:,} rows"] if "rows" in provenance else []
     if "frauds" in provenance:
         parts.append(f"{provenance['frauds']:,} frauds")
-    if left_out := provenance.get("rows_without_label"):
-        parts.append(f"{left_out:,} without a label, left out")
     return f"{', '.join([*parts, f'{copies:,} copies of other rows'])}."
 
 

@@ -130,6 +130,29 @@ def test_a_place_that_cannot_be_written_to_is_named_before_anything_runs(tmp_pat
         assert "cannot be written" in capsys.readouterr().err
 
 
+def test_rows_that_are_not_judged_are_told(trained_dir, other_data, tmp_path, capsys, quick):
+    table, path, report = parquet.read_table(other_data), tmp_path / "rows.parquet", tmp_path / "report.json"
+    for name, row in (("V3", 5), ("V3", 6), ("Amount", 7), (LABEL, 8)):
+        values = table[name].to_pylist()
+        values[row] = None
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    parquet.write_table(table, path)
+    args = ["--model", str(trained_dir), "--data", str(path), "--report", str(report)]
+    assert evaluate.main(args) == 0
+    printed = capsys.readouterr().out
+    assert "Rows left out, because they have no label: 1" in printed
+    assert "Rows left out, because the feature spec refuses them, by field: V3 (2), Amount (1)" in printed
+    judged = json.loads(report.read_text())
+    assert judged["data"] == {
+        "source": str(path),
+        "rows": len(table),
+        "rows_without_label": 1,
+        "rows_refused": {"V3": 2, "Amount": 1},
+    }
+    of_normals = judged["rows"]["normals"] + judged["rows"]["normals_that_baselines_are_fitted_to"]
+    assert of_normals + judged["rows"]["frauds"] == len(table) - 4
+
+
 def test_data_without_labels_is_refused(trained_dir, other_data, tmp_path, capsys):
     path = tmp_path / "plain.parquet"
     parquet.write_table(parquet.read_table(other_data).drop_columns([LABEL]), path)

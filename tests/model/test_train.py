@@ -87,7 +87,11 @@ def test_training_works_without_labels_and_without_the_archiver(tmp_path, capsys
     assert "no labelled frauds" in manifest.figures["note"]
     assert manifest.training["trim"] == fitting.UNLABELLED_TRIM
     assert manifest.training["rows_trimmed"] == pytest.approx(0.01 * manifest.training["rows_fitted"], abs=1)
-    assert "pip install torch-model-archiver" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "pip install torch-model-archiver" in printed.err
+    assert "No labels: frauds among the rows pass for normal" in printed.out
+    (high,) = (line for line in printed.out.splitlines() if line.startswith("high "))
+    assert high.split()[2:5] == ["0.1", "%", "1"]  # of 1,100 rows
 
 
 @pytest.mark.parametrize("value", [2.5, 0.1])
