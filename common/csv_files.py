@@ -103,7 +103,8 @@ def read_table(path: str, categories: Collection[str] = ()) -> pa.Table:
     written = dialect(path)
     texts = _chosen(written, categories)
     convert = _convert_options(texts, decimal_point=written.decimal_point)
-    with open_content(path) as file:
+    # Arrow takes a first line without its end for an empty file.
+    with open_content(path) as content, followed_by(content, b"\n") as file:
         try:
             table: pa.Table = csv.read_csv(file, _read_options(), _parse_options(written), convert)
         except pa.ArrowInvalid as error:

@@ -12,7 +12,8 @@ HEAD_BYTES: Final = 65_536
 
 Kind = Literal["jsonl", "parquet", "csv"]
 
-_PARQUET: Final = b"PAR1"
+_PARQUET: Final = (b"PAR1", b"PARE")
+"""The second where the footer is encrypted."""
 _SIGNATURES: Final = (
     (b"\x1f\x8b", "is compressed by gzip; let its name end in .gz"),
     (b"BZh", "is compressed by bzip2; let its name end in .bz2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -17,7 +18,9 @@ class FileWriteError(CommandError):
     def of(cls, path: str | Path, error: OSError, flag: str = "") -> Self:
         """Makes it of the system's error, which often names no file."""
         reason = error.strerror or str(error)
-        fix = "make room there, or write to another place"
+        fixes = {errno.ENOENT: "make its directory, or ", errno.ENOSPC: "make room there, or "}
+        fixes[errno.EDQUOT] = fixes[errno.ENOSPC]
+        fix = f"{fixes.get(error.errno or 0, '')}write to another place"
         return cls(f"{flag and flag + ': '}cannot write {path}: {reason}; {fix}")
 
 

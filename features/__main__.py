@@ -82,8 +82,10 @@ def infer(source: str, options: InferOptions) -> None:
         raise CommandError(
             f"--output {path}: expected a new file, and there is one: name another, or remove it"
         )
-    with writing(path, "--output"), path.open("x", encoding="utf-8") as file:
-        file.write(text + "\n")
+    with writing(path, "--output"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text + "\n")
     print(f"{options.output}: read its comments, then run", file=sys.stderr)
     print(f"  anomaly features check --features {options.output} --data {source}", file=sys.stderr)
 

@@ -177,6 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if options.plot and name not in PICTURES:
         raise OptionError(f"--plot: expected one of {', '.join(PICTURES)}, got {name}, which has no picture")
+    if options.plot and not options.plot.suffix:
+        raise OptionError(f"--plot: expected a file such as out/{name}.png, got '{options.plot}'")
     if options.plot and not options.plot.absolute().parent.is_dir():
         raise OptionError(f"--plot: no directory {options.plot.parent}; make it first")
     if not options.dataset:
@@ -187,7 +189,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(statement)
         return 0
     rows = _ask(name, statement, options, namespace.bigquery_endpoint)
-    print_rows(rows, namespace.format)
+    empty = f"No rows since {timestamp(since)}; --since reaches further back."
+    print_rows(rows, namespace.format, empty)
     if (limit := _LIMIT.search(statement)) and len(rows) == int(limit[1]):
         print(f"Cut at --limit={len(rows)}: there may be more rows.", file=sys.stderr)
     if options.plot:

@@ -62,13 +62,14 @@ class BatchSource:
         None,
         type=TABLE,
         metavar="TABLE",
-        help="BigQuery table in the ULB layout, read column by column through the Storage Read API. "
-        "Example: bigquery-public-data.ml_datasets.ulb_fraud_detection",
+        help="BigQuery table with the columns of the model's features, read column by column through the "
+        "Storage Read API. Example: bigquery-public-data.ml_datasets.ulb_fraud_detection",
     )
     input_query: str | None = option(
         None,
         metavar="SQL",
-        help="BigQuery query whose result has the ULB layout. Example: 'SELECT * FROM `p.d.t` LIMIT 1000'",
+        help="BigQuery query whose result has the columns of the model's features. "
+        "Example: 'SELECT * FROM `p.d.t` LIMIT 1000'",
     )
     input_format: Literal["auto", "jsonl", "parquet", "csv"] = option(
         "auto",

@@ -229,9 +229,12 @@ def _with_keys(schema: pa.Schema, path: str, rules: MessageRules) -> pa.Schema:
 def _hint(path: str, form: Kind) -> str:
     """Names the format that a file seems to have, where it is not the one that it was taken for."""
     try:
-        seems = file_kinds.kind(files.head(path))
+        head = files.head(path)
     except (CompressedFileError, OSError):
         return ""
+    if not head or file_kinds.unreadable(head):
+        return ""
+    seems = file_kinds.kind(head)
     return "" if seems == form else f"; pass --input_format={seems}"
 
 

@@ -25,6 +25,9 @@ from publisher.ulb import ULB
 
 _UNKNOWN_DAYS: Final = 365
 """Days of simulated time before today of a stream of card payments without an end."""
+_LAST_START_YEAR: Final = 9000
+"""Times of the calendar end in 9999; the transactions after the start may take centuries."""
+
 _SKIPPED_AT_ONCE: Final = 10_000
 
 
@@ -143,6 +146,10 @@ class ContentOptions:
         )
         if self.start_time and not is_simulated:
             raise OptionError("--start_time: expected --event_time simulated, got now")
+        if self.start_time and self.start_time.year > _LAST_START_YEAR:
+            raise OptionError(
+                f"--start_time: expected a year up to {_LAST_START_YEAR}, got {self.start_time}"
+            )
         start: dt.datetime | None
         generator: CardGenerator | TransactionGenerator
         if is_card:

@@ -31,7 +31,7 @@ from publisher.sink import PublishError, Receipt
 
 MAX_REQUEST_MESSAGES: Final = 1_000
 MAX_REQUEST_BYTES: Final = 5_000_000
-"""Pub/Sub takes 1,000 messages and 10 MB a request; attributes and framing count too, hence the margin."""
+"""Pub/Sub takes 1,000 messages and 10 MB a request; framing counts too, hence the margin."""
 
 _TRANSIENT: Final = (
     exceptions.Aborted,
@@ -134,11 +134,14 @@ class PubSubTopic:
 def split(messages: Outgoing) -> Iterator[Outgoing]:
     """Portions of `messages` that fit into one request each."""
     start, size = 0, 0
-    for i, payload in enumerate(messages.payloads):
-        if i > start and (i - start == MAX_REQUEST_MESSAGES or size + len(payload) > MAX_REQUEST_BYTES):
+    for i, (payload, attributes) in enumerate(zip(messages.payloads, messages.attributes, strict=True)):
+        more = len(payload)
+        for key, value in attributes.items():
+            more += len(key.encode()) + len(value.encode())
+        if i > start and (i - start == MAX_REQUEST_MESSAGES or size + more > MAX_REQUEST_BYTES):
             yield messages.slice(start, i)
             start, size = i, 0
-        size += len(payload)
+        size += more
     if start < len(messages):
         yield messages.slice(start, len(messages))
 

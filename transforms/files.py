@@ -30,6 +30,10 @@ BLOCK_BYTES: Final = 1024 * 1024
 BLANK_LINES: Final = "blank_lines"
 """Counts lines without a message."""
 
+_SIGNATURE_BYTES: Final = 28
+"""Of a footer that is not encrypted, in a file whose columns are (Parquet Modular Encryption, 5.5). Arrow
+ends the process where such a column is looked at without its key."""
+
 _DECODE_BYTES: Final = 4 * MAX_BATCH_BYTES
 """Bytes of a Parquet file that are decoded in one go, at most."""
 
@@ -174,7 +178,7 @@ def parquet_schema(path: str) -> pa.Schema:
     """Reads the columns of a Parquet file.
 
     Raises:
-      FileColumnsError: the file is not Parquet.
+      FileColumnsError: the file is not Parquet, or is encrypted.
     """
     return _metadata(path).schema.to_arrow_schema()
 
@@ -182,9 +186,18 @@ def parquet_schema(path: str) -> pa.Schema:
 def _metadata(path: str) -> pq.FileMetaData:
     with open_raw(path) as source:
         try:
-            return pq.read_metadata(source)
+            metadata = pq.read_metadata(source)
         except pa.ArrowInvalid as error:
             raise FileColumnsError(f"{path}: not a Parquet file ({error})") from error
+        except OSError as error:
+            if error.errno is not None:  # of the system, and not Arrow's
+                raise
+            raise FileColumnsError(f"{path}: cannot be read as Parquet: {error}") from error
+        source.seek(-8, io.SEEK_END)
+        footer = int.from_bytes(source.read(4), "little")
+    if footer - metadata.serialized_size == _SIGNATURE_BYTES:
+        raise FileColumnsError(f"{path}: has encrypted columns; write it without encryption")
+    return metadata
 
 
 def split_row_groups(
@@ -193,7 +206,7 @@ def split_row_groups(
     """Divides a Parquet file into shares of about `split_bytes` (uncompressed) and at least one row group.
 
     Raises:
-      FileColumnsError: the file is not Parquet, or lacks one of `columns`.
+      FileColumnsError: the file is not Parquet, is encrypted, or lacks one of `columns`.
     """
     metadata = _metadata(file.path)
     names = metadata.schema.to_arrow_schema().names
@@ -208,16 +221,32 @@ def split_row_groups(
             size = 0
         shares[-1].append(number)
         size += metadata.row_group(number).total_byte_size
-    return [RowGroups(file.path, tuple(numbers)) for numbers in shares]
+    return [RowGroups(file.path, tuple(numbers), metadata.num_rows) for numbers in shares]
 
 
 def read_row_groups(
     share: RowGroups, columns: Sequence[str] = (), batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """Reads some row groups, in batches of `batch_rows`. Of `columns` it reads those that the file has."""
+    """Reads some row groups, in batches of `batch_rows`. Of `columns` it reads those that the file has.
+
+    Raises:
+      FileColumnsError: the file is damaged, or has been replaced since it was divided.
+    """
+    try:
+        yield from _read_row_groups(share, columns, batch_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise FileColumnsError(f"{share.path}: cannot be read as Parquet: {error}") from error
+
+
+def _read_row_groups(share: RowGroups, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
     with open_raw(share.path) as source:
         # Nanoseconds, Arrow's reading of int96, hold the years to 2262 alone: a later one would wrap around.
         file = pq.ParquetFile(source, coerce_int96_timestamp_unit="us")
+        if file.metadata.num_rows != share.file_rows:
+            raise FileColumnsError(
+                f"{share.path}: expected the {share.file_rows:,} rows that it had when the job began, got "
+                f"{file.metadata.num_rows:,}: it was replaced; run the job again"
+            )
         names = present_columns(columns, file.schema_arrow.names)
         # Small batches are cut from a larger piece: many small decodings take a fifth longer. Larger pieces
         # than the usual batch would leave the cache before they are parsed.

@@ -33,6 +33,8 @@ class RowGroups(NamedTuple):
 
     path: str
     numbers: tuple[int, ...]
+    file_rows: int
+    """Rows of the whole file when it was divided: another file may have its name when it is read."""
 
 
 _Share = TypeVar("_Share", Range, RowGroups)

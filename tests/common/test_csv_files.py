@@ -93,6 +93,16 @@ def test_a_quote_that_is_not_closed_is_an_error_that_names_the_file(tmp_path, li
     assert str(error.value).endswith("; is there a quote that is not closed?")
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("read", [texts, read_table, lambda path: read_first(path, 9)])
+def test_a_file_of_names_alone_has_no_rows(tmp_path, read, end):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"id,note{end}")
+    found = read(str(path))
+    parts = found if isinstance(found, list) else [found]
+    assert [part.num_rows for part in parts] == [0] * len(parts)
+
+
 @pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
 @pytest.mark.parametrize("last", ['3,"a\nb"', '3,"a ""quote"""', '3,5" wide', '"3",', "3,"])
 @pytest.mark.parametrize("form", ["{},{}", "{};{}"])

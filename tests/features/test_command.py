@@ -82,7 +82,7 @@ def test_histories_of_an_account_are_proposed_as_comments_that_can_be_used():
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
 def test_from_a_file_to_a_look_at_its_columns(form, tmp_path: Path, capsys):
-    data, spec = tmp_path / f"cards.{form}", tmp_path / "features.yaml"
+    data, spec = tmp_path / f"cards.{form}", tmp_path / "new" / "features.yaml"
     rows = cards().to_pylist()
     if form == "parquet":
         parquet.write_table(cards(), data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from operations import query
 from operations.pictures import PICTURES, draw
 
 pytest.importorskip("matplotlib", reason="drawing needs the extra local")
@@ -21,3 +22,10 @@ def test_a_hostile_account_is_drawn_as_it_is_written(tmp_path, name):
 def test_a_hostile_reason_is_drawn_in_the_legend_too(tmp_path):
     rows = [{"reason": r"$\sqrt$", "messages": 2, "stage": "$parse"}]
     draw(rows, PICTURES["dead_letters"], "Dead letters").savefig(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("plot", ["", ".", "out/"])
+def test_a_picture_needs_the_name_of_a_file(plot, capsys):
+    """matplotlib would write .png beside the directory."""
+    assert query.main(["score_drift", "--dataset=my-project.anomaly", f"--plot={plot}"]) == 2
+    assert "--plot: expected a file such as out/score_drift.png" in capsys.readouterr().err

@@ -386,7 +386,9 @@ def test_every_picture_names_columns_of_its_query(filled, bigquery_emulator, tmp
 def test_without_rows_nothing_is_drawn(filled, bigquery_emulator, tmp_path, capsys):
     argv = ["score_drift", f"--dataset={filled[1]}", f"--bigquery_endpoint={bigquery_emulator.bigquery}"]
     assert query.main([*argv, "--since=2030-01-01", f"--plot={tmp_path / 'a.png'}"]) == 0
-    assert "--plot: no rows" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out == "No rows since 2030-01-01 00:00:00+00; --since reaches further back.\n"
+    assert "--plot: no rows" in printed.err
     assert not (tmp_path / "a.png").exists()
 
 

@@ -243,6 +243,16 @@ class TestLocalFiles:
         assert f"{tmp_path}/{name}: not a Parquet file" in error
         assert error.endswith("; pass --input_format=jsonl")
 
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [("none.parquet", b""), ("none.csv", b""), ("wide.csv", "Time,V1\n0,1\n".encode("utf-16"))],
+    )
+    def test_no_other_format_is_proposed_for_what_has_none(self, tmp_path, name, content):
+        (tmp_path / name).write_bytes(content)
+        error = refused([f"--input={tmp_path}/{name}", "--model=m", "--output=o"])
+        assert f"{tmp_path}/{name}" in error
+        assert "--input_format" not in error
+
     def test_a_directory_without_a_file_is_named(self, tmp_path):
         (tmp_path / "_SUCCESS").touch()
         error = refused([f"--input={tmp_path}", "--model=m", "--output=o"])

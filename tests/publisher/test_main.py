@@ -163,6 +163,10 @@ def test_only_the_kinds_named(tmp_path, capsys):
         ),
         (["--jsonl", "a", "--count", "5", "--timeout", "9"], "--timeout goes with --topic"),
         (
+            ["--jsonl", "a", "--count", "5", "--start_time", "9999-12-31T23:59:59Z"],
+            "--start_time: expected a year up to 9000, got 9999-12-31",
+        ),
+        (
             ["--jsonl", "a", "--count", "5", "--malformed_kinds", "empty"],
             "expected --malformed_share above 0, got 0",
         ),

@@ -13,7 +13,7 @@ from google.api_core import exceptions
 from features.ulb import FEATURES
 from model.synthetic.generator import TransactionGenerator
 from publisher.files import LABELS, JsonLinesFile, ParquetFile
-from publisher.messages import MessageSource, default_start_time
+from publisher.messages import MessageSource, Outgoing, default_start_time
 from publisher.patterns import make
 from publisher.publish import publish, write_jsonl
 from publisher.pubsub import MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES, PubSubTopic, explain, split
@@ -223,6 +223,14 @@ class TestRequests:
         assert [p for portion in portions for p in portion.payloads] == messages.payloads
         assert all(sum(map(len, portion.payloads)) <= MAX_REQUEST_BYTES for portion in portions)
         assert len(portions) == 7  # 66,000 bytes each, 75 to a request
+
+    def test_attributes_count_as_a_part_of_the_size(self):
+        """As of dead letters that are sent again."""
+        attributes = {f"key {i}": "ü" * 500 for i in range(10)}
+        messages = Outgoing([b"{"] * 1_000, [attributes] * 1_000, pa.record_batch({"n": range(1_000)}))
+        portions = list(split(messages))
+        assert sum(map(len, portions)) == 1_000
+        assert len(portions) == 3  # 10,051 bytes each
 
     @pytest.mark.parametrize(
         ("topic", "reason"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import gzip
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
 import pytest
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.testing.util import assert_that, equal_to
@@ -57,7 +59,7 @@ def test_a_year_that_nanoseconds_do_not_hold_is_not_wrapped_around(tmp_path):
         path,
         use_deprecated_int96_timestamps=True,
     )
-    (read,) = read_row_groups(RowGroups(str(path), (0,)))
+    (read,) = read_row_groups(RowGroups(str(path), (0,), 2))
     assert read.column("event_time").to_pylist() == years
 
 
@@ -144,6 +146,16 @@ class TestLines:
             p.run().wait_until_finish()
 
 
+class Keys(encryption.KmsClient):
+    """Wraps no key: that of a test is no secret."""
+
+    def wrap_key(self, key_bytes, master_key_identifier):
+        return base64.b64encode(key_bytes)
+
+    def unwrap_key(self, wrapped_key, master_key_identifier):
+        return base64.b64decode(wrapped_key)
+
+
 class TestReadParquet:
     @pytest.fixture
     def path(self, tmp_path) -> Path:
@@ -155,14 +167,14 @@ class TestReadParquet:
 
     def test_shares_are_whole_row_groups(self, path):
         assert split_row_groups(metadata(path), split_bytes=1) == [
-            RowGroups(str(path), (0,)),
-            RowGroups(str(path), (1,)),
-            RowGroups(str(path), (2,)),
+            RowGroups(str(path), (0,), 10),
+            RowGroups(str(path), (1,), 10),
+            RowGroups(str(path), (2,), 10),
         ]
-        assert split_row_groups(metadata(path)) == [RowGroups(str(path), (0, 1, 2))]
+        assert split_row_groups(metadata(path)) == [RowGroups(str(path), (0, 1, 2), 10)]
 
     def test_batches_have_the_wanted_length_across_row_groups(self, path):
-        batches = list(read_row_groups(RowGroups(str(path), (0, 2)), batch_rows=5))
+        batches = list(read_row_groups(RowGroups(str(path), (0, 2), 10), batch_rows=5))
         assert [batch.to_pydict()["n"] for batch in batches] == [[0, 1, 2, 3, 8], [9]]
 
     def test_the_transform_reads_the_chosen_columns(self, path, tmp_path):
@@ -193,6 +205,34 @@ class TestReadParquet:
         with pytest.raises(FileColumnsError, match=r"text\.parquet: not a Parquet file"):
             parquet_schema(str(path))
 
+    def test_a_file_that_is_replaced_during_the_job_is_named(self, path):
+        share, _, _ = split_row_groups(metadata(path), split_bytes=1)
+        pq.write_table(pa.Table.from_batches([batch(0, 30)]), path)
+        with pytest.raises(FileColumnsError, match=r"rows\.parquet: expected the 10 rows .*, got 30: it was"):
+            list(read_row_groups(share))
+
+    @pytest.mark.parametrize("damage", [lambda content: b"\xff" * 40 + content[40:], lambda content: b""])
+    def test_a_file_that_is_damaged_is_named(self, path, damage):
+        (share,) = split_row_groups(metadata(path))
+        path.write_bytes(damage(path.read_bytes()))
+        with pytest.raises(FileColumnsError, match=r"rows\.parquet: cannot be read as Parquet: "):
+            list(read_row_groups(share))
+
+    @pytest.mark.parametrize("plaintext_footer", [True, False])
+    def test_an_encrypted_file_is_named(self, tmp_path, plaintext_footer):
+        """Arrow ends the process where it looks at an encrypted column below a footer that is not."""
+        path = tmp_path / "secret.parquet"
+        factory = encryption.CryptoFactory(lambda config: Keys())
+        how = encryption.EncryptionConfiguration(
+            "key", column_keys={"key": ["n"]}, plaintext_footer=plaintext_footer
+        )
+        properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), how)
+        with pq.ParquetWriter(path, SCHEMA, encryption_properties=properties) as writer:
+            writer.write_batch(batch(0, 4))
+        for look in (lambda: split_row_groups(metadata(path)), lambda: parquet_schema(str(path))):
+            with pytest.raises(FileColumnsError, match=r"secret\.parquet: .*encrypt"):
+                look()
+
     def test_the_schema_of_a_file(self, path):
         assert parquet_schema(str(path)) == SCHEMA
 
@@ -200,7 +240,7 @@ class TestReadParquet:
         pq.write_table(SCHEMA.empty_table(), tmp_path / "empty.parquet")
         assert split_row_groups(metadata(tmp_path / "empty.parquet")) in (
             [],
-            [RowGroups(str(tmp_path / "empty.parquet"), (0,))],
+            [RowGroups(str(tmp_path / "empty.parquet"), (0,), 0)],
         )
 
 

@@ -111,7 +111,7 @@ def batch_of(case: Case, path: Path) -> pa.RecordBatch:
     assert case.kind is not None
     columns = {name: pa.array([value]) for name, value in json_row(case).items() if name != case.column}
     pq.write_table(pa.table(columns | {case.column: array(case.value, case.kind)}), path)
-    (batch,) = read_row_groups(RowGroups(str(path), (0,)))
+    (batch,) = read_row_groups(RowGroups(str(path), (0,), 1))
     return batch
 
 
