@@ -42,7 +42,12 @@ def evaluation_picture(
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(16, 5), layout="constrained")
     _histogram(left, scores[ANOMALY_SCORE], labels, thresholds)
     for i, (name, values) in enumerate(scores.items()):
-        style = {"color": f"C{i % 10}", "linewidth": 2.5 if name == ANOMALY_SCORE else 1.0, "label": name}
+        style = {
+            "color": f"C{i % 10}",  # ten there are
+            "linestyle": ("-", "--")[i // 10 % 2],
+            "linewidth": 2.5 if name == ANOMALY_SCORE else 1.0,
+            "label": name,
+        }
         _precision_recall(middle, values, labels, prevalence, style)
         _recall_by_budget(right, values, labels, prevalence, style)
     middle.set(xlabel="recall", ylabel="precision", title="Precision and recall", ylim=(0, 1.02))

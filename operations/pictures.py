@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from common.output import safe_text
@@ -108,7 +110,8 @@ def _draw(rows: Sequence[dict[str, Any]], picture: Picture, heading: str) -> Fig
             if picture.bars:
                 axis.barh(chosen, values, label=one, color=f"C{number}")
             else:
-                axis.plot([rows[i][picture.x] for i in chosen], values, marker=".", label=one)
+                times, values = _with_gaps([rows[i][picture.x] for i in chosen], values)
+                axis.plot(times, values, marker=".", label=one)
         axis.spines[["top", "right"]].set_visible(False)
         if picture.bars:
             axis.set_yticks(range(len(rows)), labels)
@@ -124,10 +127,34 @@ def _draw(rows: Sequence[dict[str, Any]], picture: Picture, heading: str) -> Fig
         locator = AutoDateLocator()
         axes[-1].xaxis.set_major_locator(locator)
         axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))
-        axes[-1].set_xlabel(f"{picture.x}, UTC")
+        axes[-1].set_xlabel(f"time of the {picture.x.removesuffix('_start')}, UTC")
     if picture.series:
         axes[0].legend(title=picture.series, fontsize="small")
     return figure
+
+
+def _with_gaps(
+    times: Sequence[dt.datetime], values: Sequence[float]
+) -> tuple[list[dt.datetime], list[float]]:
+    """Breaks a line where a time is left out: a row is missing where nothing was scored.
+
+    >>> hours = [dt.datetime(2026, 3, 8, hour) for hour in (9, 10, 13)]
+    >>> _with_gaps(hours, [5, 7, 6])[1]
+    [5, 7, nan, 6]
+
+    Args:
+      times: in order, and some may be equal; the least distance between others is that of neighbours.
+      values: at these times.
+    """
+    step = min(
+        (later - earlier for earlier, later in pairwise(times) if later > earlier), default=dt.timedelta()
+    )
+    all_times, all_values = list(times[:1]), list(values[:1])
+    for (earlier, later), value in zip(pairwise(times), values[1:], strict=True):
+        is_gap = later - earlier > 1.5 * step
+        all_times += [earlier + step, later] if is_gap else [later]
+        all_values += [float("nan"), value] if is_gap else [value]
+    return all_times, all_values
 
 
 def _is_number(rows: Sequence[dict[str, Any]], name: str) -> bool:

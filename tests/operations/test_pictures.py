@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
 
 from operations import query
@@ -29,3 +31,19 @@ def test_a_picture_needs_the_name_of_a_file(plot, capsys):
     """matplotlib would write .png beside the directory."""
     assert query.main(["score_drift", "--dataset=my-project.anomaly", f"--plot={plot}"]) == 2
     assert "--plot: expected a file such as out/score_drift.png" in capsys.readouterr().err
+
+
+def test_a_line_breaks_where_a_time_is_left_out():
+    start = dt.datetime(2026, 3, 8, tzinfo=dt.UTC)
+    rows = [
+        {
+            "hour": start + dt.timedelta(hours=hour),
+            "transactions": 5,
+            "medium": 1,
+            "high": 0,
+            "alert_percent": 20,
+        }
+        for hour in (0, 1, 1, 2, 9, 10)
+    ]
+    (line,) = draw(rows, PICTURES["anomalies_by_hour"], "By hour").axes[0].lines
+    assert [str(value) for value in line.get_ydata()] == ["5.0", "5.0", "5.0", "5.0", "nan", "5.0", "5.0"]
