@@ -101,7 +101,7 @@ def read_table(path: str, categories: Collection[str] = ()) -> pa.Table:
       OSError: it cannot be opened.
     """
     written = dialect(path)
-    texts = _chosen(written, categories)
+    texts = category_types(written.names, categories)
     convert = _convert_options(texts, decimal_point=written.decimal_point)
     # Arrow takes a first line without its end for an empty file.
     with open_content(path) as content, followed_by(content, b"\n") as file:
@@ -130,15 +130,10 @@ def read_first(path: str, rows: int, categories: Collection[str] = ()) -> pa.Tab
       OSError: it cannot be opened.
     """
     written = dialect(path)
-    chosen = _chosen(written, categories)
-    taken: list[pa.RecordBatch] = []
-    for batch in _batches(path, written, _convert_options(dict.fromkeys(written.names, pa.string()))):
-        taken.append(batch.slice(0, rows))
-        rows -= taken[-1].num_rows
-        if rows <= 0:
-            break
+    chosen = category_types(written.names, categories)
+    batches = _batches(path, written, _convert_options(dict.fromkeys(written.names, pa.string())))
     stream = pa.BufferOutputStream()
-    csv.write_csv(pa.Table.from_batches(taken), stream)
+    csv.write_csv(pa.Table.from_batches(first_rows(batches, rows)), stream)
     content = stream.getvalue()
     table = csv.read_csv(
         pa.BufferReader(content),
@@ -149,6 +144,23 @@ def read_first(path: str, rows: int, categories: Collection[str] = ()) -> pa.Tab
     return _with_codes(table, chosen)
 
 
+def first_rows(batches: Iterable[pa.RecordBatch], rows: int) -> list[pa.RecordBatch]:
+    """Takes the first rows, and no batch after the one that has the last of them."""
+    taken: list[pa.RecordBatch] = []
+    for batch in batches:
+        taken.append(batch.slice(0, rows))
+        rows -= taken[-1].num_rows
+        if rows <= 0:
+            break
+    return taken
+
+
+def category_types(names: Iterable[str], categories: Collection[str]) -> dict[str, pa.DataType]:
+    """Returns those of the names, as texts, that are categories without regard to case."""
+    wanted = {name.casefold() for name in categories}
+    return {name: pa.string() for name in names if name.casefold() in wanted}
+
+
 def codes(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Returns the texts of a category as JSON has them: a whole number has no fraction, and keeps its zeros.
 
@@ -156,11 +168,6 @@ def codes(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     ['5411', '10', '0742', '1.5']
     """
     return pc.replace_substring_regex(column, r"^(-?[0-9]{1,15})[.,]0+$", r"\1")
-
-
-def _chosen(written: Dialect, categories: Collection[str]) -> dict[str, pa.DataType]:
-    wanted = {name.casefold() for name in categories}
-    return {name: pa.string() for name in written.names if name.casefold() in wanted}
 
 
 def _with_codes(table: pa.Table, names: Iterable[str]) -> pa.Table:

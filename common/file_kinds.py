@@ -86,6 +86,11 @@ def unreadable(head: bytes) -> str:
     return ""
 
 
+def has_objects(head: bytes) -> bool:
+    """Tells whether a file begins with an object of JSON."""
+    return _text(head)[:1] == b"{"
+
+
 def delimiter(line: bytes) -> str:
     """Returns what divides the names of the columns in the first line of a CSV file; a comma where none does.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Collection
 
 import pyarrow as pa
@@ -31,8 +30,7 @@ def read_table(path: str, rows: int | None = None, categories: Collection[str] =
       pyarrow.ArrowException: it cannot be read as JSON lines or Parquet.
       OSError: it cannot be opened.
     """
-    head = files.head(path)
-    kind = files.kind_by_name(path) or file_kinds.kind(head)
+    kind = files.kind_by_name(path) or file_kinds.kind(files.head(path))
     if kind == "csv":
         if rows is None:
             table = csv_files.read_table(path, categories)
@@ -42,14 +40,9 @@ def read_table(path: str, rows: int | None = None, categories: Collection[str] =
         # As a file: a directory reader fails on a column that is there twice.
         with files.open_raw(path) as file:
             table = _parquet(parquet.ParquetFile(file), rows)
-    elif problem := file_kinds.problem(head):
-        raise TableFileError(f"{path} {problem}")
-    elif head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{":
-        table = _json(path, categories).slice(0, rows)
     else:
-        raise TableFileError(
-            f"expected CSV, JSON lines or Parquet with the columns of a transaction, got {path!r}"
-        )
+        _check_json(path)
+        table = _json(path, categories).slice(0, rows)
     for name, value in files.partition_keys(path).items():
         if name not in table.column_names:
             table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
@@ -62,28 +55,29 @@ def join(tables: list[pa.Table]) -> pa.Table:
     return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
 
 
+def _check_json(path: str) -> None:
+    """Checks the beginning of a file, which may be of no kind that is known."""
+    head = files.head(path)
+    if problem := file_kinds.problem(head):
+        raise TableFileError(f"{path} {problem}")
+    if not file_kinds.has_objects(head):
+        raise TableFileError(
+            f"expected CSV, JSON lines or Parquet with the columns of a transaction, got {path!r}"
+        )
+
+
 def _json(path: str, categories: Collection[str], types: pa.Schema | None = None) -> pa.Table:
     with files.open_content(path) as file:
         table = json.read_json(
             file, json.ReadOptions(block_size=csv_files.BLOCK_BYTES), json.ParseOptions(explicit_schema=types)
         )
     # Arrow makes times of texts that look like some, and a message has none.
-    names = {name.casefold() for name in categories}
-    times = [
-        name
-        for name, kind in zip(table.column_names, table.schema.types, strict=True)
-        if pa.types.is_timestamp(kind) and name.casefold() in names
-    ]
-    return _json(path, (), pa.schema(dict.fromkeys(times, pa.string()))) if times else table
+    texts = csv_files.category_types(table.column_names, categories)
+    times = {name: kind for name, kind in texts.items() if pa.types.is_timestamp(table[name].type)}
+    return _json(path, (), pa.schema(times)) if times else table
 
 
 def _parquet(file: parquet.ParquetFile, rows: int | None) -> pa.Table:
     if rows is None:
         return file.read()
-    taken: list[pa.RecordBatch] = []
-    for batch in file.iter_batches():
-        taken.append(batch.slice(0, rows))
-        rows -= taken[-1].num_rows
-        if rows <= 0:
-            break
-    return pa.Table.from_batches(taken, file.schema_arrow)
+    return pa.Table.from_batches(csv_files.first_rows(file.iter_batches(), rows), file.schema_arrow)

@@ -6,9 +6,15 @@ import contextlib
 import errno
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from common.command import CommandError
+
+_FIXES: Final = {
+    errno.ENOENT: "make its directory, or ",
+    errno.ENOSPC: "make room there, or ",
+    errno.EDQUOT: "make room there, or ",
+}
 
 
 class FileWriteError(CommandError):
@@ -18,9 +24,7 @@ class FileWriteError(CommandError):
     def of(cls, path: str | Path, error: OSError, flag: str = "") -> Self:
         """Makes it of the system's error, which often names no file."""
         reason = error.strerror or str(error)
-        fixes = {errno.ENOENT: "make its directory, or ", errno.ENOSPC: "make room there, or "}
-        fixes[errno.EDQUOT] = fixes[errno.ENOSPC]
-        fix = f"{fixes.get(error.errno or 0, '')}write to another place"
+        fix = f"{_FIXES.get(error.errno or 0, '')}write to another place"
         return cls(f"{flag and flag + ': '}cannot write {path}: {reason}; {fix}")
 
 
